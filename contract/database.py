@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
-from contract.failure import DatabaseUnavailable
+from contract.failure import DatabaseUnavailable, SettingsError
 from contract.schema import check_schema
 from contract.settings import PREFIX, Settings
 
@@ -40,7 +41,20 @@ def connect_database(settings: Settings) -> Engine:
 
 
 def make_engine(url: str, **options: Any) -> Engine:  # noqa: ANN401  (SQLAlchemy's own options)
-    """An engine; nothing is connected yet."""
+    """An engine; nothing is connected yet.
+
+    Raises:
+        SettingsError: the URL cannot be read as one.
+    """
+    try:
+        make_url(url)
+    except (ArgumentError, ValueError) as error:
+        # What was misread may be a piece of the password, so it is not shown.
+        raise SettingsError(
+            f"{PREFIX}DATABASE_URL cannot be read as a URL, which is "
+            "postgresql://user:password@host:port/database or sqlite:////absolute/path; "
+            "in a password, @ : / ? # are written as %40 %3A %2F %3F %23."
+        ) from error
     if not url.startswith("sqlite"):
         return create_engine(
             url,
@@ -80,6 +94,20 @@ def reaching_database(engine: Engine) -> Iterator[None]:
             f"The database {where} does not answer: {reason}. "
             f"Start it, or correct {PREFIX}DATABASE_URL."
         ) from error
+    except DatabaseError as error:
+        if not _is_refusal(error):
+            raise
+        where = engine.url.render_as_string(hide_password=True)
+        reason = str(error.orig).strip().splitlines()[0]
+        raise DatabaseUnavailable(
+            f"The database {where} cannot be used: {reason}. "
+            f"Correct {PREFIX}DATABASE_URL, or what its user may do."
+        ) from error
+
+
+def _is_refusal(error: DatabaseError) -> bool:
+    """A file that is no SQLite database, or a PostgreSQL user without the rights (42501)."""
+    return type(error) is DatabaseError or getattr(error.orig, "sqlstate", None) == "42501"
 
 
 @contextmanager

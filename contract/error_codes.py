@@ -7,6 +7,7 @@ is final at once.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -165,14 +166,13 @@ ERROR_CODES: Final = {
 }
 
 HTTP_PREFIX: Final = "http_"
+_HTTP_CODE: Final = re.compile(HTTP_PREFIX + "[0-9]{3}")
 # 408 and 425 ask for the same again, 429 for the same later; 5xx are the server's own trouble.
 RETRIED_HTTP: Final = frozenset({408, 425, 429, *range(500, 600)})
 
 
 def is_known(code: str) -> bool:
-    return code in ERROR_CODES or (
-        code.startswith(HTTP_PREFIX) and code.removeprefix(HTTP_PREFIX).isdigit()
-    )
+    return code in ERROR_CODES or _HTTP_CODE.fullmatch(code) is not None
 
 
 def describe(code: str) -> ErrorCode:
@@ -181,7 +181,7 @@ def describe(code: str) -> ErrorCode:
     Raises:
         KeyError: the code is of no version that this program knows.
     """
-    if code.startswith(HTTP_PREFIX):
+    if _HTTP_CODE.fullmatch(code):
         status = int(code.removeprefix(HTTP_PREFIX))
         return ErrorCode(
             name=code,

@@ -73,8 +73,15 @@ class ChunkMessage:
                 job_number=int(fields["job_number"]),
                 chunk=int(fields["chunk"]),
                 generation=int(fields["generation"]),
-                positions=tuple(int(position) for position in fields["positions"]),
-                uris=tuple(str(uri) for uri in fields["uris"]),
+                positions=tuple(int(position) for position in _list(fields["positions"])),
+                uris=tuple(str(uri) for uri in _list(fields["uris"])),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise MalformedMessage(f"not a chunk message: {error!r}") from error
+
+
+def _list(value: object) -> list[Any]:
+    """A text would pass for a sequence of its characters."""
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return value

@@ -65,6 +65,7 @@ class Settings(BaseSettings):
         frozen=True,
         hide_input_in_errors=True,
         validate_default=True,
+        allow_inf_nan=False,
     )
 
     home: Folder = Field(default_factory=_data_folder)
@@ -77,9 +78,11 @@ class Settings(BaseSettings):
     """A SQLAlchemy URL, `postgresql://` or `sqlite:///`; default: a file in `home`."""
 
     model: str = "resnext101_32x4d"
+    """The network that new jobs ask for and that a worker serves."""
     weights: str = "nvidia"
     """A name that the model knows, `random`, or a path of a weights file."""
     precision: Literal["amp", "fp32"] = "amp"
+    """`amp`: fp16 on CUDA, bf16 on a CPU that has it in hardware, else fp32."""
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`."""
 
@@ -91,6 +94,7 @@ class Settings(BaseSettings):
     """Mean wait before the second run; doubled for each further one."""
 
     batch_images: int = Field(default=32, ge=1, le=1024)
+    """Images that the network classifies at once, at most."""
     max_batch_wait_ms: float = Field(default=50.0, ge=0)
     """How long the first image of a batch waits for the others."""
     chunk_patience_s: float = Field(default=5.0, gt=0)
@@ -100,6 +104,7 @@ class Settings(BaseSettings):
     loaders: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
     """Loader processes of a worker (fetch, decode, crop)."""
     fetches_per_loader: int = Field(default=32, ge=1, le=512)
+    """URIs that one loader fetches at a time."""
 
     fetch_allow: Annotated[
         tuple[Annotated[str, AfterValidator(_fetch_exception)], ...],
@@ -112,15 +117,18 @@ class Settings(BaseSettings):
     fetch_deadline_s: float = Field(default=20.0, gt=0)
     """Wall-clock time for one URI: look-up, connection, redirects and body."""
     max_image_bytes: int = Field(default=32 * 2**20, ge=1)
+    """What is read of one URI before it is given up as too large."""
     max_pixels: int = Field(default=100_000_000, ge=1)
     """Width times height, by the image's header."""
     max_redirects: int = Field(default=5, ge=0, le=30)
+    """Redirects that one URI may lead through; each is checked like the URI itself."""
     contact: str = ""
     """A URL or mail address for the User-Agent, so that webmasters can reach you."""
 
     window_s: float = Field(default=2.0, gt=0)
     """How much of the fleet's work the broker holds."""
     dispatch_interval_s: float = Field(default=0.5, gt=0)
+    """How often the dispatcher looks for chunks that are due."""
     lease_s: float = Field(default=30.0, ge=1)
     """A worker without a heartbeat for this long is taken for dead."""
     stop_within_s: float = Field(default=30.0, gt=0)
@@ -129,9 +137,11 @@ class Settings(BaseSettings):
     flower_login: SecretStr | None = None
     """`user:password` of the dashboard; `up` generates one."""
     flower_address: str = "127.0.0.1"
+    """Where the dashboard listens."""
     flower_port: int = Field(default=5555, ge=0, le=65535)
     """0: any free port."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """The least severe messages that are logged."""
 
     @model_validator(mode="after")
     def _known_schemes(self) -> Self:
@@ -203,6 +213,6 @@ def _explain(error: ValidationError) -> list[str]:
             continue
         field = str(problem["loc"][0]).lower()
         secret = field in {"broker_url", "database_url", "flower_login"}
-        value = "a secret" if secret else repr(os.environ.get(PREFIX + field.upper(), "?"))
+        value = "a secret" if secret else repr(problem["input"])
         lines.append(f"{PREFIX}{field.upper()} is {value}: {reason}.")
     return lines

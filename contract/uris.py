@@ -5,17 +5,19 @@ Whether an *address* may be fetched is asked once its name is resolved, by the w
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from contract.error_codes import Failure
 
 SCHEMES = ("http", "https", "file")
 MAX_URI_CHARS = 8192
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_FORBIDDEN = re.compile(r"[\x00-\x20\x7f]")
+# Surrogates are bytes that were no UTF-8; no database stores them as text.
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 
 
 def refusal(uri: str, file_roots: Sequence[Path]) -> Failure | None:
@@ -30,7 +32,9 @@ def refusal(uri: str, file_roots: Sequence[Path]) -> Failure | None:
     if match[1].lower() not in SCHEMES:
         return Failure("blocked_scheme", f"{match[1]}: is not one of {', '.join(SCHEMES)}")
     if _FORBIDDEN.search(uri):
-        return Failure("bad_uri", "a blank or a control character; write it as %20 or the like")
+        return Failure(
+            "bad_uri", "a blank, a control character or no UTF-8; write it as %20 or the like"
+        )
     if match[1].lower() == "file":
         return _refusal_of_file(uri, file_roots)
     return _refusal_of_web(uri)
@@ -65,12 +69,15 @@ def path_of(uri: str) -> Path:
     """The path that a file URI names, links and `..` resolved.
 
     Raises:
-        ValueError: it names another host, or no absolute path.
+        ValueError: it names another host, no absolute path, or a link to itself.
     """
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost"):
         raise ValueError(f"a file URI of another host: {parts.netloc}")
-    path = unquote(parts.path)
+    path = os.fsdecode(unquote_to_bytes(parts.path))
     if not path.startswith("/") or "\x00" in path or parts.query or parts.fragment:
         raise ValueError("a file URI is file:///absolute/path, with ? and # as %3F and %23")
-    return Path(path).resolve()
+    try:
+        return Path(path).resolve()
+    except RuntimeError as error:  # Python 3.11 and 3.12
+        raise ValueError("a symbolic link that leads back to itself") from error
