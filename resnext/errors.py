@@ -1,0 +1,45 @@
+"""What can go wrong with a model, for people: what was wrong, with the value, and what to do.
+
+    ModelError
+    ├── UnknownModelError     no model has this name
+    ├── DeviceError           the device that was asked for is not there
+    └── WeightsError          the weights cannot be used
+        ├── UnknownWeights    neither a name that the model knows nor a file
+        ├── UnreachableWeights  they cannot be downloaded: worth another try, or another source
+        ├── DamagedWeights    truncated, another hash than published, or no weights file
+        └── ForeignWeights    weights of another network
+
+Raised before the first image alone; an image without a prediction is no exception.
+"""
+
+
+class ModelError(Exception):
+    """The root; the message is written for the person who chose model and weights."""
+
+
+class UnknownModelError(ModelError):
+    pass
+
+
+class DeviceError(ModelError):
+    pass
+
+
+class WeightsError(ModelError):
+    pass
+
+
+class UnknownWeights(WeightsError):
+    pass
+
+
+class UnreachableWeights(WeightsError):
+    pass
+
+
+class DamagedWeights(WeightsError):
+    pass
+
+
+class ForeignWeights(WeightsError):
+    pass

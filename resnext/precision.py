@@ -1,0 +1,83 @@
+"""Which device computes, and with how many bits: asked once, when a classifier is loaded.
+
+`amp` is fp16 on CUDA, bf16 on a CPU that has it in hardware, else fp32.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+
+from resnext.errors import DeviceError
+
+Precision = Literal["fp16", "bf16", "fp32"]
+
+DTYPES: Final[dict[Precision, torch.dtype]] = {
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
+}
+# torch's own question (mkldnn's bf16 support) says yes as well where AVX-512 emulates it,
+# which is slower than fp32. The kernel's names of the instructions that compute in bf16:
+_BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
+_CPU_INFO: Final = Path("/proc/cpuinfo")
+
+logger = logging.getLogger(__name__)
+
+
+def find_device(device: str) -> torch.device:
+    """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        DeviceError: it is none of these, or this machine has no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    kind, _, number = device.partition(":")
+    if device != "cpu" and (kind != "cuda" or not (number or "0").isdigit()):
+        raise DeviceError(f"Device {device!r} is not one of auto, cpu, cuda, cuda:N.")
+    if device == "cpu":
+        return torch.device("cpu")
+    devices = torch.cuda.device_count()
+    index = int(number or "0")
+    if index >= devices:
+        raise DeviceError(
+            f"Device {device!r} is not there: torch sees {devices} CUDA devices. "
+            "Check the driver with nvidia-smi, or choose cpu."
+        )
+    return torch.device("cuda", index)
+
+
+def choose_precision(asked: str, device: torch.device) -> Precision:
+    """What `amp` or `fp32` means on this device. With fp32, TF32 is off in this process."""
+    if asked == "fp32":
+        _turn_off_tf32()
+        return "fp32"
+    if device.type == "cuda":
+        return "fp16"
+    if computes_bf16():
+        return "bf16"
+    logger.info("This CPU has no bf16 in hardware; amp computes in fp32 here.")
+    _turn_off_tf32()
+    return "fp32"
+
+
+def computes_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware and torch makes use of it."""
+    if not _CPU_INFO.exists():
+        return False
+    flags = next(
+        (line for line in _CPU_INFO.read_text().splitlines() if line.startswith("flags")), ""
+    )
+    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001  (no public one)
+    return supported and not _BF16_FLAGS.isdisjoint(flags.split())
+
+
+def _turn_off_tf32() -> None:
+    """By default cuDNN's convolutions use it: 10 bits of mantissa under the name of fp32."""
+    for operation in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn):  # type: ignore[attr-defined]
+        operation.fp32_precision = "ieee"
+    torch.backends.cuda.matmul.fp32_precision = "ieee"

@@ -1,0 +1,331 @@
+"""Downloads of weights from a real HTTP server that cuts, lies, refuses and falls silent."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnext import classifier, download, spec
+from resnext.download import download as fetch_weights
+from resnext.errors import DamagedWeights, UnreachableWeights, WeightsError
+from resnext.network import build_network
+from resnext.random_weights import draw_weights
+from resnext.spec import WeightsFile
+
+CONTENT = os.urandom(3 * download.BLOCK_BYTES + 12_345)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@dataclass
+class Publisher:
+    """What the server publishes, and how it misbehaves."""
+
+    content: bytes = CONTENT
+    etag: str = '"version-1"'
+    cut_after: list[int] = field(default_factory=list)
+    """Bytes of body after which the connection is cut, for each of the next answers."""
+    status: int = 200
+    says_length: bool = True
+    knows_ranges: bool = True
+    answer: threading.Event = field(default_factory=threading.Event)
+    """Answers wait for it."""
+    goes_on: threading.Event = field(default_factory=threading.Event)
+    """A body that is cut ends only after it."""
+    asked: threading.Event = field(default_factory=threading.Event)
+    ranges: list[str | None] = field(default_factory=list)
+    """The Range header of every request."""
+    address: str = ""
+
+    def __post_init__(self) -> None:
+        self.answer.set()
+        self.goes_on.set()
+
+    def file(self, **known: object) -> WeightsFile:
+        return WeightsFile(self.address + "/some/weights.pth", **known)  # type: ignore[arg-type]
+
+
+def handler_of(publisher: Publisher) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            publisher.ranges.append(self.headers["Range"])
+            publisher.asked.set()
+            publisher.answer.wait()
+            begin = self._begin()
+            if publisher.status != 200 or begin >= len(publisher.content) > 0:
+                self.send_response(publisher.status if publisher.status != 200 else 416)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self._send(begin)
+
+        def _begin(self) -> int:
+            same = self.headers["If-Range"] == publisher.etag
+            if publisher.knows_ranges and same and self.headers["Range"]:
+                return int(re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])[1])
+            return 0
+
+        def _send(self, begin: int) -> None:
+            total = len(publisher.content)
+            self.send_response(206 if begin else 200)
+            if begin:
+                self.send_header("Content-Range", f"bytes {begin}-{total - 1}/{total}")
+            if publisher.etag:
+                self.send_header("ETag", publisher.etag)
+            if publisher.says_length:
+                self.send_header("Content-Length", str(total - begin))
+            self.end_headers()
+            end = begin + publisher.cut_after.pop(0) if publisher.cut_after else total
+            with suppress(OSError):  # the other side may have been killed
+                self.wfile.write(publisher.content[begin:end])
+            publisher.goes_on.wait()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
+
+
+@pytest.fixture
+def publisher() -> Iterator[Publisher]:
+    published = Publisher()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(published))
+    published.address = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield published
+    published.answer.set()
+    published.goes_on.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def only_files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {"weights.pth.lock"}
+
+
+def test_weights_are_downloaded_once_with_progress(publisher, tmp_path: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    file = publisher.file(sha256=SHA256, size_bytes=len(CONTENT))
+
+    path = fetch_weights(file, tmp_path / "new" / "cache", lambda *so_far: seen.append(so_far))
+
+    assert path.read_bytes() == CONTENT
+    assert only_files(path.parent) == {"weights.pth"}
+    assert seen[0] == (0, len(CONTENT))
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert seen == sorted(seen)
+    assert fetch_weights(file, path.parent) == path
+    assert publisher.ranges == [None]
+
+
+def test_a_server_that_says_no_length_is_believed(publisher, tmp_path: Path) -> None:
+    publisher.says_length = False
+    assert fetch_weights(publisher.file(), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_connection_that_is_cut_is_continued_where_it_broke(publisher, tmp_path: Path) -> None:
+    publisher.cut_after = [download.BLOCK_BYTES + 5, download.BLOCK_BYTES]
+    path = fetch_weights(publisher.file(sha256=SHA256), tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert publisher.ranges[0] is None
+    assert len(publisher.ranges) == 3
+    assert all(str(asked).startswith("bytes=") for asked in publisher.ranges[1:])
+
+
+def test_what_came_before_a_failure_is_used_by_the_next_start(publisher, tmp_path: Path) -> None:
+    publisher.cut_after = [2 * download.BLOCK_BYTES, 0, 0]
+    with pytest.raises(UnreachableWeights, match="broke off at 2,097,152 bytes"):
+        fetch_weights(publisher.file(), tmp_path)
+    assert "weights.pth" not in only_files(tmp_path)
+
+    seen: list[int] = []
+    path = fetch_weights(publisher.file(), tmp_path, lambda done, _: seen.append(done))
+
+    assert path.read_bytes() == CONTENT
+    assert seen[0] == 2 * download.BLOCK_BYTES
+    assert only_files(tmp_path) == {"weights.pth"}
+
+
+@pytest.mark.parametrize("change", ["etag", "ranges", "no-etag"])
+def test_a_part_of_another_version_is_not_continued(publisher, change, tmp_path: Path) -> None:
+    if change == "no-etag":
+        publisher.etag = ""
+    publisher.cut_after = [download.BLOCK_BYTES]
+    publisher.cut_after += [0] * download.IDLE_RUNS
+    with pytest.raises(UnreachableWeights):
+        fetch_weights(publisher.file(), tmp_path)
+    publisher.content = bytes(reversed(CONTENT))
+    publisher.cut_after = []
+    if change == "etag":
+        publisher.etag = '"version-2"'
+    publisher.knows_ranges = change != "ranges"
+
+    assert fetch_weights(publisher.file(), tmp_path).read_bytes() == publisher.content
+
+
+def test_a_part_that_is_longer_than_the_file_is_thrown_away(publisher, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth.part").write_bytes(CONTENT + b"more")
+    (tmp_path / "weights.pth.version").write_text(publisher.etag)
+    assert fetch_weights(publisher.file(), tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "known", [{"sha256": "00" * 32}, {"size_bytes": 77}, {"sha256": "0123abcd"}]
+)
+def test_another_file_than_published_is_refused_and_not_kept(
+    publisher, known, tmp_path: Path
+) -> None:
+    with pytest.raises(DamagedWeights, match="is not the published file"):
+        fetch_weights(publisher.file(**known), tmp_path)
+    assert not {"weights.pth", "weights.pth.part"} & only_files(tmp_path)
+
+
+@pytest.mark.parametrize("status", [403, 404, 503])
+def test_a_refusal_is_told_with_its_status_and_the_alternatives(
+    publisher, status, tmp_path: Path
+) -> None:
+    publisher.status = status
+    with pytest.raises(UnreachableWeights) as error:
+        fetch_weights(publisher.file(), tmp_path)
+    for words in (publisher.address, f"status {status}", "WEIGHTS=PATH", "WEIGHTS=random"):
+        assert words in str(error.value)
+
+
+@contextmanager
+def downloading(address: str, folder: Path, processes: int) -> Iterator[list[subprocess.Popen]]:
+    """Other processes that have come as far as the call of `download`."""
+    code = (
+        "import sys; from pathlib import Path; from resnext.download import WeightsFile, download;"
+        "print('ready', flush=True); download(WeightsFile(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, address, str(folder)]
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            for _ in range(processes)
+        ]
+        for worker in workers:
+            stack.callback(worker.kill)
+            assert worker.stdout.readline() == "ready\n"
+        yield workers
+
+
+def test_processes_that_start_at_once_download_once(publisher, tmp_path: Path) -> None:
+    publisher.answer.clear()
+    with downloading(publisher.file().address, tmp_path, 3) as workers:
+        assert publisher.asked.wait(60)
+        publisher.answer.set()
+        assert [worker.wait(60) for worker in workers] == [0, 0, 0]
+
+    assert publisher.ranges == [None]
+    assert (tmp_path / "weights.pth").read_bytes() == CONTENT
+
+
+def test_a_process_killed_in_mid_download_leaves_the_rest_to_the_next(
+    publisher, tmp_path: Path
+) -> None:
+    publisher.cut_after = [2 * download.BLOCK_BYTES]
+    publisher.goes_on.clear()
+    with downloading(publisher.file().address, tmp_path, 1) as [worker]:
+        assert publisher.asked.wait(60)
+        worker.kill()
+        worker.wait()
+    publisher.goes_on.set()
+    assert fetch_weights(publisher.file(), tmp_path).read_bytes() == CONTENT
+    assert publisher.ranges[0] is None
+    assert len(publisher.ranges) == 2
+
+
+def within_5_s(address: str, folder: Path) -> str:
+    began = time.monotonic()
+    with pytest.raises(UnreachableWeights) as error:
+        fetch_weights(WeightsFile(address), folder)
+    assert time.monotonic() - began < 5, "an offline machine has to say so within 5 s"
+    assert address in str(error.value)
+    assert "RESNEXT_WEIGHTS=random" in str(error.value)
+    return str(error.value)
+
+
+def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert "refused" in within_5_s("http://127.0.0.1:9/w.pth", tmp_path)
+
+
+def test_a_host_without_an_address_is_told(tmp_path: Path) -> None:
+    assert "cannot be reached" in within_5_s("https://nothing.invalid/w.pth", tmp_path)
+
+
+def test_a_look_up_that_hangs_is_given_up(tmp_path: Path, monkeypatch) -> None:
+    release = threading.Event()
+    look_up = socket.getaddrinfo
+
+    def hang(*arguments, **options):
+        release.wait()
+        return look_up(*arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    message = within_5_s("http://127.0.0.1:9/w.pth", tmp_path)
+    release.set()
+    assert "does not answer within 3 s" in message
+
+
+def test_a_proxy_that_is_not_there_is_named(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://user:hunter2@127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    message = within_5_s("http://weights.invalid/w.pth", tmp_path)
+    assert "127.0.0.1:9 cannot be reached" in message
+    assert "hunter2" not in message
+
+
+def test_a_cache_folder_that_cannot_be_written_is_told(publisher, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WeightsError, match="cannot be kept in"):
+        fetch_weights(publisher.file(), tmp_path / "file" / "cache")
+
+
+def test_weights_by_name_classify_from_the_cache(publisher, tmp_path: Path, monkeypatch) -> None:
+    known = spec.find_spec("resnext50_32x4d")
+    network = build_network(known)
+    draw_weights(network, known)
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "published.pth")
+    publisher.content = (tmp_path / "published.pth").read_bytes()
+    digest = hashlib.sha256(publisher.content).hexdigest()
+    monkeypatch.setitem(known.weights, "torchvision", publisher.file(sha256=digest[:8]))
+
+    def load() -> classifier.Classifier:
+        return classifier.load_classifier(
+            known.name, "torchvision", device="cpu", cache=tmp_path, batch_images=1
+        )
+
+    loaded = load()
+    assert loaded.title == "resnext50_32x4d/torchvision"
+    assert loaded.weights_sha256 == digest
+
+    cached = tmp_path / "weights" / "weights.pth"
+    shutil.copy(__file__, cached)
+    with pytest.raises(DamagedWeights, match="Delete it to have it downloaded again"):
+        load()
+    cached.unlink()
+    assert load().weights_sha256 == digest

@@ -1,0 +1,245 @@
+"""The classifier: answers of the plain network, whatever the batch, and told apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn.functional import cosine_similarity
+from torchvision.models.resnet import ResNet
+
+from resnext import load_classifier, precision, spec
+from resnext.classifier import Classifier
+from resnext.errors import DeviceError, UnknownModelError, UnknownWeights
+from resnext.network import build_network
+from resnext.random_weights import draw_weights, synthetic_pictures
+
+MODEL = "resnext50_32x4d"
+
+
+def pictures(n: int) -> np.ndarray:
+    """(n, 224, 224, 3) uint8: what the random network was calibrated on looks like this."""
+    wanted = spec.find_spec(MODEL).preprocessing
+    normal = synthetic_pictures(n + n % 2, wanted, torch.Generator().manual_seed(7))[:n]
+    mean, std = (torch.tensor(c).view(3, 1, 1) for c in (wanted.mean, wanted.std))
+    return ((normal * std + mean) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    cache = tmp_path_factory.mktemp("cache")
+    loaded = load_classifier(
+        MODEL, "random", precision="fp32", device="cpu", cache=cache, batch_images=6
+    )
+    loaded.warm_up()
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def plain() -> ResNet:
+    """The network of torchvision with the same weights, as it was drawn."""
+    known = spec.find_spec(MODEL)
+    network = build_network(known)
+    draw_weights(network, known)
+    return network
+
+
+def test_scores_are_those_of_torchvisions_network_unfolded(classifier, plain) -> None:
+    images = pictures(4)
+    wanted = classifier.spec.preprocessing
+    mean, std = (torch.tensor(c).view(3, 1, 1) for c in (wanted.mean, wanted.std))
+    with torch.inference_mode():
+        normal = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
+        expected = plain(normal).softmax(dim=1).sort(dim=1, descending=True)
+
+    found = classifier.classify(images)
+
+    np.testing.assert_allclose(found.scores, expected.values[:, :5].numpy(), atol=1e-4)
+    assert np.array_equal(found.class_ids, expected.indices[:, :5].numpy())
+    assert found.finite.all()
+    assert (found.class_ids.dtype, found.scores.dtype) == (np.int64, np.float32)
+
+
+def test_batch_size_and_neighbours_change_no_prediction(classifier) -> None:
+    images = pictures(6)
+    together = classifier.classify(images)
+    for n in (1, 2, 3, 5):
+        fewer = classifier.classify(images[:n])
+        assert fewer.scores.shape == (n, 5)
+        np.testing.assert_allclose(fewer.scores, together.scores[:n], atol=1e-4)
+        assert np.array_equal(fewer.class_ids, together.class_ids[:n])
+
+
+def test_after_warm_up_the_network_meets_no_new_shape(classifier, monkeypatch) -> None:
+    shapes = []
+    forward = classifier._network.forward
+    monkeypatch.setattr(
+        classifier._network, "forward", lambda x: shapes.append(len(x)) or forward(x)
+    )
+    classifier.warm_up()
+    warm = set(shapes)
+    for n in range(1, 7):
+        classifier.classify(np.zeros((n, 224, 224, 3), np.uint8))
+    assert set(shapes) == warm == {1, 2, 4, 6}
+
+
+def test_a_read_only_and_a_strided_batch_are_taken(classifier) -> None:
+    images = pictures(4)
+    expected = classifier.classify(images[::2])
+    images.flags.writeable = False
+    assert np.array_equal(expected.class_ids, classifier.classify(images).class_ids[::2])
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((0, 224, 224, 3), np.uint8),
+        np.zeros((7, 224, 224, 3), np.uint8),
+        np.zeros((1, 3, 224, 224), np.uint8),
+        np.zeros((1, 224, 224, 3), np.float32),
+    ],
+)
+def test_a_batch_of_another_shape_or_type_is_refused(classifier, images) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        classifier.classify(images)
+
+
+class Scores(torch.nn.Module):
+    """A network whose scores are given, for what no real one does on purpose."""
+
+    def __init__(self, scores: torch.Tensor) -> None:
+        super().__init__()
+        self.scores = scores
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.scores[: len(images)]
+
+
+def scoring(classifier: Classifier, scores: list[list[float]]) -> Classifier:
+    return Classifier(
+        classifier.spec,
+        Scores(torch.tensor(scores)),  # type: ignore[arg-type]
+        weights="random",
+        weights_sha256="0" * 64,
+        device=torch.device("cpu"),
+        precision="fp32",
+        batch_images=len(scores),
+    )
+
+
+def test_of_equal_scores_the_lower_class_id_comes_first(classifier) -> None:
+    tied = [0.0] * 1000
+    tied[900] = tied[17] = 3.0
+    found = scoring(classifier, [tied]).classify(pictures(1))
+    assert found.class_ids.tolist() == [[17, 900, 0, 1, 2]]
+
+
+def test_scores_that_are_no_numbers_spoil_their_own_picture_alone(classifier) -> None:
+    good = [float(n) for n in range(10)]
+    bad, huge = [*good[:9], float("nan")], [*good[:9], float("inf")]
+    found = scoring(classifier, [good, bad, huge, good]).classify(pictures(4))
+    assert found.finite.tolist() == [True, False, False, True]
+    assert found.class_ids[3].tolist() == [9, 8, 7, 6, 5]
+    assert np.isfinite(found.scores).all()
+
+
+def test_a_network_of_fewer_than_five_classes_gives_all_of_them(classifier) -> None:
+    found = scoring(classifier, [[1.0, 3.0, 2.0]]).classify(pictures(1))
+    assert found.class_ids.tolist() == [[1, 2, 0]]
+    assert found.scores.sum() == pytest.approx(1.0)
+
+
+def test_random_weights_are_named_and_repeatable_and_tell_pictures_apart(classifier, plain) -> None:
+    assert classifier.title == "resnext50_32x4d/random"
+    assert len(bytes.fromhex(classifier.weights_sha256)) == 32
+    known = spec.find_spec(MODEL)
+    again = build_network(known)
+    assert draw_weights(again, known) == classifier.weights_sha256
+    for key, value in plain.state_dict().items():
+        assert torch.allclose(value, again.state_dict()[key]), key
+    assert draw_weights(again, known, seed=1) != classifier.weights_sha256
+    found = classifier.classify(pictures(6))
+    assert len({tuple(ids) for ids in found.class_ids}) == 6
+    assert (found.scores[:, 0] > 0.01).all()
+
+
+def test_activations_of_random_weights_stay_far_from_the_limits_of_fp16(classifier) -> None:
+    largest: list[float] = []
+    hooks = [
+        module.register_forward_hook(lambda *a: largest.append(float(a[2].abs().max())))
+        for module in classifier._network.modules()
+    ]
+    classifier.classify(np.concatenate([pictures(5), np.full((1, 224, 224, 3), 255, np.uint8)]))
+    for hook in hooks:
+        hook.remove()
+    assert max(largest) < torch.finfo(torch.float16).max / 10
+
+
+@pytest.mark.parametrize(("name", "title"), [("mine.pth.tar", "mine"), ("a.b.safetensors", "a.b")])
+def test_weights_by_path_are_named_by_their_file(name, title, plain, tmp_path: Path) -> None:
+    path = tmp_path / name
+    tensors = plain.state_dict()
+    save_file(tensors, path) if name.endswith("safetensors") else torch.save(tensors, path)
+    loaded = load_classifier(MODEL, str(path), cache=tmp_path, device="cpu", batch_images=1)
+    assert loaded.title == f"{MODEL}/{title}"
+    assert loaded.classify(pictures(1)).finite.all()
+
+
+def test_bf16_answers_are_near_those_of_fp32(classifier, tmp_path: Path, monkeypatch) -> None:
+    """On a CPU without bf16 it is emulated here: slower, and the same arithmetic."""
+    monkeypatch.setattr(precision, "computes_bf16", lambda: True)
+    half = load_classifier(MODEL, "random", device="cpu", cache=tmp_path, batch_images=4)
+    assert half.precision == "bf16"
+    images = pictures(4)
+    with torch.inference_mode():
+        exact = classifier._network(classifier._normalised(images))
+        rounded = half._network(half._normalised(images))
+    assert rounded.dtype == torch.float32
+    assert ((rounded - exact).norm() / exact.norm()).item() < 0.05
+    assert cosine_similarity(rounded, exact).min() > 0.99
+
+
+def test_a_cpu_without_bf16_computes_in_fp32_and_says_so_once(
+    tmp_path: Path, monkeypatch, caplog
+) -> None:
+    cpu_info = tmp_path / "cpuinfo"
+    cpu_info.write_text("processor : 0\nflags : fpu sse2 avx2 avx512f\n")
+    monkeypatch.setattr(precision, "_CPU_INFO", cpu_info)
+    with caplog.at_level("INFO"):
+        assert precision.choose_precision("amp", torch.device("cpu")) == "fp32"
+    assert len(caplog.records) == 1
+    assert "no bf16 in hardware" in caplog.text
+
+
+def test_amp_on_cuda_is_fp16_and_fp32_turns_tf32_off() -> None:
+    assert precision.choose_precision("amp", torch.device("cuda", 0)) == "fp16"
+    assert precision.choose_precision("fp32", torch.device("cuda", 0)) == "fp32"
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"  # type: ignore[attr-defined]
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99"])
+def test_a_device_that_is_not_there_is_told(device, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match=repr(device)):
+        load_classifier(MODEL, "random", device=device, cache=tmp_path)
+
+
+def test_weights_that_are_neither_name_nor_file_are_told_with_the_names(tmp_path: Path) -> None:
+    with pytest.raises(UnknownWeights, match=r"'nvida' are neither .*nvidia, random\) nor a file"):
+        load_classifier("resnext101_32x4d", "nvida", cache=tmp_path)
+
+
+def test_an_unknown_model_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(UnknownModelError):
+        load_classifier("resnet", "random", cache=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_specs_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec.find_spec(MODEL).name = "other"  # type: ignore[misc]
