@@ -1,0 +1,127 @@
+"""`resnextq dispatch`: the relay from SQL to Redis, and the keeper of the jobs' counts.
+
+Every `dispatch_interval_s`: fold what workers have stored, take back what dead workers ran
+and what Redis has lost, publish what is due. A database or a Redis that is away is waited
+for. Several dispatchers at once do no harm and no good.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import redis.exceptions
+from celery import Celery
+from kombu.exceptions import OperationalError as BrokerError
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from contract.broker import check_broker, make_celery
+from contract.database import connect_database
+from contract.settings import Settings
+from producer.fold import fold
+from producer.lost import Lost
+from producer.publish import publish
+from producer.reap import Reaper
+
+log = logging.getLogger(__name__)
+
+FIRST_WAIT_S: Final = 0.5
+LONGEST_WAIT_S: Final = 10.0
+
+
+def run_dispatcher(settings: Settings) -> None:
+    """Returns after SIGTERM or SIGINT.
+
+    Raises:
+        UnavailableError: at the start, database or Redis are not there.
+    """
+    logging.basicConfig(
+        level=settings.log_level,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    engine = connect_database(settings)
+    app = make_celery(settings)
+    check_broker(app)
+    log.info("ready: database %s", engine.url.render_as_string(hide_password=True))
+    try:
+        Dispatcher(engine, app, settings).run(stop)
+    finally:
+        app.close()
+        engine.dispose()
+
+
+class Dispatcher:
+    """The loop; what it remembers between ticks is only what it has seen, never what is so."""
+
+    def __init__(self, engine: Engine, app: Celery, settings: Settings) -> None:
+        self._engine = engine
+        self._app = app
+        self._settings = settings
+        self._reaper = Reaper(settings.lease_s)
+        self._lost = Lost()
+        self._database = Outage("The database", (DBAPIError,))
+        self._redis = Outage("Redis", (BrokerError, redis.exceptions.RedisError, OSError))
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            began = time.monotonic()
+            self.tick()
+            wait_s = max(self._database.wait_s, self._redis.wait_s)
+            spent_s = time.monotonic() - began
+            stop.wait(wait_s or max(0.0, self._settings.dispatch_interval_s - spent_s))
+
+    def tick(self) -> None:
+        """The counts need no Redis: they go on without it."""
+        if not self._database.holds(self._keep_counts):
+            self._reaper.forget()
+            return
+        self._database.holds(lambda: self._redis.holds(self._feed))
+
+    def _keep_counts(self) -> None:
+        fold(self._engine)
+        self._reaper.reap(self._engine)
+
+    def _feed(self) -> None:
+        self._lost.put_back(self._engine, self._app)
+        publish(self._engine, self._app, self._settings)
+
+
+class Outage:
+    """Whether a server is away: said once when it goes, once when it is back."""
+
+    def __init__(self, what: str, errors: tuple[type[Exception], ...]) -> None:
+        self._what = what
+        self._errors = errors
+        self._since = 0.0
+        self.wait_s = 0.0
+        """Until the next try; 0 while all is well."""
+
+    def holds(self, work: Callable[[], object]) -> bool:
+        """Does the work; False if the server was away."""
+        try:
+            work()
+        except self._errors as error:
+            self._note(error)
+            return False
+        if self.wait_s:
+            log.info("%s is back after %.0f s", self._what, time.monotonic() - self._since)
+        self.wait_s = 0.0
+        return True
+
+    def _note(self, error: Exception) -> None:
+        if not self.wait_s:
+            self._since = time.monotonic()
+            lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+            reason = lines[0] if lines else type(error).__name__
+            log.warning("%s does not answer; trying on: %s", self._what, reason)
+        self.wait_s = min(2 * self.wait_s or FIRST_WAIT_S, LONGEST_WAIT_S)

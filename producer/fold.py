@@ -1,0 +1,118 @@
+"""Workers' tallies into the jobs' counts, and the end of a job.
+
+Each stored chunk adds one small row to `tallies`, so that no two workers wait for the same
+job's row; the dispatcher takes them out and adds them up, in one transaction. Two dispatchers
+at once fold no tally twice: a row that is deleted is deleted once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+from math import exp
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, Row, delete, select, update
+
+from contract.clock import db_now
+from contract.tables import jobs, tallies
+
+log = logging.getLogger(__name__)
+
+TALLIES_A_TICK: Final = 10_000
+# Of the moving average of images/s: long enough to be read, short enough to follow.
+RATE_TIME_S: Final = 10.0
+
+
+@dataclass
+class Sum:
+    """What the tallies of one job come to."""
+
+    classified: int = 0
+    failed: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+
+
+def fold(engine: Engine) -> int:
+    """Folds what there is; returns the number of tallies."""
+    with engine.begin() as connection:
+        now = connection.scalar(select(db_now()))
+        assert now is not None  # noqa: S101  (a clock always answers)
+        sums, count = _take(connection)
+        for job in _jobs_to_change(connection, sums):
+            _change(connection, job, sums.get(job.number, Sum()), now)
+    return count
+
+
+def _take(connection: Connection) -> tuple[dict[int, Sum], int]:
+    oldest = (
+        select(tallies.c.number)
+        .order_by(tallies.c.number)
+        .limit(TALLIES_A_TICK)
+        .with_for_update(skip_locked=True)
+        .cte("oldest")  # evaluated once, whatever the plan
+    )
+    taken = connection.execute(
+        delete(tallies).where(tallies.c.number.in_(select(oldest))).returning(tallies)
+    ).all()
+    sums: dict[int, Sum] = defaultdict(Sum)
+    for tally in taken:
+        total = sums[tally.job_number]
+        total.classified += tally.classified
+        total.failed += tally.failed
+        total.errors.update(tally.errors)
+    return dict(sums), len(taken)
+
+
+def _jobs_to_change(connection: Connection, sums: dict[int, Sum]) -> list[Row[Any]]:
+    """Those with tallies, and those whose rate falls since there are none; locked, in order."""
+    falling = (jobs.c.state == "running") & (jobs.c.images_per_s > 0)
+    return list(
+        connection.execute(
+            select(jobs)
+            .where(jobs.c.number.in_(list(sums)) | falling)
+            .order_by(jobs.c.number)
+            .with_for_update()
+        )
+    )
+
+
+def _change(connection: Connection, job: Row[Any], new: Sum, now: datetime) -> None:
+    classified, failed = job.classified + new.classified, job.failed + new.failed
+    values: dict[str, Any] = {
+        "classified": classified,
+        "failed": failed,
+        "errors": dict(Counter(job.errors) + new.errors),
+        "images_per_s": _rate(job, new.classified + new.failed, now),
+        "folded_at": now,
+    }
+    done = job.state == "running" and classified + failed == job.total
+    if done:
+        values |= {"state": "completed", "finished_at": now}
+    connection.execute(update(jobs).where(jobs.c.number == job.number).values(**values))
+    if done:
+        seconds = (now - job.created_at).total_seconds()
+        log.info(
+            "Job %s%s is completed: %d classified, %d failed in %.1f s, %.1f images/s",
+            job.id,
+            f" ({job.name})" if job.name else "",
+            classified,
+            failed,
+            seconds,
+            job.total / max(seconds, 1e-3),
+        )
+
+
+def _rate(job: Row[Any], images: int, now: datetime) -> float:
+    """Images/s as a moving average whose weights fall by e in RATE_TIME_S."""
+    seconds = max((now - (job.folded_at or job.created_at)).total_seconds(), 1e-3)
+    kept = exp(-seconds / RATE_TIME_S)
+    now_s = images / seconds
+    rate: float = now_s if job.folded_at is None else job.images_per_s * kept + now_s * (1 - kept)
+    return rate if rate >= _STANDSTILL else 0.0
+
+
+# A tenth of an image an hour: no rate to tell anybody.
+_STANDSTILL: Final = 0.1 / 3600

@@ -1,0 +1,213 @@
+"""Where URIs come from: the SOURCE arguments of `submit`, read as one stream of entries.
+
+A source is a URI, a folder of images, an image file, a text file with a URI a line, or `-`
+for such lines on standard input. `read_sources` gives one `Entry` an image and reads no more
+than it has given; `check` lets through what workers would take and names what they would not.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Final, NamedTuple
+
+from contract.error_codes import Failure, describe
+from contract.failure import SourceError
+from contract.uris import MAX_URI_CHARS, refusal
+
+STANDARD_INPUT: Final = "-"
+IMAGE_EXTENSIONS: Final = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+)
+# A URI of the greatest length in four-byte characters, a TAB and a long id fit.
+MAX_LINE_BYTES: Final = 65_536
+MAX_REF_CHARS: Final = 1_024
+# Enough to see what is wrong with a list, few enough to read.
+MAX_REFUSALS: Final = 10
+# How much further a list is read for more refusals, once one has decided against it.
+ENTRIES_AFTER_REFUSAL: Final = 100_000
+SHOWN_CHARS: Final = 100
+
+
+class Entry(NamedTuple):
+    """One image to submit, and where it stands."""
+
+    uri: str
+    ref: str | None
+    """The submitter's own id of the image."""
+    source: str
+    line: int
+    """From 1; 0 where the source has no lines."""
+
+
+def read_sources(sources: Sequence[str]) -> Iterator[Entry]:
+    """The images of all sources, in order; every source is looked at before the first is read.
+
+    Raises:
+        SourceError: a source is nothing that can be read, or no text.
+    """
+    readers = [_open_source(source) for source in sources]
+    for reader in readers:
+        yield from reader
+
+
+def check(entries: Iterable[Entry], file_roots: Sequence[Path]) -> Iterator[Entry]:
+    """Passes entries on until one is refused; then only looks for more to report.
+
+    Raises:
+        SourceError: it names up to ten of the refused URIs, where they stand and why.
+    """
+    entries = iter(entries)
+    roots = [root.resolve() for root in file_roots]
+    for entry in entries:
+        reason = _why_refused(entry, roots)
+        if reason is not None:
+            raise _refused([_report(entry, reason), *_further(entries, roots)])
+        yield entry
+
+
+def shorten(text: str) -> str:
+    """A value as a message shows it: on one line, and not longer than it."""
+    shown = text if text.isprintable() else ascii(text)
+    return shown if len(shown) <= SHOWN_CHARS else f"{shown[:SHOWN_CHARS]}…"
+
+
+def _open_source(source: str) -> Iterator[Entry]:
+    if source == STANDARD_INPUT:
+        return _read_lines(sys.stdin.buffer, "standard input")
+    if "://" in source:
+        return iter((Entry(source, None, "argument", 0),))
+    path = Path(source)
+    try:
+        if not source:  # which Path takes for the current folder
+            raise SourceError("A source is empty: name a URI, a file or a folder.")
+        if path.is_dir():
+            return _walk(path)
+        if path.is_file():
+            return _open_file(path)
+    except OSError:  # a name that no file could have
+        pass
+    raise SourceError(
+        f"{shorten(source)!r} is neither a URI nor a file nor a folder. "
+        "A URI begins with http://, https:// or file://."
+    )
+
+
+def _open_file(path: Path) -> Iterator[Entry]:
+    if path.suffix.lower() in IMAGE_EXTENSIONS:
+        return iter((_entry_of_file(path),))
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return _read_list(file, str(path))
+
+
+def _entry_of_file(path: Path) -> Entry:
+    return Entry(path.absolute().as_uri(), None, str(path), 0)
+
+
+def _walk(folder: Path) -> Iterator[Entry]:
+    """The image files below a folder, by name; links to folders are not followed."""
+    try:
+        with os.scandir(folder) as listing:
+            names = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in listing)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    for name, is_folder in names:
+        path = folder / name
+        if is_folder:
+            yield from _walk(path)
+        elif path.suffix.lower() in IMAGE_EXTENSIONS and not path.is_dir():
+            yield _entry_of_file(path)
+
+
+def _unreadable(path: Path, error: OSError) -> SourceError:
+    return SourceError(f"{shorten(str(path))} cannot be read: {error.strerror}.")
+
+
+def _read_list(file: BinaryIO, source: str) -> Iterator[Entry]:
+    with file:
+        yield from _read_lines(file, source)
+
+
+def _read_lines(file: BinaryIO, source: str) -> Iterator[Entry]:
+    """`URI` or `URI <TAB> id of your own`; blank lines and those that begin with # say nothing."""
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
+        text = _decode(line, source, number)
+        if not text or text.startswith("#"):
+            continue
+        uri, _, ref = text.partition("\t")
+        yield Entry(uri.rstrip(), ref.strip() or None, source, number)
+
+
+def _decode(line: bytes, source: str, number: int) -> str:
+    where = f"{source}, line {number}"
+    if b"\x00" in line:
+        raise SourceError(f"{where}: binary data. A list of URIs is a text file, one URI a line.")
+    if len(line) > MAX_LINE_BYTES:
+        raise SourceError(f"{where}: longer than {MAX_LINE_BYTES} bytes. Write one URI a line.")
+    try:
+        # A byte order mark is what some editors begin a UTF-8 file with.
+        return line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{where}: byte {error.start + 1} is not UTF-8. "
+            "A list of URIs is a text file in UTF-8, one URI a line."
+        ) from error
+
+
+def _further(entries: Iterator[Entry], roots: Sequence[Path]) -> Iterator[str]:
+    """Up to nine more reports, from a bounded piece of what follows."""
+    left = MAX_REFUSALS - 1
+    for entry, _ in zip(entries, range(ENTRIES_AFTER_REFUSAL), strict=False):
+        reason = _why_refused(entry, roots)
+        if reason is not None:
+            yield _report(entry, reason)
+            left -= 1
+        if left == 0:
+            return
+
+
+def _refused(reports: list[str]) -> SourceError:
+    more = "At least " if len(reports) == MAX_REFUSALS else ""
+    count = f"{more}{len(reports)} URIs are" if len(reports) > 1 else "A URI is"
+    return SourceError("\n".join([f"{count} refused, so nothing is submitted:", *reports]))
+
+
+def _report(entry: Entry, reason: str) -> str:
+    where = f"{entry.source}, line {entry.line}" if entry.line else entry.source
+    return f"  {shorten(where)}: {shorten(entry.uri)}: {reason}"
+
+
+def _why_refused(entry: Entry, roots: Sequence[Path]) -> str | None:
+    """Why a worker would not take this entry, with what to do about it."""
+    if not _is_storable(entry.uri) or not _is_storable(entry.ref or ""):
+        return "not text that UTF-8 can write, or with a NUL in it"
+    if entry.ref is not None and len(entry.ref) > MAX_REF_CHARS:
+        return f"an id of {len(entry.ref)} characters; at most {MAX_REF_CHARS} are taken"
+    failure = refusal(entry.uri, roots)
+    return None if failure is None else _advise(entry.uri, failure)
+
+
+def _is_storable(text: str) -> bool:
+    """A text column of both databases holds it."""
+    if text.isascii():
+        return "\x00" not in text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\x00" not in text
+
+
+def _advise(uri: str, failure: Failure) -> str:
+    if uri.startswith("/") and len(uri) <= MAX_URI_CHARS:
+        return f"a path; write {shorten(Path(uri).as_uri())}"
+    if uri.startswith(("./", "../", "~")):
+        return "a path; write its absolute form as file:///…"
+    if failure.code == "blocked_path":
+        return f"{failure.detail}. {describe(failure.code).advice}"
+    return failure.detail

@@ -1,0 +1,368 @@
+"""From a stream of URIs to a job in SQL, whole or not at all; Redis is not needed.
+
+The job's row comes first, in state `submitting`, which no dispatcher touches; then its chunks
+in short transactions, so that neither memory nor locks grow with the job; at last one UPDATE
+sets it running. Whatever goes wrong before that, the job is deleted again.
+
+    from contract.database import connect_database
+    from contract.settings import load_settings
+    from producer.submit import submit
+
+    engine = connect_database(load_settings())
+    job = submit(engine, [("https://example.org/cat.jpg", "cat-1")], name="cats")
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Engine, delete, insert, null, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from contract.broker import queue_of
+from contract.clock import db_now
+from contract.database import reading
+from contract.failure import SourceError, UnavailableError, UsageError
+from contract.remaining import all_of
+from contract.settings import Settings
+from contract.tables import chunk_uris, chunks, jobs
+from producer.sources import Entry, check, shorten
+
+# About what one transaction inserts: some tens of milliseconds, a few hundred kilobytes.
+IMAGES_PER_TRANSACTION: Final = 4_096
+MAX_SHUFFLE: Final = 2**31 - 1
+MAX_PRIORITY: Final = 1_000
+MAX_TITLE_CHARS: Final = 200
+# Two submits that take a key from each other settle it in two rounds.
+KEY_ROUNDS: Final = 5
+
+
+class TakenAwayError(UnavailableError):
+    """Another submit with the same key began after this one, and goes on instead of it."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What has become of a submit."""
+
+    job: str
+    """The job's id."""
+    images: int
+    repeated: bool
+    """A job with this key was there already; nothing has been submitted."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A job that is being submitted."""
+
+    number: int
+    id: str
+    created_at: datetime
+
+
+def submit(  # noqa: PLR0913  (the client's one call; all but two are by keyword)
+    engine: Engine,
+    images: Iterable[tuple[str, str | None]],
+    *,
+    name: str | None = None,
+    key: str | None = None,
+    priority: int = 0,
+    settings: Settings | None = None,
+) -> str:
+    """Submits images and returns the id of their job.
+
+    Args:
+        engine: of a database with our schema, as `contract.database.connect_database` gives.
+        images: for each its URI and an id of your own or None; read once, as a stream.
+        name: for people; need not be unique.
+        key: of your own, unique for each user: a submit that is repeated with it returns the
+            id of the job that is there, and submits nothing.
+        priority: higher goes first; -1000 to 1000.
+        settings: model, weights, precision, images in a chunk, and folders of file URIs;
+            by default those of the environment.
+
+    Raises:
+        SourceError: a URI is refused, or there is none.
+        UsageError: name, key or priority are not such.
+        TakenAwayError: another submit with the same key began meanwhile.
+    """
+    entries = (Entry(uri, ref, f"image {n}", 0) for n, (uri, ref) in enumerate(images, start=1))
+    order = Order.of(settings or Settings(), name=name, key=key, priority=priority)
+    return submit_entries(engine, entries, order).job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is wanted of a job, but for its images."""
+
+    name: str | None
+    key: str | None
+    priority: int
+    owner: str
+    model: str
+    weights: str
+    precision: str
+    chunk_images: int
+    file_roots: Sequence[Path]
+
+    def __post_init__(self) -> None:
+        _check_title("name", self.name)
+        _check_title("key", self.key)
+        if abs(self.priority) > MAX_PRIORITY:
+            raise UsageError(
+                f"priority is {self.priority}; it is from -{MAX_PRIORITY} to {MAX_PRIORITY}."
+            )
+
+    @classmethod
+    def of(cls, settings: Settings, *, name: str | None, key: str | None, priority: int) -> Order:
+        """An order of the user who runs this process."""
+        return cls(
+            name=name,
+            key=key,
+            priority=priority,
+            owner=login_name(),
+            model=settings.model,
+            weights=settings.weights,
+            precision=settings.precision,
+            chunk_images=settings.chunk_images,
+            file_roots=settings.file_roots,
+        )
+
+    @property
+    def queue(self) -> str:
+        return queue_of(self.model, self.weights, self.precision)
+
+
+def login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
+
+
+def submit_entries(
+    engine: Engine,
+    entries: Iterable[Entry],
+    order: Order,
+    *,
+    advance: Callable[[int], object] = lambda _images: None,
+) -> Submission:
+    """Submits checked entries; `advance` is told how many more are in the database.
+
+    Raises:
+        SourceError: a URI is refused, or there is none.
+        TakenAwayError: another submit with the same key began meanwhile.
+    """
+    earlier = _find_whole(engine, order)
+    if earlier is not None:
+        return earlier
+    groups = _group(check(entries, order.file_roots), _images_per_group(order))
+    first = next(groups, None)  # before the job's row: most bad lists are found out here
+    if first is None:
+        raise SourceError("There is no URI in what was given, so nothing is submitted.")
+    draft = _begin(engine, order)
+    if isinstance(draft, Submission):
+        return draft
+    try:
+        images = _insert_groups(engine, draft, chain([first], groups), order, advance)
+        _set_running(engine, draft, images)
+    except BaseException:
+        with suppress(SQLAlchemyError):  # what went wrong first is what to tell
+            _discard(engine, draft)
+        raise
+    return Submission(draft.id, images, repeated=False)
+
+
+def _check_title(what: str, title: str | None) -> None:
+    if title is not None and not (title.isprintable() and 0 < len(title) <= MAX_TITLE_CHARS):
+        raise UsageError(
+            f"{what} is {shorten(title)!r}; it is of 1 to {MAX_TITLE_CHARS} printable characters."
+        )
+
+
+def _images_per_group(order: Order) -> int:
+    """Whole chunks."""
+    return max(1, IMAGES_PER_TRANSACTION // order.chunk_images) * order.chunk_images
+
+
+def _group(entries: Iterator[Entry], size: int) -> Iterator[list[Entry]]:
+    while group := list(islice(entries, size)):
+        yield group
+
+
+def _find_whole(engine: Engine, order: Order) -> Submission | None:
+    """The job that was submitted with this key, whole."""
+    if order.key is None:
+        return None
+    with reading(engine) as connection:
+        return _whole(connection, order)
+
+
+def _whole(connection: Connection, order: Order) -> Submission | None:
+    found = connection.execute(
+        select(jobs.c.id, jobs.c.total).where(
+            jobs.c.owner == order.owner, jobs.c.key == order.key, jobs.c.state != "submitting"
+        )
+    ).one_or_none()
+    return None if found is None else Submission(found.id, found.total, repeated=True)
+
+
+def _begin(engine: Engine, order: Order) -> Draft | Submission:
+    """The job's row; or the job with the same key that another submit has finished meanwhile."""
+    for _ in range(KEY_ROUNDS):
+        earlier = _find_whole(engine, order)
+        if earlier is not None:
+            return earlier
+        try:
+            return _insert_job(engine, order)
+        except IntegrityError:  # another submit with this key, at the same time
+            continue
+    raise TakenAwayError(
+        f"Other submits with the key {order.key!r} go on at the same time. Try again."
+    )
+
+
+def _insert_job(engine: Engine, order: Order) -> Draft:
+    """A leftover with the same key, of a submit that was killed, makes room."""
+    with engine.begin() as connection:
+        if order.key is not None:
+            connection.execute(
+                delete(jobs).where(
+                    jobs.c.owner == order.owner,
+                    jobs.c.key == order.key,
+                    jobs.c.state == "submitting",
+                )
+            )
+        row = connection.execute(
+            insert(jobs)
+            .values(**_job_row(order))
+            .returning(jobs.c.number, jobs.c.id, jobs.c.created_at)
+        ).one()
+    return Draft(row.number, row.id, row.created_at)
+
+
+def _job_row(order: Order) -> dict[str, Any]:
+    return {
+        "id": secrets.token_hex(8),
+        "owner": order.owner,
+        "key": order.key,
+        "name": order.name,
+        "priority": order.priority,
+        "state": "submitting",
+        "model": order.model,
+        "weights": order.weights,
+        "precision": order.precision,
+        "queue": order.queue,
+        "created_at": db_now(),
+        "total": 0,
+        "classified": 0,
+        "failed": 0,
+        "errors": {},
+        "images_per_s": 0.0,
+    }
+
+
+def _insert_groups(
+    engine: Engine,
+    job: Draft,
+    groups: Iterable[list[Entry]],
+    order: Order,
+    advance: Callable[[int], object],
+) -> int:
+    """How many images there were."""
+    images = 0
+    for group in groups:
+        with engine.begin() as connection:
+            _insert_group(connection, job, group, images, order.chunk_images)
+        images += len(group)
+        advance(len(group))
+    return images
+
+
+def _insert_group(
+    connection: Connection, job: Draft, group: list[Entry], first_position: int, chunk_images: int
+) -> None:
+    """Some chunks; every group but the last one is of whole chunks."""
+    _check_ours(connection, job)
+    cuts = range(0, len(group), chunk_images)
+    first_chunk = first_position // chunk_images
+    parts = [(first_chunk + n, group[cut : cut + chunk_images]) for n, cut in enumerate(cuts)]
+    connection.execute(
+        insert(chunks),
+        [_chunk_row(job, chunk, part, chunk * chunk_images) for chunk, part in parts],
+    )
+    connection.execute(insert(chunk_uris), [_uris_row(job, *numbered) for numbered in parts])
+
+
+def _check_ours(connection: Connection, job: Draft) -> None:
+    """The row is there, and stays until the transaction ends.
+
+    Asked by the id: SQLite gives the number of a deleted job to the next one.
+    """
+    statement = select(jobs.c.id).where(_is_draft(job)).with_for_update(read=True, key_share=True)
+    if connection.execute(statement).first() is None:
+        raise _taken_away(job)
+
+
+def _is_draft(job: Draft) -> ColumnElement[bool]:
+    return (jobs.c.id == job.id) & (jobs.c.state == "submitting")
+
+
+def _chunk_row(
+    job: Draft, chunk: int, part: Sequence[Entry], first_position: int
+) -> dict[str, Any]:
+    return {
+        "job_number": job.number,
+        "chunk": chunk,
+        "first_position": first_position,
+        "images": len(part),
+        "shuffle": secrets.randbelow(MAX_SHUFFLE + 1),
+        "state": "pending",
+        "generation": 0,
+        "attempt": 0,
+        "deaths": 0,
+        "due_at": job.created_at,
+        "remaining": all_of(len(part)),
+        "remaining_images": len(part),
+    }
+
+
+def _uris_row(job: Draft, chunk: int, part: Sequence[Entry]) -> dict[str, Any]:
+    refs = [entry.ref for entry in part]
+    return {
+        "job_number": job.number,
+        "chunk": chunk,
+        "uris": [entry.uri for entry in part],
+        "refs": refs if any(ref is not None for ref in refs) else null(),
+    }
+
+
+def _set_running(engine: Engine, job: Draft, images: int) -> None:
+    """The one statement that makes the job exist for the others."""
+    statement = update(jobs).where(_is_draft(job)).values(state="running", total=images)
+    with engine.begin() as connection:
+        if connection.execute(statement).rowcount != 1:
+            raise _taken_away(job)
+
+
+def _taken_away(job: Draft) -> TakenAwayError:
+    return TakenAwayError(
+        f"Job {job.id} was taken away by a later `submit` with the same key, which goes on in its "
+        "place. Nothing is submitted twice; `resnextq list` shows the job that there is now."
+    )
+
+
+def _discard(engine: Engine, job: Draft) -> None:
+    """Its chunks go with it. A job that runs is none of ours to delete."""
+    with engine.begin() as connection:
+        connection.execute(delete(jobs).where(_is_draft(job)))

@@ -1,0 +1,150 @@
+"""What SOURCE arguments give, and what is refused."""
+
+import io
+import os
+import sys
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from contract.failure import SourceError
+from producer.sources import MAX_LINE_BYTES, Entry, check, read_sources, shorten
+
+
+def uris(*sources: object) -> list[str]:
+    return [entry.uri for entry in read_sources([str(source) for source in sources])]
+
+
+def refused(*entries: str, file_roots: tuple[Path, ...] = ()) -> str:
+    given = [Entry(uri, None, "list.txt", line) for line, uri in enumerate(entries, start=1)]
+    with pytest.raises(SourceError) as it:
+        list(check(given, file_roots))
+    return str(it.value)
+
+
+def test_a_text_with_a_scheme_is_a_uri() -> None:
+    assert uris("https://a.org/1", "http://b.org/2") == ["https://a.org/1", "http://b.org/2"]
+
+
+def test_a_list_has_a_uri_a_line_with_comments_blank_lines_and_ids(tmp_path) -> None:
+    text = "\ufeffhttp://a.org/1\tmine 1\r\n\r\n  # http://a.org/no\n \nhttp://a.org/ü\t\nhttp://a.org/3"
+    (tmp_path / "list.txt").write_bytes(text.encode())
+    source = str(tmp_path / "list.txt")
+    assert list(read_sources([source])) == [
+        Entry("http://a.org/1", "mine 1", source, 1),
+        Entry("http://a.org/ü", None, source, 5),
+        Entry("http://a.org/3", None, source, 6),
+    ]
+
+
+def test_standard_input_is_read_as_a_list(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"http://a.org/1\tx\n")))
+    assert list(read_sources(["-"])) == [Entry("http://a.org/1", "x", "standard input", 1)]
+
+
+def test_a_folder_gives_its_images_by_name_and_nothing_else(tmp_path) -> None:
+    folder = tmp_path / "my photos"
+    (folder / "b" / "deep").mkdir(parents=True)
+    (folder / "like.jpg").mkdir()
+    for name in ("c.JPEG", "a#1.png", "b/2.webp", "b/deep/3.tiff", "notes.txt", "b/4.mp4"):
+        (folder / name).touch()
+    (folder / "z.gif").symlink_to(folder / "gone.gif")  # the worker will say that it is gone
+    (folder / "round").symlink_to(folder)
+    base = folder.as_uri()
+    assert base.endswith("my%20photos")
+    assert uris(folder) == [
+        f"{base}/a%231.png",
+        f"{base}/b/2.webp",
+        f"{base}/b/deep/3.tiff",
+        f"{base}/c.JPEG",
+        f"{base}/z.gif",
+    ]
+
+
+def test_a_name_that_is_not_utf8_survives_in_its_uri(tmp_path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).touch()
+    (given,) = check(read_sources([str(tmp_path)]), [tmp_path])
+    assert given.uri == f"{tmp_path.as_uri()}/%FF.png"
+
+
+def test_an_image_file_is_itself_and_no_list(tmp_path, monkeypatch) -> None:
+    (tmp_path / "cat.jpg").write_bytes(b"\xff\xd8\xff")
+    monkeypatch.chdir(tmp_path)
+    assert uris("cat.jpg") == [(tmp_path / "cat.jpg").as_uri()]
+
+
+@pytest.mark.parametrize("value", ["no-such-thing", "example.org/cat.jpg", "x" * 5000])
+def test_what_is_nothing_is_named(value) -> None:
+    with pytest.raises(SourceError, match="neither a URI nor a file nor a folder") as it:
+        uris(value)
+    assert value[:50] in str(it.value)
+    assert len(str(it.value)) < 300
+
+
+def test_an_empty_argument_is_not_the_current_folder() -> None:
+    with pytest.raises(SourceError, match="A source is empty"):
+        uris("")
+
+
+def test_every_source_is_looked_at_before_the_first_is_read() -> None:
+    with pytest.raises(SourceError, match="nothing-here"):
+        next(read_sources(["http://a.org/1", "nothing-here"]))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"http://a.org/1\n\xff\xd8\xff\xe0", "line 2: byte 1 is not UTF-8"),
+        ("http://a.org/1\n".encode("utf-16"), "line 1: binary data"),
+        (b"http://a.org/1\nabc\x00def", "line 2: binary data"),
+        (b"x" * (MAX_LINE_BYTES + 1), "line 1: longer than 65536 bytes"),
+    ],
+)
+def test_a_file_that_is_no_text_is_an_error_with_its_line(tmp_path, content, reason) -> None:
+    (tmp_path / "list").write_bytes(content)
+    with pytest.raises(SourceError, match=reason) as it:
+        uris(tmp_path / "list")
+    assert str(tmp_path / "list") in str(it.value)
+
+
+def test_refusals_are_told_with_their_lines_up_to_ten() -> None:
+    lines = ["http://a.org/1", "ftp://a.org/2", "no-scheme", *["data:x"] * 20]
+    report = refused(*lines).splitlines()
+    assert report[0] == "At least 10 URIs are refused, so nothing is submitted:"
+    assert report[1] == "  list.txt, line 2: ftp://a.org/2: ftp: is not one of http, https, file"
+    assert "line 3: no-scheme: no scheme" in report[2]
+    assert len(report) == 11
+
+
+def test_an_endless_list_is_not_read_to_its_end_for_more_refusals() -> None:
+    endless = (Entry("http://a.org/1", None, "-", n) for n in count(1))
+    given = iter([Entry("ftp://a.org/", None, "-", 0)])
+    with pytest.raises(SourceError, match="A URI is refused"):
+        list(check((entry for part in (given, endless) for entry in part), []))
+
+
+def test_a_path_in_a_list_is_told_how_to_be_written() -> None:
+    assert "a path; write file:///my/cat%201.jpg" in refused("/my/cat 1.jpg")
+    assert "write its absolute form as file:///" in refused("./cat.jpg")
+
+
+def test_a_file_outside_the_roots_is_told_what_to_set(tmp_path) -> None:
+    (tmp_path / "in").mkdir()
+    inside = Entry((tmp_path / "in" / "x.jpg").as_uri(), None, "-", 1)
+    assert list(check([inside], [tmp_path / "in"])) == [inside]
+    report = refused((tmp_path / "in/../x.jpg").as_uri(), file_roots=(tmp_path / "in",))
+    assert "RESNEXT_FILE_ROOTS of the workers" in report
+
+
+def test_what_no_text_column_can_hold_is_refused() -> None:
+    assert "UTF-8" in refused("http://a.org/\udcff")
+    with pytest.raises(SourceError, match="NUL"):
+        list(check([Entry("http://a.org/", "a\x00b", "image 1", 0)], []))
+    with pytest.raises(SourceError, match="at most 1024"):
+        list(check([Entry("http://a.org/", "x" * 1025, "image 1", 0)], []))
+
+
+def test_a_value_in_a_message_is_short_and_moves_no_cursor() -> None:
+    assert shorten("x" * 500) == "x" * 100 + "…"
+    assert "\x1b" not in shorten("\x1b[2Jhttp://a.org")
