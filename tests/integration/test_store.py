@@ -1,0 +1,611 @@
+"""Claim and store on both databases: one run of a chunk counts, whatever comes twice or late."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from contract import remaining
+from contract.broker import queue_of
+from contract.clock import db_now
+from contract.database import make_engine, reading
+from contract.error_codes import Failure
+from contract.message import ChunkMessage, MalformedMessage
+from contract.settings import Settings
+from contract.tables import TOP, chunk_uris, chunks, jobs, labels, models, results, tallies, workers
+from worker.chunk_run import ChunkRun, Snapshot
+from worker.claim import Claim, claim
+from worker.database import Database
+from worker.outcome import Outcome, Prediction, Provenance
+from worker.presence import Presence
+from worker.registration import Identity, register
+from worker.runs import Runs
+from worker.store import FencedOff, Store
+
+IMAGES = 5
+FIRST = 640  # the chunk's first position
+CHUNK = 10
+QUEUE = queue_of("resnext101_32x4d", "nvidia", "amp")
+SHA, OTHER_SHA = "a" * 64, "b" * 64
+CLASSIFIER: Any = SimpleNamespace(
+    model="resnext101_32x4d",
+    weights="/somewhere/tuned.pth",
+    weights_sha256=SHA,
+    title="resnext101_32x4d/tuned",
+    device="cpu",
+    precision="fp32",
+    spec=SimpleNamespace(categories=tuple(f"label {n}" for n in range(1000))),
+)
+TABBY = Prediction((281, 282, 285, 287, 283), (0.5, 0.25, 0.125, 0.0625, 0.03125))
+SEEN = Provenance(
+    final_uri="https://b.example/1.jpg",
+    bytes=1234,
+    sha256="c" * 64,
+    format="JPEG",
+    width=640,
+    height=480,
+)
+CLASSIFIED = Outcome(TABBY, SEEN)
+
+
+def failed(code: str, **rest: Any) -> Outcome:
+    return Outcome(Failure(code, **rest), Provenance())
+
+
+@dataclass
+class Fleet:
+    """One job with one chunk in the database, and the worker `w1`."""
+
+    engine: Engine
+    database: Database
+    identity: Identity
+    store: Store
+    job: int
+
+    def publish(self) -> ChunkMessage:
+        """What the dispatcher does, as far as a worker can tell."""
+        with self.engine.begin() as connection:
+            row = connection.execute(
+                update(chunks)
+                .where(chunks.c.state == "pending")
+                .values(state="queued", generation=chunks.c.generation + 1)
+                .returning(chunks.c.generation, chunks.c.remaining)
+            ).one()
+        offsets = remaining.decode(row.remaining)
+        return ChunkMessage(
+            job="job",
+            job_number=self.job,
+            chunk=CHUNK,
+            generation=row.generation,
+            positions=tuple(FIRST + offset for offset in offsets),
+            uris=tuple(f"https://a.example/{offset}.jpg" for offset in offsets),
+        )
+
+    def claim(self, message: ChunkMessage) -> Claim | None:
+        return claim(self.database, self.identity, message)
+
+    def begin(self) -> Claim:
+        claimed = self.claim(self.publish())
+        assert claimed is not None
+        return claimed
+
+    def as_worker(self, name: str, sha256: str = SHA) -> Fleet:
+        identity = replace(self.identity, worker=name, weights_sha256=sha256)
+        store = Store(self.database, identity, max_attempts=3, retry_backoff_s=5.0)
+        return replace(self, identity=identity, store=store)
+
+    def chunk(self) -> Any:
+        waits_s = chunks.c.due_at
+        with reading(self.engine) as connection:
+            return connection.execute(
+                select(
+                    chunks.c.state,
+                    chunks.c.generation,
+                    chunks.c.attempt,
+                    chunks.c.worker,
+                    chunks.c.remaining,
+                    chunks.c.remaining_images,
+                    waits_s,
+                    db_now().label("now"),
+                )
+            ).one()
+
+    def left(self) -> set[int]:
+        chunk = self.chunk()
+        left = {FIRST + offset for offset in remaining.decode(chunk.remaining)}
+        assert chunk.remaining_images == len(left)
+        return left
+
+    def waits_s(self) -> float:
+        chunk = self.chunk()
+        return (chunk.due_at - chunk.now).total_seconds()
+
+    def rows(self) -> dict[int, Any]:
+        with reading(self.engine) as connection:
+            found = connection.execute(select(results)).all()
+        return {row.position: row for row in found}
+
+    def tallies(self) -> list[tuple[int, int, dict[str, int]]]:
+        with reading(self.engine) as connection:
+            columns = tallies.c.classified, tallies.c.failed, tallies.c.errors
+            return [tuple(row) for row in connection.execute(select(*columns))]
+
+    def settle_all(self, claimed: Claim) -> None:
+        self.store.store(claimed, of(dict.fromkeys(claimed.images, CLASSIFIED)))
+
+
+def of(outcomes: dict[int, Outcome], unsettled: set[int] = frozenset(), **rest: bool) -> Snapshot:
+    return Snapshot(outcomes, frozenset(unsettled), **({"closed": False} | rest))
+
+
+@pytest.fixture
+def fleet(engine: Engine) -> Fleet:
+    with engine.begin() as connection:
+        job = connection.execute(
+            insert(jobs)
+            .values(
+                id="job", owner="me", priority=0, state="running", model="resnext101_32x4d",
+                weights="nvidia", precision="amp", queue=QUEUE, created_at=db_now(), total=IMAGES,
+                classified=0, failed=0, errors={}, images_per_s=0.0,
+            )
+            .returning(jobs.c.number)
+        ).scalar_one()  # fmt: skip
+        connection.execute(
+            insert(chunks).values(
+                job_number=job, chunk=CHUNK, first_position=FIRST, images=IMAGES, shuffle=1,
+                state="pending", generation=0, attempt=0, deaths=0, due_at=db_now(),
+                remaining=remaining.all_of(IMAGES), remaining_images=IMAGES,
+            )
+        )  # fmt: skip
+        uris = [f"https://a.example/{n}.jpg" for n in range(IMAGES)]
+        connection.execute(
+            insert(chunk_uris).values(
+                job_number=job, chunk=CHUNK, uris=uris, refs=["r0", None, "r2", "r3", "r4"]
+            )
+        )
+    database = Database(engine)
+    identity = register(database, Settings(), CLASSIFIER, "w1")
+    store = Store(database, identity, max_attempts=3, retry_backoff_s=5.0)
+    return Fleet(engine, database, identity, store, job)
+
+
+# Claim
+
+
+def test_a_claim_takes_a_queued_chunk_for_this_worker(fleet: Fleet) -> None:
+    claimed = fleet.begin()
+    assert (claimed.attempt, claimed.first_position) == (1, FIRST)
+    assert set(claimed.images) == {640, 641, 642, 643, 644}
+    assert (claimed.images[642].uri, claimed.images[642].ref) == ("https://a.example/2.jpg", "r2")
+    assert claimed.images[641].ref is None
+    chunk = fleet.chunk()
+    assert (chunk.state, chunk.worker, chunk.attempt) == ("running", "w1", 1)
+
+
+def test_of_two_claims_of_one_message_at_once_one_is_given(fleet: Fleet) -> None:
+    message = fleet.publish()
+    barrier = threading.Barrier(2)
+
+    def take(name: str) -> Claim | None:
+        barrier.wait()
+        return fleet.as_worker(name).claim(message)
+
+    with ThreadPoolExecutor(2) as pool:
+        claims = list(pool.map(take, ("w1", "w2")))
+    assert sum(claimed is not None for claimed in claims) == 1
+    assert fleet.claim(message) is None
+    assert fleet.chunk().attempt == 1
+
+
+def test_a_message_of_an_older_generation_claims_nothing(fleet: Fleet) -> None:
+    old = fleet.publish()
+    with fleet.engine.begin() as connection:
+        connection.execute(update(chunks).values(state="pending"))
+    new = fleet.publish()
+    assert fleet.claim(old) is None
+    assert fleet.claim(new) is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"state": "cancelled"}, {"queue": queue_of("resnext101_32x4d", "nvidia", "fp32")}],
+    ids=["cancelled", "another precision"],
+)
+def test_a_job_that_is_not_to_run_here_is_not_claimed(fleet: Fleet, change) -> None:
+    message = fleet.publish()
+    with fleet.engine.begin() as connection:
+        connection.execute(update(jobs).values(**change))
+    assert fleet.claim(message) is None
+    assert fleet.chunk().state == "queued"
+
+
+def test_a_message_that_names_other_images_than_sql_claims_nothing(fleet: Fleet) -> None:
+    message = replace(fleet.publish(), positions=(1, 2, 3, 4, 5))
+    with pytest.raises(MalformedMessage, match="other images"):
+        fleet.claim(message)
+    assert fleet.chunk().state == "queued"
+
+
+def test_the_first_claim_pins_the_weights(fleet: Fleet) -> None:
+    fleet.begin()
+    with reading(fleet.engine) as connection:
+        assert connection.scalar(select(jobs.c.weights_sha256)) == SHA
+
+
+def test_other_weights_of_the_same_name_are_refused_and_lose_nothing(fleet: Fleet, caplog) -> None:
+    fleet.store.store(fleet.begin(), of({}, set(range(640, 645)), closed=True))
+    caplog.set_level(logging.ERROR)
+
+    assert fleet.as_worker("w2", OTHER_SHA).claim(fleet.publish()) is None
+
+    chunk = fleet.chunk()
+    assert (chunk.state, chunk.worker, chunk.attempt) == ("pending", None, 0)
+    assert fleet.waits_s() > 1
+    assert SHA in caplog.text
+    assert OTHER_SHA in caplog.text
+    assert fleet.claim(fleet.publish()) is not None
+
+
+def test_of_two_workers_with_other_weights_at_once_one_pins_the_job(fleet: Fleet) -> None:
+    message = fleet.publish()
+    with fleet.engine.begin() as connection:  # a second chunk of the job
+        columns = [column for column in chunks.c if column.name != "chunk"]
+        connection.execute(
+            insert(chunks).from_select(["chunk", *columns], select(text(str(CHUNK + 1)), *columns))
+        )
+    messages = [message, replace(message, chunk=CHUNK + 1)]
+    barrier = threading.Barrier(2)
+
+    def take(n: int) -> Claim | None:
+        barrier.wait()
+        return fleet.as_worker(f"w{n}", (SHA, OTHER_SHA)[n]).claim(messages[n])
+
+    with ThreadPoolExecutor(2) as pool:
+        claims = list(pool.map(take, (0, 1)))
+    assert sum(claimed is not None for claimed in claims) == 1
+
+
+# Store
+
+
+def test_every_column_of_a_result_is_stored(fleet: Fleet) -> None:
+    claimed = fleet.begin()
+    stored = fleet.store.store(
+        claimed,
+        of(
+            {640: CLASSIFIED, 641: failed("http_404", detail="gone\x00 \ud800"),
+             642: Outcome(Prediction((1, 0), (0.75, 0.25)), Provenance()),
+             643: failed("not_finite"), 644: failed("http_404")}
+        ),
+    )  # fmt: skip
+
+    assert (stored.classified, stored.failed) == (2, {"http_404": 2, "not_finite": 1})
+    rows = fleet.rows()
+    assert set(rows) == {640, 641, 642, 643, 644}
+    row = rows[640]._asdict()
+    assert (fleet.chunk().now - row.pop("settled_at")).total_seconds() < 60
+    assert row == {
+        "job_number": fleet.job, "position": 640, "uri": "https://a.example/0.jpg", "ref": "r0",
+        "attempts": 1, "worker": "w1", "error_code": None, "error_detail": None,
+        "final_uri": "https://b.example/1.jpg", "bytes": 1234, "sha256": "c" * 64,
+        "format": "JPEG", "width": 640, "height": 480,
+        "model_number": fleet.identity.model_number, "precision": "fp32",
+        "class_1": 281, "class_2": 282, "class_3": 285, "class_4": 287, "class_5": 283,
+        "score_1": 0.5, "score_2": 0.25, "score_3": 0.125, "score_4": 0.0625, "score_5": 0.03125,
+    }  # fmt: skip
+    assert (rows[641].error_code, rows[641].error_detail) == ("http_404", "gone\ufffd ?")
+    assert (rows[641].model_number, rows[641].class_1) == (None, None)
+    assert [rows[642]._asdict()[f"class_{n + 1}"] for n in range(TOP)] == [1, 0, None, None, None]
+    assert fleet.tallies() == [(2, 3, {"http_404": 2, "not_finite": 1})]
+    chunk = fleet.chunk()
+    assert (chunk.state, chunk.worker, fleet.left()) == ("done", None, set())
+
+
+def test_labels_can_be_asked_for_in_sql(fleet: Fleet) -> None:
+    fleet.settle_all(fleet.begin())
+    with reading(fleet.engine) as connection:
+        found = connection.execute(
+            text("SELECT position, rank, model FROM predictions WHERE label = 'label 282'")
+        ).all()
+    assert sorted(found) == [(n, 2, "resnext101_32x4d/tuned") for n in range(640, 645)]
+
+
+def test_a_run_of_an_older_generation_stores_nothing(fleet: Fleet) -> None:
+    slow = fleet.begin()
+    with fleet.engine.begin() as connection:  # reaped: its worker was taken for dead
+        connection.execute(update(chunks).values(state="pending", worker=None))
+    quick = fleet.as_worker("w2").claim(fleet.publish())
+    assert quick is not None
+
+    with pytest.raises(FencedOff):
+        fleet.settle_all(slow)
+    assert (fleet.rows(), fleet.tallies(), fleet.chunk().worker) == ({}, [], "w2")
+
+    fleet.as_worker("w2").settle_all(quick)
+    with pytest.raises(FencedOff):
+        fleet.store.store(slow, of({640: failed("http_404")}, {641, 642, 643, 644}))
+    assert fleet.tallies() == [(5, 0, {})]
+    assert {row.worker for row in fleet.rows().values()} == {"w2"}
+
+
+def test_a_run_that_was_reaped_and_not_taken_up_yet_stores_nothing(fleet: Fleet) -> None:
+    slow = fleet.begin()
+    with fleet.engine.begin() as connection:
+        connection.execute(update(chunks).values(state="pending", worker=None))
+    with pytest.raises(FencedOff):
+        fleet.settle_all(slow)
+    assert (fleet.rows(), fleet.left()) == ({}, {640, 641, 642, 643, 644})
+
+
+def test_the_same_outcomes_stored_twice_at_once_count_once(fleet: Fleet) -> None:
+    claimed = fleet.begin()
+    barrier = threading.Barrier(2)
+
+    def settle(_: int) -> None:
+        barrier.wait()
+        fleet.settle_all(claimed)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(settle, range(2)))
+    assert len(fleet.rows()) == IMAGES
+    assert fleet.tallies() == [(5, 0, {})]
+
+
+def test_what_failed_for_a_passing_reason_is_run_again_alone_and_later(fleet: Fleet) -> None:
+    stored = fleet.store.store(
+        fleet.begin(),
+        of({640: CLASSIFIED, 641: failed("timeout"), 642: failed("http_503"),
+            643: failed("http_404"), 644: CLASSIFIED}),
+    )  # fmt: skip
+    assert (stored.classified, stored.failed, stored.retried) == (2, {"http_404": 1}, 2)
+    chunk = fleet.chunk()
+    assert (chunk.state, chunk.attempt, chunk.worker) == ("pending", 1, None)
+    assert fleet.left() == {641, 642}
+    assert 0 <= fleet.waits_s() + 1 <= 11
+
+    again = fleet.begin()
+    assert (again.attempt, set(again.images)) == (2, {641, 642})
+    fleet.store.store(again, of({641: CLASSIFIED, 642: failed("http_503")}))
+    last = fleet.begin()
+    assert (last.attempt, set(last.images)) == (3, {642})
+    fleet.store.store(last, of({642: failed("http_503")}))
+
+    rows = fleet.rows()
+    assert {position: row.attempts for position, row in rows.items()} == {
+        640: 1, 641: 2, 642: 3, 643: 1, 644: 1,
+    }  # fmt: skip
+    assert rows[642].error_code == "http_503"
+    assert fleet.chunk().state == "done"
+    assert fleet.tallies() == [(2, 1, {"http_404": 1}), (1, 0, {}), (0, 1, {"http_503": 1})]
+
+
+def test_a_server_that_names_its_time_is_given_it(fleet: Fleet) -> None:
+    outcomes = dict.fromkeys(range(640, 643), CLASSIFIED)
+    outcomes |= {643: failed("http_429", retry_after_s=120.0), 644: failed("timeout")}
+    fleet.store.store(fleet.begin(), of(outcomes))
+    assert 110 < fleet.waits_s() <= 121
+
+
+def test_no_server_puts_an_image_off_for_days(fleet: Fleet) -> None:
+    outcomes = dict.fromkeys(range(640, 644), CLASSIFIED)
+    fleet.store.store(
+        fleet.begin(), of(outcomes | {644: failed("http_429", retry_after_s=10.0**9)})
+    )
+    assert 3590 < fleet.waits_s() <= 3601
+
+
+def test_stragglers_stay_with_the_worker_and_are_stored_later(fleet: Fleet) -> None:
+    claimed = fleet.begin()
+    early = {640: CLASSIFIED, 641: failed("timeout")}
+    stored = fleet.store.store(claimed, of(early, {642, 643, 644}))
+    assert (stored.positions, stored.retried, stored.loading) == ({640}, 1, 3)
+    chunk = fleet.chunk()
+    assert (chunk.state, chunk.worker, chunk.attempt) == ("running", "w1", 1)
+    assert fleet.left() == {641, 642, 643, 644}
+    assert set(fleet.rows()) == {640}
+
+    late = {641: early[641], 642: CLASSIFIED, 643: failed("connect"), 644: failed("not_found")}
+    fleet.store.store(claimed, of(late))
+    assert (fleet.chunk().state, fleet.left()) == ("pending", {641, 643})
+    assert fleet.tallies() == [(1, 0, {}), (1, 1, {"not_found": 1})]
+
+
+def test_what_is_handed_back_is_due_at_once_and_has_its_attempt_back(fleet: Fleet) -> None:
+    stored = fleet.store.store(
+        fleet.begin(), of({640: CLASSIFIED}, {641, 642, 643, 644}, closed=True)
+    )
+    assert (stored.classified, stored.handed_back, stored.loading) == (1, 4, 0)
+    chunk = fleet.chunk()
+    assert (chunk.state, chunk.attempt, chunk.worker) == ("pending", 0, None)
+    assert fleet.waits_s() <= 0
+    assert fleet.left() == {641, 642, 643, 644}
+
+
+def test_a_chunk_put_back_after_a_fault_is_due_later_and_keeps_its_attempt(fleet: Fleet) -> None:
+    claimed = fleet.begin()
+    fleet.store.put_back(claimed)
+    assert (fleet.chunk().state, fleet.chunk().attempt) == ("pending", 1)
+    assert fleet.left() == {640, 641, 642, 643, 644}
+    fleet.as_worker("w2").begin()
+    fleet.store.put_back(claimed)
+    assert (fleet.chunk().state, fleet.chunk().worker) == ("running", "w2")
+
+
+def test_a_fault_of_our_own_is_tried_again_and_then_named(fleet: Fleet, caplog) -> None:
+    runs = Runs(fleet.store, max_attempts=3)
+    for attempt in (1, 2, 3):
+        run = ChunkRun(fleet.begin())
+        assert run.claim.attempt == attempt
+        runs.enter(run)
+        run.settle(640, CLASSIFIED)
+        assert fleet.rows() == {}
+        runs.fail(run, ZeroDivisionError("by zero"))
+        assert len(runs) == 0
+    codes = {row.error_code for row in fleet.rows().values()}
+    details = {row.error_detail for row in fleet.rows().values()}
+    assert (codes, details) == ({"internal"}, {"ZeroDivisionError"})
+    assert (fleet.chunk().state, fleet.tallies()) == ("done", [(0, 5, {"internal": 5})])
+    assert caplog.text.count("by zero") == 3
+
+
+def test_outcomes_that_no_database_takes_do_not_lose_the_chunk(fleet: Fleet) -> None:
+    runs = Runs(fleet.store, max_attempts=1)
+    run = ChunkRun(fleet.begin())
+    runs.enter(run)
+    for position in run.claim.images:
+        run.settle(position, Outcome(TABBY, Provenance(bytes=object())))  # type: ignore[arg-type]
+    with pytest.raises(DBAPIError) as fault:
+        runs.store(run)
+    runs.fail(run, fault.value)
+    assert fleet.tallies() == [(0, 5, {"internal": 5})]
+    assert fleet.chunk().state == "done"
+
+
+# A database that is away
+
+
+@contextmanager
+def lost_answers(engine: Engine, commits: int) -> Iterator[None]:
+    """The next transactions are committed, and nobody is told."""
+    left = [commits]
+    lock = threading.Lock()
+    commit = engine.dialect.do_commit
+
+    def do_commit(connection: Any) -> None:
+        commit(connection)
+        with lock:
+            if left[0]:
+                left[0] -= 1
+                raise OperationalError("COMMIT", {}, Exception("the connection broke"))
+
+    engine.dialect.do_commit = do_commit
+    try:
+        yield
+    finally:
+        engine.dialect.do_commit = commit
+
+
+@pytest.fixture
+def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.database.FIRST_WAIT_S", 0.01)
+
+
+@pytest.mark.usefixtures("_no_waits")
+def test_a_claim_whose_commit_was_not_reported_is_given(fleet: Fleet) -> None:
+    message = fleet.publish()
+    with lost_answers(fleet.engine, 1):
+        claimed = fleet.claim(message)
+    assert claimed is not None
+    assert (claimed.attempt, fleet.chunk().attempt) == (1, 1)
+
+
+@pytest.mark.usefixtures("_no_waits")
+@pytest.mark.parametrize("unsettled", [set(), {644}], ids=["done", "straggler"])
+def test_outcomes_whose_commit_was_not_reported_are_stored_once(fleet: Fleet, unsettled) -> None:
+    claimed = fleet.begin()
+    outcomes = dict.fromkeys(set(claimed.images) - unsettled, CLASSIFIED)
+    with lost_answers(fleet.engine, 2):
+        stored = fleet.store.store(claimed, of(outcomes, unsettled))
+    assert stored.positions == set(outcomes)
+    assert set(fleet.rows()) == set(outcomes)
+    assert fleet.tallies() == [(len(outcomes), 0, {})]
+    if unsettled:
+        fleet.store.store(claimed, of(dict.fromkeys(unsettled, CLASSIFIED)))
+    assert (len(fleet.rows()), fleet.chunk().state) == (IMAGES, "done")
+
+
+@pytest.mark.usefixtures("_no_waits")
+def test_a_database_that_is_away_is_waited_for_and_spoken_of_twice(
+    fleet: Fleet, caplog, monkeypatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    claimed = fleet.begin()
+    away = threading.Event()
+    away.set()
+    tried = threading.Semaphore(0)
+
+    def refuse(_connection: Any) -> None:
+        if away.is_set():
+            tried.release()
+            raise OperationalError("BEGIN", {}, Exception("no route to host"))
+
+    event.listen(fleet.engine, "begin", refuse)
+    thread = threading.Thread(target=fleet.settle_all, args=(claimed,))
+    thread.start()
+    for _ in range(3):
+        assert tried.acquire(timeout=10)
+    away.clear()
+    thread.join(30)
+    event.remove(fleet.engine, "begin", refuse)
+
+    assert len(fleet.rows()) == IMAGES
+    spoken = [record.message for record in caplog.records if record.name == "worker.database"]
+    assert len(spoken) == 2
+    assert "does not answer; trying on: no route to host" in spoken[0]
+    assert "is back" in spoken[1]
+
+
+# Registration and presence
+
+
+def test_workers_that_start_at_once_register_one_model_with_its_labels(database_url: str) -> None:
+    engines = [make_engine(database_url) for _ in range(4)]
+    barrier = threading.Barrier(len(engines))
+
+    def start(n: int) -> int:
+        barrier.wait()
+        return register(Database(engines[n]), Settings(), CLASSIFIER, f"w{n}").model_number
+
+    with ThreadPoolExecutor(len(engines)) as pool:
+        numbers = list(pool.map(start, range(len(engines))))
+    with reading(engines[0]) as connection:
+        model = connection.execute(select(models)).one()
+        found = connection.execute(select(labels.c.class_id, labels.c.label)).all()
+    for engine in engines:
+        engine.dispose()
+    assert set(numbers) == {model.number}
+    assert (model.weights, model.title) == ("tuned.pth", "resnext101_32x4d/tuned")
+    assert sorted(found) == [(n, f"label {n}") for n in range(1000)]
+
+
+def test_a_worker_is_present_from_its_start_to_its_end(fleet: Fleet) -> None:
+    beats = threading.Semaphore(0)
+
+    def images_per_s() -> float:
+        beats.release()
+        return 12.5
+
+    presence = Presence(fleet.database, fleet.identity, lease_s=0.5, images_per_s=images_per_s)
+
+    def row() -> Any:
+        with reading(fleet.engine) as connection:
+            return connection.execute(select(workers)).one_or_none()
+
+    presence.start()
+    first = row()
+    assert (first.name, first.queue, first.device, first.stopping) == ("w1", QUEUE, "cpu", False)
+    assert first.images_per_s == 12.5
+    for _ in range(3):
+        assert beats.acquire(timeout=10)
+    assert row().heartbeat_at > first.heartbeat_at
+    assert row().started_at == first.started_at
+
+    with fleet.engine.begin() as connection:  # taken for dead
+        connection.execute(workers.delete())
+    while row() is None:
+        assert beats.acquire(timeout=10)
+    presence.announce_stop()
+    while not row().stopping:
+        assert beats.acquire(timeout=10)
+    presence.close()
+    assert row() is None

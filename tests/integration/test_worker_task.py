@@ -1,0 +1,412 @@
+"""The worker as a process, on a real broker and both databases: tasks, events and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from sqlalchemy import Engine, insert, select, update
+
+from contract import remaining
+from contract.broker import make_celery, redis_of
+from contract.clock import db_now
+from contract.database import reading
+from contract.message import TASK_NAME, ChunkMessage
+from contract.settings import Settings
+from contract.tables import chunk_uris, chunks, jobs, results, tallies, workers
+
+PROGRAM = Path(__file__).with_name("worker_double.py")
+WITHIN_S = 60.0
+POLL_S = 0.02
+
+
+def until(condition: Callable[[], Any], doubt: Callable[[], str] = str) -> Any:
+    deadline = time.monotonic() + WITHIN_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, doubt()
+        time.sleep(POLL_S)
+    return found
+
+
+@dataclass
+class Installation:
+    """A database, a broker, and workers that are started and stopped."""
+
+    folder: Path
+    settings: Settings
+    engine: Engine
+    app: Celery
+    environment: dict[str, str]
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def log(self) -> str:
+        return "".join(path.read_text() for path in sorted(self.folder.glob("worker-*.log")))
+
+    @property
+    def queue(self) -> str:
+        return str(self.app.conf.task_default_queue)
+
+    def start(self, **variables: str) -> subprocess.Popen[bytes]:
+        """Returns once the worker takes messages."""
+        path = self.folder / f"worker-{len(self.processes)}.log"
+        with path.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, PROGRAM],
+                env=self.environment | {f"RESNEXT_{k}": v for k, v in variables.items()},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        until(lambda: " ready: " in path.read_text() or process.poll() is not None, path.read_text)
+        assert process.poll() is None, path.read_text()
+        return process
+
+    def submit(self, *chunks_of_uris: list[str]) -> None:
+        """A job; its chunks are numbered from 0 and begin at position 100 times their number."""
+        with self.engine.begin() as connection:
+            job = connection.execute(
+                insert(jobs)
+                .values(
+                    id="job", owner="me", priority=0, state="running", model="resnext101_32x4d",
+                    weights="nvidia", precision="amp", queue=self.queue, created_at=db_now(),
+                    total=1, classified=0, failed=0, errors={}, images_per_s=0.0,
+                )
+                .returning(jobs.c.number)
+            ).scalar_one()  # fmt: skip
+            for number, uris in enumerate(chunks_of_uris):
+                connection.execute(
+                    insert(chunks).values(
+                        job_number=job, chunk=number, first_position=100 * number,
+                        images=len(uris), shuffle=1, state="pending", generation=0, attempt=0,
+                        deaths=0, due_at=db_now(), remaining=remaining.all_of(len(uris)),
+                        remaining_images=len(uris),
+                    )
+                )  # fmt: skip
+                row = {"job_number": job, "chunk": number, "uris": uris}
+                connection.execute(insert(chunk_uris).values(row))
+
+    def publish(self) -> list[ChunkMessage]:
+        """What the dispatcher does with what is pending."""
+        with self.engine.begin() as connection:
+            rows = connection.execute(
+                update(chunks)
+                .where(chunks.c.state == "pending")
+                .values(state="queued", generation=chunks.c.generation + 1)
+                .returning(chunks)
+            ).all()
+            uris = {
+                row.chunk: connection.scalar(
+                    select(chunk_uris.c.uris).where(chunk_uris.c.chunk == row.chunk)
+                )
+                for row in rows
+            }
+        messages = []
+        for row in rows:
+            offsets = remaining.decode(row.remaining)
+            messages.append(
+                ChunkMessage(
+                    job="job",
+                    job_number=row.job_number,
+                    chunk=row.chunk,
+                    generation=row.generation,
+                    positions=tuple(row.first_position + offset for offset in offsets),
+                    uris=tuple(uris[row.chunk][offset] for offset in offsets),
+                )
+            )
+        for message in messages:
+            self.send(message.encode(), str(message))
+        return messages
+
+    def send(self, fields: dict[str, Any], shown: str = "?") -> None:
+        self.app.send_task(
+            TASK_NAME, kwargs=fields, queue=self.queue, argsrepr="", kwargsrepr=shown
+        )
+
+    def states(self) -> dict[int, str]:
+        with reading(self.engine) as connection:
+            rows = connection.execute(select(chunks.c.chunk, chunks.c.state)).all()
+        return {row.chunk: row.state for row in rows}
+
+    def left(self) -> set[int]:
+        """Positions that are not settled."""
+        with reading(self.engine) as connection:
+            rows = connection.execute(select(chunks.c.first_position, chunks.c.remaining)).all()
+        return {
+            row.first_position + offset
+            for row in rows
+            for offset in remaining.decode(row.remaining)
+        }
+
+    def rows(self) -> dict[int, Any]:
+        with reading(self.engine) as connection:
+            return {row.position: row for row in connection.execute(select(results))}
+
+    def tallied(self) -> int:
+        with reading(self.engine) as connection:
+            return sum(
+                row.classified + row.failed for row in connection.execute(select(tallies)).all()
+            )
+
+    def workers(self) -> list[str]:
+        with reading(self.engine) as connection:
+            return list(connection.scalars(select(workers.c.name)))
+
+    def waiting_messages(self) -> int:
+        return int(redis_of(self.app).llen(self.queue))
+
+    def unacknowledged(self) -> int:
+        return int(redis_of(self.app).hlen("unacked"))
+
+    def await_states(self, *states: str) -> None:
+        until(
+            lambda: self.states() == dict(enumerate(states)), lambda: f"{self.states()}\n{self.log}"
+        )
+
+    def end(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture
+def installation(tmp_path: Path, settings: Settings, engine: Engine) -> Iterator[Installation]:
+    environment = os.environ | {
+        "RESNEXT_BROKER_URL": settings.broker(),
+        "RESNEXT_DATABASE_URL": settings.database(),
+        "RESNEXT_CHUNK_PATIENCE_S": "0.2",
+        "RESNEXT_CHUNKS_IN_FLIGHT": "2",
+        "RESNEXT_LEASE_S": "1",
+        "RESNEXT_RETRY_BACKOFF_S": "0",
+        "RESNEXT_MAX_BATCH_WAIT_MS": "10",
+    }
+    app = make_celery(settings)
+    installation = Installation(tmp_path, settings, engine, app, environment)
+    yield installation
+    installation.end()
+    app.close()
+
+
+def test_a_chunk_is_classified_and_its_failures_are_stored(installation: Installation) -> None:
+    installation.submit(["double:ok", "double:fail:http_404", "double:ok", "double:fail:timeout"])
+    installation.start()
+    (message,) = installation.publish()
+    until(lambda: installation.states() == {0: "pending"})
+
+    rows = installation.rows()
+    assert set(rows) == {0, 1, 2}
+    assert (rows[0].class_1, rows[0].score_1, rows[0].sha256) == (7, 1.0, "d" * 64)
+    assert (rows[1].error_code, rows[1].class_1) == ("http_404", None)
+    assert rows[2].worker in installation.workers()
+    for _ in range(2):
+        installation.publish()
+        until(
+            lambda: installation.states()[0] != "queued" and installation.states()[0] != "running"
+        )
+    assert installation.states() == {0: "done"}
+    assert (installation.rows()[3].error_code, installation.rows()[3].attempts) == ("timeout", 3)
+    assert installation.tallied() == 4
+    assert str(message) in installation.log
+    assert "double:" not in installation.log, "no URIs at INFO"
+
+
+def test_messages_that_come_twice_are_dropped(installation: Installation) -> None:
+    installation.submit(["double:ok"] * 3)
+    messages = installation.publish()
+    for _ in range(3):
+        installation.send(messages[0].encode())
+    installation.start()
+    installation.await_states("done")
+    until(lambda: installation.unacknowledged() == installation.waiting_messages() == 0)
+    assert (len(installation.rows()), installation.tallied()) == (3, 3)
+
+
+def test_stragglers_outlast_their_task_and_are_stored(
+    installation: Installation, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    installation.submit(["double:ok", f"double:after:{gate}", "double:ok"])
+    installation.start()
+    installation.publish()
+    until(lambda: installation.left() == {1})
+    assert installation.states() == {0: "running"}
+    until(lambda: installation.unacknowledged() == 0)  # the task has ended
+    assert "loading=1" in installation.log
+
+    gate.touch()
+    installation.await_states("done")
+    assert set(installation.rows()) == {0, 1, 2}
+    assert installation.tallied() == 3
+
+
+def test_stragglers_do_not_hold_up_other_chunks(installation: Installation) -> None:
+    installation.submit(*[["double:hang", "double:ok"]] * 3, ["double:ok"])
+    installation.start()
+    installation.publish()
+    until(lambda: installation.left() == {0, 100, 200}, lambda: installation.log)
+    assert installation.states() == {0: "running", 1: "running", 2: "running", 3: "done"}
+
+
+def test_flower_is_told_name_arguments_and_result(installation: Installation) -> None:
+    events: list[dict[str, Any]] = []
+    with installation.app.connection_for_read() as connection:
+        receiver = installation.app.events.Receiver(connection, handlers={"*": events.append})
+        capture = threading.Thread(
+            target=lambda: receiver.capture(limit=None, timeout=None, wakeup=False), daemon=True
+        )
+        capture.start()
+        installation.submit(["double:ok", "double:fail:http_404", "double:hang"])
+        installation.start()
+        (message,) = installation.publish()
+        until(lambda: [e for e in events if e["type"] == "task-succeeded"], lambda: str(events))
+        receiver.should_stop = True
+        capture.join(WITHIN_S)
+    received = next(event for event in events if event["type"] == "task-received")
+    assert (received["name"], received["args"]) == ("resnext.classify_chunk", "")
+    assert received["kwargs"] == str(message)
+    succeeded = next(event for event in events if event["type"] == "task-succeeded")
+    summary = json.loads(succeeded["result"].replace("'", '"'))
+    assert summary.pop("images_per_s") > 0
+    assert summary == {
+        "images": 3, "classified": 1, "failed": {"http_404": 1}, "retried": 0, "loading": 1,
+        "handed_back": 0,
+    }  # fmt: skip
+
+
+def test_a_message_of_a_newer_program_goes_back_to_the_queue(installation: Installation) -> None:
+    installation.submit(["double:ok"])
+    worker = installation.start()
+    installation.send({"version": 99, "anything": "new"})
+    until(lambda: "message version 99" in installation.log)
+    installation.publish()
+    installation.await_states("done")  # by the other thread
+    assert installation.log.count("message version 99") == 1, "a hot loop"
+    worker.terminate()
+    assert worker.wait(WITHIN_S) == 0
+    assert installation.waiting_messages() == 1
+
+
+def test_a_message_that_is_none_of_ours_is_dropped_with_a_word(installation: Installation) -> None:
+    installation.start()
+    installation.send({"version": 1, "job": "x"})
+    until(lambda: "Dropped a message" in installation.log, lambda: installation.log)
+    until(lambda: installation.unacknowledged() == installation.waiting_messages() == 0)
+
+
+def test_a_worker_that_is_stopped_finishes_what_the_classifier_has_and_hands_back_the_rest(
+    installation: Installation, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    installation.submit(
+        ["double:hang", f"double:hold:{gate}", "double:fail:http_404"],
+        ["double:hang", "double:fail:http_404"],  # becomes a straggler
+        ["double:ok"] * 3,  # prefetched or waiting
+        ["double:ok"] * 3,
+        ["double:ok"] * 3,
+    )
+    worker = installation.start(CHUNKS_IN_FLIGHT="1", CHUNK_PATIENCE_S="0.2")
+    with installation.engine.begin() as connection:  # the straggling chunk first
+        connection.execute(update(chunks).where(chunks.c.chunk != 1).values(state="later"))
+    installation.publish()
+    until(lambda: installation.left() & {100, 101} == {100})
+    with installation.engine.begin() as connection:
+        connection.execute(update(chunks).where(chunks.c.state == "later").values(state="pending"))
+    with installation.engine.begin() as connection:
+        connection.execute(update(chunks).where(chunks.c.chunk > 1).values(state="later"))
+    installation.publish()
+    until(gate.with_suffix(".held").exists)
+    with installation.engine.begin() as connection:
+        connection.execute(update(chunks).where(chunks.c.state == "later").values(state="pending"))
+    installation.publish()
+
+    worker.send_signal(signal.SIGTERM)
+    until(lambda: "Stopping within" in installation.log)
+    gate.touch()
+
+    assert worker.wait(WITHIN_S) == 0, installation.log
+    assert set(installation.rows()) == {1, 2, 101}
+    assert installation.left() == {0, 100, *range(200, 203), *range(300, 303), *range(400, 403)}
+    assert installation.tallied() == 3
+    states = installation.states()
+    assert (states[0], states[1]) == ("pending", "pending")
+    assert set(states.values()) == {"pending", "queued"}
+    queued = sum(state == "queued" for state in states.values())
+    assert (installation.waiting_messages(), installation.unacknowledged()) == (queued, 0)
+    assert installation.workers() == []
+    assert "nothing is left in hand" in installation.log
+
+
+def test_what_was_handed_back_is_finished_by_the_next_worker(
+    installation: Installation, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    installation.submit([f"double:after:{gate}", "double:ok"], ["double:ok"])
+    worker = installation.start()
+    installation.publish()
+    until(lambda: installation.left() == {0})
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(WITHIN_S) == 0, installation.log
+    assert installation.states()[0] == "pending"
+
+    gate.touch()
+    installation.publish()
+    installation.start()
+    installation.await_states("done", "done")
+    assert {position: row.attempts for position, row in installation.rows().items()} == {
+        0: 1, 1: 1, 100: 1,
+    }  # fmt: skip
+
+
+def test_a_second_signal_stops_a_worker_at_once(installation: Installation, tmp_path: Path) -> None:
+    gate = tmp_path / "never"
+    installation.submit([f"double:hold:{gate}", "double:ok"])
+    worker = installation.start(STOP_WITHIN_S="3600")
+    installation.publish()
+    until(gate.with_suffix(".held").exists)
+    worker.terminate()
+    until(lambda: "Stopping within" in installation.log)
+    assert worker.poll() is None
+    worker.terminate()
+    assert worker.wait(WITHIN_S) == 1
+    assert installation.states() == {0: "running"}  # until its lease is over
+    assert len(installation.workers()) == 1
+
+
+def test_a_worker_that_cannot_finish_in_time_leaves(
+    installation: Installation, tmp_path: Path
+) -> None:
+    gate = tmp_path / "never"
+    installation.submit([f"double:hold:{gate}"])
+    worker = installation.start(STOP_WITHIN_S="0.5")
+    installation.publish()
+    until(gate.with_suffix(".held").exists)
+    worker.terminate()
+    assert worker.wait(WITHIN_S) == 1
+    assert "Not finished after" in installation.log
+
+
+def test_the_log_is_plain_and_holds_no_password(installation: Installation) -> None:
+    installation.submit(["double:ok"])
+    worker = installation.start(LOG_LEVEL="INFO")
+    installation.publish()
+    installation.await_states("done")
+    worker.terminate()
+    assert worker.wait(WITHIN_S) == 0
+    password = installation.settings.broker().partition("://:")[2].partition("@")[0]
+    assert len(password) > 10
+    assert password not in installation.log
+    assert "\x1b" not in installation.log
+    assert "Traceback" not in installation.log

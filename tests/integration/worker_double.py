@@ -1,0 +1,103 @@
+"""A worker as a process of its own, with loaders and classifier that do what URIs say.
+
+Run by test_worker_task.py; settings come from the environment. A URI is `double:` and
+
+    ok            a picture, at once
+    hang          never loads
+    after:FILE    a picture, once the file exists
+    fail:CODE     that failure
+    hold:FILE     a picture whose batch the classifier holds until the file exists; it makes
+                  FILE.held when it has it
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from contract.broker import check_broker, make_celery
+from contract.database import connect_database
+from contract.error_codes import Failure
+from contract.settings import load_settings
+from worker.app import configure_logging
+from worker.loaders import Loaded, LoadFailed, PoolClosed
+from worker.main import serve
+from worker.outcome import Provenance
+
+CROP = 4
+POLL_S = 0.01
+held: SimpleQueue[Path] = SimpleQueue()
+
+
+def await_file(path: Path) -> None:
+    while not path.exists():
+        time.sleep(POLL_S)
+
+
+def picture() -> Loaded:
+    pixels = np.full((CROP, CROP, 3), 7, np.uint8)
+    return Loaded(pixels, Provenance(sha256="d" * 64), release=lambda: None)
+
+
+class Loaders:
+    def __init__(self) -> None:
+        self._closed = threading.Event()
+
+    def load(self, uri: str, done: Any) -> None:
+        if self._closed.is_set():
+            raise PoolClosed
+        what, _, rest = uri.removeprefix("double:").partition(":")
+        if what != "hang":
+            threading.Thread(target=self._load, args=(what, rest, done), daemon=True).start()
+
+    def _load(self, what: str, rest: str, done: Any) -> None:
+        if what == "fail":
+            done(LoadFailed(Failure(rest), Provenance()))
+            return
+        if what == "after":
+            await_file(Path(rest))
+        if what == "hold":
+            held.put(Path(rest))
+        done(picture())
+
+    def stop_accepting(self) -> None:
+        self._closed.set()
+
+
+class Classifier:
+    model, weights, weights_sha256 = "resnext101_32x4d", "nvidia", "e" * 64
+    title, device, precision, batch_images = "resnext101_32x4d/nvidia", "cpu", "fp32", 8
+    spec = SimpleNamespace(
+        preprocessing=SimpleNamespace(crop=CROP), categories=tuple(str(n) for n in range(10))
+    )
+
+    def classify(self, images: np.ndarray) -> SimpleNamespace:
+        while not held.empty():
+            path = held.get()
+            path.with_suffix(".held").touch()
+            await_file(path)
+        first = images[:, 0, 0, 0].astype(np.int64)
+        return SimpleNamespace(
+            class_ids=first[:, None],
+            scores=np.ones((len(images), 1), np.float32),
+            finite=np.ones(len(images), bool),
+        )
+
+
+def main() -> None:
+    settings = load_settings()
+    configure_logging(settings)
+    engine = connect_database(settings)
+    app = make_celery(settings)
+    check_broker(app)
+    serve(settings, engine, app, Loaders(), Classifier())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Batches: filled across chunks, sent when full or old, and a fault costs one batch."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from contract.error_codes import Failure
+from worker.batcher import Batcher
+from worker.loaders import Loaded
+from worker.outcome import Outcome, Prediction, Provenance
+
+CROP = 8
+FOR_EVER_S = 3600.0
+
+
+class Classifier:
+    """Gives each picture the class of its first byte, when it is let go."""
+
+    def __init__(self) -> None:
+        self.batch_images = 4
+        self.spec = SimpleNamespace(preprocessing=SimpleNamespace(crop=CROP))
+        self.go = threading.Event()
+        self.go.set()
+        self.busy = threading.Event()
+        self.batches: list[int] = []
+        self.fault: Exception | None = None
+        self.not_finite: int | None = None
+
+    def classify(self, images: np.ndarray) -> SimpleNamespace:
+        self.busy.set()
+        assert self.go.wait(10)
+        self.batches.append(len(images))
+        if self.fault is not None:
+            fault, self.fault = self.fault, None
+            raise fault
+        first = images[:, 0, 0, 0].astype(np.int64)
+        return SimpleNamespace(
+            class_ids=np.stack([first, first + 1], axis=1),
+            scores=np.tile(np.array([0.75, 0.25], np.float32), (len(images), 1)),
+            finite=first != self.not_finite,
+        )
+
+
+class Run:
+    """Takes outcomes in."""
+
+    def __init__(self, images: int) -> None:
+        self.outcomes: dict[int, Outcome] = {}
+        self._images = images
+        self.done = threading.Event()
+
+    def settle(self, position: int, outcome: Outcome) -> None:
+        self.outcomes[position] = outcome
+        if len(self.outcomes) == self._images:
+            self.done.set()
+
+    def results(self) -> dict[int, object]:
+        assert self.done.wait(10)
+        return {position: outcome.result for position, outcome in self.outcomes.items()}
+
+
+class Slots:
+    """Slots of a loader, and which of them have been given back."""
+
+    def __init__(self) -> None:
+        self.released: list[int] = []
+
+    def load(self, value: int) -> Loaded:
+        pixels = np.full((CROP, CROP, 3), value, np.uint8)
+
+        def release() -> None:
+            pixels[:] = 255  # the next image is written there
+            self.released.append(value)
+
+        return Loaded(pixels, Provenance(sha256=f"sha of {value}"), release)
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    return Classifier()
+
+
+@pytest.fixture
+def make_batcher(classifier: Classifier) -> Iterator:
+    batchers = []
+
+    def make(max_wait_s: float) -> Batcher:
+        batchers.append(Batcher(classifier, max_wait_s=max_wait_s))
+        batchers[-1].start()
+        return batchers[-1]
+
+    yield make
+    classifier.go.set()
+    for batcher in batchers:
+        batcher.close()
+
+
+def guess(value: int) -> Prediction:
+    return Prediction((value, value + 1), (0.75, 0.25))
+
+
+def test_a_batch_is_filled_from_several_chunks_and_leaves_when_full(
+    make_batcher, classifier
+) -> None:
+    batcher, slots = make_batcher(FOR_EVER_S), Slots()
+    here, there = Run(3), Run(1)
+    for n, (run, position) in enumerate([(here, 10), (there, 70), (here, 11), (here, 12)]):
+        batcher.put(run, position, slots.load(n))
+    assert here.results() == {10: guess(0), 11: guess(2), 12: guess(3)}
+    assert there.results() == {70: guess(1)}
+    assert there.outcomes[70].provenance == Provenance(sha256="sha of 1")
+    assert classifier.batches == [4]
+
+
+def test_a_batch_that_does_not_fill_leaves_when_its_oldest_image_has_waited(
+    make_batcher, classifier
+) -> None:
+    batcher, run = make_batcher(0.05), Run(2)
+    batcher.put(run, 0, Slots().load(5))
+    batcher.put(run, 1, Slots().load(6))
+    assert run.results() == {0: guess(5), 1: guess(6)}
+    assert classifier.batches == [2]
+
+
+def test_slots_are_given_back_before_the_classifier_runs(make_batcher, classifier) -> None:
+    classifier.go.clear()
+    batcher, slots, run = make_batcher(0.0), Slots(), Run(1)
+    batcher.put(run, 0, slots.load(7))
+    assert classifier.busy.wait(10)
+    assert slots.released == [7]
+    classifier.go.set()
+    assert run.results() == {0: guess(7)}
+
+
+def test_what_came_while_the_classifier_ran_goes_together(make_batcher, classifier) -> None:
+    classifier.go.clear()
+    batcher, run = make_batcher(0.0), Run(4)
+    batcher.put(run, 0, Slots().load(0))
+    assert classifier.busy.wait(10)
+    for n in (1, 2, 3):
+        batcher.put(run, n, Slots().load(n))
+    classifier.go.set()
+    run.results()
+    assert classifier.batches == [1, 3]
+
+
+def test_scores_that_are_not_finite_fail_their_image_alone(make_batcher, classifier) -> None:
+    classifier.not_finite = 8
+    batcher, run = make_batcher(0.05), Run(2)
+    batcher.put(run, 0, Slots().load(8))
+    batcher.put(run, 1, Slots().load(9))
+    assert run.results() == {0: Failure("not_finite"), 1: guess(9)}
+
+
+def test_a_fault_of_the_classifier_costs_its_batch_and_no_other(
+    make_batcher, classifier, caplog
+) -> None:
+    classifier.fault = RuntimeError("device fell off")
+    batcher, first, second = make_batcher(0.0), Run(1), Run(1)
+    batcher.put(first, 0, Slots().load(1))
+    assert first.results() == {0: Failure("internal", "classifier: RuntimeError")}
+    batcher.put(second, 0, Slots().load(2))
+    assert second.results() == {0: guess(2)}
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "batch of 1 images" in errors[0].message
+    assert "device fell off" in str(errors[0].exc_info[1])
+
+
+def test_closing_finishes_what_is_there(classifier) -> None:
+    batcher, run = Batcher(classifier, max_wait_s=FOR_EVER_S), Run(6)
+    batcher.start()
+    for n in range(6):
+        batcher.put(run, n, Slots().load(n))
+    batcher.close()
+    assert run.results() == {n: guess(n) for n in range(6)}
+    assert classifier.batches == [4, 2]
+
+
+def test_the_rate_is_known_after_the_first_batch(make_batcher) -> None:
+    batcher, run = make_batcher(0.0), Run(1)
+    assert batcher.images_per_s == 0
+    batcher.put(run, 0, Slots().load(1))
+    run.results()
+    batcher.close()
+    assert batcher.images_per_s > 0

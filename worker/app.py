@@ -1,0 +1,113 @@
+"""Celery's worker program as ours: its logging, its start, and what signals do to it.
+
+Celery's threads pool waits for every running task on SIGTERM and ignores a second one, so
+both answers are our own: the first signal drains, the second one leaves at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+from celery import Celery, signals
+from celery.apps.worker import Worker
+from celery.worker import state
+
+from contract.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Celery's lines for each task that comes, ends or goes back; ours say more.
+_CHATTY: Final = ("celery.worker.strategy", "celery.app.trace")
+
+
+def configure_logging(settings: Settings) -> None:
+    """Plain lines on standard error, for us and for Celery."""
+    logging.basicConfig(
+        level=settings.log_level,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+    if settings.log_level != "DEBUG":
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.ERROR)
+    signals.setup_logging.connect(_leave_logging_alone)
+
+
+def _leave_logging_alone(**_: object) -> None:
+    """That this is connected keeps Celery from setting up its own."""
+
+
+class Shutdown:
+    """Answers SIGTERM and SIGINT. Owns the thread that drains."""
+
+    def __init__(self, drain: Callable[[], None], *, within_s: float) -> None:
+        self._drain = drain
+        self._within_s = within_s
+        self._asked = threading.Event()
+
+    def install(self) -> None:
+        """From the main thread. The thread is started now: a signal handler may take no lock."""
+        threading.Thread(target=self._run, name="shutdown", daemon=True).start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        if self._asked.is_set():
+            os._exit(1)  # what is in hand comes again from SQL, once the lease is over
+        state.should_stop = os.EX_OK  # Celery's loop looks at it every second
+        self._asked.set()
+
+    def _run(self) -> None:
+        self._asked.wait()
+        log.info("Stopping within %.0f s; a second signal stops at once.", self._within_s)
+        try:
+            self._drain()
+        except Exception:
+            log.exception("A fault while stopping.")
+        threading.Event().wait(self._within_s)  # the process ends before, if all is well
+        log.error("Not finished after %.0f s; leaving at once.", self._within_s)
+        os._exit(1)
+
+
+class CeleryWorker(Worker):  # type: ignore[misc]  # Celery has no types
+    """Celery's worker, with `chunks_in_flight` task threads in this process."""
+
+    def __init__(  # noqa: PLR0913  (built once, in worker.main)
+        self,
+        app: Celery,
+        settings: Settings,
+        *,
+        name: str,
+        queue: str,
+        shutdown: Shutdown,
+        when_ready: Callable[[], None],
+    ) -> None:
+        self._shutdown_on_signal = shutdown
+        self._when_ready = when_ready
+        super().__init__(
+            app=app,
+            hostname=f"resnextq@{name}",
+            pool="threads",
+            concurrency=settings.chunks_in_flight,
+            queues=[queue],
+            loglevel=settings.log_level,
+            quiet=True,  # no banner
+            without_mingle=True,
+            without_gossip=True,
+        )
+
+    def install_platform_tweaks(self, _worker: Any) -> None:  # noqa: ANN401
+        """Called by Celery where it would install its own signal handlers."""
+        self._shutdown_on_signal.install()
+
+    def on_consumer_ready(self, consumer: Any) -> None:  # noqa: ANN401
+        """Called by Celery once it takes messages."""
+        signals.worker_ready.send(sender=consumer)
+        self._when_ready()

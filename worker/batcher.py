@@ -1,0 +1,159 @@
+"""Between loaders and classifier: fills batches from all chunks, and settles what comes of them.
+
+Pool threads put in loaded images; one thread of its own copies their pixels out, gives the
+loaders their slots back, and runs the classifier, which nothing else touches.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from contract.error_codes import Failure
+from worker.chunk_run import ChunkRun
+from worker.loaders import Loaded
+from worker.outcome import Outcome, Prediction, Provenance
+
+if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
+    from resnext.classifier import Classifier, Predictions
+
+log = logging.getLogger(__name__)
+
+# Of the moving average: what was busy so long ago counts half.
+RATE_HALF_LIFE_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An image that waits for its batch."""
+
+    run: ChunkRun
+    position: int
+    loaded: Loaded
+    came_at: float
+
+
+@dataclass(frozen=True)
+class _Place:
+    """An image in the batch; its pixels are copied."""
+
+    run: ChunkRun
+    position: int
+    provenance: Provenance
+
+    def settle(self, result: Prediction | Failure) -> None:
+        self.run.settle(self.position, Outcome(result, self.provenance))
+
+
+class Batcher:
+    """Owns the classifier and the batch's memory."""
+
+    def __init__(self, classifier: Classifier, *, max_wait_s: float) -> None:
+        crop = classifier.spec.preprocessing.crop
+        self._classifier = classifier
+        self._max_wait_s = max_wait_s
+        self._pixels = np.empty((classifier.batch_images, crop, crop, 3), np.uint8)
+        self._entries: SimpleQueue[_Entry | None] = SimpleQueue()
+        self._rate = _Rate()
+        self._thread = threading.Thread(target=self._run, name="batcher")
+
+    @property
+    def images_per_s(self) -> float:
+        """Measured while there was something to do; 0 before the first batch."""
+        return self._rate.images_per_s
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, run: ChunkRun, position: int, loaded: Loaded) -> None:
+        """Never blocks: the loaders' slots bound what can wait here."""
+        self._entries.put(_Entry(run, position, loaded, time.monotonic()))
+
+    def close(self) -> None:
+        """Returns once everything that was put in before is settled."""
+        self._entries.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            began_at, places, closing = self._fill()
+            if places:
+                self._classify(places)
+                self._rate.note(len(places), began_at)
+
+    def _fill(self) -> tuple[float, list[_Place], bool]:
+        """Waits for a first image and fills the batch after it: since when there was work, the
+        batch, and whether it is the last one.
+        """
+        first = self._entries.get()
+        if first is None:
+            return 0.0, [], True
+        places = [self._copy(0, first)]
+        leaves_at = first.came_at + self._max_wait_s
+        while len(places) < len(self._pixels):
+            try:
+                entry = self._entries.get(timeout=max(0.0, leaves_at - time.monotonic()))
+            except Empty:
+                break
+            if entry is None:
+                return first.came_at, places, True
+            places.append(self._copy(len(places), entry))
+        return first.came_at, places, False
+
+    def _copy(self, index: int, entry: _Entry) -> _Place:
+        self._pixels[index] = entry.loaded.pixels
+        entry.loaded.release()
+        return _Place(entry.run, entry.position, entry.loaded.provenance)
+
+    def _classify(self, places: list[_Place]) -> None:
+        """A fault costs this batch and no other."""
+        try:
+            predictions = self._classifier.classify(self._pixels[: len(places)])
+            answers = _answers(predictions)
+        except Exception as error:
+            log.exception("The classifier failed on a batch of %d images.", len(places))
+            answers = [Failure("internal", f"classifier: {type(error).__name__}")] * len(places)
+        for place, answer in zip(places, answers, strict=True):
+            place.settle(answer)
+
+
+def _answers(predictions: Predictions) -> list[Prediction | Failure]:
+    return [
+        Prediction(tuple(class_ids), tuple(scores)) if finite else Failure("not_finite")
+        for class_ids, scores, finite in zip(
+            predictions.class_ids.tolist(),
+            predictions.scores.tolist(),
+            predictions.finite.tolist(),
+            strict=True,
+        )
+    ]
+
+
+class _Rate:
+    """Images per busy second: while images were there, whether they filled a batch or ran."""
+
+    def __init__(self) -> None:
+        self._images = 0.0
+        self._busy_s = 0.0
+        self._noted_at = 0.0
+
+    @property
+    def images_per_s(self) -> float:
+        busy_s = self._busy_s
+        return self._images / busy_s if busy_s else 0.0
+
+    def note(self, images: int, began_at: float) -> None:
+        """A batch whose first image came at `began_at` is done now."""
+        now = time.monotonic()
+        busy_s = now - max(began_at, self._noted_at)
+        kept = 0.5 ** (busy_s / RATE_HALF_LIFE_S)
+        self._images = self._images * kept + images
+        self._busy_s = self._busy_s * kept + busy_s
+        self._noted_at = now

@@ -1,0 +1,148 @@
+"""One run of one chunk: which of its images are where, and what has become of them.
+
+The task's thread makes it and waits on it; loaders and the batcher settle its images from
+their threads, each once. Owns the outcomes until the store has them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from worker.claim import Claim
+from worker.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run as the store sees it."""
+
+    outcomes: dict[int, Outcome]
+    """By position: settled and not stored yet."""
+    unsettled: frozenset[int]
+    closed: bool
+    """The unsettled ones are handed back: nothing more comes of this run."""
+
+
+class ChunkRun:
+    """Waiting → loading → with the classifier → settled; a failed load skips the classifier."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.began_at = time.monotonic()
+        self._changed = threading.Condition()
+        self._outcomes: dict[int, Outcome] = {}
+        self._waiting = set(claim.images)
+        self._loading: dict[int, float] = {}  # since
+        self._classifying: set[int] = set()
+        self._draining = False
+        self._closed = False
+        self._when_ready: Callable[[ChunkRun], None] | None = None
+
+    def begin_loading(self, position: int) -> None:
+        """A loader has accepted it; its outcome may have come before this call."""
+        with self._changed:
+            if position in self._waiting:
+                self._waiting.remove(position)
+                self._loading[position] = time.monotonic()
+
+    def begin_classifying(self, position: int) -> bool:
+        """False if the run has handed it back meanwhile."""
+        with self._changed:
+            if self._closed:
+                return False
+            self._waiting.discard(position)
+            self._loading.pop(position, None)
+            self._classifying.add(position)
+            return True
+
+    def settle(self, position: int, outcome: Outcome) -> None:
+        """Ignored where the image is settled already, or handed back."""
+        with self._changed:
+            if self._closed or not self._leave(position):
+                return
+            self._outcomes[position] = outcome
+            callback = self._announce()
+        if callback is not None:
+            callback(self)
+
+    def drain(self) -> None:
+        """The worker stops: wait for the classifier alone, hand back the rest."""
+        with self._changed:
+            self._draining = True
+            callback = self._announce()
+        if callback is not None:
+            callback(self)
+
+    def wait_until_settled(self, patience_s: float) -> None:
+        """Returns once all is settled; or once all that is not has been loading for
+        `patience_s`; or once the run drains and nothing of it is with the classifier.
+        """
+        with self._changed:
+            while (wait_s := self._wait_s(patience_s)) != 0:
+                self._changed.wait(wait_s)
+
+    def when_ready(self, callback: Callable[[ChunkRun], None]) -> None:
+        """Calls back once, when all is settled, or the run drains and nothing of it is with
+        the classifier; at once if it is so.
+        """
+        with self._changed:
+            self._when_ready = callback
+            due = self._announce()
+        if due is not None:
+            due(self)
+
+    def snapshot(self) -> Snapshot:
+        """What there is to store. Of a run that drains nothing is taken in after this."""
+        with self._changed:
+            unsettled = frozenset(self._unsettled())
+            self._closed = self._closed or (self._draining and bool(unsettled))
+            return Snapshot(dict(self._outcomes), unsettled, self._closed)
+
+    def forget(self, stored: Collection[int]) -> None:
+        """These are in SQL."""
+        with self._changed:
+            for position in stored:
+                del self._outcomes[position]
+
+    def close(self) -> None:
+        """Nothing is taken in after this."""
+        with self._changed:
+            self._closed = True
+
+    def _leave(self, position: int) -> bool:
+        """Takes an image from where it is; False if it is settled."""
+        for places in (self._classifying, self._waiting):
+            if position in places:
+                places.remove(position)
+                return True
+        return self._loading.pop(position, None) is not None
+
+    def _unsettled(self) -> set[int]:
+        return self._waiting | self._loading.keys() | self._classifying
+
+    def _wait_s(self, patience_s: float) -> float | None:
+        """0: wait no more; None: until something changes."""
+        if self._is_ready():
+            return 0
+        if self._classifying or self._waiting:
+            return None
+        newest = max(self._loading.values())
+        return max(0.0, newest + patience_s - time.monotonic())
+
+    def _is_ready(self) -> bool:
+        return not self._classifying and (self._draining or not (self._waiting or self._loading))
+
+    def _announce(self) -> Callable[[ChunkRun], None] | None:
+        """Wakes who waits, where it matters to them: 64 wake-ups a chunk would cost more than
+        the chunk. Returns the callback that is due, to be called without the lock.
+        """
+        if self._classifying:
+            return None
+        self._changed.notify_all()
+        if not self._is_ready():
+            return None
+        callback, self._when_ready = self._when_ready, None
+        return callback

@@ -1,0 +1,78 @@
+"""The worker's way to SQL: transactions that outlast a database that is away.
+
+Every read and write of a running worker goes through `Database.transact`. A worker has
+nothing better to do than to wait: what it has fetched and classified is stored once the
+database is back, and no message is acknowledged before.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from random import uniform
+from typing import Final, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError  # noqa: A004  (SQLAlchemy's name)
+
+log = logging.getLogger(__name__)
+
+FIRST_WAIT_S: Final = 0.5
+LONGEST_WAIT_S: Final = 10.0
+# Connections that break, servers that stop, deadlocks, locks that others hold for too long.
+PASSING: Final = (OperationalError, InterfaceError, TimeoutError)
+
+T = TypeVar("T")
+
+
+class Database:
+    """An engine, and whether its database is away at the moment. Safe for many threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._lock = threading.Lock()
+        self._away_since: float | None = None
+
+    def transact(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns, once its transaction is committed.
+
+        `work` is repeated until then. It has to bear that an earlier try was committed
+        although the answer was lost.
+        """
+        for wait_s in _waits():
+            try:
+                with self.engine.begin() as connection:
+                    result = work(connection)
+            except PASSING as error:
+                self._note_away(error)
+                time.sleep(wait_s)
+            else:
+                self._note_back()
+                return result
+        raise AssertionError("waits never end")
+
+    def _note_away(self, error: Exception) -> None:
+        with self._lock:
+            if self._away_since is not None:
+                return
+            self._away_since = time.monotonic()
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()
+        log.warning("The database does not answer; trying on: %s", reason[0] if reason else error)
+
+    def _note_back(self) -> None:
+        if self._away_since is None:  # the usual case, without the lock
+            return
+        with self._lock:
+            since, self._away_since = self._away_since, None
+        if since is not None:
+            log.info("The database is back after %.0f s.", time.monotonic() - since)
+
+
+def _waits() -> Iterator[float]:
+    """Doubled up to the longest, with jitter so that threads and workers spread."""
+    wait_s = FIRST_WAIT_S
+    while True:
+        yield uniform(0.5, 1.0) * wait_s
+        wait_s = min(2 * wait_s, LONGEST_WAIT_S)

@@ -1,0 +1,352 @@
+"""From a URI to bytes, in a loader's fetch threads: http, https and files under the roots.
+
+One wall-clock deadline holds for everything: look-up, connection, TLS, redirects and body. A
+time-out of the socket alone would not do, since a server that sends a byte a second never
+runs into it; so a watchdog shuts the connection down at the deadline, wherever it hangs.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as LookupTimeout
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
+
+from contract import VERSION
+from contract.error_codes import Failure
+from contract.uris import path_of, refusal
+from worker.addresses import FetchAllow, parse_address
+
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+PIECE_BYTES: Final = 64 * 1024
+# Look-ups cannot be broken off; those that hang wait here until the resolver gives up.
+LOOKUP_THREADS: Final = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchLimits:
+    """What one fetch may do; the settings of the same names."""
+
+    fetch_allow: tuple[str, ...] = ()
+    file_roots: tuple[Path, ...] = ()
+    fetch_deadline_s: float = 20.0
+    max_image_bytes: int = 32 * 2**20
+    max_redirects: int = 5
+    contact: str = ""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    body: bytes
+    final_uri: str | None = None
+    """Where redirects led; None if nowhere else."""
+
+
+class FetchError(Exception):
+    """The image cannot be had; `failure` says why."""
+
+    def __init__(self, code: str, detail: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(code, detail)
+        self.failure = Failure(code, detail, retry_after_s)
+
+
+class _Ongoing:
+    """A fetch that is under way: when it must end, and how to end it."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self.ends_at = time.monotonic() + deadline_s
+        self.expired = False
+        self._switch: socket.socket | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def left_s(self) -> float:
+        return self.ends_at - time.monotonic()
+
+    def use(self, switch: socket.socket) -> None:
+        """The connection that this fetch now waits for."""
+        with self._lock:
+            self._switch = switch
+        if self.expired:
+            self.expire()
+
+    def release(self) -> None:
+        """The connection is another fetch's from here on."""
+        with self._lock:
+            self._switch = None
+
+    def expire(self) -> None:
+        self.expired = True
+        with self._lock:
+            if self._switch is not None:
+                with suppress(OSError):  # closed by the other side meanwhile
+                    self._switch.shutdown(socket.SHUT_RDWR)
+
+    def check(self) -> None:
+        if self.expired or self.left_s <= 0:
+            raise FetchError("timeout", "the deadline is over")
+
+
+class Watchdog:
+    """Expires fetches at their deadline. All have the same one, so they end in their order."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+        self._queue: deque[_Ongoing] = deque()
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, name="watchdog", daemon=True).start()
+
+    @contextmanager
+    def watch(self) -> Iterator[_Ongoing]:
+        ongoing = _Ongoing(self._deadline_s)
+        with self._changed:
+            self._queue.append(ongoing)
+            self._changed.notify()
+        try:
+            yield ongoing
+        finally:
+            ongoing.release()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._queue:
+                    self._changed.wait()
+                first = self._queue.popleft()
+            time.sleep(max(0.0, first.left_s))
+            first.expire()
+
+
+class Fetcher:
+    """Fetches for all threads of a loader: one pool of connections, no cookies, no proxies."""
+
+    def __init__(self, limits: FetchLimits, *, threads: int) -> None:
+        self._limits = limits
+        self._allow = FetchAllow.parse(limits.fetch_allow)
+        self._watchdog = Watchdog(limits.fetch_deadline_s)
+        self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
+        self._thread = threading.local()
+        self._session = self._make_session(threads)
+
+    def fetch(self, uri: str) -> Fetched:
+        """
+        Raises:
+            FetchError: with the failure to be recorded.
+        """
+        refused = refusal(uri, self._limits.file_roots)
+        if refused is not None:
+            raise FetchError(refused.code, refused.detail)
+        if urlsplit(uri).scheme.lower() == "file":
+            return Fetched(self._read(path_of(uri)))
+        with self._watchdog.watch() as ongoing:
+            self._thread.ongoing = ongoing
+            try:
+                return self._follow(uri, ongoing)
+            except FetchError:
+                ongoing.check()  # what a cut connection looks like is no error of the server
+                raise
+            except (requests.RequestException, HTTPError, OSError, ValueError) as error:
+                ongoing.check()
+                raise _as_fetch_error(error) from error
+
+    def connect(self, host: str, port: int) -> socket.socket:
+        """A connection to the first address that may be had and answers."""
+        ongoing: _Ongoing = self._thread.ongoing
+        reason: OSError | None = None
+        for family, address in self._resolve(host, port, ongoing):
+            ongoing.check()
+            connection = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                connection.settimeout(ongoing.left_s)
+                connection.connect(address)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError as error:
+                connection.close()
+                reason = error
+            else:
+                return connection
+        ongoing.check()
+        why = "refused" if isinstance(reason, ConnectionRefusedError) else "not to be had"
+        raise FetchError("connect", f"connection to {host}:{port} {why}") from reason
+
+    def use(self, switch: socket.socket) -> None:
+        """Called by a connection before it sends a request."""
+        self._thread.ongoing.use(switch)
+
+    def _resolve(
+        self, host: str, port: int, ongoing: _Ongoing
+    ) -> Sequence[tuple[socket.AddressFamily, Any]]:
+        """The permitted addresses. All are checked: the one that is connected to is among them."""
+        lookup = self._lookups.submit(
+            socket.getaddrinfo, host.strip("[]"), port, type=socket.SOCK_STREAM
+        )
+        try:
+            found = lookup.result(timeout=max(0.0, ongoing.left_s))
+        except LookupTimeout as error:
+            lookup.cancel()
+            raise FetchError("timeout", f"looking up {host}") from error
+        except (OSError, UnicodeError) as error:
+            raise FetchError("dns", f"{host} has no address") from error
+        permitted = [
+            (family, address)
+            for family, _, _, _, address in found
+            if self._allow.permits(host, port, parse_address(str(address[0])))
+        ]
+        if not permitted:
+            raise FetchError("blocked_address", f"{host} has no public address")
+        return permitted
+
+    def _make_session(self, threads: int) -> requests.Session:
+        session = requests.Session()
+        session.trust_env = False  # no proxies, no netrc
+        session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        about = f"; {self._limits.contact}" if self._limits.contact else ""
+        session.headers.update(
+            {
+                "User-Agent": f"resnext-queue/{VERSION} (image classifier{about})",
+                "Accept": "image/*,*/*;q=0.5",
+                "Accept-Encoding": "identity",
+            }
+        )
+        adapter = HTTPAdapter(pool_connections=threads, pool_maxsize=threads, max_retries=0)
+        adapter.poolmanager.pool_classes_by_scheme = _pool_classes(self)
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, adapter)
+        return session
+
+    def _follow(self, uri: str, ongoing: _Ongoing) -> Fetched:
+        address = uri
+        for _ in range(self._limits.max_redirects + 1):
+            ongoing.check()
+            with self._session.get(
+                address, stream=True, allow_redirects=False, timeout=ongoing.left_s
+            ) as response:
+                location = response.headers.get("Location")
+                if response.status_code not in REDIRECTS or location is None:
+                    body = self._body(response, ongoing)
+                    return Fetched(body, address if address != uri else None)
+            address = self._redirected(address, location)
+        raise FetchError("too_many_redirects", f"more than {self._limits.max_redirects}")
+
+    def _redirected(self, address: str, location: str) -> str:
+        target = requests.utils.requote_uri(urljoin(address, location))
+        refused = refusal(target, file_roots=())  # never from the web to a file
+        if refused is not None:
+            raise FetchError(refused.code, f"redirect: {refused.detail}")
+        return target.partition("#")[0]
+
+    def _body(self, response: requests.Response, ongoing: _Ongoing) -> bytes:
+        if response.status_code != requests.codes.ok:
+            raise FetchError(
+                f"http_{response.status_code}", response.reason or "", _retry_after_s(response)
+            )
+        limit = self._limits.max_image_bytes
+        length = response.headers.get("Content-Length", "")
+        if length.isdecimal() and int(length) > limit:
+            raise FetchError("too_large", f"{int(length)} bytes; at most {limit} are taken")
+        body = bytearray()
+        # Decoded piece by piece: what inflates beyond the limit is dropped on the way.
+        while piece := response.raw.read(PIECE_BYTES, decode_content=True):
+            body += piece
+            if len(body) > limit:
+                raise FetchError("too_large", f"more than {limit} bytes")
+        ongoing.check()  # a connection that the watchdog cut may look like a body's end
+        return bytes(body)
+
+    def _read(self, path: Path) -> bytes:
+        """A regular file: neither a pipe nor a device, which could hang or never end."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except FileNotFoundError as error:
+            raise FetchError("not_found", "there is no such file") from error
+        except OSError as error:
+            raise FetchError("unreadable", error.strerror or "") from error
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise FetchError("unreadable", "not a regular file")
+            body = file.read(self._limits.max_image_bytes + 1)
+        if len(body) > self._limits.max_image_bytes:
+            raise FetchError("too_large", f"more than {self._limits.max_image_bytes} bytes")
+        return body
+
+
+class _Switched:
+    """What both kinds of connection add: our addresses, and a switch for the watchdog."""
+
+    fetcher: Fetcher
+    switch: socket.socket | None = None
+    host: str
+    port: int
+
+    def _new_conn(self) -> socket.socket:
+        connection = self.fetcher.connect(self.host, self.port)
+        # TLS will take the socket over; another descriptor of it stays ours.
+        self.switch = connection.dup()
+        self.fetcher.use(self.switch)
+        return connection
+
+    def putrequest(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        if self.switch is not None:  # a connection from the pool
+            self.fetcher.use(self.switch)
+        super().putrequest(*arguments, **options)  # type: ignore[misc]
+
+    def close(self) -> None:
+        super().close()  # type: ignore[misc]
+        if self.switch is not None:
+            self.switch.close()
+            self.switch = None
+
+
+def _pool_classes(fetcher: Fetcher) -> dict[str, type[HTTPConnectionPool]]:
+    """urllib3's pools, with connections that ask `fetcher` for theirs."""
+    http = type("Http", (_Switched, HTTPConnection), {"fetcher": fetcher})
+    https = type("Https", (_Switched, HTTPSConnection), {"fetcher": fetcher})
+    return {
+        "http": type("HttpPool", (HTTPConnectionPool,), {"ConnectionCls": http}),
+        "https": type("HttpsPool", (HTTPSConnectionPool,), {"ConnectionCls": https}),
+    }
+
+
+def _as_fetch_error(error: Exception) -> FetchError:
+    """The code of what went wrong; nothing of it names our own network."""
+    if isinstance(error, requests.exceptions.SSLError):
+        return FetchError("tls", "the certificate or the handshake is not valid")
+    if isinstance(error, requests.Timeout | TimeoutError):
+        return FetchError("timeout", "no answer")
+    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
+        return FetchError("bad_uri", "not to be read as an address")
+    if isinstance(error, requests.ConnectionError | HTTPError | OSError):
+        return FetchError("connect", "the connection broke off")
+    return FetchError("bad_uri", f"{type(error).__name__}")
+
+
+def _retry_after_s(response: requests.Response) -> float | None:
+    """RFC 9110, 10.2.3: seconds, or a date."""
+    value = response.headers.get("Retry-After", "").strip()
+    if value.isdecimal():
+        return float(value)
+    with suppress(ValueError):
+        moment = parsedate_to_datetime(value)
+        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return max(0.0, (aware - datetime.now(UTC)).total_seconds())
+    return None

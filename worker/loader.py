@@ -1,0 +1,168 @@
+"""A loader process: fetches, decodes and crops images into memory that it shares with the worker.
+
+Started by `worker.loaders` as `python -m worker.loader SOCKET MEMORY`, two descriptors that
+it inherits. It holds no credentials, imports no torch and touches no CUDA; a crash in a
+decoder costs this process and one image. It ends when the worker's end of the socket closes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from contract.error_codes import Failure
+from resnext.preprocess import Preprocessing
+from worker.decode import DecodeError, decode
+from worker.fetch import Fetcher, FetchError, FetchLimits
+from worker.outcome import Provenance
+from worker.records import MAX_RECORD_BYTES, Done, pack_done, unpack_load
+from worker.slots import Slots
+
+if TYPE_CHECKING:  # a loader starts without pydantic
+    from contract.settings import Settings
+
+# Loaders never take the core that feeds the GPU.
+NICENESS: Final = 10
+# Address space: Python and its libraries, a thread's stack, and for each pixel of the largest
+# image what Pillow holds at its worst (4 bytes, twice, and an alpha mask).
+BASE_BYTES: Final = 2 * 2**30
+STACK_BYTES: Final = 9 * 2**20
+BYTES_A_PIXEL: Final = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """All that a loader knows; the first packet that it gets, in JSON."""
+
+    fetch: FetchLimits
+    preprocessing: Preprocessing
+    max_pixels: int
+    slots: int
+
+    @classmethod
+    def of(cls, settings: Settings, preprocessing: Preprocessing) -> Self:
+        return cls(
+            fetch=FetchLimits(
+                fetch_allow=settings.fetch_allow,
+                file_roots=settings.file_roots,
+                fetch_deadline_s=settings.fetch_deadline_s,
+                max_image_bytes=settings.max_image_bytes,
+                max_redirects=settings.max_redirects,
+                contact=settings.contact,
+            ),
+            preprocessing=preprocessing,
+            max_pixels=settings.max_pixels,
+            slots=settings.fetches_per_loader,
+        )
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self), default=str).encode()
+
+    @classmethod
+    def decode(cls, packet: bytes) -> Self:
+        fields: dict[str, Any] = json.loads(packet)
+        fetch = fields["fetch"]
+        fetch["fetch_allow"] = tuple(fetch["fetch_allow"])
+        fetch["file_roots"] = tuple(Path(root) for root in fetch["file_roots"])
+        return cls(
+            fetch=FetchLimits(**fetch),
+            preprocessing=Preprocessing(**fields["preprocessing"]),
+            max_pixels=fields["max_pixels"],
+            slots=fields["slots"],
+        )
+
+    @property
+    def address_space_bytes(self) -> int:
+        per_fetch = STACK_BYTES + 2 * self.fetch.max_image_bytes
+        return BASE_BYTES + self.slots * per_fetch + self.max_pixels * BYTES_A_PIXEL
+
+
+class Loader:
+    """One fetch thread a slot, and one image decoded at a time, so that a crash names it."""
+
+    def __init__(self, connection: socket.socket, slots: Slots, config: LoaderConfig) -> None:
+        self._connection = connection
+        self._slots = slots
+        self._config = config
+        self._fetcher = Fetcher(config.fetch, threads=config.slots)
+        self._decoding = threading.Lock()
+        self._sending = threading.Lock()
+        self._orders: SimpleQueue[tuple[int, str]] = SimpleQueue()
+
+    def run(self) -> None:
+        """Until the worker is gone."""
+        for n in range(self._config.slots):
+            threading.Thread(target=self._work, name=f"fetch-{n}", daemon=True).start()
+        while packet := self._connection.recv(MAX_RECORD_BYTES):
+            self._orders.put(unpack_load(packet))
+
+    def _work(self) -> None:
+        while True:
+            slot, uri = self._orders.get()
+            packet = pack_done(self._load(slot, uri))
+            try:
+                with self._sending:
+                    self._connection.send(packet)
+            except OSError:  # the worker is gone
+                os._exit(0)
+
+    def _load(self, slot: int, uri: str) -> Done:
+        try:
+            fetched = self._fetcher.fetch(uri)
+        except FetchError as error:
+            return Done(slot, error.failure, Provenance())
+        except Exception as error:  # noqa: BLE001  (whatever it is, it costs this image alone)
+            return Done(slot, Failure("internal", f"fetch: {error!r}"), Provenance())
+        return self._decode(slot, fetched.body, fetched.final_uri)
+
+    def _decode(self, slot: int, body: bytes, final_uri: str | None) -> Done:
+        came = Provenance(
+            final_uri=final_uri, bytes=len(body), sha256=hashlib.sha256(body).hexdigest()
+        )
+        try:
+            with self._decoding:
+                self._slots.note(slot)
+                try:
+                    decoded = decode(
+                        body,
+                        max_pixels=self._config.max_pixels,
+                        preprocessing=self._config.preprocessing,
+                    )
+                    self._slots.pixels(slot)[:] = decoded.pixels
+                finally:
+                    self._slots.note(None)
+        except DecodeError as error:
+            width, height = error.size or (None, None)
+            came = replace(came, format=error.format, width=width, height=height)
+            return Done(slot, error.failure, came)
+        came = replace(came, format=decoded.format, width=decoded.width, height=decoded.height)
+        return Done(slot, None, came)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to answer
+    os.nice(NICENESS)
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    packet = connection.recv(MAX_RECORD_BYTES)
+    if not packet:
+        return
+    config = LoaderConfig.decode(packet)
+    limit = config.address_space_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    slots = Slots(int(sys.argv[2]), count=config.slots, crop=config.preprocessing.crop)
+    Loader(connection, slots, config).run()
+
+
+if __name__ == "__main__":
+    main()

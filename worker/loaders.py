@@ -1,0 +1,255 @@
+"""The worker's side of the loaders: gives images out, takes them in, replaces who has died.
+
+Tasks call `load`, which waits while every slot is taken: that is what holds back the
+messages. A slot is one image, from its URI to the moment when the batcher has copied its
+pixels. A thread for each loader reads the answers and calls back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from contract.error_codes import Failure
+from contract.settings import Settings
+from resnext.preprocess import Preprocessing
+from resnext.resample import Pixels
+from worker.loader import LoaderConfig
+from worker.outcome import Provenance
+from worker.records import MAX_RECORD_BYTES, BadRecord, Done, pack_load, unpack_done
+from worker.slots import Slots
+
+log = logging.getLogger(__name__)
+
+# A loader gets no more of our environment than this: there may be secrets in it.
+KEPT_VARIABLES: Final = frozenset(
+    {"PATH", "LANG", "LC_ALL", "TZ", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR",
+     "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "RES_OPTIONS"}
+)  # fmt: skip
+# Loaders that die without having loaded anything are not started again at once.
+FIRST_RESTART_S: Final = 0.1
+LONGEST_RESTART_S: Final = 10.0
+END_WITHIN_S: Final = 2.0
+
+
+class PoolClosed(Exception):
+    """The worker stops: nothing is loaded any more."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    pixels: Pixels
+    """(crop, crop, 3) uint8, in memory shared with the loader: valid until `release`."""
+    provenance: Provenance
+    release: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class LoadFailed:
+    failure: Failure
+    provenance: Provenance
+
+
+Callback = Callable[[Loaded | LoadFailed], None]
+
+
+@dataclass(frozen=True)
+class _Order:
+    uri: str
+    done: Callback
+
+
+@dataclass
+class _Process:
+    """One life of a loader. Its slots are free, ordered, or hold pixels to be released."""
+
+    child: subprocess.Popen[bytes]
+    connection: socket.socket
+    slots: Slots
+    free: list[int]
+    orders: dict[int, _Order] = field(default_factory=dict)
+    loaded: int = 0
+
+    def send(self, slot: int, order: _Order) -> None:
+        # If it has died, its reader finds the order and gives it to the replacement.
+        with suppress(OSError):
+            self.connection.send(pack_load(slot, order.uri))
+
+    def end(self) -> None:
+        self.connection.close()
+        try:
+            self.child.wait(END_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+
+
+class LoaderPool:
+    """Owns the loader processes and the slots. `load` is safe for many threads."""
+
+    def __init__(self, settings: Settings, preprocessing: Preprocessing) -> None:
+        self._config = LoaderConfig.of(settings, preprocessing)
+        self._changed = threading.Condition()
+        self._processes: list[_Process | None] = [None] * settings.loaders
+        self._accepting = True
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._keep, args=(n,), name=f"loader-{n}", daemon=True)
+            for n in range(settings.loaders)
+        ]
+
+    def start(self) -> None:
+        """Starts the processes; the images that they are given wait until they are ready."""
+        for n in range(len(self._processes)):
+            self._processes[n] = self._start_process()
+        for thread in self._threads:
+            thread.start()
+
+    def load(self, uri: str, done: Callback) -> None:
+        """Gives an image to the loader with the most free slots; waits until there is one.
+
+        `done` is called once, from a thread of the pool; it must not block. Nothing is called
+        after `close`.
+
+        Raises:
+            PoolClosed: `stop_accepting` or `close` has been called.
+        """
+        order = _Order(uri, done)
+        with self._changed:
+            while (process := self._roomiest()) is None:
+                self._changed.wait()
+            slot = process.free.pop()
+            process.orders[slot] = order
+        process.send(slot, order)
+
+    def stop_accepting(self) -> None:
+        """Whoever waits in `load` is told as well; what is loading goes on."""
+        with self._changed:
+            self._accepting = False
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Ends the processes."""
+        with self._changed:
+            self._accepting, self._closed = False, True
+            processes = [process for process in self._processes if process is not None]
+            self._changed.notify_all()
+        for process in processes:
+            process.connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def _roomiest(self) -> _Process | None:
+        if not self._accepting:
+            raise PoolClosed
+        running = [process for process in self._processes if process is not None]
+        best = max(running, key=lambda process: len(process.free), default=None)
+        return best if best is not None and best.free else None
+
+    def _start_process(self) -> _Process:
+        config = self._config
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        memory = Slots.make(count=config.slots, crop=config.preprocessing.crop)
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-P", "-m", "worker.loader", str(theirs.fileno()), str(memory)],
+                pass_fds=(theirs.fileno(), memory),
+                env={k: v for k, v in os.environ.items() if k in KEPT_VARIABLES},
+                stdin=subprocess.DEVNULL,
+            )
+            slots = Slots(memory, count=config.slots, crop=config.preprocessing.crop)
+        finally:
+            theirs.close()
+            os.close(memory)
+        ours.send(config.encode())
+        return _Process(child, ours, slots, free=list(range(config.slots)))
+
+    def _keep(self, n: int) -> None:
+        """Reads a loader's answers, and replaces it when it dies, until the pool closes."""
+        wait_s = FIRST_RESTART_S
+        while True:
+            process = self._processes[n]
+            assert process is not None  # noqa: S101  (this thread alone replaces it)
+            self._read(process)
+            process.end()
+            if self._closed:
+                return
+            wait_s = FIRST_RESTART_S if process.loaded else min(2 * wait_s, LONGEST_RESTART_S)
+            self._replace(n, process, wait_s)
+
+    def _read(self, process: _Process) -> None:
+        """Until the loader is gone, or says what no loader of ours would."""
+        while True:
+            try:
+                packet = process.connection.recv(MAX_RECORD_BYTES)
+                if not packet:
+                    return
+                self._take_in(process, unpack_done(packet))
+            except OSError:
+                return
+            except BadRecord as error:
+                log.error("A loader sent %s; it is replaced.", error)  # noqa: TRY400
+                process.child.kill()
+                return
+
+    def _take_in(self, process: _Process, done: Done) -> None:
+        with self._changed:
+            order = process.orders.pop(done.slot, None)
+        if order is None:
+            raise BadRecord("an answer that nobody asked for")
+        process.loaded += 1
+        if done.failure is not None:
+            self._release(process, done.slot)
+            order.done(LoadFailed(done.failure, done.provenance))
+            return
+        order.done(
+            Loaded(
+                process.slots.pixels(done.slot),
+                done.provenance,
+                release=lambda: self._release(process, done.slot),
+            )
+        )
+
+    def _release(self, process: _Process, slot: int) -> None:
+        with self._changed:
+            process.free.append(slot)
+            self._changed.notify()
+
+    def _replace(self, n: int, dead: _Process, wait_s: float) -> None:
+        """The image that it decoded is `crashed`; the others go to the next life."""
+        culprit = dead.slots.noted()
+        with self._changed:
+            self._processes[n] = None  # nothing is given to it any more
+            orders, dead.orders = dead.orders, {}
+        crashed = orders.pop(culprit, None) if culprit is not None else None
+        log.warning(
+            "A loader died (exit status %s)%s; %d images go to its replacement.",
+            dead.child.returncode,
+            " while it decoded an image" if crashed else "",
+            len(orders),
+        )
+        if crashed is not None:
+            crashed.done(LoadFailed(Failure("crashed", "the decoder crashed"), Provenance()))
+        if not dead.loaded and crashed is None:
+            time.sleep(wait_s)
+        process = self._start_process()
+        for order in orders.values():
+            process.orders[process.free.pop()] = order
+        with self._changed:
+            self._processes[n] = process
+            again = list(process.orders.items())
+            self._changed.notify_all()
+        for slot, order in again:
+            process.send(slot, order)
+        if self._closed:  # it was not there yet when the others were told
+            process.connection.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,214 @@
+"""`resnextq worker`: builds every part once, and runs them until a signal comes.
+
+Database and broker are asked first, so that a mistake is told before weights are loaded; the
+loaders' processes start before anything touches CUDA.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from celery import Celery
+from sqlalchemy import Engine
+
+from contract.broker import check_broker, make_celery
+from contract.database import connect_database
+from contract.failure import ResnextQueueError, UsageError, WeightsError
+from contract.settings import PREFIX, Settings
+from resnext import errors
+from resnext.spec import ModelSpec, find_spec
+from worker.app import CeleryWorker, Shutdown, configure_logging
+from worker.batcher import Batcher
+from worker.database import Database
+from worker.download_progress import DownloadProgress
+from worker.loaders import LoaderPool
+from worker.presence import Presence
+from worker.registration import Identity, name_worker, register
+from worker.runs import Runs
+from worker.store import Store
+from worker.stragglers import Stragglers
+from worker.task import ChunkTask, register_task
+
+if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
+    from resnext.classifier import Classifier
+
+log = logging.getLogger(__name__)
+
+
+def run_worker(settings: Settings) -> None:
+    """Returns after a clean stop.
+
+    Raises:
+        UnavailableError: database, broker or weights are not there, or do not fit.
+        UsageError: there is no such model or device.
+    """
+    configure_logging(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)  # until there is something in hand
+    engine = connect_database(settings)
+    app = make_celery(settings)
+    check_broker(app)
+    loaders = LoaderPool(settings, _find_spec(settings).preprocessing)
+    loaders.start()
+    try:
+        serve(settings, engine, app, loaders, load_classifier(settings))
+    finally:
+        loaders.close()
+        engine.dispose()
+
+
+def _leave(*_: object) -> None:
+    sys.exit(0)
+
+
+def _find_spec(settings: Settings) -> ModelSpec:
+    try:
+        return find_spec(settings.model)
+    except errors.ModelError as error:
+        raise UsageError(str(error)) from error
+
+
+def load_classifier(settings: Settings) -> Classifier:
+    """The classifier of the settings, warmed up.
+
+    Raises:
+        WeightsError: the weights are missing, damaged, or of another network.
+        UsageError: there is no such model or device, or its memory is too small.
+    """
+    import torch  # noqa: PLC0415  (takes seconds, and mistakes are told before that)
+
+    from resnext import classifier  # noqa: PLC0415  (the same)
+
+    try:
+        with DownloadProgress() as progress:
+            loaded = classifier.load_classifier(
+                settings.model,
+                settings.weights,
+                precision=settings.precision,
+                device=settings.device,
+                cache=settings.cache,
+                batch_images=settings.batch_images,
+                progress=progress,
+            )
+        loaded.warm_up()
+    except errors.WeightsError as error:
+        raise WeightsError(str(error)) from error
+    except errors.ModelError as error:
+        raise UsageError(str(error)) from error
+    except torch.OutOfMemoryError as error:
+        raise UsageError(
+            f"Batches of {settings.batch_images} images do not fit into the device's memory: "
+            f"lower {PREFIX}BATCH_IMAGES."
+        ) from error
+    return loaded
+
+
+def serve(
+    settings: Settings, engine: Engine, app: Celery, loaders: LoaderPool, classifier: Classifier
+) -> None:
+    """Runs chunks until a signal comes, then finishes what the classifier has and hands back
+    the rest. The caller closes `loaders` and `engine`.
+
+    Raises:
+        ResnextQueueError: Celery stopped by itself; its log says why.
+    """
+    parts = build(settings, engine, loaders, classifier)
+    register_task(app, parts.task)
+    celery = CeleryWorker(
+        app,
+        settings,
+        name=parts.identity.worker,
+        queue=parts.identity.queue,
+        shutdown=Shutdown(parts.drain, within_s=settings.stop_within_s),
+        when_ready=lambda: _say_ready(classifier, parts.identity),
+    )
+    with parts.running():
+        celery.start()
+    if celery.exitcode:
+        raise ResnextQueueError("The worker stopped by itself; the lines above say why.")
+    log.info("Stopped; nothing is left in hand.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a worker is made of, besides Celery."""
+
+    identity: Identity
+    loaders: LoaderPool
+    batcher: Batcher
+    runs: Runs
+    stragglers: Stragglers
+    presence: Presence
+    task: ChunkTask
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Started, and ended in the order in which each needs the others."""
+        with ExitStack() as ending:  # the last one first
+            self.presence.start()
+            ending.callback(self.presence.close)
+            self.batcher.start()
+            ending.callback(self.batcher.close)
+            self.stragglers.start()
+            ending.callback(self.stragglers.close)
+            ending.callback(self.drain)
+            yield
+
+    def drain(self) -> None:
+        """No image is begun any more; may be called twice."""
+        self.presence.announce_stop()
+        self.runs.drain()
+        self.loaders.stop_accepting()
+
+
+def build(settings: Settings, engine: Engine, loaders: LoaderPool, classifier: Classifier) -> Parts:
+    """Registers the worker's model and joins the parts; nothing is started."""
+    database = Database(engine)
+    identity = register(database, settings, classifier, name_worker())
+    store = Store(
+        database,
+        identity,
+        max_attempts=settings.max_attempts,
+        retry_backoff_s=settings.retry_backoff_s,
+    )
+    runs = Runs(store, max_attempts=settings.max_attempts)
+    stragglers = Stragglers(runs)
+    batcher = Batcher(classifier, max_wait_s=settings.max_batch_wait_ms / 1000)
+    presence = Presence(
+        database, identity, lease_s=settings.lease_s, images_per_s=lambda: batcher.images_per_s
+    )
+    task = ChunkTask(
+        database=database,
+        identity=identity,
+        loaders=loaders,
+        batcher=batcher,
+        runs=runs,
+        stragglers=stragglers,
+        patience_s=settings.chunk_patience_s,
+    )
+    return Parts(
+        identity=identity,
+        loaders=loaders,
+        batcher=batcher,
+        runs=runs,
+        stragglers=stragglers,
+        presence=presence,
+        task=task,
+    )
+
+
+def _say_ready(classifier: Classifier, identity: Identity) -> None:
+    log.info(
+        "ready: model %s, device %s, precision %s, batch %d, queue %s",
+        classifier.title,
+        classifier.device,
+        classifier.precision,
+        classifier.batch_images,
+        identity.queue,
+    )

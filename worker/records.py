@@ -1,0 +1,116 @@
+"""What a worker and its loaders say to each other: fixed binary records, one a packet.
+
+Never pickle: a decoder that has been taken over must not run code in the process that holds
+the credentials. So the worker trusts nothing that comes back: every length and number is
+checked here, every slot by `worker.loaders`, and whatever does not fit is `BadRecord`.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from math import isnan, nan
+from typing import Final
+
+from contract.error_codes import Failure, is_known
+from worker.outcome import Provenance
+
+# A URI of 8192 characters of four bytes, and a header; the kernel's packets may be larger.
+MAX_RECORD_BYTES: Final = 48 * 1024
+
+_LOAD: Final = struct.Struct("<I")  # slot; then the URI
+# slot, whether it failed, bytes, width, height (-1: unknown), retry after (NaN: none), SHA-256
+_DONE: Final = struct.Struct("<I?qiid32s")
+_LENGTH: Final = struct.Struct("<H")
+_NO_HASH: Final = bytes(32)
+
+
+class BadRecord(ValueError):
+    """No record of ours: the loader is broken, or not ours any more."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A loader's answer for one slot. Without a failure, the slot holds the pixels."""
+
+    slot: int
+    failure: Failure | None
+    provenance: Provenance
+
+
+def pack_load(slot: int, uri: str) -> bytes:
+    return _LOAD.pack(slot) + uri.encode(errors="surrogatepass")
+
+
+def unpack_load(record: bytes) -> tuple[int, str]:
+    (slot,) = _LOAD.unpack_from(record)
+    return slot, record[_LOAD.size :].decode(errors="surrogatepass")
+
+
+def pack_done(done: Done) -> bytes:
+    came, failure = done.provenance, done.failure
+    retry_after_s = failure.retry_after_s if failure else None
+    head = _DONE.pack(
+        done.slot,
+        failure is not None,
+        -1 if came.bytes is None else came.bytes,
+        -1 if came.width is None else came.width,
+        -1 if came.height is None else came.height,
+        nan if retry_after_s is None else retry_after_s,
+        bytes.fromhex(came.sha256) if came.sha256 else _NO_HASH,
+    )
+    texts = (
+        came.format or "",
+        came.final_uri or "",
+        failure.code if failure else "",
+        failure.detail if failure else "",
+    )
+    return head + b"".join(map(_pack_text, texts))
+
+
+def unpack_done(record: bytes) -> Done:
+    """
+    Raises:
+        BadRecord: lengths, numbers or the error code are not as `pack_done` makes them.
+    """
+    try:
+        slot, failed, size, width, height, retry_after_s, sha256 = _DONE.unpack_from(record)
+        texts = _unpack_texts(record[_DONE.size :])
+        image_format, final_uri, code, detail = texts
+    except (struct.error, ValueError) as error:
+        raise BadRecord("a record of the wrong form") from error
+    if failed and not is_known(code):
+        raise BadRecord("an unknown error code")
+    retry = None if isnan(retry_after_s) or retry_after_s < 0 else retry_after_s
+    return Done(
+        slot,
+        Failure(code, detail, retry) if failed else None,
+        Provenance(
+            final_uri=final_uri or None,
+            bytes=_known(size),
+            sha256=None if sha256 == _NO_HASH else sha256.hex(),
+            format=image_format or None,
+            width=_known(width),
+            height=_known(height),
+        ),
+    )
+
+
+def _known(number: int) -> int | None:
+    return None if number < 0 else number
+
+
+def _pack_text(text: str) -> bytes:
+    content = text.encode(errors="replace")
+    return _LENGTH.pack(len(content)) + content
+
+
+def _unpack_texts(rest: bytes) -> list[str]:
+    texts = []
+    while rest:
+        (length,) = _LENGTH.unpack_from(rest)
+        content, rest = rest[_LENGTH.size :][:length], rest[_LENGTH.size + length :]
+        if len(content) != length:
+            raise BadRecord("a text that ends early")
+        texts.append(content.decode())
+    return texts

@@ -1,0 +1,89 @@
+"""The runs that a worker has in hand, from their claim until the last of their images is stored.
+
+The task enters a run and stores what is settled; the straggler keeper stores the rest. When
+the worker stops, all of them are told here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from contract.error_codes import Failure
+from worker.chunk_run import ChunkRun, Snapshot
+from worker.outcome import Outcome, Provenance
+from worker.store import FencedOff, Store, Stored
+
+log = logging.getLogger(__name__)
+
+
+class Runs:
+    """Owns the set of live runs, and whether the worker is stopping."""
+
+    def __init__(self, store: Store, *, max_attempts: int) -> None:
+        self.stopping = threading.Event()
+        self._store = store
+        self._max_attempts = max_attempts
+        self._lock = threading.Lock()
+        self._live: set[ChunkRun] = set()
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def enter(self, run: ChunkRun) -> None:
+        with self._lock:
+            self._live.add(run)
+        if self.stopping.is_set():
+            run.drain()
+
+    def drain(self) -> None:
+        """No image is begun any more; what is not with the classifier is handed back."""
+        self.stopping.set()
+        with self._lock:
+            live = list(self._live)
+        for run in live:
+            run.drain()
+
+    def store(self, run: ChunkRun) -> Stored | None:
+        """Stores what is settled; None if the chunk is another run's by now."""
+        try:
+            stored = self._store.store(run.claim, run.snapshot())
+        except FencedOff as reason:
+            log.warning("%s; what this one has is dropped", reason)
+            self._leave(run)
+            return None
+        run.forget(stored.positions)
+        if not stored.loading:
+            self._leave(run)
+        return stored
+
+    def fail(self, run: ChunkRun, fault: Exception) -> None:
+        """After a fault of our own: the chunk is run again later, until it has had its attempts;
+        then its images get the code `internal`.
+        """
+        log.error("%s: a fault of this program", run.claim, exc_info=fault)
+        try:
+            if run.claim.attempt >= self._max_attempts:
+                self._store.store(run.claim, _condemn(run, fault))
+            else:
+                self._store.put_back(run.claim)
+        except FencedOff as reason:
+            log.warning("%s", reason)
+        except Exception:
+            log.exception("%s: not to be stored; it is run again later", run.claim)
+            self._store.put_back(run.claim)
+        finally:
+            self._leave(run)
+
+    def _leave(self, run: ChunkRun) -> None:
+        run.close()
+        with self._lock:
+            self._live.discard(run)
+
+
+def _condemn(run: ChunkRun, fault: Exception) -> Snapshot:
+    left = run.snapshot()
+    outcome = Outcome(Failure("internal", type(fault).__name__), Provenance())
+    return Snapshot(
+        dict.fromkeys([*left.outcomes, *left.unsettled], outcome), frozenset(), closed=True
+    )

@@ -1,0 +1,146 @@
+"""The task: from a message to rows in SQL, in one of the worker's task threads.
+
+Claim, load every image, wait, store. The loaders and the batcher settle the images meanwhile;
+what still loads after `chunk_patience_s` is left to the straggler keeper. Celery acknowledges
+the message when the task returns, so never before its rows are committed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import partial
+from typing import Any, Final, NoReturn
+
+from celery import Celery
+from celery.exceptions import Reject
+
+from contract.message import TASK_NAME, ChunkMessage, MalformedMessage, UnknownMessageVersion
+from worker.batcher import Batcher
+from worker.chunk_run import ChunkRun
+from worker.claim import claim
+from worker.database import Database
+from worker.loaders import Loaded, LoaderPool, LoadFailed, PoolClosed
+from worker.outcome import Outcome
+from worker.registration import Identity
+from worker.runs import Runs
+from worker.store import Stored
+from worker.stragglers import Stragglers
+
+log = logging.getLogger(__name__)
+
+# A message that goes back to the queue comes again at once where no other worker takes it.
+UNKNOWN_VERSION_PAUSE_S: Final = 10.0
+# By then Celery has noticed that it is to stop, and takes no message any more.
+STOPPING_PAUSE_S: Final = 2.0
+
+
+class ChunkTask:
+    """What a task does, and the parts that it does it with. Safe for many threads."""
+
+    def __init__(  # noqa: PLR0913  (each part is built once, in worker.main)
+        self,
+        *,
+        database: Database,
+        identity: Identity,
+        loaders: LoaderPool,
+        batcher: Batcher,
+        runs: Runs,
+        stragglers: Stragglers,
+        patience_s: float,
+    ) -> None:
+        self._database = database
+        self._identity = identity
+        self._loaders = loaders
+        self._batcher = batcher
+        self._runs = runs
+        self._stragglers = stragglers
+        self._patience_s = patience_s
+
+    def classify_chunk(self, fields: dict[str, Any]) -> dict[str, Any] | str:
+        """Runs a message's chunk; returns the summary that Flower shows.
+
+        Raises:
+            Reject: the message goes back to the queue, for another worker.
+        """
+        if self._runs.stopping.is_set():
+            time.sleep(STOPPING_PAUSE_S)
+            raise Reject("this worker is stopping", requeue=True)
+        try:
+            message = ChunkMessage.decode(fields)
+            claimed = claim(self._database, self._identity, message)
+        except UnknownMessageVersion as unknown:
+            self._leave_to_newer(unknown)
+        except MalformedMessage as malformed:
+            log.error("Dropped a message: %s", malformed)  # noqa: TRY400  (no fault of ours)
+            return f"dropped: {malformed}"
+        if claimed is None:
+            return "dropped: not to be claimed"
+        return self._run(ChunkRun(claimed))
+
+    def _leave_to_newer(self, unknown: UnknownMessageVersion) -> NoReturn:
+        log.error(
+            "%s. It goes back to the queue for a newer worker in %.0f s.",
+            unknown,
+            UNKNOWN_VERSION_PAUSE_S,
+        )
+        self._runs.stopping.wait(UNKNOWN_VERSION_PAUSE_S)
+        raise Reject(str(unknown), requeue=True) from unknown
+
+    def _run(self, run: ChunkRun) -> dict[str, Any] | str:
+        self._runs.enter(run)
+        try:
+            self._load(run)
+            run.wait_until_settled(self._patience_s)
+            stored = self._runs.store(run)
+        except Exception as fault:  # noqa: BLE001  (whatever it is, the chunk is not lost)
+            self._runs.fail(run, fault)
+            return f"a fault of this program: {type(fault).__name__}"
+        if stored is None:
+            return "dropped: another run has the chunk"
+        if stored.loading:
+            self._stragglers.keep(run)
+        return _summary(run, stored)
+
+    def _load(self, run: ChunkRun) -> None:
+        """Blocks while no loader has a free slot: this is what holds back the messages."""
+        for position, image in run.claim.images.items():
+            try:
+                self._loaders.load(image.uri, partial(self._take_in, run, position))
+            except PoolClosed:
+                run.drain()
+                return
+            run.begin_loading(position)
+
+    def _take_in(self, run: ChunkRun, position: int, load: Loaded | LoadFailed) -> None:
+        """Called by the pool's threads, once for each image."""
+        if isinstance(load, LoadFailed):
+            run.settle(position, Outcome(load.failure, load.provenance))
+        elif run.begin_classifying(position):
+            self._batcher.put(run, position, load)
+        else:
+            load.release()
+
+
+def _summary(run: ChunkRun, stored: Stored) -> dict[str, Any]:
+    """What is shown of a run, in Flower and in the log."""
+    settled = stored.classified + sum(stored.failed.values())
+    summary = {
+        "images": len(run.claim.images),
+        "classified": stored.classified,
+        "failed": stored.failed,
+        "retried": stored.retried,
+        "loading": stored.loading,
+        "handed_back": stored.handed_back,
+        "images_per_s": round(settled / (time.monotonic() - run.began_at), 1),
+    }
+    log.info("%s: %s", run.claim, " ".join(f"{key}={value}" for key, value in summary.items()))
+    return summary
+
+
+def register_task(app: Celery, task: ChunkTask) -> None:
+    """Makes `task` what the app does with our messages."""
+
+    @app.task(name=TASK_NAME, acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]
+    def classify_chunk(*_: object, **fields: Any) -> dict[str, Any] | str:  # noqa: ANN401  (JSON)
+        return task.classify_chunk(fields)
