@@ -1,0 +1,99 @@
+# `make` alone prints what there is. Everything happens in this folder: the environment is
+# .venv, made of what requirements/ pins, and nothing is installed twice.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+BIN := .venv/bin
+UV_VERSION := 0.13.9
+# Python to make the environment with; empty: the first of these that is 3.11 or newer.
+PYTHON ?=
+PYTHONS := python3 python3.13 python3.12 python3.11
+# What `make test` gives to pytest: make test TESTS="tests/unit -k arrows"
+TESTS ?=
+# A tar file of photographs, for the benchmarks that want real ones.
+PHOTOGRAPHS ?=
+
+# A stamp names what it stands for, so a changed lock (or a moved folder, whose scripts would
+# point to the old one) has none. It is made last: an interrupted set-up has none either.
+digest = $(shell { pwd; cat $(1); } | cksum | tr -s ' ' -)
+ENVIRONMENT := .venv/.environment-$(call digest,requirements/uv.txt requirements/dev.txt)
+PROJECT := .venv/.project-$(call digest,pyproject.toml)
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(PROJECT) ## install everything into .venv (the other targets do it when it is missing)
+
+.PHONY: demo
+demo: setup ## classify a dozen pictures through the whole system on this machine
+	@$(BIN)/python demo/run.py
+
+.PHONY: test
+test: setup ## run all tests
+	@$(BIN)/python -m pytest $(TESTS)
+
+.PHONY: lint
+lint: setup ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+.PHONY: bench
+bench: setup ## run the benchmarks; PHOTOGRAPHS=photos.tar for those that want real pictures
+	@set -e; for one in $(BENCHMARKS); do echo "== $$one"; $(BIN)/python $$one; done
+ifneq ($(PHOTOGRAPHS),)
+	@set -e; for one in $(PHOTOGRAPH_BENCHMARKS); do \
+		echo "== $$one"; $(BIN)/python $$one "$(PHOTOGRAPHS)"; done
+else
+	@echo "left out, for want of PHOTOGRAPHS=photos.tar: $(PHOTOGRAPH_BENCHMARKS)"
+endif
+PHOTOGRAPH_BENCHMARKS := benchmarks/main_job.py
+BENCHMARKS = $(filter-out $(PHOTOGRAPH_BENCHMARKS),$(sort $(wildcard benchmarks/*.py)))
+
+.PHONY: docs
+docs: setup ## write docs/settings.md and docs/errors.md anew from the code
+	@$(BIN)/python docs/generate.py
+
+.PHONY: lock
+lock: setup ## pin the newest versions that pyproject.toml allows, with hashes
+	$(LOCK) pyproject.toml -o requirements/producer.txt
+	$(LOCK) pyproject.toml --extra embedded -o requirements/worker.txt
+	$(LOCK) pyproject.toml --extra embedded --group dev -o requirements/dev.txt
+	echo "uv==$(UV_VERSION)" | $(LOCK) - -o requirements/uv.txt
+LOCK := $(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --quiet --custom-compile-command "make lock"
+
+.PHONY: clean
+clean: ## remove .venv and every cache
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# From the beginning each time: what a broken-off installation left is not worth trusting.
+$(ENVIRONMENT):
+	@echo "Setting up .venv (some minutes where packages have to be downloaded first)"
+	@python=$$($(FIND_PYTHON)) && "$$python" -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes -r requirements/uv.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode \
+		--require-hashes -r requirements/dev.txt
+	@touch $@
+
+# Its build needs setuptools, which the lock pins: no isolation, so nothing unpinned is fetched.
+$(PROJECT): $(ENVIRONMENT)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+define FIND_PYTHON
+for python in $(or $(PYTHON),$(PYTHONS)); do \
+	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+		2>/dev/null && echo "$$python" && exit; \
+done; \
+echo "No Python 3.11 or newer with venv among: $(or $(PYTHON),$(PYTHONS))." \
+	"Install one (on Debian and Ubuntu: apt install python3 python3-venv)," \
+	"or name it: make setup PYTHON=/path/to/python3" >&2; \
+exit 1
+endef

@@ -1,0 +1,127 @@
+"""What is installed: pinned and hashed requirements, and a wheel that forgets no file."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+
+
+def entries(lock: Path) -> list[str]:
+    """Each requirement with its options, on one line."""
+    lines = lock.read_text().replace("\\\n", "").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def pins(name: str) -> dict[str, set[str]]:
+    """Versions by package: more than one where they depend on the Python or the platform."""
+    found: dict[str, set[str]] = {}
+    for entry in entries(ROOT / "requirements" / f"{name}.txt"):
+        package, version = re.match(r"([\w.-]+)==([^\s;]+)", entry).groups()
+        found.setdefault(canonicalize_name(package), set()).add(version)
+    return found
+
+
+def wanted(*extras: str) -> list[Requirement]:
+    project = PROJECT["project"]
+    texts = [*project["dependencies"]]
+    for extra in extras:
+        texts += project["optional-dependencies"][extra]
+    requirements = [Requirement(text) for text in texts]
+    return [one for one in requirements if one.name != project["name"]]
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_every_requirement_is_pinned_with_hashes(lock) -> None:
+    assert entries(lock)
+    for entry in entries(lock):
+        assert re.match(r"[\w.-]+==[^\s;]+", entry), entry
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry), entry
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_no_requirement_says_where_it_comes_from(lock) -> None:
+    text = lock.read_text()
+    assert "://" not in text
+    assert "--index-url" not in text
+    assert "--extra-index-url" not in text
+    assert "--find-links" not in text
+
+
+@pytest.mark.parametrize(
+    ("lock", "extras"),
+    [
+        ("producer", ()),
+        ("worker", ("worker", "flower", "embedded")),
+        ("dev", ("worker", "flower", "embedded")),
+    ],
+)
+def test_the_pins_are_what_the_project_asks_for(lock, extras) -> None:
+    pinned = pins(lock)
+    for requirement in wanted(*extras):
+        for version in pinned[canonicalize_name(requirement.name)]:
+            assert requirement.specifier.contains(version), f"{requirement}: {version}"
+
+
+def test_the_pins_for_development_are_what_the_project_asks_for() -> None:
+    pinned = pins("dev")
+    for text in PROJECT["dependency-groups"]["dev"]:
+        requirement = Requirement(text)
+        for version in pinned[canonicalize_name(requirement.name)]:
+            assert requirement.specifier.contains(version), f"{requirement}: {version}"
+
+
+def test_all_machines_get_the_same_versions() -> None:
+    producer, worker, dev = pins("producer"), pins("worker"), pins("dev")
+    assert {name: worker[name] for name in producer} == producer
+    assert {name: dev[name] for name in worker} == worker
+
+
+def test_a_producer_installs_no_torch_and_no_images() -> None:
+    assert set(pins("producer")) & {"torch", "torchvision", "numpy", "pillow", "flower"} == set()
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    from contract import VERSION
+
+    assert PROJECT["project"]["version"] == VERSION
+
+
+def package_files() -> set[str]:
+    """All files in the packages' folders, whether the project lists them or not."""
+    folders = [path.parent for path in ROOT.glob("*/__init__.py") if path.parent.name != "tests"]
+    paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(ROOT).as_posix() for path in paths if "__pycache__" not in path.parts}
+
+
+def test_the_wheel_holds_every_file_of_every_package(tmp_path) -> None:
+    source = tmp_path / "source"
+    for name in (*package_files(), "pyproject.toml", "README.md", "LICENSE"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    program = "import sys; from setuptools import build_meta as b; b.build_wheel(sys.argv[1])"
+    built = subprocess.run(
+        [sys.executable, "-c", program, tmp_path],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    packed = {name for name in names if ".dist-info/" not in name}
+    assert packed == package_files()
+    assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -1,0 +1,131 @@
+"""Which URIs are taken and which are refused, without asking anybody on the network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from contract.uris import MAX_URI_CHARS, path_of, refusal
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://example.org",
+        "https://example.org/a.jpg?size=1&b=%20#top",
+        "HTTPS://EXAMPLE.ORG/A.JPG",
+        "http://127.0.0.1:8000/a.jpg",
+        "http://[2001:db8::1]:8080/a.jpg",
+        "http://münchen.example/straße.jpg",
+        "http://example.org/" + "a" * (MAX_URI_CHARS - len("http://example.org/")),
+    ],
+)
+def test_good_uris_are_taken(uri) -> None:
+    assert refusal(uri, ()) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "code", "words"),
+    [
+        ("", "blocked_scheme", "no scheme"),
+        ("example.org/a.jpg", "blocked_scheme", "no scheme"),
+        ("//example.org/a.jpg", "blocked_scheme", "no scheme"),
+        ("/data/a.jpg", "blocked_scheme", "no scheme"),
+        ("ftp://example.org/a.jpg", "blocked_scheme", "ftp: is not one of http, https, file"),
+        ("data:image/png;base64,AAAA", "blocked_scheme", "data:"),
+        ("C:\\pictures\\a.jpg", "blocked_scheme", "C:"),
+        ("javascript:alert(1)", "blocked_scheme", "javascript:"),
+        ("http://", "bad_uri", "no host"),
+        ("http:///a.jpg", "bad_uri", "no host"),
+        ("http://:80/a.jpg", "bad_uri", "no host"),
+        ("http://example.org:port/", "bad_uri", "Port"),
+        ("http://example.org:65536/", "bad_uri", "Port"),
+        ("http://example.org:0/", "bad_uri", "port 0"),
+        ("http://[::1/a.jpg", "bad_uri", "IPv6"),
+        ("http://me:secret@example.org/", "bad_uri", "password"),
+        ("http://example.org\\@127.0.0.1/", "bad_uri", "password"),
+        ("http://example.org/a b.jpg", "bad_uri", "blank"),
+        ("http://example.org/a\r\nHost: other", "bad_uri", "blank"),
+        ("http://example.org/a\x00.jpg", "bad_uri", "control"),
+        ("http://example.org/\udcff.jpg", "bad_uri", "UTF-8"),
+        ("http://example.org/" + "a" * MAX_URI_CHARS, "bad_uri", "8211 characters"),
+    ],
+)
+def test_other_uris_are_refused_with_the_reason(uri, code, words) -> None:
+    failure = refusal(uri, ())
+    assert failure is not None
+    assert failure.code == code
+    assert words in failure.detail
+    assert "secret" not in failure.detail
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file:a.jpg",
+        "file://elsewhere/data/a.jpg",
+        "file:///data/a.jpg?x",
+        "file:///data/a.jpg#x",
+        "file:///data/%00.jpg",
+    ],
+)
+def test_what_is_no_path_of_this_machine_is_a_bad_uri(uri) -> None:
+    failure = refusal(uri, (Path("/data"),))
+    assert failure is not None
+    assert failure.code == "bad_uri"
+
+
+def test_files_are_taken_under_the_roots_alone(tmp_path) -> None:
+    root, other = tmp_path / "root", tmp_path / "root-2"
+    assert refusal((root / "a.jpg").as_uri(), (root,)) is None
+    assert refusal((root / "b" / "a.jpg").as_uri(), (other, root)) is None
+    for path in (other / "a.jpg", tmp_path / "a.jpg", Path("/etc/passwd")):
+        failure = refusal(path.as_uri(), (root,))
+        assert failure is not None
+        assert failure.code == "blocked_path"
+
+
+def test_without_roots_no_file_is_taken(tmp_path) -> None:
+    failure = refusal((tmp_path / "a.jpg").as_uri(), ())
+    assert failure is not None
+    assert failure.code == "blocked_path"
+    assert "RESNEXT_FILE_ROOTS" in failure.detail
+
+
+@pytest.mark.parametrize("way_out", ["../a.jpg", "%2e%2e/a.jpg", "b/../../a.jpg"])
+def test_dots_do_not_lead_out_of_a_root(tmp_path, way_out) -> None:
+    root = tmp_path / "root"
+    failure = refusal(f"{root.as_uri()}/{way_out}", (root,))
+    assert failure is not None
+    assert failure.code == "blocked_path"
+
+
+def test_links_do_not_lead_out_of_a_root(tmp_path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to(tmp_path)
+    failure = refusal((root / "link" / "a.jpg").as_uri(), (root,))
+    assert failure is not None
+    assert failure.code == "blocked_path"
+
+
+def test_a_root_may_be_a_link_itself(tmp_path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "root").symlink_to(tmp_path / "real")
+    assert refusal((tmp_path / "root" / "a.jpg").as_uri(), (tmp_path / "root",)) is None
+
+
+def test_a_link_to_itself_is_refused_and_raises_nothing(tmp_path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    failure = refusal((tmp_path / "loop" / "a.jpg").as_uri(), (tmp_path / "root",))
+    assert failure is not None
+    assert failure.code in ("bad_uri", "blocked_path")  # by the version of Python
+
+
+@pytest.mark.parametrize("name", [b"a b.jpg", "ü?#%.jpg".encode(), b"\xff\xfe.jpg"])
+def test_a_files_uri_names_the_file_whatever_its_name(tmp_path, name) -> None:
+    path = tmp_path / os.fsdecode(name)
+    assert path_of(path.as_uri()) == path
+    assert path_of(path.as_uri().replace("file://", "file://localhost")) == path
