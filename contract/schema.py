@@ -24,6 +24,18 @@ def revision_of(connection: Connection) -> int:
     return int(revision or 0)
 
 
+def check_upgradable(connection: Connection) -> int:
+    """The schema's number, 0 where there is none yet.
+
+    Raises:
+        SchemaMismatch: the schema is newer than this program.
+    """
+    found = revision_of(connection)
+    if found > NEWEST_SCHEMA:
+        check_schema(connection)
+    return found
+
+
 def check_schema(connection: Connection) -> None:
     """
     Raises:

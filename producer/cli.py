@@ -302,15 +302,13 @@ def flower() -> None:
 def upgrade() -> None:
     """Bring the database's schema up to date; makes the database where it is a file."""
     from contract.database import make_engine, reaching_database, reading
-    from contract.schema import NEWEST_SCHEMA, check_schema, revision_of
+    from contract.schema import check_upgradable, revision_of
 
     engine = make_engine(_settings().database())
     _make_folder(engine)
     with reaching_database(engine):
         with reading(engine) as connection:
-            before = revision_of(connection)
-            if before > NEWEST_SCHEMA:
-                check_schema(connection)
+            before = check_upgradable(connection)
         import_module("migrations.upgrade").upgrade(engine)
         with reading(engine) as connection:
             after = revision_of(connection)

