@@ -96,7 +96,7 @@ def choose_weights() -> str:
     ):
         return settings.weights
     console.print(
-        f"No answer from {urlsplit(file.address).hostname}, where the {settings.weights} weights are: "
+        f"No answer from {urlsplit(file.address).hostname}, where the weights are: "
         "taking [bold]random[/] ones, whose answers mean nothing.",
         soft_wrap=True,
     )

@@ -8,16 +8,15 @@ was not done when it stopped goes on when it is started again.
 from __future__ import annotations
 
 import os
+import re
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
-from sqlalchemy import Engine, select
-from sqlalchemy.engine import Row
+from sqlalchemy import Engine, Row
 from sqlalchemy.exc import DBAPIError
 
 from contract import VERSION
@@ -25,14 +24,15 @@ from contract.database import make_engine, reaching_database, reading
 from contract.failure import UnavailableError, UsageError
 from contract.schema import check_upgradable
 from contract.settings import PREFIX, Settings
-from contract.tables import workers
 from migrations.upgrade import upgrade
 from worker.embedded.files import locked, write_secret
 from worker.embedded.flower import keep_login, login_file, url_file
 from worker.embedded.service import Service
 from worker.embedded.valkey import Valkey
+from worker.health import find_worker
 
 POLL_S: Final = 0.2
+LOG_LINE: Final = re.compile(r"\S+ \S+ (?:INFO|WARNING|ERROR) [\w.]+: (.*)")
 # For what has nothing in hand.
 STOP_WITHIN_S: Final = 10.0
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -171,11 +171,13 @@ class Stack:
     def _show_beginning(self, engine: Engine) -> None:
         """What the worker says until it is ready: weights that are downloaded, and the like."""
         for line in self._worker.new_lines():
-            self._tell(f"  worker  {line.split(': ', 1)[-1]}", style="dim")
-        worker = find_worker(engine, self._worker.pid)
-        if worker is not None:
-            self._is_ready = True
-            self._show_ready(worker)
+            if said := LOG_LINE.fullmatch(line):
+                self._tell(f"  worker  {said[1]}", style="dim")
+        with suppress(DBAPIError), reading(engine) as connection:
+            worker = find_worker(connection, self._settings, self._worker.pid)
+            if worker is not None:
+                self._is_ready = True
+                self._show_ready(worker)
 
     def _show_places(self) -> None:
         settings = self._settings
@@ -208,7 +210,7 @@ class Stack:
         )
         return f"{url_file(self._settings).read_text().strip()}  ({login})"
 
-    def _show_ready(self, worker: Row[str, str, str]) -> None:
+    def _show_ready(self, worker: Row[Any]) -> None:
         self._tell(
             f"Ready: queue {worker.queue}, on {worker.device}, in {worker.precision}. "
             "Ctrl-C stops everything; what is not done then goes on at the next start.",
@@ -252,15 +254,3 @@ def migrate(engine: Engine) -> None:
         with reading(engine) as connection:
             check_upgradable(connection)
         upgrade(engine)
-
-
-def find_worker(engine: Engine, pid: int | None) -> Row[str, str, str] | None:
-    """The row of this machine's worker with that process id; None until there is one."""
-    name = f"{socket.gethostname()}-{pid}-"
-    with suppress(DBAPIError), reading(engine) as connection:
-        return connection.execute(
-            select(workers.c.queue, workers.c.device, workers.c.precision).where(
-                workers.c.name.startswith(name, autoescape=True)
-            )
-        ).one_or_none()
-    return None
