@@ -4,36 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from pathlib import Path
 
-PHOTOGRAPHS = ("chelsea.jpg", "coffee.jpg", "astronaut.jpg", "rocket.jpg")
+import pytest
 
 
-def uris(web: str, images: int) -> str:
-    """Lines of a list, each another URI of one of a few photographs."""
-    return "\n".join(f"{web}/{PHOTOGRAPHS[n % len(PHOTOGRAPHS)]}?n={n}" for n in range(images))
-
-
-def submit(installation, text: str) -> str:
-    return installation.run("submit", "-", stdin=text).strip()
+def begun(status) -> bool:
+    return status["classified"] > 0
 
 
 def test_every_image_gets_its_classes_or_the_reason_why_not(installation, web, tmp_path) -> None:
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
     (tmp_path / "words.jpg").write_text("These are words.")
-    job = submit(
-        installation,
-        "\n".join(
-            [
-                f"{web}/chelsea.jpg",
-                f"{web}/nothing-here.jpg",
-                (tmp_path / "words.jpg").as_uri(),
-                (tmp_path / "gone.jpg").as_uri(),
-                "http://127.0.0.1:9/closed.jpg",
-                f"{web}/coffee.jpg",
-            ]
-        ),
+    job = installation.submit(
+        f"{web}/chelsea.jpg",
+        f"{web}/nothing-here.jpg",
+        (tmp_path / "words.jpg").as_uri(),
+        (tmp_path / "gone.jpg").as_uri(),
+        "http://127.0.0.1:9/closed.jpg",
+        f"{web}/coffee.jpg",
     )
     installation.start("dispatch")
     installation.start("worker")
@@ -47,89 +34,113 @@ def test_every_image_gets_its_classes_or_the_reason_why_not(installation, web, t
     assert failures == {1: "http_404", 2: "not_an_image", 3: "not_found", 4: "connect"}
     assert status["errors"] == dict.fromkeys(failures.values(), 1)
     assert results[4]["attempts"] == 3
+    assert {result["model"] for result in results} == {"resnext50_32x4d/random"}
     chelsea = results[0]
-    assert chelsea["model"] == "resnext101_32x4d/random"
     scores = [guess["score"] for guess in chelsea["top5"]]
     assert len(scores) == 5
     assert scores == sorted(scores, reverse=True)
     assert chelsea["top5"] != results[5]["top5"]
 
 
-def test_a_worker_killed_in_mid_job_loses_nothing_and_doubles_nothing(installation, web) -> None:
-    job = submit(installation, uris(web, 120))
+def test_a_worker_killed_in_mid_job_loses_nothing_and_doubles_nothing(installation, many) -> None:
+    job = installation.submit(*many)
     installation.start("dispatch")
     worker = installation.start("worker")
-    while not 0 < installation.status(job)["classified"] < 120:
-        assert worker.poll() is None, installation.tails()
-        time.sleep(0.05)
+    installation.wait(job, begun)
 
     os.killpg(worker.pid, signal.SIGKILL)
     worker.wait()
-    assert installation.status(job)["classified"] < 120, "killed too late to show anything"
+    assert installation.status(job)["pending"] > 0, "killed too late to show anything"
     installation.start("worker")
 
     status = installation.wait(job)
-    assert (status["classified"], status["failed"]) == (120, 0)
+    assert (status["classified"], status["failed"]) == (len(many), 0)
     results = installation.results(job)
-    assert [result["position"] for result in results] == list(range(120))
-    answers = {tuple(guess["class_id"] for guess in result["top5"]) for result in results}
-    assert len(answers) == len(PHOTOGRAPHS)
+    assert [result["uri"] for result in results] == many
+    assert len({str([guess["class_id"] for guess in r["top5"]]) for r in results}) == 4
 
 
-def test_a_worker_that_is_stopped_hands_back_what_it_has_not_classified(installation, web) -> None:
-    job = submit(installation, uris(web, 120))
+def test_a_worker_that_is_stopped_hands_back_what_it_has_not_classified(installation, many) -> None:
+    job = installation.submit(*many)
     installation.start("dispatch")
     worker = installation.start("worker")
-    while installation.status(job)["classified"] == 0:
-        assert worker.poll() is None, installation.tails()
-        time.sleep(0.05)
+    installation.wait(job, begun)
 
     worker.send_signal(signal.SIGTERM)
 
     assert worker.wait(timeout=60) == 0
-    assert installation.status(job)["state"] == "running"
+    assert installation.status(job)["pending"] > 0, "stopped too late to show anything"
     installation.start("worker")
-    assert installation.wait(job)["classified"] == 120
+    assert installation.wait(job)["classified"] == len(many)
     assert all(result["attempts"] == 1 for result in installation.results(job))
 
 
-def test_redis_flushed_in_mid_job_loses_nothing(installation, web, valkey) -> None:
-    job = submit(installation, uris(web, 120))
+def test_redis_flushed_in_mid_job_loses_nothing(installation, many, valkey) -> None:
+    # One chunk at a time, so that most of them wait in Redis.
+    installation.environment["RESNEXT_CHUNKS_IN_FLIGHT"] = "1"
+    job = installation.submit(*many)
     installation.start("dispatch")
-    worker = installation.start("worker")
-    while installation.status(job)["classified"] == 0:
-        assert worker.poll() is None, installation.tails()
-        time.sleep(0.05)
+    installation.start("worker")
+    installation.wait(job, begun)
 
     with valkey.client() as client:
+        assert client.llen("resnext50_32x4d.random.fp32") > 0
         client.flushall()
 
-    assert installation.wait(job)["classified"] == 120
-    assert len(installation.results(job)) == 120
+    assert installation.wait(job)["classified"] == len(many)
+    assert len(installation.results(job)) == len(many)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("gone.pth", None, "there is no"),
+        ("other.pth", {"fc.weight": (2, 2)}, "fc.weight"),
+    ],
+)
 def test_weights_that_are_missing_or_of_another_network_stop_the_worker(
-    installation, tmp_path: Path
+    installation, tmp_path, name, content, words
 ) -> None:
     import torch
 
-    torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
-    for weights, words in (("gone.pth", "gone.pth"), ("other.pth", "fc.weight")):
-        installation.environment["RESNEXT_WEIGHTS"] = str(tmp_path / weights)
-        worker = installation.start("worker")
-        assert worker.wait(timeout=60) == 3
-        log = installation.log("worker").read_text()
-        assert words in log
-        assert "Traceback" not in log
+    if content:
+        torch.save({key: torch.zeros(shape) for key, shape in content.items()}, tmp_path / name)
+    installation.environment["RESNEXT_WEIGHTS"] = str(tmp_path / name)
+
+    done = installation.call("worker")
+
+    assert done.returncode == 3
+    assert name in done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_redis_that_does_not_answer_stops_dispatcher_and_worker_with_its_address(
-    installation,
+@pytest.mark.parametrize("command", ["dispatch", "worker", "flower"])
+def test_redis_that_does_not_answer_stops_a_command_with_its_address(installation, command) -> None:
+    installation.environment |= {
+        "RESNEXT_BROKER_URL": "redis://:hunter2@127.0.0.1:9/0",
+        "RESNEXT_FLOWER_LOGIN": "me:secret",
+    }
+    done = installation.call(command)
+    assert done.returncode == 3
+    assert "127.0.0.1:9" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["dispatch", "worker"])
+def test_a_database_that_does_not_answer_stops_a_command_with_its_address(
+    installation, command
 ) -> None:
-    installation.environment["RESNEXT_BROKER_URL"] = "redis://:hunter2@127.0.0.1:9/0"
-    for command in ("dispatch", "worker"):
-        assert installation.start(command).wait(timeout=60) == 3
-        log = installation.log(command).read_text()
-        assert "127.0.0.1:9" in log
-        assert "hunter2" not in log
-        assert "Traceback" not in log
+    installation.environment["RESNEXT_DATABASE_URL"] = "postgresql://me:hunter2@127.0.0.1:9/no"
+    done = installation.call(command)
+    assert done.returncode == 3
+    assert "127.0.0.1:9/no" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_dashboard_without_a_login_is_refused(installation) -> None:
+    done = installation.call("flower")
+    assert done.returncode == 2
+    assert "RESNEXT_FLOWER_LOGIN" in done.stderr

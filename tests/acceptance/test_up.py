@@ -1,0 +1,197 @@
+"""`resnextq up`: everything in one command, and nothing of it left when it is gone."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WITHIN_S = 90
+
+
+@pytest.fixture
+def machine(bare_installation) -> Iterator[Any]:
+    """Whatever a test does, in the end nothing is left running."""
+    yield bare_installation
+    bare_installation.stop()
+    until(lambda: not alive(bare_installation), lambda: f"left: {alive(bare_installation)}")
+
+
+def until(condition: Callable[[], object], doubt: Callable[[], str]) -> None:
+    deadline = time.monotonic() + WITHIN_S
+    while not condition():
+        assert time.monotonic() < deadline, doubt()
+        time.sleep(0.1)
+
+
+def up(machine) -> subprocess.Popen[bytes]:
+    """Started, its worker ready."""
+    before = len(said(machine))
+    process = machine.start("up")
+    until(
+        lambda: "\nReady: " in said(machine)[before:] or process.poll() is not None, machine.tails
+    )
+    assert process.poll() is None, machine.tails()
+    return process
+
+
+def said(machine) -> str:
+    log = machine.log("up")
+    return log.read_text() if log.exists() else ""
+
+
+def home(machine) -> Path:
+    return Path(machine.environment["RESNEXT_HOME"])
+
+
+def alive(machine) -> dict[int, str]:
+    """Processes of this home, by id: each has it in its environment or its arguments."""
+    found = {}
+    mark = str(home(machine)).encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes()
+            if process.name != str(os.getpid()) and (
+                mark in words or mark in (process / "environ").read_bytes()
+            ):
+                found[int(process.name)] = words.replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it has ended meanwhile
+            continue
+    return {pid: words for pid, words in found.items() if words}  # not zombies
+
+
+def fetch(url: str, login: str | None = None) -> tuple[int, str]:
+    request = urllib.request.Request(url)
+    if login is not None:
+        coded = base64.b64encode(login.encode()).decode()
+        request.add_header("Authorization", f"Basic {coded}")
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, ""
+
+
+def test_up_runs_a_job_and_keeps_its_secrets(machine, many) -> None:
+    running = up(machine)
+    job = machine.submit(*many[:12])
+    assert machine.wait(job)["classified"] == 12
+
+    password = (home(machine) / "valkey" / "valkey.password").read_text()
+    login = (home(machine) / "flower-login").read_text().strip()
+    for words in alive(machine).values():
+        assert password not in words
+        assert login.partition(":")[2] not in words
+    logs = machine.tails()
+    assert password not in logs
+    assert login.partition(":")[2] not in logs
+    for secret in ("broker-url", "flower-login", "valkey/valkey.conf", "valkey/valkey.password"):
+        assert (home(machine) / secret).stat().st_mode & 0o077 == 0
+    assert home(machine).stat().st_mode & 0o077 == 0
+
+    dashboard = (home(machine) / "flower-url").read_text().strip()
+    assert fetch(dashboard)[0] == 401
+    assert fetch(f"{dashboard}/metrics")[0] == 401
+    assert fetch(f"{dashboard}/api/tasks")[0] == 401
+    assert fetch(f"{dashboard}/metrics", login)[0] == 200
+    tasks = json.loads(fetch(f"{dashboard}/api/tasks", login)[1])
+    assert len(tasks) == 2
+    for task in tasks.values():
+        assert task["name"] == "resnextq.classify_chunk"
+        assert f"job={job} chunk=" in task["kwargs"]
+        assert "'classified': " in task["result"]
+        assert "'failed': {}" in task["result"]
+        assert "'images_per_s': " in task["result"]
+
+    running.send_signal(signal.SIGINT)
+    assert running.wait(timeout=60) == 0
+    assert alive(machine) == {}
+
+
+def test_a_second_up_is_refused_with_the_pid_of_the_first(machine) -> None:
+    first = up(machine)
+    second = machine.call("up")
+    assert second.returncode == 2
+    assert f"process {first.pid}" in second.stderr
+    assert "RESNEXT_HOME" in second.stderr
+
+
+def test_up_that_is_stopped_in_mid_job_goes_on_at_the_next_start(machine, many) -> None:
+    first = up(machine)
+    job = machine.submit(*many)
+    machine.wait(job, lambda status: status["classified"] > 0)
+    first.terminate()
+    assert first.wait(timeout=60) == 0
+    assert alive(machine) == {}
+    assert machine.status(job)["pending"] > 0, "stopped too late to show anything"
+
+    up(machine)
+
+    assert machine.wait(job)["classified"] == len(many)
+    assert [result["uri"] for result in machine.results(job)] == many
+
+
+def test_up_that_is_killed_leaves_no_process_and_loses_nothing(machine, many) -> None:
+    first = up(machine)
+    job = machine.submit(*many)
+    machine.wait(job, lambda status: status["classified"] > 0)
+    first.kill()
+    first.wait()
+    until(lambda: not alive(machine), lambda: f"left running: {alive(machine)}")
+    assert machine.status(job)["pending"] > 0, "killed too late to show anything"
+
+    up(machine)
+
+    assert machine.wait(job)["classified"] == len(many)
+    assert [result["uri"] for result in machine.results(job)] == many
+
+
+def test_a_worker_and_a_broker_that_die_are_started_again(machine, many) -> None:
+    up(machine)
+    job = machine.submit(*many)
+    machine.wait(job, lambda status: status["classified"] > 0)
+    for pid, words in alive(machine).items():
+        if "resnextq worker" in words or "valkey-server" in words:
+            os.kill(pid, signal.SIGKILL)
+
+    assert machine.wait(job)["classified"] == len(many)
+    assert "resnextq worker has ended with status -9" in said(machine)
+    assert "Valkey has ended" in said(machine)
+
+
+def test_a_home_whose_path_is_too_long_for_a_socket_uses_loopback(machine, many) -> None:
+    machine.environment["RESNEXT_HOME"] = str(machine.folder / ("h" * 100))
+    up(machine)
+    assert (home(machine) / "broker-url").read_text().startswith("redis://:")
+    job = machine.submit(*many[:2])
+    assert machine.wait(job)["classified"] == 2
+
+
+def test_a_worker_that_cannot_begin_stops_up_with_its_reason(machine) -> None:
+    machine.environment["RESNEXT_WEIGHTS"] = "/not/there.pth"
+    done = machine.call("up")
+    assert done.returncode == 3
+    assert "/not/there.pth" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert alive(machine) == {}
+
+
+def test_a_dashboard_whose_port_is_taken_stops_nothing_else(machine, many) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        machine.environment["RESNEXT_FLOWER_PORT"] = str(taken.getsockname()[1])
+        up(machine)
+        assert "dashboard not running" in said(machine)
+        job = machine.submit(*many[:2])
+        assert machine.wait(job)["classified"] == 2
