@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -165,18 +166,36 @@ def bare_installation(tmp_path: Path) -> Installation:
     return Installation(tmp_path, environment(tmp_path))
 
 
-class _Quiet(SimpleHTTPRequestHandler):
+class _Pictures(SimpleHTTPRequestHandler):
+    """The demo's pictures; what is asked for with `?held…` comes once the gate is open."""
+
+    def __init__(self, gate: threading.Event, *arguments: Any) -> None:
+        self._gate = gate
+        super().__init__(*arguments, directory=str(PICTURES))
+
+    def do_GET(self) -> None:
+        if "?held" in self.path:
+            self._gate.wait()
+        with suppress(ConnectionError):  # whoever asked has been killed
+            super().do_GET()
+
     def log_message(self, *_: object) -> None:
         pass
 
 
 @pytest.fixture
-def web() -> Iterator[str]:
-    """The address of a real HTTP server that serves the demo's pictures."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(PICTURES)))
+def gate() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def web(gate) -> Iterator[str]:
+    """The address of a real HTTP server."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Pictures, gate))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
+    gate.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -187,5 +206,12 @@ PHOTOGRAPHS = ("chelsea.jpg", "coffee.jpg", "astronaut.jpg", "rocket.jpg")
 
 @pytest.fixture
 def many(web: str) -> list[str]:
-    """URIs of a few photographs, each another one: enough to stop things in the middle."""
-    return [f"{web}/{PHOTOGRAPHS[n % len(PHOTOGRAPHS)]}?n={n}" for n in range(56)]
+    """URIs of a few photographs, each another one. The last two chunks are held at the gate, so
+    that things can be stopped in the middle.
+    """
+    photographs = [PHOTOGRAPHS[n % len(PHOTOGRAPHS)] for n in range(40)]
+    words = ["n"] * 24 + ["held"] * 16
+    return [
+        f"{web}/{photograph}?{word}={n}"
+        for n, (photograph, word) in enumerate(zip(photographs, words, strict=True))
+    ]
