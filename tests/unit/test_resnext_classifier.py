@@ -218,9 +218,8 @@ def test_a_cpu_without_bf16_computes_in_fp32_and_says_so_once(
 def test_amp_on_cuda_is_fp16_and_fp32_turns_tf32_off() -> None:
     assert precision.choose_precision("amp", torch.device("cuda", 0)) == "fp16"
     assert precision.choose_precision("fp32", torch.device("cuda", 0)) == "fp32"
-    assert torch.backends.cudnn.conv.fp32_precision == "ieee"  # type: ignore[attr-defined]
-    assert not torch.backends.cudnn.allow_tf32
-    assert not torch.backends.cuda.matmul.allow_tf32
+    for operation in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):
+        assert operation.fp32_precision == "ieee"
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99"])
