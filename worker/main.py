@@ -20,9 +20,11 @@ from sqlalchemy import Engine
 from contract.broker import check_broker, make_celery
 from contract.database import connect_database
 from contract.failure import ResnextQueueError, UsageError, WeightsError
+from contract.models import title_of
 from contract.settings import PREFIX, Settings
 from resnext import errors
-from resnext.spec import ModelSpec, find_spec
+from resnext.catalogue import find_spec
+from resnext.spec import ModelSpec
 from worker.app import CeleryWorker, Shutdown, configure_logging
 from worker.batcher import Batcher
 from worker.database import Database
@@ -92,6 +94,8 @@ def load_classifier(settings: Settings) -> Classifier:
                 settings.weights,
                 precision=settings.precision,
                 device=settings.device,
+                engine=settings.engine,
+                threads=settings.torch_threads,
                 cache=settings.cache,
                 batch_images=settings.batch_images,
                 progress=progress,
@@ -205,10 +209,13 @@ def build(settings: Settings, engine: Engine, loaders: LoaderPool, classifier: C
 
 def _say_ready(classifier: Classifier, identity: Identity) -> None:
     log.info(
-        "ready: model %s, device %s, precision %s, batch %d, queue %s",
-        classifier.title,
+        "ready: model %s (licence of the weights: %s), device %s, precision %s, %s, batch %d, "
+        "queue %s",
+        title_of(classifier.model, classifier.weights),
+        classifier.licence,
         classifier.device,
         classifier.precision,
+        classifier.engine,
         classifier.batch_images,
         identity.queue,
     )
