@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,18 +24,9 @@ from contract.database import reading
 from contract.message import TASK_NAME, ChunkMessage
 from contract.settings import Settings
 from contract.tables import chunk_uris, chunks, jobs, results, tallies, workers
+from tests.integration.dispatching import WITHIN_S, until
 
 PROGRAM = Path(__file__).with_name("worker_double.py")
-WITHIN_S = 60.0
-POLL_S = 0.02
-
-
-def until(condition: Callable[[], Any], doubt: Callable[[], str] = str) -> Any:
-    deadline = time.monotonic() + WITHIN_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, doubt()
-        time.sleep(POLL_S)
-    return found
 
 
 @dataclass
