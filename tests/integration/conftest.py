@@ -1,4 +1,4 @@
-"""The broker as the dispatcher sees it, and one that a test may kill."""
+"""What surrounds the dispatcher: a broker, one that a test may kill, and the time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from celery import Celery
 
 from contract.broker import make_celery
 from contract.settings import Settings
+from producer import lost, reap
+from tests.integration.dispatching import Clock
 from worker.embedded.valkey import Valkey
 
 
@@ -26,3 +28,12 @@ def mortal_valkey(tmp_path: Path) -> Iterator[Valkey]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    """The time by which the dispatcher measures grace and lease; the database has its own."""
+    clock = Clock()
+    for module in (lost, reap):
+        monkeypatch.setattr(module, "time", clock)
+    return clock

@@ -45,6 +45,16 @@ def on_broker(settings: Settings, url: str) -> Settings:
     return settings.model_copy(update={"broker_url": SecretStr(url)})
 
 
+@dataclass
+class Clock:
+    """What a module of the dispatcher has for `time`: it stands still until a test moves it."""
+
+    seconds: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
 @dataclass(frozen=True)
 class Sent:
     """A message as it lies in Redis."""
