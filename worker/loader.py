@@ -109,20 +109,26 @@ class Loader:
     def _work(self) -> None:
         while True:
             slot, uri = self._orders.get()
-            packet = pack_done(self._load(slot, uri))
+            packet = self._answer(slot, uri)
             try:
                 with self._sending:
                     self._connection.send(packet)
             except OSError:  # the worker is gone
                 os._exit(0)
 
+    def _answer(self, slot: int, uri: str) -> bytes:
+        """A thread that died would keep its slot, and the run that waits for it, for ever."""
+        try:
+            return pack_done(self._load(slot, uri))
+        except Exception as error:  # noqa: BLE001  (whatever it is, it costs this image alone)
+            failure = Failure("internal", f"loader: {error!r}")
+            return pack_done(Done(slot, failure, Provenance()))
+
     def _load(self, slot: int, uri: str) -> Done:
         try:
             fetched = self._fetcher.fetch(uri)
         except FetchError as error:
             return Done(slot, error.failure, Provenance())
-        except Exception as error:  # noqa: BLE001  (whatever it is, it costs this image alone)
-            return Done(slot, Failure("internal", f"fetch: {error!r}"), Provenance())
         return self._decode(slot, fetched.body, fetched.final_uri)
 
     def _decode(self, slot: int, body: bytes, final_uri: str | None) -> Done:
