@@ -2,7 +2,8 @@
 
 Tasks call `load`, which waits while every slot is taken: that is what holds back the
 messages. A slot is one image, from its URI to the moment when the batcher has copied its
-pixels. A thread for each loader reads the answers and calls back.
+pixels. A thread for each loader reads the answers and calls back; one more for all of them
+ends those that decode one image for too long.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from resnext.resample import Pixels
 from worker.loader import LoaderConfig
 from worker.outcome import Provenance
 from worker.records import MAX_RECORD_BYTES, BadRecord, Done, pack_load, unpack_done
-from worker.slots import Slots
+from worker.slots import Note, Slots
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ KEPT_VARIABLES: Final = frozenset(
 FIRST_RESTART_S: Final = 0.1
 LONGEST_RESTART_S: Final = 10.0
 END_WITHIN_S: Final = 2.0
+# So often a loader is looked at within the time that it may decode one image.
+LOOKS: Final = 20
 
 
 class PoolClosed(Exception):
@@ -78,11 +80,30 @@ class _Process:
     free: list[int]
     orders: dict[int, _Order] = field(default_factory=dict)
     loaded: int = 0
+    seen: Note | None = None
+    """What it was decoding when it was last looked at."""
+    looks: int = 0
+    """How often it has been found at that since."""
+    overdue: Note | None = None
+    """What it decoded for too long, and was killed for."""
 
     def send(self, slot: int, order: _Order) -> None:
         # If it has died, its reader finds the order and gives it to the replacement.
         with suppress(OSError):
             self.connection.send(pack_load(slot, order.uri))
+
+    def look(self) -> None:
+        """Kills it if it decodes what it did LOOKS looks ago.
+
+        Looks are counted, and no time is taken: after a pause of the whole machine a clock
+        would say that everything had taken too long.
+        """
+        note = self.slots.noted()
+        self.looks = self.looks + 1 if note == self.seen else 0
+        self.seen = note
+        if note is not None and self.looks >= LOOKS:
+            self.overdue = note
+            self.child.kill()
 
     def end(self) -> None:
         self.connection.close()
@@ -98,14 +119,16 @@ class LoaderPool:
 
     def __init__(self, settings: Settings, preprocessing: Preprocessing) -> None:
         self._config = LoaderConfig.of(settings, preprocessing)
+        self._decode_deadline_s = settings.decode_deadline_s
         self._changed = threading.Condition()
         self._processes: list[_Process | None] = [None] * settings.loaders
         self._accepting = True
-        self._closed = False
+        self._closing = threading.Event()
         self._threads = [
             threading.Thread(target=self._keep, args=(n,), name=f"loader-{n}", daemon=True)
             for n in range(settings.loaders)
         ]
+        self._threads.append(threading.Thread(target=self._watch, name="decode-watch", daemon=True))
 
     def start(self) -> None:
         """Starts the processes; the images that they are given wait until they are ready."""
@@ -140,7 +163,8 @@ class LoaderPool:
     def close(self) -> None:
         """Ends the processes."""
         with self._changed:
-            self._accepting, self._closed = False, True
+            self._accepting = False
+            self._closing.set()
             processes = [process for process in self._processes if process is not None]
             self._changed.notify_all()
         for process in processes:
@@ -182,10 +206,16 @@ class LoaderPool:
             assert process is not None  # noqa: S101  (this thread alone replaces it)
             self._read(process)
             process.end()
-            if self._closed:
+            if self._closing.is_set():
                 return
             wait_s = FIRST_RESTART_S if process.loaded else min(2 * wait_s, LONGEST_RESTART_S)
             self._replace(n, process, wait_s)
+
+    def _watch(self) -> None:
+        while not self._closing.wait(self._decode_deadline_s / LOOKS):
+            for process in self._processes:
+                if process is not None:
+                    process.look()
 
     def _read(self, process: _Process) -> None:
         """Until the loader is gone, or says what no loader of ours would."""
@@ -226,22 +256,27 @@ class LoaderPool:
             self._changed.notify()
 
     def _replace(self, n: int, dead: _Process, wait_s: float) -> None:
-        """The image that it decoded is `crashed`; the others go to the next life."""
-        culprit = dead.slots.noted()
+        """The image that it died of fails; the others go to the next life."""
+        note = dead.slots.noted()
         with self._changed:
             self._processes[n] = None  # nothing is given to it any more
             orders, dead.orders = dead.orders, {}
-        crashed = orders.pop(culprit, None) if culprit is not None else None
+        culprit = orders.pop(note.slot, None) if note is not None else None
+        failure = (
+            Failure("decode_timeout", f"more than {self._decode_deadline_s:g} s")
+            if dead.overdue is not None and dead.overdue == note
+            else Failure("crashed", "the decoder crashed")
+        )
         log.warning(
             "A loader died (exit status %s)%s; %d images go to its replacement.",
             dead.child.returncode,
-            " while it decoded an image" if crashed else "",
+            f" while it decoded an image, which fails: {failure.code}" if culprit else "",
             len(orders),
         )
-        if crashed is not None:
-            crashed.done(LoadFailed(Failure("crashed", "the decoder crashed"), Provenance()))
-        if not dead.loaded and crashed is None:
-            time.sleep(wait_s)
+        if culprit is not None:
+            culprit.done(LoadFailed(failure, Provenance()))
+        elif not dead.loaded:
+            self._closing.wait(wait_s)
         process = self._start_process()
         for order in orders.values():
             process.orders[process.free.pop()] = order
@@ -251,5 +286,5 @@ class LoaderPool:
             self._changed.notify_all()
         for slot, order in again:
             process.send(slot, order)
-        if self._closed:  # it was not there yet when the others were told
+        if self._closing.is_set():  # it was not there yet when the others were told
             process.connection.shutdown(socket.SHUT_RDWR)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import pytest
+from PIL import Image
 
 from contract.error_codes import Failure
 from contract.settings import Settings
@@ -92,3 +94,36 @@ def test_a_header_of_any_width_costs_its_image_and_no_thread(
     assert codes == [("wide.png", "too_many_pixels")] * 4
     pool.load(GOOD)
     assert pool.answers(1) == [(GOOD.name, None)]
+
+
+def make_endless_jpeg(path: Path) -> Path:
+    """A progressive picture that repeats its last scan: an hour of decoding in few bytes."""
+    whole = BytesIO()
+    Image.new("L", (4000, 4000), 128).save(whole, "JPEG", progressive=True)
+    jpeg = whole.getvalue()
+    last_scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    path.write_bytes(jpeg[:-2] + last_scan * 50_000 + jpeg[-2:])
+    return path
+
+
+def test_a_picture_that_decodes_for_ever_fails_alone(
+    make_pool: MakePool, tmp_path: Path, caplog
+) -> None:
+    pool = make_pool(fetches_per_loader=8, decode_deadline_s=1.0)
+    endless = make_endless_jpeg(tmp_path / "endless.jpg")
+    pool.load(endless, *[GOOD] * 6)
+    answers = dict(pool.answers(7))
+    assert answers == {endless.name: Failure("decode_timeout", "more than 1 s"), GOOD.name: None}
+    assert "decode_timeout" in caplog.text
+
+
+def test_many_pictures_that_take_a_while_each_are_not_one_that_takes_long(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    """The same slot is used again and again; the deadline is each picture's own."""
+    large = tmp_path / "large.png"
+    Image.effect_noise((4000, 3000), 50).save(large, compress_level=0)
+    pool = make_pool(fetches_per_loader=1, decode_deadline_s=3.0)
+    for _ in range(30):
+        pool.load(large)
+    assert pool.answers(30) == [(large.name, None)] * 30
