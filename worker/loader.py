@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from contract.error_codes import Failure
 from resnext.preprocess import Preprocessing
 from worker.decode import DecodeError, decode
-from worker.fetch import Fetcher, FetchError, FetchLimits
+from worker.fetch import HELPERS_A_FETCH, Fetcher, FetchError, FetchLimits
 from worker.outcome import Provenance
 from worker.records import MAX_RECORD_BYTES, Done, pack_done, unpack_load
 from worker.slots import Slots
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # a loader starts without pydantic
 
 # Loaders never take the core that feeds the GPU.
 NICENESS: Final = 10
-# Address space: Python and its libraries, a thread's stack, and for each pixel of the largest
+# Address space: Python and its libraries, each thread's stack, and for each pixel of the largest
 # image what Pillow holds at its worst (4 bytes, twice, and an alpha mask).
 BASE_BYTES: Final = 2 * 2**30
 STACK_BYTES: Final = 9 * 2**20
@@ -83,7 +83,8 @@ class LoaderConfig:
 
     @property
     def address_space_bytes(self) -> int:
-        per_fetch = STACK_BYTES + 2 * self.fetch.max_image_bytes
+        threads = 1 + 2 * HELPERS_A_FETCH  # it fetches; the others look names up and read files
+        per_fetch = threads * STACK_BYTES + 2 * self.fetch.max_image_bytes
         return BASE_BYTES + self.slots * per_fetch + self.max_pixels * BYTES_A_PIXEL
 
 
@@ -168,6 +169,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     slots = Slots(int(sys.argv[2]), count=config.slots, crop=config.preprocessing.crop)
     Loader(connection, slots, config).run()
+    os._exit(0)  # without waiting for look-ups and files that hang
 
 
 if __name__ == "__main__":

@@ -35,6 +35,9 @@ KEPT_VARIABLES: Final = frozenset(
     {"PATH", "LANG", "LC_ALL", "TZ", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR",
      "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "RES_OPTIONS"}
 )  # fmt: skip
+# Each of glibc's arenas takes 64 MiB of address space, of which a loader has a limited amount; it
+# decodes one image at a time, so threads that wait for each other's allocations cost nothing.
+ADDED_VARIABLES: Final = {"MALLOC_ARENA_MAX": "2"}
 # Loaders that die without having loaded anything are not started again at once.
 FIRST_RESTART_S: Final = 0.1
 LONGEST_RESTART_S: Final = 10.0
@@ -188,7 +191,7 @@ class LoaderPool:
             child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "worker.loader", str(theirs.fileno()), str(memory)],
                 pass_fds=(theirs.fileno(), memory),
-                env={k: v for k, v in os.environ.items() if k in KEPT_VARIABLES},
+                env={k: v for k, v in os.environ.items() if k in KEPT_VARIABLES} | ADDED_VARIABLES,
                 stdin=subprocess.DEVNULL,
             )
             slots = Slots(memory, count=config.slots, crop=config.preprocessing.crop)
