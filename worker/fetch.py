@@ -380,7 +380,8 @@ def _retry_after_s(response: requests.Response) -> float | None:
     value = response.headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)
-    with suppress(ValueError):
+    # A year of twenty digits, or a zone beyond a day: no date either.
+    with suppress(ValueError, TypeError, OverflowError):
         moment = parsedate_to_datetime(value)
         aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return max(0.0, (aware - datetime.now(UTC)).total_seconds())
