@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from contract.error_codes import Failure
@@ -42,6 +43,12 @@ ADDED_VARIABLES: Final = {"MALLOC_ARENA_MAX": "2"}
 FIRST_RESTART_S: Final = 0.1
 LONGEST_RESTART_S: Final = 10.0
 END_WITHIN_S: Final = 2.0
+# How a process ends that its own code has ended. Any other end (SIGKILL, for want of memory or by
+# a person) may be no fault of the image that it was decoding.
+CRASHES: Final = frozenset(
+    -number
+    for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+)
 # So often a loader is looked at within the time that it may decode one image.
 LOOKS: Final = 20
 
@@ -71,6 +78,8 @@ Callback = Callable[[Loaded | LoadFailed], None]
 class _Order:
     uri: str
     done: Callback
+    deaths: int = 0
+    """Loaders that something else ended while they decoded it."""
 
 
 @dataclass
@@ -107,6 +116,11 @@ class _Process:
         if note is not None and self.looks >= LOOKS:
             self.overdue = note
             self.child.kill()
+
+    def hang_up(self) -> None:
+        """It ends, and whoever reads its answers hears of it."""
+        with suppress(OSError):  # it died, and its reader has closed the connection
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def end(self) -> None:
         self.connection.close()
@@ -171,7 +185,7 @@ class LoaderPool:
             processes = [process for process in self._processes if process is not None]
             self._changed.notify_all()
         for process in processes:
-            process.connection.shutdown(socket.SHUT_RDWR)
+            process.hang_up()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
@@ -186,8 +200,11 @@ class LoaderPool:
     def _start_process(self) -> _Process:
         config = self._config
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        memory = Slots.make(count=config.slots, crop=config.preprocessing.crop)
-        try:
+        with ExitStack() as failed, ExitStack() as passed_on:
+            failed.callback(ours.close)
+            passed_on.callback(theirs.close)
+            memory = Slots.make(count=config.slots, crop=config.preprocessing.crop)
+            passed_on.callback(os.close, memory)
             child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "worker.loader", str(theirs.fileno()), str(memory)],
                 pass_fds=(theirs.fileno(), memory),
@@ -195,10 +212,9 @@ class LoaderPool:
                 stdin=subprocess.DEVNULL,
             )
             slots = Slots(memory, count=config.slots, crop=config.preprocessing.crop)
-        finally:
-            theirs.close()
-            os.close(memory)
-        ours.send(config.encode())
+            failed.pop_all()
+        with suppress(OSError):  # it has died already, which its reader finds out
+            ours.send(config.encode())
         return _Process(child, ours, slots, free=list(range(config.slots)))
 
     def _keep(self, n: int) -> None:
@@ -206,7 +222,8 @@ class LoaderPool:
         wait_s = FIRST_RESTART_S
         while True:
             process = self._processes[n]
-            assert process is not None  # noqa: S101  (this thread alone replaces it)
+            if process is None:  # the pool was closed before there was another
+                return
             self._read(process)
             process.end()
             if self._closing.is_set():
@@ -264,23 +281,23 @@ class LoaderPool:
         with self._changed:
             self._processes[n] = None  # nothing is given to it any more
             orders, dead.orders = dead.orders, {}
-        culprit = orders.pop(note.slot, None) if note is not None else None
-        failure = (
-            Failure("decode_timeout", f"more than {self._decode_deadline_s:g} s")
-            if dead.overdue is not None and dead.overdue == note
-            else Failure("crashed", "the decoder crashed")
-        )
+        suspect = orders.pop(note.slot, None) if note is not None else None
+        failure = self._judge(dead, note, suspect) if suspect is not None else None
+        if note is not None and suspect is not None and failure is None:
+            orders[note.slot] = replace(suspect, deaths=suspect.deaths + 1)
         log.warning(
             "A loader died (exit status %s)%s; %d images go to its replacement.",
             dead.child.returncode,
-            f" while it decoded an image, which fails: {failure.code}" if culprit else "",
+            f" while it decoded an image, which fails: {failure.code}" if failure else "",
             len(orders),
         )
-        if culprit is not None:
-            culprit.done(LoadFailed(failure, Provenance()))
+        if suspect is not None and failure is not None:
+            suspect.done(LoadFailed(failure, Provenance()))
         elif not dead.loaded:
             self._closing.wait(wait_s)
-        process = self._start_process()
+        process = self._restart()
+        if process is None:
+            return
         for order in orders.values():
             process.orders[process.free.pop()] = order
         with self._changed:
@@ -290,4 +307,26 @@ class LoaderPool:
         for slot, order in again:
             process.send(slot, order)
         if self._closing.is_set():  # it was not there yet when the others were told
-            process.connection.shutdown(socket.SHUT_RDWR)
+            process.hang_up()
+
+    def _judge(self, dead: _Process, note: Note | None, suspect: _Order) -> Failure | None:
+        """What the image fails with that was being decoded; None if it deserves another try."""
+        if dead.overdue is not None and dead.overdue == note:
+            return Failure("decode_timeout", f"more than {self._decode_deadline_s:g} s")
+        if dead.child.returncode in CRASHES:
+            return Failure("crashed", "the decoder crashed")
+        if suspect.deaths:
+            return Failure("crashed", "the loader was killed each time that it decoded this image")
+        return None
+
+    def _restart(self) -> _Process | None:
+        """Tries until a loader can be started; None once the pool is closed."""
+        wait_s = FIRST_RESTART_S
+        while not self._closing.is_set():
+            try:
+                return self._start_process()
+            except OSError as error:
+                log.error("No loader can be started; trying on: %s", error)  # noqa: TRY400
+            self._closing.wait(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_RESTART_S)
+        return None

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
+import signal
 import struct
+import subprocess
+import threading
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any, NoReturn
 
 import pytest
 from PIL import Image
@@ -15,9 +22,9 @@ from PIL import Image
 from contract.error_codes import Failure
 from contract.settings import Settings
 from resnext.spec import find_spec
-from worker.loaders import Loaded, LoaderPool, LoadFailed
+from tests.integration.dispatching import WITHIN_S, until
+from worker.loaders import Loaded, LoaderPool, LoadFailed, PoolClosed, _Process
 
-WITHIN_S = 60.0
 GOOD = Path(__file__).parents[2] / "demo/pictures/chelsea.jpg"
 
 
@@ -127,3 +134,106 @@ def test_many_pictures_that_take_a_while_each_are_not_one_that_takes_long(
     for _ in range(30):
         pool.load(large)
     assert pool.answers(30) == [(large.name, None)] * 30
+
+
+def kill_while_decoding(pool: Pool, number: signal.Signals) -> None:
+    """The only loader, which has been given a picture that it decodes for long."""
+    process = until(lambda: pool.inner._processes[0])
+    until(process.slots.noted)
+    process.child.send_signal(number)
+    if number != signal.SIGSTOP:
+        until(lambda: pool.inner._processes[0] is not process)
+
+
+@pytest.fixture
+def stuck(make_pool: MakePool, tmp_path: Path) -> tuple[Pool, Path]:
+    """A pool whose only loader decodes this picture for long."""
+    pool = make_pool()
+    image = make_endless_jpeg(tmp_path / "image.jpg")
+    pool.load(image)
+    return pool, image
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE]
+)
+def test_a_decoder_that_crashes_condemns_its_image_at_once(
+    stuck: tuple[Pool, Path], number: signal.Signals
+) -> None:
+    pool, image = stuck
+    kill_while_decoding(pool, number)
+    assert pool.answers(1) == [(image.name, Failure("crashed", "the decoder crashed"))]
+    pool.load(GOOD)
+    assert pool.answers(1) == [(GOOD.name, None)]
+
+
+def test_a_loader_that_is_killed_condemns_no_image_the_first_time(
+    stuck: tuple[Pool, Path],
+) -> None:
+    """It may have been a person, or the kernel for want of memory."""
+    pool, image = stuck
+    kill_while_decoding(pool, signal.SIGSTOP)
+    shutil.copy(GOOD, image)
+    kill_while_decoding(pool, signal.SIGKILL)
+    assert pool.answers(1) == [(image.name, None)]
+
+
+def test_an_image_whose_loader_is_killed_each_time_fails(stuck: tuple[Pool, Path]) -> None:
+    pool, _ = stuck
+    for _ in range(2):
+        kill_while_decoding(pool, signal.SIGKILL)
+    ((_, failure),) = pool.answers(1)
+    assert (failure.code, failure.detail[:21]) == ("crashed", "the loader was killed")
+
+
+def test_a_loader_that_cannot_be_started_is_tried_until_it_can(
+    make_pool: MakePool, monkeypatch, caplog
+) -> None:
+    pool, start, failures = make_pool(), subprocess.Popen, iter(range(3))
+
+    def start_at_last(*arguments: Any, **options: Any) -> Any:
+        if next(failures, None) is not None:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start_at_last)
+    pool.inner._processes[0].child.kill()
+    pool.load(GOOD)
+    assert pool.answers(1) == [(GOOD.name, None)]
+    assert caplog.text.count("No loader can be started") == 3
+
+
+def test_a_pool_that_has_no_loader_any_more_can_be_closed(
+    make_pool: MakePool, monkeypatch, caplog
+) -> None:
+    def start(*_: object, **__: object) -> NoReturn:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    pool = make_pool()
+    monkeypatch.setattr(subprocess, "Popen", start)
+    pool.inner._processes[0].child.kill()
+    until(lambda: "No loader can be started" in caplog.text)
+    pool.inner.close()
+    with pytest.raises(PoolClosed):
+        pool.load(GOOD)
+
+
+def test_a_pool_can_be_closed_while_a_loader_is_being_buried(
+    make_pool: MakePool, monkeypatch
+) -> None:
+    buried, end, go_on = threading.Event(), _Process.end, threading.Event()
+
+    def end_slowly(process: _Process) -> None:
+        end(process)
+        buried.set()
+        assert go_on.wait(WITHIN_S)
+
+    pool = make_pool()
+    monkeypatch.setattr(_Process, "end", end_slowly)
+    pool.inner._processes[0].child.kill()
+    assert buried.wait(WITHIN_S)
+    with ThreadPoolExecutor(1) as threads:
+        closing = threads.submit(pool.inner.close)
+        until(lambda: not pool.inner._accepting)
+        go_on.set()
+        closing.result()
