@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy import Engine, func, insert, select
 
 from contract.clock import db_now
-from contract.database import make_engine, reading
+from contract.database import reading
 from contract.tables import tallies
 from producer.fold import RATE_TIME_S, fold
 from producer.jobs import read_job
-from tests.integration.dispatching import WITHIN_S, change_job, job_of, submit_chunks
+from tests.integration.dispatching import WITHIN_S, change_job, job_of, on_postgresql, submit_chunks
 
 
 def tally(engine: Engine, job: int, classified: int = 0, **errors: int) -> None:
@@ -140,9 +140,9 @@ def test_what_a_reader_sees_never_goes_back_while_tallies_are_folded(engine: Eng
     assert counts(engine, job) == (50, 0, {})
 
 
-def test_a_fold_does_not_wait_for_a_worker_in_mid_transaction(postgres_database: str) -> None:
-    """Its rows refer to the job, which PostgreSQL locks for them. (SQLite has one writer.)"""
-    engine = make_engine(postgres_database)
+@on_postgresql  # SQLite has one writer
+def test_a_fold_does_not_wait_for_a_worker_in_mid_transaction(engine: Engine) -> None:
+    """Its rows refer to the job, which PostgreSQL locks for them."""
     job = submit_chunks(engine, 3)
     tally(engine, job, 1)
     with ThreadPoolExecutor(1) as pool, engine.connect() as worker:
@@ -152,7 +152,6 @@ def test_a_fold_does_not_wait_for_a_worker_in_mid_transaction(postgres_database:
         worker.commit()
     assert fold(engine) == 1
     assert counts(engine, job) == (2, 0, {})
-    engine.dispose()
 
 
 # The rate
