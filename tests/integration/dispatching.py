@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import pytest
 from celery import Celery
 from pydantic import SecretStr
 from sqlalchemy import Engine, insert, select, update
@@ -30,6 +31,8 @@ from worker.registration import Identity
 
 WITHIN_S = 60.0
 POLL_S = 0.02
+# For a test of what SQLite has not: it runs once.
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 QUEUE = queue_of("resnext101_32x4d", "nvidia", "amp")
 
 
