@@ -67,7 +67,11 @@ class Dispatcher:
         self._engine = engine
         self._app = app
         self._settings = settings
-        self._reaper = Reaper(settings.lease_s)
+        self._reaper = Reaper(
+            settings.lease_s,
+            # A heartbeat comes within a fifth of the lease: one before a pause outlasts it.
+            pause_s=max(settings.lease_s / 2, 2 * settings.dispatch_interval_s),
+        )
         self._lost = Lost()
         self._database = Outage("The database", (DBAPIError,))
         self._redis = Outage("Redis", (BrokerError, redis.exceptions.RedisError, OSError))

@@ -67,14 +67,17 @@ def _take(connection: Connection) -> tuple[dict[int, Sum], int]:
 
 
 def _jobs_to_change(connection: Connection, sums: dict[int, Sum]) -> list[Row[Any]]:
-    """Those with tallies, and those whose rate falls since there are none; locked, in order."""
+    """Those with tallies, and those whose rate falls since there are none; locked, in order.
+
+    Not so that a worker's new rows, which refer to the job, would wait for us or we for them.
+    """
     falling = (jobs.c.state == "running") & (jobs.c.images_per_s > 0)
     return list(
         connection.execute(
             select(jobs)
             .where(jobs.c.number.in_(list(sums)) | falling)
             .order_by(jobs.c.number)
-            .with_for_update()
+            .with_for_update(key_share=True)
         )
     )
 

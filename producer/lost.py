@@ -85,9 +85,10 @@ def _published_at(message: bytes) -> datetime | None:
     """None where the message is none of ours: then nothing can be said."""
     try:
         headers: dict[str, Any] = json.loads(message)["headers"]
-        return datetime.fromisoformat(headers[PUBLISHED_AT_HEADER])
+        published_at = datetime.fromisoformat(headers[PUBLISHED_AT_HEADER])
     except (ValueError, KeyError, TypeError):
         return None
+    return published_at if published_at.tzinfo is not None else None
 
 
 def _put_back(engine: Engine, queue: str, before: datetime) -> int:

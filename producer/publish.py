@@ -162,7 +162,13 @@ def _queue_due(connection: Connection, job_number: int, places: int) -> list[Pub
             published_at=now,
             worker=None,
         )
-        .returning(chunks.c.chunk, chunks.c.generation, chunks.c.first_position, chunks.c.remaining)
+        .returning(
+            chunks.c.chunk,
+            chunks.c.generation,
+            chunks.c.first_position,
+            chunks.c.remaining,
+            chunks.c.shuffle,
+        )
     ).all()
     if not queued:
         return []
@@ -172,7 +178,7 @@ def _queue_due(connection: Connection, job_number: int, places: int) -> list[Pub
     uris = _uris_of(connection, job_number, [row.chunk for row in queued])
     return [
         Publication(job.queue, _message(job.id, job_number, row, uris[row.chunk]), published_at=now)
-        for row in queued
+        for row in sorted(queued, key=lambda row: row.shuffle)  # RETURNING keeps no order
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from sqlalchemy import Engine, delete, exists, select, update
+from sqlalchemy import Connection, Engine, delete, exists, select, update
 
 from contract.clock import db_now
 from contract.tables import chunks, workers
@@ -14,12 +14,14 @@ log = logging.getLogger(__name__)
 
 
 class Reaper:
-    """Judges only once it has reached the database for a whole lease itself: while that was
-    away no worker could send a heartbeat either.
+    """Judges only once it has reached the database itself for a whole lease, never longer than
+    `pause_s` apart: while that was away, or stood still, no worker could send a heartbeat either.
     """
 
-    def __init__(self, lease_s: float) -> None:
+    def __init__(self, lease_s: float, *, pause_s: float) -> None:
         self._lease_s = lease_s
+        self._pause_s = pause_s
+        self._reached_at = 0.0
         self._reached_since: float | None = None
 
     def forget(self) -> None:
@@ -28,28 +30,41 @@ class Reaper:
 
     def reap(self, engine: Engine) -> int:
         """Makes the chunks of dead workers pending; returns how many there were."""
-        now = time.monotonic()
-        self._reached_since = self._reached_since or now
-        if now - self._reached_since < self._lease_s:
+        if not self._may_judge():
             return 0
-        alive = select(workers.c.name).where(workers.c.heartbeat_at > db_now(-self._lease_s))
         with engine.begin() as connection:
-            reaped = connection.execute(
-                update(chunks)
-                .where(chunks.c.state == "running", chunks.c.worker.not_in(alive))
-                .values(
-                    state="pending",
-                    due_at=db_now(),
-                    worker=None,
-                    deaths=chunks.c.deaths + 1,
-                )
-            ).rowcount
-            connection.execute(
-                delete(workers).where(
-                    workers.c.heartbeat_at <= db_now(-self._lease_s),
-                    ~exists().where(chunks.c.state == "running", chunks.c.worker == workers.c.name),
-                )
-            )
+            reaped = self._take_back(connection)
+            if not self._may_judge():  # it stood still before it answered
+                connection.rollback()
+                return 0
         if reaped:
             log.warning("A worker is dead: %d chunks that it ran go out again", reaped)
+        return reaped
+
+    def _may_judge(self) -> bool:
+        """To be asked whenever the database has answered."""
+        now = time.monotonic()
+        if self._reached_since is None or now - self._reached_at > self._pause_s:
+            self._reached_since = now
+        self._reached_at = now
+        return now - self._reached_since >= self._lease_s
+
+    def _take_back(self, connection: Connection) -> int:
+        alive = select(workers.c.name).where(workers.c.heartbeat_at > db_now(-self._lease_s))
+        reaped = connection.execute(
+            update(chunks)
+            .where(chunks.c.state == "running", chunks.c.worker.not_in(alive))
+            .values(
+                state="pending",
+                due_at=db_now(),
+                worker=None,
+                deaths=chunks.c.deaths + 1,
+            )
+        ).rowcount
+        connection.execute(
+            delete(workers).where(
+                workers.c.heartbeat_at <= db_now(-self._lease_s),
+                ~exists().where(chunks.c.state == "running", chunks.c.worker == workers.c.name),
+            )
+        )
         return reaped

@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,18 +24,9 @@ from contract.database import reading
 from contract.message import TASK_NAME, ChunkMessage
 from contract.settings import Settings
 from contract.tables import chunk_uris, chunks, jobs, results, tallies, workers
+from tests.integration.dispatching import WITHIN_S, until
 
 PROGRAM = Path(__file__).with_name("worker_double.py")
-WITHIN_S = 60.0
-POLL_S = 0.02
-
-
-def until(condition: Callable[[], Any], doubt: Callable[[], str] = str) -> Any:
-    deadline = time.monotonic() + WITHIN_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, doubt()
-        time.sleep(POLL_S)
-    return found
 
 
 @dataclass
@@ -368,6 +358,32 @@ def test_what_was_handed_back_is_finished_by_the_next_worker(
     assert {position: row.attempts for position, row in installation.rows().items()} == {
         0: 1, 1: 1, 100: 1,
     }  # fmt: skip
+
+
+def test_a_worker_whose_device_is_broken_settles_nothing_says_why_and_ends(
+    installation: Installation, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.touch()
+    installation.submit(*[[f"double:break:{broken}"]] * 4)
+    with installation.engine.begin() as connection:  # the last attempt of the first one
+        connection.execute(update(chunks).where(chunks.c.chunk == 0).values(attempt=2))
+    worker = installation.start(CHUNKS_IN_FLIGHT="1")
+    installation.publish()
+
+    assert worker.wait(WITHIN_S) != 0
+    assert installation.rows() == {}
+    states = list(installation.states().values())
+    assert set(states) <= {"pending", "queued"}
+    assert states.count("pending") >= 3
+    assert "3 batches in a row, at last with: device fell off" in installation.log
+    assert installation.workers() == []
+
+    broken.unlink()
+    installation.publish()
+    installation.start()
+    installation.await_states("done", "done", "done", "done")
+    assert installation.tallied() == len(installation.rows()) == 4
 
 
 def test_a_second_signal_stops_a_worker_at_once(installation: Installation, tmp_path: Path) -> None:

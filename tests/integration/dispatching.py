@@ -1,0 +1,164 @@
+"""What the tests of the dispatcher share: jobs, workers and messages, and a look at each.
+
+A test plays the workers by hand: it takes messages from Redis and claims their chunks in SQL.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pytest
+from celery import Celery
+from pydantic import SecretStr
+from sqlalchemy import Engine, insert, select, update
+
+from contract.broker import queue_of, redis_of
+from contract.clock import db_now
+from contract.database import reading
+from contract.message import PUBLISHED_AT_HEADER, ChunkMessage
+from contract.settings import Settings
+from contract.tables import chunks, jobs, workers
+from producer.submit import submit
+from worker.claim import Claim, claim
+from worker.database import Database
+from worker.registration import Identity
+
+WITHIN_S = 60.0
+POLL_S = 0.02
+# For a test of what SQLite has not: it runs once.
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+QUEUE = queue_of("resnext101_32x4d", "nvidia", "amp")
+
+
+def until(condition: Callable[[], Any], doubt: Callable[[], str] = str) -> Any:
+    deadline = time.monotonic() + WITHIN_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, doubt()
+        time.sleep(POLL_S)
+    return found
+
+
+def on_broker(settings: Settings, url: str) -> Settings:
+    return settings.model_copy(update={"broker_url": SecretStr(url)})
+
+
+@dataclass
+class Clock:
+    """What a module of the dispatcher has for `time`: it stands still until a test moves it."""
+
+    seconds: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A message as it lies in Redis."""
+
+    message: ChunkMessage
+    headers: dict[str, Any]
+
+    @property
+    def published_at(self) -> datetime:
+        return datetime.fromisoformat(self.headers[PUBLISHED_AT_HEADER])
+
+    @property
+    def run(self) -> tuple[int, int, int]:
+        """What no two messages may have in common."""
+        return self.message.job_number, self.message.chunk, self.message.generation
+
+
+def _sent(raw: bytes) -> Sent:
+    envelope = json.loads(raw)
+    _args, kwargs, _options = json.loads(base64.b64decode(envelope["body"]))
+    return Sent(ChunkMessage.decode(kwargs), envelope["headers"])
+
+
+def waiting(app: Celery, queue: str = QUEUE) -> list[Sent]:
+    """The messages in Redis, the oldest first."""
+    return [_sent(raw) for raw in reversed(redis_of(app).lrange(queue, 0, -1))]
+
+
+def take(app: Celery, queue: str = QUEUE) -> Sent:
+    """The oldest message, which Redis holds no more."""
+    return _sent(redis_of(app).rpop(queue))
+
+
+def submit_chunks(
+    engine: Engine, number: int, *, images: int = 1, priority: int = 0, **settings: Any
+) -> int:
+    """A job of so many chunks; its number. Image n is `https://a.example/n.jpg`."""
+    uris = ((f"https://a.example/{n}.jpg", None) for n in range(number * images))
+    order = Settings(chunk_images=images, **settings)
+    job = submit(engine, uris, priority=priority, settings=order)
+    with reading(engine) as connection:
+        return connection.execute(select(jobs.c.number).where(jobs.c.id == job)).scalar_one()
+
+
+def job_of(engine: Engine, number: int) -> Any:
+    with reading(engine) as connection:
+        return connection.execute(select(jobs).where(jobs.c.number == number)).one()
+
+
+def chunk_of(engine: Engine, number: int, chunk: int = 0) -> Any:
+    statement = select(chunks, db_now().label("now"))
+    with reading(engine) as connection:
+        return connection.execute(
+            statement.where(chunks.c.job_number == number, chunks.c.chunk == chunk)
+        ).one()
+
+
+def states(engine: Engine, number: int) -> list[str]:
+    """Of each chunk of the job, in order."""
+    statement = select(chunks.c.state).where(chunks.c.job_number == number)
+    with reading(engine) as connection:
+        return list(connection.scalars(statement.order_by(chunks.c.chunk)))
+
+
+def change_chunks(engine: Engine, number: int, *wanted: int, **values: Any) -> None:
+    """All of the job, or the wanted ones."""
+    of_job = chunks.c.job_number == number
+    statement = update(chunks).where(of_job & chunks.c.chunk.in_(wanted) if wanted else of_job)
+    with engine.begin() as connection:
+        connection.execute(statement.values(**values))
+
+
+def change_job(engine: Engine, number: int, **values: Any) -> None:
+    with engine.begin() as connection:
+        connection.execute(update(jobs).where(jobs.c.number == number).values(**values))
+
+
+def add_worker(
+    engine: Engine, name: str, *, age_s: float = 0.0, images_per_s: float = 0.0, queue: str = QUEUE
+) -> None:
+    """A worker whose last heartbeat is so old."""
+    row = {"device": "cpu", "precision": "fp32", "version": "0", "stopping": False}
+    times = {"started_at": db_now(-age_s), "heartbeat_at": db_now(-age_s)}
+    with engine.begin() as connection:
+        connection.execute(
+            insert(workers).values(
+                name=name, queue=queue, images_per_s=images_per_s, **row, **times
+            )
+        )
+
+
+def identity_of(worker: str, model_number: int = 0) -> Identity:
+    return Identity(
+        worker=worker,
+        queue=QUEUE,
+        device="cpu",
+        precision="fp32",
+        weights_sha256="a" * 64,
+        model_number=model_number,
+    )
+
+
+def claim_as(engine: Engine, worker: str, message: ChunkMessage) -> Claim | None:
+    return claim(Database(engine), identity_of(worker), message)
