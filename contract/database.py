@@ -39,14 +39,14 @@ IDLE_IN_TRANSACTION_S = 60.0
 _READ_ONLY = "resnext_read_only"
 
 
-def connect_database(settings: Settings) -> Engine:
+def connect_database(settings: Settings, **options: Any) -> Engine:  # noqa: ANN401  (SQLAlchemy's)
     """An engine for a database that answers and whose schema fits.
 
     Raises:
         DatabaseUnavailable: it does not answer.
         SchemaMismatch: its schema is outside this program's range.
     """
-    engine = make_engine(settings.database())
+    engine = make_engine(settings.database(), **options)
     _check_file_exists(engine)
     with reaching_database(engine), reading(engine) as connection:
         check_schema(connection)

@@ -16,14 +16,28 @@ from typing import Final, TypeVar
 
 from sqlalchemy import Connection, Engine, exc
 
+from contract.database import connect_database
+from contract.settings import Settings
+
 log = logging.getLogger(__name__)
 
+# Besides the task threads: the straggler keeper, the heartbeat, and one for what comes at the end.
+OTHER_CONNECTIONS: Final = 3
 FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 10.0
 # Servers that stop, deadlocks, locks that others hold for too long, a pool that is empty.
 PASSING: Final = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 
 T = TypeVar("T")
+
+
+def connect(settings: Settings) -> Engine:
+    """An engine with a connection for each thread that may want one, made when it first does.
+
+    Raises:
+        UnavailableError: the database does not answer, or its schema does not fit.
+    """
+    return connect_database(settings, pool_size=settings.chunks_in_flight + OTHER_CONNECTIONS)
 
 
 class Database:

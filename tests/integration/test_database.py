@@ -1,5 +1,6 @@
 """The two databases behave alike: clock, transactions, schema."""
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from contract.schema import check_schema
 from contract.settings import Settings
 from contract.tables import metadata, workers
 from migrations.upgrade import ADVISORY_LOCK, upgrade
-from worker.database import Database
+from worker.database import Database, connect
 
 
 def test_migrations_give_the_tables_of_the_contract(engine: Engine) -> None:
@@ -85,6 +86,21 @@ def test_a_schema_that_is_too_new_asks_for_a_newer_program(tmp_path) -> None:
     engine.dispose()
     with pytest.raises(SchemaMismatch, match="0999, too new"):
         connect_database(Settings(database_url=f"sqlite:///{tmp_path / 'new.db'}"))
+
+
+def test_a_worker_has_a_connection_for_each_of_its_chunks(settings: Settings) -> None:
+    """All threads read at once; none waits for another's connection."""
+    engine = connect(settings.model_copy(update={"chunks_in_flight": 32}))
+    everybody = threading.Barrier(32)
+
+    def look(_: int) -> None:
+        with reading(engine) as connection:
+            connection.execute(select(1))
+            everybody.wait(10)
+
+    with ThreadPoolExecutor(32) as threads:
+        list(threads.map(look, range(32)))
+    engine.dispose()
 
 
 # PostgreSQL: nobody is waited for without end
