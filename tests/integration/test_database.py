@@ -18,7 +18,7 @@ from contract import database
 from contract.clock import db_now
 from contract.database import connect_database, make_engine, reading
 from contract.failure import DatabaseUnavailable, SchemaMismatch
-from contract.schema import check_schema
+from contract.schema import check_schema, check_upgradable
 from contract.settings import Settings
 from contract.tables import metadata, workers
 from migrations.upgrade import ADVISORY_LOCK, upgrade
@@ -86,6 +86,17 @@ def test_a_schema_that_is_too_new_asks_for_a_newer_program(tmp_path) -> None:
     engine.dispose()
     with pytest.raises(SchemaMismatch, match="0999, too new"):
         connect_database(Settings(database_url=f"sqlite:///{tmp_path / 'new.db'}"))
+
+
+def test_a_database_of_another_program_is_refused_and_left_alone(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '3ac7d1c0f2b4'"))
+    for check in (check_schema, check_upgradable):
+        with (
+            reading(engine) as connection,
+            pytest.raises(SchemaMismatch, match=r"belongs to another program.*3ac7d1c0f2b4"),
+        ):
+            check(connection)
 
 
 def test_a_worker_has_a_connection_for_each_of_its_chunks(settings: Settings) -> None:
