@@ -67,8 +67,11 @@ def queue_of(model: str, weights: str, precision: str) -> str:
 
 
 def redis_of(app: Celery) -> Any:  # noqa: ANN401  (kombu gives whichever client fits the URL)
-    """A Redis client with the app's address and time-outs."""
-    return app.connection_for_write().default_channel.client
+    """A Redis client with the app's address and time-outs: one for each connection of the app's
+    pool, so as good as always the same. Safe for many threads.
+    """
+    with app.pool.acquire(block=True) as connection:
+        return connection.default_channel.client
 
 
 def check_broker(app: Celery) -> None:

@@ -2,7 +2,7 @@
 
 SQLite: write-ahead log, and transactions that take the write lock at their beginning, so
 that none fails half-way for having read before it wrote. PostgreSQL: a connection that died
-with its server is noticed and replaced.
+with its server or on the way is noticed and replaced, and nobody is waited for without end.
 """
 
 from __future__ import annotations
@@ -23,17 +23,30 @@ from contract.settings import PREFIX, Settings
 # Half of SQLite's writers wait this long for the others; transactions here take milliseconds.
 SQLITE_BUSY_S = 30.0
 CONNECT_TIMEOUT_S = 5
+# PostgreSQL behind a network that drops packets: given up after about 25 s, before a worker's
+# lease is over. Without it the kernel tries for 15 minutes, and on an idle connection for ever.
+TCP_OPTIONS = {
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,  # milliseconds
+}
+# As long as SQLite's writers wait; only a process that was stopped holds a lock for so long.
+LOCK_TIMEOUT_S = 30.0
+# And then it loses it. Between two statements of a transaction nothing here waits for anything.
+IDLE_IN_TRANSACTION_S = 60.0
 _READ_ONLY = "resnext_read_only"
 
 
-def connect_database(settings: Settings) -> Engine:
+def connect_database(settings: Settings, **options: Any) -> Engine:  # noqa: ANN401  (SQLAlchemy's)
     """An engine for a database that answers and whose schema fits.
 
     Raises:
         DatabaseUnavailable: it does not answer.
         SchemaMismatch: its schema is outside this program's range.
     """
-    engine = make_engine(settings.database())
+    engine = make_engine(settings.database(), **options)
     _check_file_exists(engine)
     with reaching_database(engine), reading(engine) as connection:
         check_schema(connection)
@@ -47,7 +60,7 @@ def make_engine(url: str, **options: Any) -> Engine:  # noqa: ANN401  (SQLAlchem
         SettingsError: the URL cannot be read as one.
     """
     try:
-        make_url(url)
+        query = make_url(url).query
     except (ArgumentError, ValueError) as error:
         # What was misread may be a piece of the password, so it is not shown.
         raise SettingsError(
@@ -56,12 +69,15 @@ def make_engine(url: str, **options: Any) -> Engine:  # noqa: ANN401  (SQLAlchem
             "in a password, @ : / ? # are written as %40 %3A %2F %3F %23."
         ) from error
     if not url.startswith("sqlite"):
-        return create_engine(
+        arguments = {"connect_timeout": CONNECT_TIMEOUT_S} | TCP_OPTIONS
+        engine = create_engine(
             url,
             pool_pre_ping=True,
-            connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+            connect_args={name: arguments[name] for name in arguments if name not in query},
             **options,
         )
+        event.listen(engine, "connect", _prepare_postgresql)
+        return engine
     engine = create_engine(
         url,
         connect_args={"timeout": SQLITE_BUSY_S, "check_same_thread": False},
@@ -106,8 +122,11 @@ def reaching_database(engine: Engine) -> Iterator[None]:
 
 
 def _is_refusal(error: DatabaseError) -> bool:
-    """A file that is no SQLite database, or a PostgreSQL user without the rights (42501)."""
-    return type(error) is DatabaseError or getattr(error.orig, "sqlstate", None) == "42501"
+    """A file that is no SQLite database, a PostgreSQL user without the rights (42501), or a
+    server that has ended the connection.
+    """
+    without_rights = getattr(error.orig, "sqlstate", None) == "42501"
+    return type(error) is DatabaseError or without_rights or error.connection_invalidated
 
 
 @contextmanager
@@ -115,6 +134,16 @@ def reading(engine: Engine) -> Iterator[Connection]:
     """A transaction that only reads; on SQLite it keeps no writer waiting."""
     with engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
         yield connection
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:  # noqa: ANN401  (the same)
+    """Said in SQL: a pooler between us and the server refuses options at the start."""
+    connection.execute(
+        "SELECT set_config('lock_timeout', %s, false),"
+        " set_config('idle_in_transaction_session_timeout', %s, false)",
+        [f"{LOCK_TIMEOUT_S * 1000:.0f}ms", f"{IDLE_IN_TRANSACTION_S * 1000:.0f}ms"],
+    )
+    connection.commit()
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401  (a DBAPI connection)

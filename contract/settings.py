@@ -9,7 +9,8 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +26,7 @@ from contract.failure import SettingsError, UnavailableError
 from contract.models import default_weights
 
 PREFIX = "RESNEXT_"
+BROKER_SCHEMES: Final = ("redis://", "rediss://", "redis+socket://")
 
 
 def _data_folder() -> Path:
@@ -152,7 +154,15 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _known_schemes(self) -> Self:
-        _check_scheme("BROKER_URL", self.broker_url, ("redis://", "rediss://", "redis+socket://"))
+        _check_scheme("BROKER_URL", self.broker_url, BROKER_SCHEMES)
+        if self.broker_url is not None and not _is_broker_url(self.broker_url.get_secret_value()):
+            # What was misread may be a piece of the password, so it is not shown.
+            raise ValueError(
+                f"{PREFIX}BROKER_URL cannot be read as a URL, which is "
+                "redis://:password@host:port/number or "
+                "redis+socket://:password@/path?virtual_host=number; "
+                "in a password, @ : / ? # are written as %40 %3A %2F %3F %23"
+            )
         _check_scheme(
             "DATABASE_URL",
             self.database_url,
@@ -197,6 +207,26 @@ def _check_scheme(name: str, url: SecretStr | None, allowed: tuple[str, ...]) ->
         scheme, colon, _ = url.get_secret_value().partition(":")
         given = f"{scheme}:" if colon else "no scheme"
         raise ValueError(f"{PREFIX}{name} begins with {given}; allowed: {', '.join(allowed)}")
+
+
+def _is_broker_url(url: str) -> bool:
+    """Whether host, port and number of the database are where they should be.
+
+    A password that is not escaped ends the host early, and the rest of it, with the `@`, comes
+    after: that is how most of them show.
+    """
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  (raises if it is no port)
+    except ValueError:
+        return False
+    rest = f"{parts.path}?{parts.query}"
+    if "@" in rest or "#" in url or parts.netloc.count("@") > 1:
+        return False
+    if parts.scheme == "redis+socket":
+        number = parse_qs(parts.query).get("virtual_host", ["0"])[-1]
+        return parts.path not in ("", "/") and number.isdecimal()
+    return parts.path in ("", "/") or parts.path.removeprefix("/").isdecimal()
 
 
 def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401  (any field's type)

@@ -29,7 +29,9 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
 
 def _lock(connection: Connection) -> None:
-    """Held until the connection closes."""
+    """Held until the connection closes, which therefore goes back to no pool."""
+    connection.detach()
+    connection.execute(text("SET lock_timeout = 0"))  # another migration may take its time
     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
     connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
     connection.commit()

@@ -4,10 +4,15 @@ The dispatcher calls `publish` once a tick. Chunks are `queued` and their genera
 one transaction, and only after its commit pushed: what dies in between leaves a chunk that is
 queued without a message, which `producer.lost` finds. Two dispatchers at once publish no
 chunk twice, since the transaction takes it out of `pending`.
+
+What waits in Redis is the window, about two seconds of the fleet's work. Jobs of one priority
+have equal parts of it, and a job of lower priority has what the higher ones leave.
 """
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +35,17 @@ CHUNKS_A_WORKER: Final = 8
 CHUNKS_A_TICK: Final = 1000
 
 
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What a running job has in the window, and what it could have there."""
+
+    job_number: int
+    priority: int
+    queued: int
+    due: int
+    """Chunks, no more of them counted than there are places."""
+
+
 @dataclass(frozen=True)
 class Publication:
     """A chunk that is queued in SQL, with what its message needs."""
@@ -43,11 +59,9 @@ def publish(engine: Engine, app: Celery, settings: Settings) -> int:
     """Queues what is due as far as there are places; returns the number of chunks."""
     with reading(engine) as connection:
         plan = [
-            (job, places)
+            planned
             for queue in _queues(connection)
-            for job, places in _share(
-                _live_jobs(connection, queue), _free_places(connection, queue, settings)
-            )
+            for planned in _plan(connection, queue, settings)
         ]
     published = 0
     for job_number, places in plan:
@@ -89,31 +103,28 @@ def _queues(connection: Connection) -> Sequence[str]:
     ).all()
 
 
-def _live_jobs(connection: Connection, queue: str) -> Sequence[int]:
-    """Running jobs that have a chunk due, those of high priority first."""
-    due = (
-        select(chunks.c.chunk)
-        .where(
-            chunks.c.job_number == jobs.c.number,
-            chunks.c.state == "pending",
-            chunks.c.due_at <= db_now(),
-        )
-        .exists()
-    )
-    return connection.scalars(
-        select(jobs.c.number)
-        .where(jobs.c.state == "running", jobs.c.queue == queue, due)
-        .order_by(jobs.c.priority.desc(), jobs.c.number)
-    ).all()
+def _plan(connection: Connection, queue: str, settings: Settings) -> list[tuple[int, int]]:
+    """How many more chunks of which job of this queue are to wait in Redis."""
+    queued = _queued(connection, queue)
+    places = _window(connection, queue, settings) - sum(queued.values())
+    if places <= 0:
+        return []
+    return share(_demands(connection, queue, queued, places), places)
 
 
-def _free_places(connection: Connection, queue: str, settings: Settings) -> int:
-    """How many more chunks of this queue may wait in Redis."""
-    queued = connection.scalar(
-        select(func.count())
+def _queued(connection: Connection, queue: str) -> dict[int, int]:
+    """Chunks that wait in Redis, of each job that has one."""
+    rows = connection.execute(
+        select(chunks.c.job_number, func.count().label("queued"))
         .select_from(chunks.join(jobs, jobs.c.number == chunks.c.job_number))
         .where(chunks.c.state == "queued", jobs.c.queue == queue)
+        .group_by(chunks.c.job_number)
     )
+    return {row.job_number: row.queued for row in rows}
+
+
+def _window(connection: Connection, queue: str, settings: Settings) -> int:
+    """How many chunks of this queue may wait in Redis."""
     fleet, images_per_s = connection.execute(
         select(func.count(), func.coalesce(func.sum(workers.c.images_per_s), 0.0)).where(
             workers.c.queue == queue, workers.c.heartbeat_at > db_now(-settings.lease_s)
@@ -123,16 +134,61 @@ def _free_places(connection: Connection, queue: str, settings: Settings) -> int:
         CHUNKS_A_WORKER * max(fleet, 1),
         ceil(settings.window_s * images_per_s / settings.chunk_images),
     )
-    return min(window, CHUNKS_A_TICK) - (queued or 0)
+    return min(window, CHUNKS_A_TICK)
 
 
-def _share(live_jobs: Sequence[int], places: int) -> list[tuple[int, int]]:
-    """Places for each job: equal parts, and what is left over to the first of them."""
-    if places <= 0 or not live_jobs:
-        return []
-    each, more = divmod(places, len(live_jobs))
-    parts = [(job, each + (rank < more)) for rank, job in enumerate(live_jobs)]
-    return [(job, part) for job, part in parts if part]
+def _demands(
+    connection: Connection, queue: str, queued: dict[int, int], places: int
+) -> list[Demand]:
+    """Of the running jobs that have a chunk due."""
+    due = (
+        select(chunks.c.chunk)
+        .where(
+            chunks.c.job_number == jobs.c.number,
+            chunks.c.state == "pending",
+            chunks.c.due_at <= db_now(),
+        )
+        .limit(places)
+        .correlate(jobs)
+        .subquery()
+    )
+    counted = select(func.count()).select_from(due).scalar_subquery()
+    rows = connection.execute(
+        select(jobs.c.number, jobs.c.priority, counted.label("due"))
+        .where(jobs.c.state == "running", jobs.c.queue == queue)
+        .order_by(jobs.c.number)
+    )
+    return [
+        Demand(
+            job_number=row.number,
+            priority=row.priority,
+            queued=queued.get(row.number, 0),
+            due=row.due,
+        )
+        for row in rows
+        if row.due
+    ]
+
+
+def share(demands: Sequence[Demand], places: int) -> list[tuple[int, int]]:
+    """Places for each job, the most urgent first.
+
+    One by one they go to the job of the highest priority that has the fewest chunks in the
+    window, the earliest of equals. So what a job has there already counts: it gets nothing
+    until the others of its priority have as much, or have no more that is due.
+    """
+    heap = [(-demand.priority, demand.queued, n) for n, demand in enumerate(demands)]
+    heapq.heapify(heap)
+    given: Counter[int] = Counter()
+    for _ in range(places):
+        if not heap:
+            break
+        priority, in_window, n = heapq.heappop(heap)
+        given[n] += 1
+        if given[n] < demands[n].due:
+            heapq.heappush(heap, (priority, in_window + 1, n))
+    urgent = sorted(given, key=lambda n: (-demands[n].priority, n))
+    return [(demands[n].job_number, given[n]) for n in urgent]
 
 
 def _queue_due(connection: Connection, job_number: int, places: int) -> list[Publication]:

@@ -14,17 +14,30 @@ from collections.abc import Callable, Iterator
 from random import uniform
 from typing import Final, TypeVar
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError  # noqa: A004  (SQLAlchemy's name)
+from sqlalchemy import Connection, Engine, exc
+
+from contract.database import connect_database
+from contract.settings import Settings
 
 log = logging.getLogger(__name__)
 
+# Besides the task threads: the straggler keeper, the heartbeat, and one for what comes at the end.
+OTHER_CONNECTIONS: Final = 3
 FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 10.0
-# Connections that break, servers that stop, deadlocks, locks that others hold for too long.
-PASSING: Final = (OperationalError, InterfaceError, TimeoutError)
+# Servers that stop, deadlocks, locks that others hold for too long, a pool that is empty.
+PASSING: Final = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 
 T = TypeVar("T")
+
+
+def connect(settings: Settings) -> Engine:
+    """An engine with a connection for each thread that may want one, made when it first does.
+
+    Raises:
+        UnavailableError: the database does not answer, or its schema does not fit.
+    """
+    return connect_database(settings, pool_size=settings.chunks_in_flight + OTHER_CONNECTIONS)
 
 
 class Database:
@@ -45,7 +58,9 @@ class Database:
             try:
                 with self.engine.begin() as connection:
                     result = work(connection)
-            except PASSING as error:
+            except exc.SQLAlchemyError as error:
+                if not _passes(error):
+                    raise
                 self._note_away(error)
                 time.sleep(wait_s)
             else:
@@ -68,6 +83,12 @@ class Database:
             since, self._away_since = self._away_since, None
         if since is not None:
             log.info("The database is back after %.0f s.", time.monotonic() - since)
+
+
+def _passes(error: exc.SQLAlchemyError) -> bool:
+    """Whether it is worth another try: whatever else is wrong, a connection can be replaced."""
+    broken = isinstance(error, exc.DBAPIError) and error.connection_invalidated
+    return broken or isinstance(error, PASSING)
 
 
 def _waits() -> Iterator[float]:

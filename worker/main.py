@@ -18,7 +18,6 @@ from celery import Celery
 from sqlalchemy import Engine
 
 from contract.broker import check_broker, make_celery
-from contract.database import connect_database
 from contract.failure import ResnextQueueError, UsageError, WeightsError
 from contract.models import title_of
 from contract.settings import PREFIX, Settings
@@ -27,7 +26,7 @@ from resnext.catalogue import find_spec
 from resnext.spec import ModelSpec
 from worker.app import CeleryWorker, Shutdown, configure_logging
 from worker.batcher import Batcher
-from worker.database import Database
+from worker.database import Database, connect
 from worker.download_progress import DownloadProgress
 from worker.loaders import LoaderPool
 from worker.presence import Presence
@@ -55,7 +54,7 @@ def run_worker(settings: Settings) -> None:
     configure_logging(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)  # until there is something in hand
-    engine = connect_database(settings)
+    engine = connect(settings)
     app = make_celery(settings)
     check_broker(app)
     loaders = LoaderPool(settings, _find_spec(settings).preprocessing)

@@ -1,19 +1,28 @@
 """The two databases behave alike: clock, transactions, schema."""
 
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Connection, Engine, insert, select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
+from contract import database
 from contract.clock import db_now
 from contract.database import connect_database, make_engine, reading
 from contract.failure import DatabaseUnavailable, SchemaMismatch
-from contract.schema import check_schema
+from contract.schema import check_schema, check_upgradable
 from contract.settings import Settings
 from contract.tables import metadata, workers
-from migrations.upgrade import upgrade
+from migrations.upgrade import ADVISORY_LOCK, upgrade
+from worker.database import Database, connect
 
 
 def test_migrations_give_the_tables_of_the_contract(engine: Engine) -> None:
@@ -77,3 +86,134 @@ def test_a_schema_that_is_too_new_asks_for_a_newer_program(tmp_path) -> None:
     engine.dispose()
     with pytest.raises(SchemaMismatch, match="0999, too new"):
         connect_database(Settings(database_url=f"sqlite:///{tmp_path / 'new.db'}"))
+
+
+def test_a_database_of_another_program_is_refused_and_left_alone(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '3ac7d1c0f2b4'"))
+    for check in (check_schema, check_upgradable):
+        with (
+            reading(engine) as connection,
+            pytest.raises(SchemaMismatch, match=r"belongs to another program.*3ac7d1c0f2b4"),
+        ):
+            check(connection)
+
+
+def test_a_worker_has_a_connection_for_each_of_its_chunks(settings: Settings) -> None:
+    """All threads read at once; none waits for another's connection."""
+    engine = connect(settings.model_copy(update={"chunks_in_flight": 32}))
+    everybody = threading.Barrier(32)
+
+    def look(_: int) -> None:
+        with reading(engine) as connection:
+            connection.execute(select(1))
+            everybody.wait(10)
+
+    with ThreadPoolExecutor(32) as threads:
+        list(threads.map(look, range(32)))
+    engine.dispose()
+
+
+# PostgreSQL: nobody is waited for without end
+
+
+@pytest.fixture
+def make_hasty(postgres_database: str, monkeypatch) -> Iterator[Callable[..., Engine]]:
+    """Engines whose patience is other than the usual one."""
+    engines = []
+
+    def make(**seconds: float) -> Engine:
+        with monkeypatch.context() as patch:
+            for name, value in seconds.items():
+                patch.setattr(database, name, value)
+            engine = make_engine(postgres_database)
+            engine.connect().close()
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.dispose()
+
+
+def lock_workers(connection: Connection) -> None:
+    connection.execute(text("LOCK TABLE workers"))
+
+
+def parameters_of(url: str) -> dict[str, str]:
+    """What a connection has told the driver, and that the system."""
+    engine = make_engine(url)
+    with engine.connect() as connection:
+        parameters = connection.connection.driver_connection.info.get_parameters()
+    engine.dispose()
+    return parameters
+
+
+def test_a_connection_that_is_cut_off_in_silence_is_given_up_before_a_lease_is_over(
+    postgres_database: str,
+) -> None:
+    options = parameters_of(postgres_database)
+    idle_s, interval_s, count = (
+        int(options[f"keepalives_{name}"]) for name in ("idle", "interval", "count")
+    )
+    assert 0 < idle_s + interval_s * count < Settings().lease_s
+    assert 0 < int(options["tcp_user_timeout"]) / 1000 < Settings().lease_s
+
+
+def test_what_the_url_says_goes_before(postgres_database: str) -> None:
+    url = make_url(postgres_database).update_query_dict({"tcp_user_timeout": "77"})
+    options = parameters_of(url.render_as_string(hide_password=False))
+    assert options["tcp_user_timeout"] == "77"
+
+
+def test_a_lock_that_another_holds_is_waited_for_so_long_and_no_longer(
+    make_hasty: Callable[..., Engine],
+) -> None:
+    holder, engine = make_hasty(), make_hasty(LOCK_TIMEOUT_S=0.1)
+    with holder.begin() as holding:
+        lock_workers(holding)
+        with pytest.raises(OperationalError, match="lock timeout"), engine.begin() as connection:
+            lock_workers(connection)
+
+
+def test_who_stops_in_mid_transaction_loses_its_locks_and_a_worker_begins_anew(
+    make_hasty: Callable[..., Engine],
+) -> None:
+    """As a process does that is suspended."""
+    stopped, other = make_hasty(IDLE_IN_TRANSACTION_S=0.1), make_hasty()
+    others_turn = iter([True])
+
+    def work(connection: Connection) -> str:
+        lock_workers(connection)
+        if next(others_turn, False):
+            with other.begin() as waiting:
+                lock_workers(waiting)
+        connection.execute(select(1))
+        return "done"
+
+    assert Database(stopped).transact(work) == "done"
+
+
+def test_a_migration_waits_for_another_one_however_long_and_for_other_locks_its_own_time(
+    make_hasty: Callable[..., Engine], monkeypatch
+) -> None:
+    holder, engine = make_hasty(), make_hasty(LOCK_TIMEOUT_S=0.1)
+    timeouts = []
+    monkeypatch.setattr(
+        command, "upgrade", lambda config, _: timeouts.append(_lock_timeout(config))
+    )
+    with ThreadPoolExecutor(1) as threads:
+        with holder.connect() as connection:
+            connection.execute(text(f"SELECT pg_advisory_lock({ADVISORY_LOCK})"))
+            upgrading = threads.submit(upgrade, engine)
+            with pytest.raises(TimeoutError):
+                upgrading.result(timeout=0.5)
+            connection.execute(text(f"SELECT pg_advisory_unlock({ADVISORY_LOCK})"))
+        upgrading.result(timeout=30)
+    assert timeouts == ["5s"]
+    with engine.connect() as connection:
+        assert connection.scalar(text("SHOW lock_timeout")) == "30s"
+
+
+def _lock_timeout(config: Config) -> str:
+    return config.attributes["connection"].scalar(text("SHOW lock_timeout"))

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from contract.broker import check_broker, make_celery
-from contract.database import connect_database
 from contract.error_codes import Failure
 from contract.settings import load_settings
 from worker.app import configure_logging
+from worker.database import connect
 from worker.loaders import Loaded, LoadFailed, PoolClosed
 from worker.main import serve
 from worker.outcome import Provenance
@@ -110,7 +110,7 @@ class Classifier:
 def main() -> None:
     settings = load_settings()
     configure_logging(settings)
-    engine = connect_database(settings)
+    engine = connect(settings)
     app = make_celery(settings)
     check_broker(app)
     serve(settings, engine, app, Loaders(), Classifier())

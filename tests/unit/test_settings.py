@@ -88,6 +88,56 @@ def test_a_secret_is_refused_without_being_shown(monkeypatch, variable, value, w
     assert SECRET not in "".join(traceback.format_exception(refused.value))
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://:{SECRET}@localhost:abc/0",
+        f"redis://:{SECRET}@localhost/notanumber",
+        f"redis://:{SECRET}@localhost/0/1",
+        f"redis://:{SECRET}@localhost/-1",
+        f"redis://:{SECRET}@localhost:70000/0",
+        f"redis://:{SECRET}@[::1/0",
+        f"redis://:a/{SECRET}@localhost/0",
+        f"redis://:1/{SECRET}@localhost/0",
+        f"redis://:a?{SECRET}@localhost/0",
+        f"redis://:1?{SECRET}@localhost/0",
+        f"redis://:a#{SECRET}@localhost/0",
+        f"redis://:1#{SECRET}@localhost/0",
+        f"redis://:a@{SECRET}@localhost/0",
+        f"redis://:{SECRET}@a/0;redis://:{SECRET}@b/0",
+        f"rediss://:a/{SECRET}@localhost/0",
+        f"redis+socket://:{SECRET}@",
+        f"redis+socket://:1/{SECRET}@/run/redis?virtual_host=0",
+        f"redis+socket://:{SECRET}@/run/redis?virtual_host=x",
+    ],
+)
+def test_a_brokers_url_that_is_misread_is_refused_and_no_piece_of_it_shown(
+    monkeypatch, url
+) -> None:
+    monkeypatch.setenv("RESNEXT_BROKER_URL", url)
+    with pytest.raises(SettingsError, match="RESNEXT_BROKER_URL cannot be read as a URL") as it:
+        load_settings()
+    assert SECRET not in "".join(traceback.format_exception(it.value))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "redis:///",
+        "redis://localhost:6379/0",
+        "redis://:a%2Fb%40c%23%3F@localhost:6379/12",
+        "rediss://me:secret@redis.example/1?ssl_cert_reqs=required",
+        "redis://:secret@[::1]:6379/0",
+        "redis+socket://:secret@/run/redis/redis.sock?virtual_host=3",
+        "redis+socket:///run/redis.sock",
+    ],
+)
+def test_a_brokers_url_may_be_of_each_of_these_forms(monkeypatch, url) -> None:
+    monkeypatch.setenv("RESNEXT_BROKER_URL", url)
+    assert load_settings().broker() == url
+
+
 def test_a_bad_value_beside_a_secret_does_not_show_the_secret(monkeypatch) -> None:
     message = refusal(monkeypatch, **SECRETS, RESNEXT_LOADERS="-1")
     assert SECRET not in message

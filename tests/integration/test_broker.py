@@ -1,0 +1,50 @@
+"""How processes reach Redis: connections that are kept, and found again."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+import redis.exceptions
+from celery import Celery
+
+from contract.broker import make_celery, redis_of
+from contract.settings import Settings
+from tests.integration.dispatching import on_broker, until
+from worker.embedded.valkey import Valkey
+
+
+@pytest.fixture
+def app(mortal_valkey: Valkey) -> Iterator[Celery]:
+    app = make_celery(on_broker(Settings(), mortal_valkey.url))
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def _no_garbage_is_collected() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_no_garbage_is_collected")
+def test_a_client_that_is_asked_for_again_and_again_makes_no_further_connection(
+    app: Celery, mortal_valkey: Valkey
+) -> None:
+    redis_of(app).ping()
+    with mortal_valkey.client() as client:
+        before = len(client.client_list())
+        for _ in range(20):
+            redis_of(app).ping()
+        assert len(client.client_list()) == before
+
+
+def test_a_client_finds_a_broker_that_was_away(app: Celery, mortal_valkey: Valkey) -> None:
+    redis_of(app).set("key", "value")
+    mortal_valkey.kill()
+    with pytest.raises((redis.exceptions.RedisError, OSError)):
+        redis_of(app).ping()
+    mortal_valkey.start()
+    assert until(lambda: redis_of(app).ping())

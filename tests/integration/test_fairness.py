@@ -1,0 +1,118 @@
+"""Which job's chunks go out: jobs of one priority alike, and those of a higher one before."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from celery import Celery
+from sqlalchemy import Engine
+
+from contract.clock import db_now
+from contract.settings import Settings
+from producer.publish import Demand, publish, share
+from tests.integration.dispatching import (
+    add_worker,
+    change_chunks,
+    claim_as,
+    states,
+    submit_chunks,
+    take,
+    waiting,
+)
+
+WINDOW = 10
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """A worker of n images/s makes a window of n chunks."""
+    return settings.model_copy(update={"window_s": 1.0, "chunk_images": 1})
+
+
+@pytest.fixture(autouse=True)
+def _worker(engine: Engine) -> None:
+    add_worker(engine, "w1", images_per_s=WINDOW)
+
+
+def run(engine: Engine, app: Celery, settings: Settings, number: int) -> Counter[int]:
+    """The worker takes one chunk after another, while the dispatcher goes on: whose they are."""
+    jobs: Counter[int] = Counter()
+    for _ in range(number):
+        message = take(app).message
+        assert claim_as(engine, "w1", message) is not None
+        jobs[message.job_number] += 1
+        publish(engine, app, settings)
+    return jobs
+
+
+def in_window(app: Celery) -> Counter[int]:
+    return Counter(sent.message.job_number for sent in waiting(app))
+
+
+def test_a_job_that_comes_later_is_not_starved_by_a_large_one(
+    engine: Engine, app: Celery, settings: Settings
+) -> None:
+    """The large one has filled the window, and each place that is free is one it has left."""
+    large = submit_chunks(engine, 100)
+    publish(engine, app, settings)
+    small = submit_chunks(engine, 20)
+    assert run(engine, app, settings, 5) == {large: 5}, "they were in the window before"
+    assert in_window(app) == {large: 5, small: 5}
+    assert run(engine, app, settings, 20) == {large: 10, small: 10}
+    assert in_window(app) == {large: 5, small: 5}
+
+
+def test_what_one_job_cannot_use_is_the_others(
+    engine: Engine, app: Celery, settings: Settings
+) -> None:
+    large, small, later = (submit_chunks(engine, number) for number in (50, 2, 50))
+    change_chunks(engine, later, due_at=db_now(3600))
+    publish(engine, app, settings)
+    assert in_window(app) == {large: WINDOW - 2, small: 2}
+
+
+def test_a_job_of_higher_priority_overtakes(
+    engine: Engine, app: Celery, settings: Settings
+) -> None:
+    """It waits for what is in the window already, and for nothing else of the other job."""
+    large = submit_chunks(engine, 100)
+    publish(engine, app, settings)
+    urgent = submit_chunks(engine, 15, priority=1)
+    assert run(engine, app, settings, WINDOW) == {large: WINDOW}
+    assert in_window(app) == {urgent: WINDOW}
+    assert run(engine, app, settings, 15 + WINDOW) == {urgent: 15, large: WINDOW}
+    assert set(states(engine, urgent)) == {"running"}
+
+
+def test_a_job_of_higher_priority_that_has_nothing_due_holds_up_nobody(
+    engine: Engine, app: Celery, settings: Settings
+) -> None:
+    low = submit_chunks(engine, 20)
+    change_chunks(engine, submit_chunks(engine, 5, priority=9), due_at=db_now(3600))
+    publish(engine, app, settings)
+    assert in_window(app) == {low: WINDOW}
+
+
+def demand(job_number: int, priority: int, queued: int, due: int) -> Demand:
+    return Demand(job_number=job_number, priority=priority, queued=queued, due=due)
+
+
+@pytest.mark.parametrize(
+    ("demands", "places", "expected"),
+    [
+        ([], 5, []),
+        ([demand(1, 0, 0, 9)], 5, [(1, 5)]),
+        ([demand(1, 0, 0, 2)], 5, [(1, 2)]),
+        ([demand(1, 0, 4, 9), demand(2, 0, 0, 9)], 3, [(2, 3)]),
+        ([demand(1, 0, 4, 9), demand(2, 0, 0, 9)], 6, [(1, 1), (2, 5)]),
+        ([demand(1, 0, 0, 9), demand(2, 0, 0, 9), demand(3, 0, 0, 1)], 6, [(1, 3), (2, 2), (3, 1)]),
+        (
+            [demand(1, -5, 0, 9), demand(2, 5, 9, 2), demand(3, 0, 0, 1)],
+            5,
+            [(2, 2), (3, 1), (1, 2)],
+        ),
+    ],
+)
+def test_places_go_to_who_has_least_of_the_highest_priority(demands, places, expected) -> None:
+    assert share(demands, places) == expected
