@@ -143,6 +143,11 @@ ERROR_CODES: Final = {
             advice="The file is damaged or hostile; please report it.",
         ),
         ErrorCode(
+            name="decode_timeout",
+            cause="The image was not decoded within decode_deadline_s.",
+            advice="The file is hostile, or RESNEXT_DECODE_DEADLINE_S too short for its size.",
+        ),
+        ErrorCode(
             name="not_finite",
             cause="The network's scores are not finite numbers.",
             advice="Check the weights; with RESNEXT_PRECISION=fp32 the range is larger.",

@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contract.failure import SettingsError, UnavailableError
+from contract.models import default_weights
 
 PREFIX = "RESNEXT_"
 
@@ -78,13 +79,17 @@ class Settings(BaseSettings):
     """A SQLAlchemy URL, `postgresql://` or `sqlite:///`; default: a file in `home`."""
 
     model: str = "resnext101_32x4d"
-    """The network that new jobs ask for and that a worker serves."""
-    weights: str = "nvidia"
+    """The network that new jobs ask for and that a worker serves: a name, or a JSON file's path."""
+    weights: str = Field(default_factory=lambda fields: default_weights(fields["model"]))
     """A name that the model knows, `random`, or a path of a weights file."""
     precision: Literal["amp", "fp32"] = "amp"
     """`amp`: fp16 on CUDA, bf16 on a CPU that has it in hardware, else fp32."""
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`."""
+    engine: Literal["auto", "eager", "compiled"] = "auto"
+    """`compiled` by torch.compile, which needs a C compiler; `auto`: on CUDA alone."""
+    torch_threads: int | None = Field(default=None, ge=1, le=1024)
+    """Threads that the network computes with; by default one for each core, on CUDA one."""
 
     chunk_images: int = Field(default=64, ge=1, le=256)
     """URIs in one message."""
@@ -115,7 +120,9 @@ class Settings(BaseSettings):
     file_roots: Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_comma_separated)] = ()
     """Folders that file URIs may name; none by default."""
     fetch_deadline_s: float = Field(default=20.0, gt=0)
-    """Wall-clock time for one URI: look-up, connection, redirects and body."""
+    """Wall-clock time for one URI: look-up, connection, redirects and body, or reading a file."""
+    decode_deadline_s: float = Field(default=20.0, gt=0)
+    """Wall-clock time for decoding one image; its loader is then ended, and started anew."""
     max_image_bytes: int = Field(default=32 * 2**20, ge=1)
     """What is read of one URI before it is given up as too large."""
     max_pixels: int = Field(default=100_000_000, ge=1)

@@ -24,6 +24,13 @@ def refusal(uri: str, file_roots: Sequence[Path]) -> Failure | None:
     """Why this URI is not taken, or None if it is. Touches neither network nor disk but for
     resolving the links of a file's path.
     """
+    if is_file(uri):
+        found = find_file(uri, file_roots)
+        return found if isinstance(found, Failure) else None
+    return _refusal_of_text(uri) or _refusal_of_web(uri)
+
+
+def _refusal_of_text(uri: str) -> Failure | None:
     if len(uri) > MAX_URI_CHARS:
         return Failure("bad_uri", f"{len(uri)} characters; at most {MAX_URI_CHARS} are taken")
     match = _SCHEME.match(uri)
@@ -35,9 +42,7 @@ def refusal(uri: str, file_roots: Sequence[Path]) -> Failure | None:
         return Failure(
             "bad_uri", "a blank, a control character or no UTF-8; write it as %20 or the like"
         )
-    if match[1].lower() == "file":
-        return _refusal_of_file(uri, file_roots)
-    return _refusal_of_web(uri)
+    return None
 
 
 def _refusal_of_web(uri: str) -> Failure | None:
@@ -55,14 +60,30 @@ def _refusal_of_web(uri: str) -> Failure | None:
     return None
 
 
-def _refusal_of_file(uri: str, file_roots: Sequence[Path]) -> Failure | None:
+def is_file(uri: str) -> bool:
+    return uri[: len("file:")].lower() == "file:"
+
+
+def find_file(uri: str, file_roots: Sequence[Path]) -> Path | Failure:
+    """The path that a file URI names, links resolved, or why it is not taken.
+
+    Open this very path: resolved anew, the URI may lead elsewhere.
+    """
+    refused = _refusal_of_text(uri)
+    if refused is not None:
+        return refused
     try:
         path = path_of(uri)
     except ValueError as error:
         return Failure("bad_uri", str(error))
-    if not any(path.is_relative_to(root.resolve()) for root in file_roots):
+    if not is_under(path, file_roots):
         return Failure("blocked_path", "under no folder of RESNEXT_FILE_ROOTS")
-    return None
+    return path
+
+
+def is_under(path: Path, roots: Sequence[Path]) -> bool:
+    """Whether a path whose links are resolved lies in one of these folders."""
+    return any(path.is_relative_to(root.resolve()) for root in roots)
 
 
 def path_of(uri: str) -> Path:

@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from contract.settings import load_settings
-from resnext.spec import RANDOM, find_spec
+from resnext.catalogue import find_spec
+from resnext.spec import RANDOM
 from worker.embedded.children import start_child, stop_child
 from worker.embedded.service import RESNEXTQ
 

@@ -45,7 +45,7 @@ def _leave_logging_alone(**_: object) -> None:
 
 
 class Shutdown:
-    """Answers SIGTERM and SIGINT. Owns the thread that drains."""
+    """Answers SIGTERM, SIGINT and a broken device. Owns the thread that drains."""
 
     def __init__(self, drain: Callable[[], None], *, within_s: float) -> None:
         self._drain = drain
@@ -58,11 +58,15 @@ class Shutdown:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
+    def stop(self, status: int) -> None:
+        """Drains, and Celery ends with this exit status; from any thread."""
+        state.should_stop = status  # Celery's loop looks at it every second
+        self._asked.set()
+
     def _on_signal(self, *_: object) -> None:
         if self._asked.is_set():
             os._exit(1)  # what is in hand comes again from SQL, once the lease is over
-        state.should_stop = os.EX_OK  # Celery's loop looks at it every second
-        self._asked.set()
+        self.stop(os.EX_OK)
 
     def _run(self) -> None:
         self._asked.wait()

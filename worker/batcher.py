@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from contract.error_codes import Failure
-from worker.chunk_run import ChunkRun
+from worker.chunk_run import ChunkRun, ClassifierFault
 from worker.loaders import Loaded
 from worker.outcome import Outcome, Prediction, Provenance
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # Of the moving average: what was busy so long ago counts half.
 RATE_HALF_LIFE_S: Final = 10.0
+# A device that is broken fails on every batch; a new process may find it whole again.
+FAULTS_TO_STOP: Final = 3
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,19 @@ class _Place:
 class Batcher:
     """Owns the classifier and the batch's memory."""
 
-    def __init__(self, classifier: Classifier, *, max_wait_s: float) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        max_wait_s: float,
+        when_broken: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`when_broken` is called once so many batches in a row have failed that all will."""
         crop = classifier.spec.preprocessing.crop
         self._classifier = classifier
         self._max_wait_s = max_wait_s
+        self._when_broken = when_broken
+        self._faults = 0  # since the last batch that went well
         self._pixels = np.empty((classifier.batch_images, crop, crop, 3), np.uint8)
         self._entries: SimpleQueue[_Entry | None] = SimpleQueue()
         self._rate = _Rate()
@@ -113,15 +125,30 @@ class Batcher:
         return _Place(entry.run, entry.position, entry.loaded.provenance)
 
     def _classify(self, places: list[_Place]) -> None:
-        """A fault costs this batch and no other."""
+        """A fault costs the runs of this batch, which come again, and settles no image."""
         try:
             predictions = self._classifier.classify(self._pixels[: len(places)])
             answers = _answers(predictions)
         except Exception as error:
             log.exception("The classifier failed on a batch of %d images.", len(places))
-            answers = [Failure("internal", f"classifier: {type(error).__name__}")] * len(places)
+            self._fail(places, error)
+            return
+        self._faults = 0
         for place, answer in zip(places, answers, strict=True):
             place.settle(answer)
+
+    def _fail(self, places: list[_Place], error: Exception) -> None:
+        for run in {place.run for place in places}:
+            run.fail(ClassifierFault(f"the classifier failed with {type(error).__name__}"))
+        self._faults += 1
+        if self._faults == FAULTS_TO_STOP:
+            log.error(
+                "The classifier has failed on %d batches in a row, at last with: %s. "
+                "This worker hands its chunks back and ends; start it again once its device works.",
+                self._faults,
+                error,
+            )
+            self._when_broken()
 
 
 def _answers(predictions: Predictions) -> list[Prediction | Failure]:

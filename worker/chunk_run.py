@@ -15,6 +15,10 @@ from worker.claim import Claim
 from worker.outcome import Outcome
 
 
+class ClassifierFault(Exception):
+    """A batch came to nothing; no image of it is to blame."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A run as the store sees it."""
@@ -39,6 +43,7 @@ class ChunkRun:
         self._classifying: set[int] = set()
         self._draining = False
         self._closed = False
+        self._fault: ClassifierFault | None = None
         self._when_ready: Callable[[ChunkRun], None] | None = None
 
     def begin_loading(self, position: int) -> None:
@@ -51,7 +56,7 @@ class ChunkRun:
     def begin_classifying(self, position: int) -> bool:
         """False if the run has handed it back meanwhile."""
         with self._changed:
-            if self._closed:
+            if self._closed or self._fault is not None:
                 return False
             self._waiting.discard(position)
             self._loading.pop(position, None)
@@ -64,6 +69,17 @@ class ChunkRun:
             if self._closed or not self._leave(position):
                 return
             self._outcomes[position] = outcome
+            callback = self._announce()
+        if callback is not None:
+            callback(self)
+
+    def fail(self, fault: ClassifierFault) -> None:
+        """Nothing more is waited for: whoever stores this run is given the fault."""
+        with self._changed:
+            self._fault = fault
+            self._waiting.clear()
+            self._loading.clear()
+            self._classifying.clear()
             callback = self._announce()
         if callback is not None:
             callback(self)
@@ -95,8 +111,14 @@ class ChunkRun:
             due(self)
 
     def snapshot(self) -> Snapshot:
-        """What there is to store. Of a run that drains nothing is taken in after this."""
+        """What there is to store. Of a run that drains nothing is taken in after this.
+
+        Raises:
+            ClassifierFault: the run has failed.
+        """
         with self._changed:
+            if self._fault is not None:
+                raise self._fault
             unsettled = frozenset(self._unsettled())
             self._closed = self._closed or (self._draining and bool(unsettled))
             return Snapshot(dict(self._outcomes), unsettled, self._closed)

@@ -2,7 +2,9 @@
 
 One wall-clock deadline holds for everything: look-up, connection, TLS, redirects and body. A
 time-out of the socket alone would not do, since a server that sends a byte a second never
-runs into it; so a watchdog shuts the connection down at the deadline, wherever it hangs.
+runs into it; so a watchdog shuts the connection down at the deadline, wherever it hangs. What
+nobody can break off (look-ups, files on a server that is away) is left to helper threads, and
+waited for until the deadline.
 """
 
 from __future__ import annotations
@@ -13,17 +15,16 @@ import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as LookupTimeout
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urljoin, urlsplit
+from typing import Any, Final, TypeVar
+from urllib.parse import urljoin
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -33,13 +34,17 @@ from urllib3.exceptions import HTTPError
 
 from contract import VERSION
 from contract.error_codes import Failure
-from contract.uris import path_of, refusal
+from contract.uris import find_file, is_file, is_under, refusal
 from worker.addresses import FetchAllow, parse_address
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 PIECE_BYTES: Final = 64 * 1024
-# Look-ups cannot be broken off; those that hang wait here until the resolver gives up.
-LOOKUP_THREADS: Final = 8
+# Of look-ups and of file reads, for each fetch thread: the one that it waits for, and one that
+# hangs after its deadline, until the resolver gives up. With fewer, names that hang would keep
+# healthy ones waiting until their deadline.
+HELPERS_A_FETCH: Final = 2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +148,9 @@ class Fetcher:
         self._limits = limits
         self._allow = FetchAllow.parse(limits.fetch_allow)
         self._watchdog = Watchdog(limits.fetch_deadline_s)
-        self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
+        helpers = HELPERS_A_FETCH * threads
+        self._lookups = ThreadPoolExecutor(helpers, thread_name_prefix="lookup")
+        self._readers = ThreadPoolExecutor(helpers, thread_name_prefix="reader")
         self._thread = threading.local()
         self._session = self._make_session(threads)
 
@@ -152,11 +159,14 @@ class Fetcher:
         Raises:
             FetchError: with the failure to be recorded.
         """
-        refused = refusal(uri, self._limits.file_roots)
+        if is_file(uri):
+            deadline_s = self._limits.fetch_deadline_s
+            return Fetched(
+                _in_time(self._readers, deadline_s, "reading the file", lambda: self._read(uri))
+            )
+        refused = refusal(uri, file_roots=())
         if refused is not None:
             raise FetchError(refused.code, refused.detail)
-        if urlsplit(uri).scheme.lower() == "file":
-            return Fetched(self._read(path_of(uri)))
         with self._watchdog.watch() as ongoing:
             self._thread.ongoing = ongoing
             try:
@@ -196,14 +206,13 @@ class Fetcher:
         self, host: str, port: int, ongoing: _Ongoing
     ) -> Sequence[tuple[socket.AddressFamily, Any]]:
         """The permitted addresses. All are checked: the one that is connected to is among them."""
-        lookup = self._lookups.submit(
-            socket.getaddrinfo, host.strip("[]"), port, type=socket.SOCK_STREAM
-        )
         try:
-            found = lookup.result(timeout=max(0.0, ongoing.left_s))
-        except LookupTimeout as error:
-            lookup.cancel()
-            raise FetchError("timeout", f"looking up {host}") from error
+            found = _in_time(
+                self._lookups,
+                ongoing.left_s,
+                f"looking up {host}",
+                lambda: socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM),
+            )
         except (OSError, UnicodeError) as error:
             raise FetchError("dns", f"{host} has no address") from error
         permitted = [
@@ -273,21 +282,47 @@ class Fetcher:
         ongoing.check()  # a connection that the watchdog cut may look like a body's end
         return bytes(body)
 
-    def _read(self, path: Path) -> bytes:
+    def _read(self, uri: str) -> bytes:
         """A regular file: neither a pipe nor a device, which could hang or never end."""
+        path = find_file(uri, self._limits.file_roots)
+        if isinstance(path, Failure):
+            raise FetchError(path.code, path.detail)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+            with os.fdopen(descriptor, "rb") as file:
+                self._check_opened(descriptor)
+                body = file.read(self._limits.max_image_bytes + 1)
         except FileNotFoundError as error:
             raise FetchError("not_found", "there is no such file") from error
+        except TimeoutError as error:
+            raise FetchError("timeout", "reading the file") from error
         except OSError as error:
             raise FetchError("unreadable", error.strerror or "") from error
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise FetchError("unreadable", "not a regular file")
-            body = file.read(self._limits.max_image_bytes + 1)
         if len(body) > self._limits.max_image_bytes:
             raise FetchError("too_large", f"more than {self._limits.max_image_bytes} bytes")
         return body
+
+    def _check_opened(self, descriptor: int) -> None:
+        """A folder on the way may have become a link since the path was resolved."""
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise FetchError("unreadable", "not a regular file")
+        opened = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if not is_under(opened, self._limits.file_roots):
+            raise FetchError("blocked_path", "replaced by a link while it was opened")
+
+
+def _in_time(helpers: ThreadPoolExecutor, left_s: float, what: str, work: Callable[[], T]) -> T:
+    """What the work returns or raises, if that is in time.
+
+    Raises:
+        FetchError: it is not; the work goes on if it has begun, and nobody asks for it any more.
+    """
+    answer = helpers.submit(work)
+    try:
+        return answer.result(timeout=max(0.0, left_s))
+    except TimeoutError as error:
+        answer.cancel()
+        raise FetchError("timeout", what) from error
 
 
 class _Switched:
@@ -345,7 +380,8 @@ def _retry_after_s(response: requests.Response) -> float | None:
     value = response.headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)
-    with suppress(ValueError):
+    # A year of twenty digits, or a zone beyond a day: no date either.
+    with suppress(ValueError, TypeError, OverflowError):
         moment = parsedate_to_datetime(value)
         aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return max(0.0, (aware - datetime.now(UTC)).total_seconds())

@@ -21,9 +21,9 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from contract.error_codes import Failure
+from resnext.decode import DecodeError, decode
 from resnext.preprocess import Preprocessing
-from worker.decode import DecodeError, decode
-from worker.fetch import Fetcher, FetchError, FetchLimits
+from worker.fetch import HELPERS_A_FETCH, Fetcher, FetchError, FetchLimits
 from worker.outcome import Provenance
 from worker.records import MAX_RECORD_BYTES, Done, pack_done, unpack_load
 from worker.slots import Slots
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # a loader starts without pydantic
 
 # Loaders never take the core that feeds the GPU.
 NICENESS: Final = 10
-# Address space: Python and its libraries, a thread's stack, and for each pixel of the largest
+# Address space: Python and its libraries, each thread's stack, and for each pixel of the largest
 # image what Pillow holds at its worst (4 bytes, twice, and an alpha mask).
 BASE_BYTES: Final = 2 * 2**30
 STACK_BYTES: Final = 9 * 2**20
@@ -83,7 +83,8 @@ class LoaderConfig:
 
     @property
     def address_space_bytes(self) -> int:
-        per_fetch = STACK_BYTES + 2 * self.fetch.max_image_bytes
+        threads = 1 + 2 * HELPERS_A_FETCH  # it fetches; the others look names up and read files
+        per_fetch = threads * STACK_BYTES + 2 * self.fetch.max_image_bytes
         return BASE_BYTES + self.slots * per_fetch + self.max_pixels * BYTES_A_PIXEL
 
 
@@ -109,20 +110,26 @@ class Loader:
     def _work(self) -> None:
         while True:
             slot, uri = self._orders.get()
-            packet = pack_done(self._load(slot, uri))
+            packet = self._answer(slot, uri)
             try:
                 with self._sending:
                     self._connection.send(packet)
             except OSError:  # the worker is gone
                 os._exit(0)
 
+    def _answer(self, slot: int, uri: str) -> bytes:
+        """A thread that died would keep its slot, and the run that waits for it, for ever."""
+        try:
+            return pack_done(self._load(slot, uri))
+        except Exception as error:  # noqa: BLE001  (whatever it is, it costs this image alone)
+            failure = Failure("internal", f"loader: {error!r}")
+            return pack_done(Done(slot, failure, Provenance()))
+
     def _load(self, slot: int, uri: str) -> Done:
         try:
             fetched = self._fetcher.fetch(uri)
         except FetchError as error:
             return Done(slot, error.failure, Provenance())
-        except Exception as error:  # noqa: BLE001  (whatever it is, it costs this image alone)
-            return Done(slot, Failure("internal", f"fetch: {error!r}"), Provenance())
         return self._decode(slot, fetched.body, fetched.final_uri)
 
     def _decode(self, slot: int, body: bytes, final_uri: str | None) -> Done:
@@ -144,7 +151,7 @@ class Loader:
         except DecodeError as error:
             width, height = error.size or (None, None)
             came = replace(came, format=error.format, width=width, height=height)
-            return Done(slot, error.failure, came)
+            return Done(slot, Failure(error.code, error.detail), came)
         came = replace(came, format=decoded.format, width=decoded.width, height=decoded.height)
         return Done(slot, None, came)
 
@@ -162,6 +169,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     slots = Slots(int(sys.argv[2]), count=config.slots, crop=config.preprocessing.crop)
     Loader(connection, slots, config).run()
+    os._exit(0)  # without waiting for look-ups and files that hang
 
 
 if __name__ == "__main__":

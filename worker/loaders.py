@@ -2,21 +2,22 @@
 
 Tasks call `load`, which waits while every slot is taken: that is what holds back the
 messages. A slot is one image, from its URI to the moment when the batcher has copied its
-pixels. A thread for each loader reads the answers and calls back.
+pixels. A thread for each loader reads the answers and calls back; one more for all of them
+ends those that decode one image for too long.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from contract.error_codes import Failure
@@ -26,7 +27,7 @@ from resnext.resample import Pixels
 from worker.loader import LoaderConfig
 from worker.outcome import Provenance
 from worker.records import MAX_RECORD_BYTES, BadRecord, Done, pack_load, unpack_done
-from worker.slots import Slots
+from worker.slots import Note, Slots
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +36,21 @@ KEPT_VARIABLES: Final = frozenset(
     {"PATH", "LANG", "LC_ALL", "TZ", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR",
      "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "RES_OPTIONS"}
 )  # fmt: skip
+# Each of glibc's arenas takes 64 MiB of address space, of which a loader has a limited amount; it
+# decodes one image at a time, so threads that wait for each other's allocations cost nothing.
+ADDED_VARIABLES: Final = {"MALLOC_ARENA_MAX": "2"}
 # Loaders that die without having loaded anything are not started again at once.
 FIRST_RESTART_S: Final = 0.1
 LONGEST_RESTART_S: Final = 10.0
 END_WITHIN_S: Final = 2.0
+# How a process ends that its own code has ended. Any other end (SIGKILL, for want of memory or by
+# a person) may be no fault of the image that it was decoding.
+CRASHES: Final = frozenset(
+    -number
+    for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+)
+# So often a loader is looked at within the time that it may decode one image.
+LOOKS: Final = 20
 
 
 class PoolClosed(Exception):
@@ -66,6 +78,8 @@ Callback = Callable[[Loaded | LoadFailed], None]
 class _Order:
     uri: str
     done: Callback
+    deaths: int = 0
+    """Loaders that something else ended while they decoded it."""
 
 
 @dataclass
@@ -78,11 +92,35 @@ class _Process:
     free: list[int]
     orders: dict[int, _Order] = field(default_factory=dict)
     loaded: int = 0
+    seen: Note | None = None
+    """What it was decoding when it was last looked at."""
+    looks: int = 0
+    """How often it has been found at that since."""
+    overdue: Note | None = None
+    """What it decoded for too long, and was killed for."""
 
     def send(self, slot: int, order: _Order) -> None:
         # If it has died, its reader finds the order and gives it to the replacement.
         with suppress(OSError):
             self.connection.send(pack_load(slot, order.uri))
+
+    def look(self) -> None:
+        """Kills it if it decodes what it did LOOKS looks ago.
+
+        Looks are counted, and no time is taken: after a pause of the whole machine a clock
+        would say that everything had taken too long.
+        """
+        note = self.slots.noted()
+        self.looks = self.looks + 1 if note == self.seen else 0
+        self.seen = note
+        if note is not None and self.looks >= LOOKS:
+            self.overdue = note
+            self.child.kill()
+
+    def hang_up(self) -> None:
+        """It ends, and whoever reads its answers hears of it."""
+        with suppress(OSError):  # it died, and its reader has closed the connection
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def end(self) -> None:
         self.connection.close()
@@ -98,14 +136,16 @@ class LoaderPool:
 
     def __init__(self, settings: Settings, preprocessing: Preprocessing) -> None:
         self._config = LoaderConfig.of(settings, preprocessing)
+        self._decode_deadline_s = settings.decode_deadline_s
         self._changed = threading.Condition()
         self._processes: list[_Process | None] = [None] * settings.loaders
         self._accepting = True
-        self._closed = False
+        self._closing = threading.Event()
         self._threads = [
             threading.Thread(target=self._keep, args=(n,), name=f"loader-{n}", daemon=True)
             for n in range(settings.loaders)
         ]
+        self._threads.append(threading.Thread(target=self._watch, name="decode-watch", daemon=True))
 
     def start(self) -> None:
         """Starts the processes; the images that they are given wait until they are ready."""
@@ -140,11 +180,12 @@ class LoaderPool:
     def close(self) -> None:
         """Ends the processes."""
         with self._changed:
-            self._accepting, self._closed = False, True
+            self._accepting = False
+            self._closing.set()
             processes = [process for process in self._processes if process is not None]
             self._changed.notify_all()
         for process in processes:
-            process.connection.shutdown(socket.SHUT_RDWR)
+            process.hang_up()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
@@ -159,19 +200,21 @@ class LoaderPool:
     def _start_process(self) -> _Process:
         config = self._config
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        memory = Slots.make(count=config.slots, crop=config.preprocessing.crop)
-        try:
+        with ExitStack() as failed, ExitStack() as passed_on:
+            failed.callback(ours.close)
+            passed_on.callback(theirs.close)
+            memory = Slots.make(count=config.slots, crop=config.preprocessing.crop)
+            passed_on.callback(os.close, memory)
             child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "worker.loader", str(theirs.fileno()), str(memory)],
                 pass_fds=(theirs.fileno(), memory),
-                env={k: v for k, v in os.environ.items() if k in KEPT_VARIABLES},
+                env={k: v for k, v in os.environ.items() if k in KEPT_VARIABLES} | ADDED_VARIABLES,
                 stdin=subprocess.DEVNULL,
             )
             slots = Slots(memory, count=config.slots, crop=config.preprocessing.crop)
-        finally:
-            theirs.close()
-            os.close(memory)
-        ours.send(config.encode())
+            failed.pop_all()
+        with suppress(OSError):  # it has died already, which its reader finds out
+            ours.send(config.encode())
         return _Process(child, ours, slots, free=list(range(config.slots)))
 
     def _keep(self, n: int) -> None:
@@ -179,13 +222,20 @@ class LoaderPool:
         wait_s = FIRST_RESTART_S
         while True:
             process = self._processes[n]
-            assert process is not None  # noqa: S101  (this thread alone replaces it)
+            if process is None:  # the pool was closed before there was another
+                return
             self._read(process)
             process.end()
-            if self._closed:
+            if self._closing.is_set():
                 return
             wait_s = FIRST_RESTART_S if process.loaded else min(2 * wait_s, LONGEST_RESTART_S)
             self._replace(n, process, wait_s)
+
+    def _watch(self) -> None:
+        while not self._closing.wait(self._decode_deadline_s / LOOKS):
+            for process in self._processes:
+                if process is not None:
+                    process.look()
 
     def _read(self, process: _Process) -> None:
         """Until the loader is gone, or says what no loader of ours would."""
@@ -226,23 +276,28 @@ class LoaderPool:
             self._changed.notify()
 
     def _replace(self, n: int, dead: _Process, wait_s: float) -> None:
-        """The image that it decoded is `crashed`; the others go to the next life."""
-        culprit = dead.slots.noted()
+        """The image that it died of fails; the others go to the next life."""
+        note = dead.slots.noted()
         with self._changed:
             self._processes[n] = None  # nothing is given to it any more
             orders, dead.orders = dead.orders, {}
-        crashed = orders.pop(culprit, None) if culprit is not None else None
+        suspect = orders.pop(note.slot, None) if note is not None else None
+        failure = self._judge(dead, note, suspect) if suspect is not None else None
+        if note is not None and suspect is not None and failure is None:
+            orders[note.slot] = replace(suspect, deaths=suspect.deaths + 1)
         log.warning(
             "A loader died (exit status %s)%s; %d images go to its replacement.",
             dead.child.returncode,
-            " while it decoded an image" if crashed else "",
+            f" while it decoded an image, which fails: {failure.code}" if failure else "",
             len(orders),
         )
-        if crashed is not None:
-            crashed.done(LoadFailed(Failure("crashed", "the decoder crashed"), Provenance()))
-        if not dead.loaded and crashed is None:
-            time.sleep(wait_s)
-        process = self._start_process()
+        if suspect is not None and failure is not None:
+            suspect.done(LoadFailed(failure, Provenance()))
+        elif not dead.loaded:
+            self._closing.wait(wait_s)
+        process = self._restart()
+        if process is None:
+            return
         for order in orders.values():
             process.orders[process.free.pop()] = order
         with self._changed:
@@ -251,5 +306,27 @@ class LoaderPool:
             self._changed.notify_all()
         for slot, order in again:
             process.send(slot, order)
-        if self._closed:  # it was not there yet when the others were told
-            process.connection.shutdown(socket.SHUT_RDWR)
+        if self._closing.is_set():  # it was not there yet when the others were told
+            process.hang_up()
+
+    def _judge(self, dead: _Process, note: Note | None, suspect: _Order) -> Failure | None:
+        """What the image fails with that was being decoded; None if it deserves another try."""
+        if dead.overdue is not None and dead.overdue == note:
+            return Failure("decode_timeout", f"more than {self._decode_deadline_s:g} s")
+        if dead.child.returncode in CRASHES:
+            return Failure("crashed", "the decoder crashed")
+        if suspect.deaths:
+            return Failure("crashed", "the loader was killed each time that it decoded this image")
+        return None
+
+    def _restart(self) -> _Process | None:
+        """Tries until a loader can be started; None once the pool is closed."""
+        wait_s = FIRST_RESTART_S
+        while not self._closing.is_set():
+            try:
+                return self._start_process()
+            except OSError as error:
+                log.error("No loader can be started; trying on: %s", error)  # noqa: TRY400
+            self._closing.wait(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_RESTART_S)
+        return None

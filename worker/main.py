@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from celery import Celery
 from sqlalchemy import Engine
@@ -20,9 +20,11 @@ from sqlalchemy import Engine
 from contract.broker import check_broker, make_celery
 from contract.database import connect_database
 from contract.failure import ResnextQueueError, UsageError, WeightsError
+from contract.models import title_of
 from contract.settings import PREFIX, Settings
 from resnext import errors
-from resnext.spec import ModelSpec, find_spec
+from resnext.catalogue import find_spec
+from resnext.spec import ModelSpec
 from worker.app import CeleryWorker, Shutdown, configure_logging
 from worker.batcher import Batcher
 from worker.database import Database
@@ -39,6 +41,8 @@ if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before t
     from resnext.classifier import Classifier
 
 log = logging.getLogger(__name__)
+
+FAILED: Final = 1  # Celery's exit status; the command's own is that of the error
 
 
 def run_worker(settings: Settings) -> None:
@@ -92,6 +96,8 @@ def load_classifier(settings: Settings) -> Classifier:
                 settings.weights,
                 precision=settings.precision,
                 device=settings.device,
+                engine=settings.engine,
+                threads=settings.torch_threads,
                 cache=settings.cache,
                 batch_images=settings.batch_images,
                 progress=progress,
@@ -116,16 +122,17 @@ def serve(
     the rest. The caller closes `loaders` and `engine`.
 
     Raises:
-        ResnextQueueError: Celery stopped by itself; its log says why.
+        ResnextQueueError: the classifier is broken, or Celery stopped by itself; the log says why.
     """
-    parts = build(settings, engine, loaders, classifier)
+    parts = build(settings, engine, loaders, classifier, when_broken=lambda: shutdown.stop(FAILED))
+    shutdown = Shutdown(parts.drain, within_s=settings.stop_within_s)
     register_task(app, parts.task)
     celery = CeleryWorker(
         app,
         settings,
         name=parts.identity.worker,
         queue=parts.identity.queue,
-        shutdown=Shutdown(parts.drain, within_s=settings.stop_within_s),
+        shutdown=shutdown,
         when_ready=lambda: _say_ready(classifier, parts.identity),
     )
     with parts.running():
@@ -167,7 +174,14 @@ class Parts:
         self.loaders.stop_accepting()
 
 
-def build(settings: Settings, engine: Engine, loaders: LoaderPool, classifier: Classifier) -> Parts:
+def build(
+    settings: Settings,
+    engine: Engine,
+    loaders: LoaderPool,
+    classifier: Classifier,
+    *,
+    when_broken: Callable[[], object],
+) -> Parts:
     """Registers the worker's model and joins the parts; nothing is started."""
     database = Database(engine)
     identity = register(database, settings, classifier, name_worker())
@@ -179,7 +193,9 @@ def build(settings: Settings, engine: Engine, loaders: LoaderPool, classifier: C
     )
     runs = Runs(store, max_attempts=settings.max_attempts)
     stragglers = Stragglers(runs)
-    batcher = Batcher(classifier, max_wait_s=settings.max_batch_wait_ms / 1000)
+    batcher = Batcher(
+        classifier, max_wait_s=settings.max_batch_wait_ms / 1000, when_broken=when_broken
+    )
     presence = Presence(
         database, identity, lease_s=settings.lease_s, images_per_s=lambda: batcher.images_per_s
     )
@@ -205,10 +221,13 @@ def build(settings: Settings, engine: Engine, loaders: LoaderPool, classifier: C
 
 def _say_ready(classifier: Classifier, identity: Identity) -> None:
     log.info(
-        "ready: model %s, device %s, precision %s, batch %d, queue %s",
-        classifier.title,
+        "ready: model %s (licence of the weights: %s), device %s, precision %s, %s, batch %d, "
+        "queue %s",
+        title_of(classifier.model, classifier.weights),
+        classifier.licence,
         classifier.device,
         classifier.precision,
+        classifier.engine,
         classifier.batch_images,
         identity.queue,
     )

@@ -20,7 +20,8 @@ MAX_RECORD_BYTES: Final = 48 * 1024
 
 _LOAD: Final = struct.Struct("<I")  # slot; then the URI
 # slot, whether it failed, bytes, width, height (-1: unknown), retry after (NaN: none), SHA-256
-_DONE: Final = struct.Struct("<I?qiid32s")
+_DONE: Final = struct.Struct("<I?iiid32s")
+_LARGEST: Final = 2**31 - 1  # as in `results`, where these are INTEGER
 _LENGTH: Final = struct.Struct("<H")
 _NO_HASH: Final = bytes(32)
 
@@ -53,9 +54,9 @@ def pack_done(done: Done) -> bytes:
     head = _DONE.pack(
         done.slot,
         failure is not None,
-        -1 if came.bytes is None else came.bytes,
-        -1 if came.width is None else came.width,
-        -1 if came.height is None else came.height,
+        _as_integer(came.bytes),
+        _as_integer(came.width),
+        _as_integer(came.height),
         nan if retry_after_s is None else retry_after_s,
         bytes.fromhex(came.sha256) if came.sha256 else _NO_HASH,
     )
@@ -94,6 +95,11 @@ def unpack_done(record: bytes) -> Done:
             height=_known(height),
         ),
     )
+
+
+def _as_integer(number: int | None) -> int:
+    """An image's header may say anything: what does not fit is as good as unknown."""
+    return -1 if number is None or number > _LARGEST else number
 
 
 def _known(number: int) -> int | None:

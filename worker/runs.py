@@ -10,7 +10,7 @@ import logging
 import threading
 
 from contract.error_codes import Failure
-from worker.chunk_run import ChunkRun, Snapshot
+from worker.chunk_run import ChunkRun, ClassifierFault, Snapshot
 from worker.outcome import Outcome, Provenance
 from worker.store import FencedOff, Store, Stored
 
@@ -59,11 +59,16 @@ class Runs:
 
     def fail(self, run: ChunkRun, fault: Exception) -> None:
         """After a fault of our own: the chunk is run again later, until it has had its attempts;
-        then its images get the code `internal`.
+        then its images get the code `internal`. For a fault of the classifier none ever does: it
+        is the device's, or its worker's, which leaves the chunk to another one.
         """
-        log.error("%s: a fault of this program", run.claim, exc_info=fault)
+        of_classifier = isinstance(fault, ClassifierFault)
+        if of_classifier:
+            log.warning("%s: %s; it is run again later", run.claim, fault)
+        else:
+            log.error("%s: a fault of this program", run.claim, exc_info=fault)
         try:
-            if run.claim.attempt >= self._max_attempts:
+            if run.claim.attempt >= self._max_attempts and not of_classifier:
                 self._store.store(run.claim, _condemn(run, fault))
             else:
                 self._store.put_back(run.claim)

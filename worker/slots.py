@@ -1,8 +1,8 @@
 """The memory that a worker shares with one loader: a note, and a slot for each image.
 
 Anonymous (`memfd`), so that nothing stays behind when a process is killed, and no limit of
-`/dev/shm` counts. The note holds the slot whose image is being decoded: if the loader
-crashes, it names the image.
+`/dev/shm` counts. The note says which slot's image is being decoded: if the loader crashes, or
+decodes for too long, it names the image.
 """
 
 from __future__ import annotations
@@ -10,14 +10,25 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from resnext.resample import Pixels
 
-_NOTE: Final = struct.Struct("<I")  # slot + 1; 0: nothing is being decoded
+_NOTE: Final = struct.Struct("<II")  # which decode; slot + 1, or 0: nothing is being decoded
+_DECODES: Final = 2**32
 _PAGE_BYTES: Final = mmap.PAGESIZE
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a loader is decoding."""
+
+    decode: int
+    """Another one each time, since a slot is soon used again."""
+    slot: int
 
 
 class Slots:
@@ -28,6 +39,7 @@ class Slots:
         self._shape = (crop, crop, 3)
         self._image_bytes = crop * crop * 3
         self._memory = mmap.mmap(descriptor, _PAGE_BYTES + count * self._image_bytes)
+        self._decodes = 0
 
     @staticmethod
     def make(*, count: int, crop: int) -> int:
@@ -43,10 +55,11 @@ class Slots:
         return flat.reshape(self._shape)
 
     def note(self, slot: int | None) -> None:
-        _NOTE.pack_into(self._memory, 0, 0 if slot is None else slot + 1)
+        """Called by the loader, before and after each decode."""
+        self._decodes = (self._decodes + (slot is not None)) % _DECODES
+        _NOTE.pack_into(self._memory, 0, self._decodes, 0 if slot is None else slot + 1)
 
-    def noted(self) -> int | None:
-        """The slot under decode, as far as the loader says: check it."""
-        (number,) = _NOTE.unpack_from(self._memory, 0)
-        slot: int = number - 1
-        return slot if 0 <= slot < self.count else None
+    def noted(self) -> Note | None:
+        """What is under decode, as far as the loader says: whether it was ordered, check."""
+        decode, number = _NOTE.unpack_from(self._memory, 0)
+        return Note(decode, number - 1) if 0 < number <= self.count else None

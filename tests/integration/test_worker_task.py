@@ -360,6 +360,32 @@ def test_what_was_handed_back_is_finished_by_the_next_worker(
     }  # fmt: skip
 
 
+def test_a_worker_whose_device_is_broken_settles_nothing_says_why_and_ends(
+    installation: Installation, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.touch()
+    installation.submit(*[[f"double:break:{broken}"]] * 4)
+    with installation.engine.begin() as connection:  # the last attempt of the first one
+        connection.execute(update(chunks).where(chunks.c.chunk == 0).values(attempt=2))
+    worker = installation.start(CHUNKS_IN_FLIGHT="1")
+    installation.publish()
+
+    assert worker.wait(WITHIN_S) != 0
+    assert installation.rows() == {}
+    states = list(installation.states().values())
+    assert set(states) <= {"pending", "queued"}
+    assert states.count("pending") >= 3
+    assert "3 batches in a row, at last with: device fell off" in installation.log
+    assert installation.workers() == []
+
+    broken.unlink()
+    installation.publish()
+    installation.start()
+    installation.await_states("done", "done", "done", "done")
+    assert installation.tallied() == len(installation.rows()) == 4
+
+
 def test_a_second_signal_stops_a_worker_at_once(installation: Installation, tmp_path: Path) -> None:
     gate = tmp_path / "never"
     installation.submit([f"double:hold:{gate}", "double:ok"])

@@ -6,6 +6,7 @@ Run by test_worker_task.py; settings come from the environment. A URI is `double
     hang          never loads
     after:FILE    a picture, once the file exists
     fail:CODE     that failure
+    break:FILE    a picture on which the classifier fails while the file exists
     hold:FILE     a picture whose batch the classifier holds until the file exists; it makes
                   FILE.held when it has it
 """
@@ -33,6 +34,7 @@ from worker.outcome import Provenance
 CROP = 4
 POLL_S = 0.01
 held: SimpleQueue[Path] = SimpleQueue()
+breaking: SimpleQueue[Path] = SimpleQueue()
 
 
 def await_file(path: Path) -> None:
@@ -64,6 +66,8 @@ class Loaders:
             await_file(Path(rest))
         if what == "hold":
             held.put(Path(rest))
+        if what == "break":
+            breaking.put(Path(rest))
         done(picture())
 
     def stop_accepting(self) -> None:
@@ -82,6 +86,9 @@ class Classifier:
             path = held.get()
             path.with_suffix(".held").touch()
             await_file(path)
+        while not breaking.empty():
+            if breaking.get().exists():
+                raise RuntimeError("device fell off")
         first = images[:, 0, 0, 0].astype(np.int64)
         return SimpleNamespace(
             class_ids=first[:, None],

@@ -4,12 +4,14 @@ import logging
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from contract.error_codes import Failure
-from worker.batcher import Batcher
+from worker.batcher import FAULTS_TO_STOP, Batcher
+from worker.chunk_run import ClassifierFault
 from worker.loaders import Loaded
 from worker.outcome import Outcome, Prediction, Provenance
 
@@ -50,6 +52,7 @@ class Run:
 
     def __init__(self, images: int) -> None:
         self.outcomes: dict[int, Outcome] = {}
+        self.fault: ClassifierFault | None = None
         self._images = images
         self.done = threading.Event()
 
@@ -57,6 +60,10 @@ class Run:
         self.outcomes[position] = outcome
         if len(self.outcomes) == self._images:
             self.done.set()
+
+    def fail(self, fault: ClassifierFault) -> None:
+        self.fault = fault
+        self.done.set()
 
     def results(self) -> dict[int, object]:
         assert self.done.wait(10)
@@ -88,8 +95,8 @@ def classifier() -> Classifier:
 def make_batcher(classifier: Classifier) -> Iterator:
     batchers = []
 
-    def make(max_wait_s: float) -> Batcher:
-        batchers.append(Batcher(classifier, max_wait_s=max_wait_s))
+    def make(max_wait_s: float, **options: Any) -> Batcher:
+        batchers.append(Batcher(classifier, max_wait_s=max_wait_s, **options))
         batchers[-1].start()
         return batchers[-1]
 
@@ -156,18 +163,34 @@ def test_scores_that_are_not_finite_fail_their_image_alone(make_batcher, classif
     assert run.results() == {0: Failure("not_finite"), 1: guess(9)}
 
 
-def test_a_fault_of_the_classifier_costs_its_batch_and_no_other(
+def test_a_fault_of_the_classifier_settles_no_image_and_costs_no_other_batch(
     make_batcher, classifier, caplog
 ) -> None:
     classifier.fault = RuntimeError("device fell off")
     batcher, first, second = make_batcher(0.0), Run(1), Run(1)
     batcher.put(first, 0, Slots().load(1))
-    assert first.results() == {0: Failure("internal", "classifier: RuntimeError")}
+    assert first.results() == {}
+    assert "RuntimeError" in str(first.fault)
     batcher.put(second, 0, Slots().load(2))
     assert second.results() == {0: guess(2)}
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert "batch of 1 images" in errors[0].message
     assert "device fell off" in str(errors[0].exc_info[1])
+
+
+def test_a_classifier_that_fails_several_times_in_a_row_is_broken(
+    make_batcher, classifier, caplog
+) -> None:
+    broken = threading.Event()
+    batcher = make_batcher(0.0, when_broken=broken.set)
+    for fails in [True] * (FAULTS_TO_STOP - 1) + [False] + [True] * FAULTS_TO_STOP:
+        assert not broken.is_set()
+        classifier.fault = RuntimeError("device fell off") if fails else None
+        run = Run(1)
+        batcher.put(run, 0, Slots().load(1))
+        run.results()
+    assert broken.wait(10)
+    assert "3 batches in a row, at last with: device fell off" in caplog.text
 
 
 def test_closing_finishes_what_is_there(classifier) -> None:

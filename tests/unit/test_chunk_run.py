@@ -6,7 +6,7 @@ import pytest
 
 from contract.error_codes import Failure
 from contract.message import ChunkMessage
-from worker.chunk_run import ChunkRun
+from worker.chunk_run import ChunkRun, ClassifierFault
 from worker.claim import Claim, Image
 from worker.outcome import Outcome, Prediction, Provenance
 
@@ -149,4 +149,32 @@ def test_the_keeper_is_called_at_once_for_a_run_that_is_ready(run: ChunkRun) -> 
     called: list[ChunkRun] = []
     run.drain()
     run.when_ready(called.append)
+    assert called == [run]
+
+
+def test_a_run_whose_classifier_failed_is_waited_for_no_longer_and_cannot_be_stored(
+    run: ChunkRun,
+) -> None:
+    run.settle(10, GONE)
+    run.begin_classifying(11)
+    waiter = Waiter(run, FOR_EVER_S)
+    run.fail(ClassifierFault("device fell off"))
+    assert waiter.wakes()
+    assert not run.begin_classifying(12), "its loader has the slot back at once"
+    run.settle(11, CAT)
+    with pytest.raises(ClassifierFault, match="device fell off"):
+        run.snapshot()
+
+
+@pytest.mark.parametrize("order", [("keep", "fail"), ("fail", "keep")])
+def test_the_keeper_is_called_when_the_classifier_fails(run: ChunkRun, order) -> None:
+    called: list[ChunkRun] = []
+    load_all(run)
+    run.begin_classifying(10)
+    steps = {
+        "keep": lambda: run.when_ready(called.append),
+        "fail": lambda: run.fail(ClassifierFault("device fell off")),
+    }
+    for step in order:
+        steps[step]()
     assert called == [run]

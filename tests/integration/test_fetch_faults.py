@@ -1,0 +1,172 @@
+"""Fetches that hang where nothing can break them off, or are lied to: each costs itself alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.error_codes import Failure
+from worker.fetch import Fetched, Fetcher, FetchError, FetchLimits
+
+FOR_EVER_S = 3600.0
+SOON_S = 0.3
+
+
+class Server(BaseHTTPRequestHandler):
+    """`/ok` is an image; of any other path, `/STATUS/VALUE`, VALUE becomes Retry-After."""
+
+    def do_GET(self) -> None:
+        _, status, *value = self.path.split("/", 2)
+        self.send_response(200 if status == "ok" else int(status))
+        if value:
+            self.send_header("Retry-After", value[0].replace("_", " "))
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://localhost:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def over() -> Iterator[threading.Event]:
+    """Set when the test is: whatever hangs then goes on."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def make_fetcher(*roots: Path, threads: int = 1, deadline_s: float = FOR_EVER_S) -> Fetcher:
+    limits = FetchLimits(fetch_allow=("localhost",), file_roots=roots, fetch_deadline_s=deadline_s)
+    return Fetcher(limits, threads=threads)
+
+
+def failure_of(fetch: Callable[[], Fetched]) -> Failure:
+    with pytest.raises(FetchError) as failed:
+        fetch()
+    return failed.value.failure
+
+
+def test_names_that_hang_keep_no_healthy_one_waiting(
+    address: str, over: threading.Event, monkeypatch
+) -> None:
+    """All threads but one wait for the resolver, and as many look-ups hang from before."""
+    look_up, hanging = socket.getaddrinfo, threading.Semaphore(0)
+
+    def hang(host: str, *arguments: Any, **options: Any) -> Any:
+        if host.endswith(".hangs"):
+            hanging.release()
+            over.wait()
+            raise socket.gaierror("given up")
+        return look_up(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    fetcher = make_fetcher(threads=16, deadline_s=2.0)
+    with ThreadPoolExecutor(16) as threads:
+        for _ in range(2):
+            failures = [
+                threads.submit(failure_of, lambda: fetcher.fetch("http://name.hangs/a.jpg"))
+                for _ in range(15)
+            ]
+            assert all(hanging.acquire(timeout=10) for _ in range(15))
+            assert threads.submit(fetcher.fetch, f"{address}/ok").result() == Fetched(b"ok")
+            codes = {failure.result().code for failure in failures}
+            assert codes == {"timeout"}
+
+
+def test_a_file_on_a_server_that_is_away_runs_into_the_deadline_alone(
+    tmp_path: Path, over: threading.Event, monkeypatch
+) -> None:
+    open_file = os.open
+
+    def hang(path: Any, *arguments: Any, **options: Any) -> int:
+        if Path(os.fsdecode(path)).name == "hangs.jpg":
+            over.wait()
+        return open_file(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", hang)
+    for name in ("hangs.jpg", "a.jpg"):
+        (tmp_path / name).write_bytes(b"ok")
+    fetcher = make_fetcher(tmp_path, deadline_s=SOON_S)
+    failure = failure_of(lambda: fetcher.fetch((tmp_path / "hangs.jpg").as_uri()))
+    assert failure == Failure("timeout", "reading the file")
+    assert make_fetcher(tmp_path).fetch((tmp_path / "a.jpg").as_uri()) == Fetched(b"ok")
+
+
+def test_a_folder_that_becomes_a_link_while_its_file_is_opened_leads_nowhere(
+    tmp_path: Path, monkeypatch
+) -> None:
+    album, outside = tmp_path / "root" / "album", tmp_path / "outside"
+    for folder in (album, outside):
+        folder.mkdir(parents=True)
+        (folder / "a.jpg").write_bytes(b"secret" if folder is outside else b"ok")
+    open_file = os.open
+
+    def swap_and_open(path: Any, *arguments: Any, **options: Any) -> int:
+        if not album.is_symlink() and Path(os.fsdecode(path)).name == "a.jpg":
+            album.rename(tmp_path / "before")
+            album.symlink_to(outside)
+        return open_file(path, *arguments, **options)
+
+    fetcher = make_fetcher(tmp_path / "root")
+    assert fetcher.fetch((album / "a.jpg").as_uri()) == Fetched(b"ok")
+    monkeypatch.setattr(os, "open", swap_and_open)
+    failure = failure_of(lambda: fetcher.fetch((album / "a.jpg").as_uri()))
+    assert failure.code == "blocked_path"
+
+
+def test_a_link_that_changes_after_the_check_is_not_followed_anew(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """What was checked is what is read."""
+    root, link = tmp_path / "root", tmp_path / "root" / "link.jpg"
+    root.mkdir()
+    for path in (root / "a.jpg", tmp_path / "secret"):
+        path.write_bytes(path.name.encode())
+    link.symlink_to(root / "a.jpg")
+    resolve = Path.resolve
+
+    def resolve_and_swap(path: Path, *arguments: Any, **options: Any) -> Path:
+        resolved = resolve(path, *arguments, **options)
+        if path == link:
+            link.unlink()
+            link.symlink_to(tmp_path / "secret")
+        return resolved
+
+    monkeypatch.setattr(Path, "resolve", resolve_and_swap)
+    assert make_fetcher(root).fetch(link.as_uri()) == Fetched(b"a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected_s"),
+    [
+        ("7", 7.0),
+        ("Mon,_01_Jan_2024_00:00:00_GMT", 0.0),
+        ("soon", None),
+        ("Mon,_01_Jan_99999999999999999999_00:00:00_GMT", None),
+        ("Mon,_01_Jan_2024_00:00:00_+99999999999999", None),
+    ],
+)
+def test_an_overloaded_server_is_asked_again_whatever_it_says_of_the_time(
+    address: str, value: str, expected_s: float | None
+) -> None:
+    failure = failure_of(lambda: make_fetcher().fetch(f"{address}/503/{value}"))
+    assert failure == Failure("http_503", "Service Unavailable", expected_s)

@@ -1,0 +1,239 @@
+"""Loader processes that meet hostile pictures, or die: what it costs, and what it does not."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import signal
+import struct
+import subprocess
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, NoReturn
+
+import pytest
+from PIL import Image
+
+from contract.error_codes import Failure
+from contract.settings import Settings
+from resnext.spec import find_spec
+from tests.integration.dispatching import WITHIN_S, until
+from worker.loaders import Loaded, LoaderPool, LoadFailed, PoolClosed, _Process
+
+GOOD = Path(__file__).parents[2] / "demo/pictures/chelsea.jpg"
+
+
+class Pool:
+    """A pool, the names of the images that it loads, and what comes of them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.inner = LoaderPool(settings, find_spec("resnext101_32x4d").preprocessing)
+        self._answers: SimpleQueue[tuple[str, Failure | None]] = SimpleQueue()
+
+    def load(self, *paths: Path) -> None:
+        for path in paths:
+            self.inner.load(path.as_uri(), self._note(path.name))
+
+    def _note(self, name: str) -> Callable[[Loaded | LoadFailed], None]:
+        def done(load: Loaded | LoadFailed) -> None:
+            if isinstance(load, LoadFailed):
+                self._answers.put((name, load.failure))
+            else:
+                load.release()
+                self._answers.put((name, None))
+
+        return done
+
+    def answers(self, number: int) -> list[tuple[str, Failure | None]]:
+        """The next ones; None stands for pixels."""
+        try:
+            return [self._answers.get(timeout=WITHIN_S) for _ in range(number)]
+        except Empty:
+            raise AssertionError("an image has no answer") from None
+
+
+MakePool = Callable[..., Pool]
+
+
+@pytest.fixture
+def make_pool(tmp_path: Path) -> Iterator[MakePool]:
+    pools: list[Pool] = []
+
+    def make(**settings: object) -> Pool:
+        values = {"loaders": 1, "fetches_per_loader": 2, "file_roots": (tmp_path, GOOD.parent)}
+        pools.append(Pool(Settings(**values | settings)))
+        pools[-1].inner.start()
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.inner.close()
+
+
+def _png_chunk(name: bytes, content: bytes) -> bytes:
+    checksum = struct.pack(">I", zlib.crc32(name + content))
+    return struct.pack(">I", len(content)) + name + content + checksum
+
+
+def make_png(path: Path, width: int, height: int) -> Path:
+    """A picture whose header says so, with next to nothing behind it."""
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + _png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+        + _png_chunk(b"IDAT", zlib.compress(bytes(10)))
+        + _png_chunk(b"IEND", b"")
+    )
+    return path
+
+
+def test_a_header_of_any_width_costs_its_image_and_no_thread(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    pool = make_pool()
+    wide = make_png(tmp_path / "wide.png", 2**32 - 1, 1)
+    pool.load(*[wide] * 4)  # more than there are threads
+    codes = [(name, failure.code) for name, failure in pool.answers(4) if failure]
+    assert codes == [("wide.png", "too_many_pixels")] * 4
+    pool.load(GOOD)
+    assert pool.answers(1) == [(GOOD.name, None)]
+
+
+def make_endless_jpeg(path: Path) -> Path:
+    """A progressive picture that repeats its last scan: an hour of decoding in few bytes."""
+    whole = BytesIO()
+    Image.new("L", (4000, 4000), 128).save(whole, "JPEG", progressive=True)
+    jpeg = whole.getvalue()
+    last_scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    path.write_bytes(jpeg[:-2] + last_scan * 50_000 + jpeg[-2:])
+    return path
+
+
+def test_a_picture_that_decodes_for_ever_fails_alone(
+    make_pool: MakePool, tmp_path: Path, caplog
+) -> None:
+    pool = make_pool(fetches_per_loader=8, decode_deadline_s=1.0)
+    endless = make_endless_jpeg(tmp_path / "endless.jpg")
+    pool.load(endless, *[GOOD] * 6)
+    answers = dict(pool.answers(7))
+    assert answers == {endless.name: Failure("decode_timeout", "more than 1 s"), GOOD.name: None}
+    assert "decode_timeout" in caplog.text
+
+
+def test_many_pictures_that_take_a_while_each_are_not_one_that_takes_long(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    """The same slot is used again and again; the deadline is each picture's own."""
+    large = tmp_path / "large.png"
+    Image.effect_noise((4000, 3000), 50).save(large, compress_level=0)
+    pool = make_pool(fetches_per_loader=1, decode_deadline_s=3.0)
+    for _ in range(30):
+        pool.load(large)
+    assert pool.answers(30) == [(large.name, None)] * 30
+
+
+def kill_while_decoding(pool: Pool, number: signal.Signals) -> None:
+    """The only loader, which has been given a picture that it decodes for long."""
+    process = until(lambda: pool.inner._processes[0])
+    until(process.slots.noted)
+    process.child.send_signal(number)
+    if number != signal.SIGSTOP:
+        until(lambda: pool.inner._processes[0] is not process)
+
+
+@pytest.fixture
+def stuck(make_pool: MakePool, tmp_path: Path) -> tuple[Pool, Path]:
+    """A pool whose only loader decodes this picture for long."""
+    pool = make_pool()
+    image = make_endless_jpeg(tmp_path / "image.jpg")
+    pool.load(image)
+    return pool, image
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE]
+)
+def test_a_decoder_that_crashes_condemns_its_image_at_once(
+    stuck: tuple[Pool, Path], number: signal.Signals
+) -> None:
+    pool, image = stuck
+    kill_while_decoding(pool, number)
+    assert pool.answers(1) == [(image.name, Failure("crashed", "the decoder crashed"))]
+    pool.load(GOOD)
+    assert pool.answers(1) == [(GOOD.name, None)]
+
+
+def test_a_loader_that_is_killed_condemns_no_image_the_first_time(
+    stuck: tuple[Pool, Path],
+) -> None:
+    """It may have been a person, or the kernel for want of memory."""
+    pool, image = stuck
+    kill_while_decoding(pool, signal.SIGSTOP)
+    shutil.copy(GOOD, image)
+    kill_while_decoding(pool, signal.SIGKILL)
+    assert pool.answers(1) == [(image.name, None)]
+
+
+def test_an_image_whose_loader_is_killed_each_time_fails(stuck: tuple[Pool, Path]) -> None:
+    pool, _ = stuck
+    for _ in range(2):
+        kill_while_decoding(pool, signal.SIGKILL)
+    ((_, failure),) = pool.answers(1)
+    assert (failure.code, failure.detail[:21]) == ("crashed", "the loader was killed")
+
+
+def test_a_loader_that_cannot_be_started_is_tried_until_it_can(
+    make_pool: MakePool, monkeypatch, caplog
+) -> None:
+    pool, start, failures = make_pool(), subprocess.Popen, iter(range(3))
+
+    def start_at_last(*arguments: Any, **options: Any) -> Any:
+        if next(failures, None) is not None:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start_at_last)
+    pool.inner._processes[0].child.kill()
+    pool.load(GOOD)
+    assert pool.answers(1) == [(GOOD.name, None)]
+    assert caplog.text.count("No loader can be started") == 3
+
+
+def test_a_pool_that_has_no_loader_any_more_can_be_closed(
+    make_pool: MakePool, monkeypatch, caplog
+) -> None:
+    def start(*_: object, **__: object) -> NoReturn:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    pool = make_pool()
+    monkeypatch.setattr(subprocess, "Popen", start)
+    pool.inner._processes[0].child.kill()
+    until(lambda: "No loader can be started" in caplog.text)
+    pool.inner.close()
+    with pytest.raises(PoolClosed):
+        pool.load(GOOD)
+
+
+def test_a_pool_can_be_closed_while_a_loader_is_being_buried(
+    make_pool: MakePool, monkeypatch
+) -> None:
+    buried, end, go_on = threading.Event(), _Process.end, threading.Event()
+
+    def end_slowly(process: _Process) -> None:
+        end(process)
+        buried.set()
+        assert go_on.wait(WITHIN_S)
+
+    pool = make_pool()
+    monkeypatch.setattr(_Process, "end", end_slowly)
+    pool.inner._processes[0].child.kill()
+    assert buried.wait(WITHIN_S)
+    with ThreadPoolExecutor(1) as threads:
+        closing = threads.submit(pool.inner.close)
+        until(lambda: not pool.inner._accepting)
+        go_on.set()
+        closing.result()
