@@ -95,10 +95,6 @@ class Settings(BaseSettings):
 
     chunk_images: int = Field(default=64, ge=1, le=256)
     """URIs in one message."""
-    max_attempts: int = Field(default=3, ge=1, le=20)
-    """Runs that a URI gets when it fails for a passing reason."""
-    retry_backoff_s: float = Field(default=5.0, ge=0)
-    """Mean wait before the second run; doubled for each further one."""
 
     batch_images: int = Field(default=32, ge=1, le=1024)
     """Images that the network classifies at once, at most."""
@@ -108,6 +104,10 @@ class Settings(BaseSettings):
     """A task ends once all that it still waits for has been loading for this long."""
     chunks_in_flight: int = Field(default=8, ge=1, le=512)
     """Chunks that one worker runs at a time."""
+    max_attempts: int = Field(default=3, ge=1, le=20)
+    """Runs that a URI gets when it fails for a passing reason."""
+    retry_backoff_s: float = Field(default=5.0, ge=0)
+    """Mean wait before the second run; doubled for each further one."""
     loaders: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
     """Loader processes of a worker (fetch, decode, crop)."""
     fetches_per_loader: int = Field(default=32, ge=1, le=512)

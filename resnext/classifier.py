@@ -216,7 +216,7 @@ class Classifier:
                 self.batch_images,
                 self.device,
             )
-        self._most = max(1, self._most // 2)
+        self._most = max(bucket for bucket in self._buckets if bucket <= max(1, self._most // 2))
 
     def _bucket(self, images: int) -> int:
         return next(bucket for bucket in self._buckets if bucket >= images)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from torch.nn.functional import cosine_similarity
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from resnext import load_classifier, precision
-from resnext.catalogue import find_spec
+from resnext.catalogue import BUNDLED, find_spec
 from resnext.classifier import Classifier
 from resnext.engine import fuse, prepare
 from resnext.errors import DeviceError, UnknownModelError, UnknownWeights
@@ -43,6 +46,16 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     )
     loaded.warm_up()
     return loaded
+
+
+@pytest.fixture(scope="module")
+def small() -> Classifier:
+    """A network of 32x32 pixels, for what is no question of size."""
+    return load_classifier(BUNDLED, "random", precision="fp32", device="cpu", batch_images=6)
+
+
+def small_pictures(n: int) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, (n, 32, 32, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +140,106 @@ def test_a_read_only_and_a_strided_batch_are_taken(classifier) -> None:
 def test_a_batch_of_another_shape_or_type_is_refused(classifier, images) -> None:
     with pytest.raises(ValueError, match="uint8"):
         classifier.classify(images)
+
+
+class SmallMemory(torch.nn.Module):
+    """A device that holds so many pictures at once."""
+
+    def __init__(self, module: torch.nn.Module, most: int) -> None:
+        super().__init__()
+        self.module, self.most = module, most
+        self.sizes: list[int] = []
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        self.sizes.append(len(pixels))
+        return self.module(pixels)
+
+
+def test_what_does_not_fit_into_memory_is_halved_and_that_is_said_once(
+    small, caplog, monkeypatch
+) -> None:
+    images = small_pictures(6)
+    expected = small.classify(images)
+    cramped = copy.copy(small)
+    cramped._module = SmallMemory(small._module, most=2)
+    cramped._use("eager")
+    cramped.warm_up()
+    found = cramped.classify(images)
+    assert cramped._module.sizes[-3:] == [2, 2, 2]
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    assert np.array_equal(found.class_ids, expected.class_ids)
+    assert caplog.text.count("do not fit into the memory of cpu") == 1
+
+
+def test_a_device_without_memory_for_one_picture_is_an_error(small) -> None:
+    cramped = copy.copy(small)
+    cramped._module = SmallMemory(small._module, most=0)
+    cramped._use("eager")
+    with pytest.raises(torch.OutOfMemoryError):
+        cramped.warm_up()
+
+
+def test_a_cpu_that_runs_out_of_memory_is_understood_as_well(tmp_path: Path) -> None:
+    """In a process of its own, whose address space is limited once the network is there."""
+    program = """
+import resource, sys
+import numpy as np
+from resnext import load_classifier
+classifier = load_classifier("resnext29_cifar10", "random", precision="fp32", batch_images=4096)
+classifier.classify(np.zeros((1, 32, 32, 3), np.uint8))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limit = used + 600 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+images = np.zeros((4096, 32, 32, 3), np.uint8)
+print(classifier.classify(images).finite.sum(), classifier._most)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    images, most = map(int, done.stdout.split())
+    assert images == 4096
+    assert most < 4096
+    assert "do not fit" in done.stderr
+
+
+def test_without_a_compiler_the_network_runs_uncompiled_and_that_is_said(
+    tmp_path: Path,
+) -> None:
+    program = """
+import numpy as np
+from resnext import load_classifier
+classifier = load_classifier(
+    "resnext29_cifar10", "random", device="cpu", engine="compiled", batch_images=1
+)
+classifier.warm_up()
+print(classifier.engine, classifier.classify(np.zeros((1, 32, 32, 3), np.uint8)).finite.all())
+"""
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PATH": str(nothing), "HOME": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "eager True\n"
+    assert "cannot be compiled here and runs uncompiled" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_compiled_network_gives_the_same_answers(small) -> None:
+    compiled = load_classifier(
+        BUNDLED, "random", precision="fp32", device="cpu", engine="compiled", batch_images=2
+    )
+    compiled.warm_up()
+    assert compiled.engine == "compiled"
+    images = small_pictures(2)
+    np.testing.assert_allclose(
+        compiled.classify(images).scores, small.classify(images).scores, atol=1e-4
+    )
 
 
 class Scores(torch.nn.Module):
