@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     precision: Literal["amp", "fp32"] = "amp"
     """`amp`: fp16 on CUDA, bf16 on a CPU that has it in hardware, else fp32."""
     device: str = "auto"
-    """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`."""
+    """`auto` (a GPU that no other worker has, where there is one), `cpu`, `cuda` or `cuda:N`."""
     engine: Literal["auto", "eager", "compiled"] = "auto"
     """`compiled` by torch.compile, which needs a C compiler; `auto`: on CUDA alone."""
     torch_threads: int | None = Field(default=None, ge=1, le=1024)
