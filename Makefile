@@ -64,6 +64,7 @@ lock: setup ## pin the newest versions that pyproject.toml allows, with hashes
 	$(LOCK) pyproject.toml --extra flower -o requirements/flower.txt
 	$(LOCK) pyproject.toml --extra embedded -o requirements/worker.txt
 	$(LOCK) pyproject.toml --extra embedded --group dev -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra embedded --group dev --group bench -o requirements/bench.txt
 	echo "uv==$(UV_VERSION)" | $(LOCK) - -o requirements/uv.txt
 	echo setuptools | $(LOCK) - --constraint requirements/dev.txt -o requirements/build.txt
 LOCK := $(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes \
