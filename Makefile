@@ -20,10 +20,11 @@ PHOTOGRAPHS ?=
 digest = $(shell { pwd; cat $(1); } | cksum | tr -s ' ' -)
 ENVIRONMENT := .venv/.environment-$(call digest,requirements/uv.txt requirements/dev.txt)
 PROJECT := .venv/.project-$(call digest,pyproject.toml)
+PEERS := .venv/.peers-$(call digest,requirements/bench.txt)
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(PROJECT) ## install everything into .venv (the other targets do it when it is missing)
@@ -52,7 +53,12 @@ else
 	@echo "left out, for want of PHOTOGRAPHS=photos.tar: $(PHOTOGRAPH_BENCHMARKS)"
 endif
 PHOTOGRAPH_BENCHMARKS := benchmarks/main_job.py
-BENCHMARKS = $(filter-out $(PHOTOGRAPH_BENCHMARKS),$(sort $(wildcard benchmarks/*.py)))
+MODEL_BENCHMARK := benchmarks/model.py
+BENCHMARKS = $(filter-out $(PHOTOGRAPH_BENCHMARKS) $(MODEL_BENCHMARK),$(sort $(wildcard benchmarks/*.py)))
+
+.PHONY: bench-model
+bench-model: $(PEERS) ## the network beside what else could run it; PHOTOGRAPHS=photos.tar for real pictures
+	@$(BIN)/python $(MODEL_BENCHMARK) $(if $(PHOTOGRAPHS),--photographs "$(PHOTOGRAPHS)")
 
 .PHONY: docs
 docs: setup ## write docs/settings.md and docs/errors.md anew from the code
@@ -88,6 +94,12 @@ $(ENVIRONMENT):
 # Its build needs setuptools, which the lock pins: no isolation, so nothing unpinned is fetched.
 $(PROJECT): $(ENVIRONMENT)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(PEERS): $(PROJECT)
+	@echo "Installing what the network is compared with"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode \
+		--require-hashes -r requirements/bench.txt
 	@touch $@
 
 define FIND_PYTHON
