@@ -12,8 +12,9 @@ PYTHON ?=
 PYTHONS := python3 python3.13 python3.12 python3.11
 # What `make test` gives to pytest: make test TESTS="tests/unit -k arrows"
 TESTS ?=
-# A tar file of photographs, for the benchmarks that want real ones.
+# Tar files for the benchmarks that want them: of photographs, and of CIFAR-10's test images.
 PHOTOGRAPHS ?=
+CIFAR10_TEST ?=
 
 # A stamp names what it stands for, so a changed lock (or a moved folder, whose scripts would
 # point to the old one) has none. It is made last: an interrupted set-up has none either.
@@ -44,17 +45,13 @@ lint: setup ## ruff and mypy
 	@$(BIN)/mypy
 
 .PHONY: bench
-bench: setup ## run the benchmarks; PHOTOGRAPHS=photos.tar for those that want real pictures
+bench: setup ## run the benchmarks; PHOTOGRAPHS=a.tar CIFAR10_TEST=b.tar for those that want pictures
 	@set -e; for one in $(BENCHMARKS); do echo "== $$one"; $(BIN)/python $$one; done
-ifneq ($(PHOTOGRAPHS),)
-	@set -e; for one in $(PHOTOGRAPH_BENCHMARKS); do \
-		echo "== $$one"; $(BIN)/python $$one "$(PHOTOGRAPHS)"; done
-else
-	@echo "left out, for want of PHOTOGRAPHS=photos.tar: $(PHOTOGRAPH_BENCHMARKS)"
-endif
-PHOTOGRAPH_BENCHMARKS := benchmarks/main_job.py
+	@$(call bench_on,benchmarks/main_job.py,PHOTOGRAPHS)
+	@$(call bench_on,benchmarks/bundled_accuracy.py,CIFAR10_TEST)
+bench_on = $(if $($(2)),echo "== $(1)"; $(BIN)/python $(1) "$($(2))",echo "left out, for want of $(2): $(1)")
 MODEL_BENCHMARK := benchmarks/model.py
-BENCHMARKS = $(filter-out $(PHOTOGRAPH_BENCHMARKS) $(MODEL_BENCHMARK),$(sort $(wildcard benchmarks/*.py)))
+BENCHMARKS := benchmarks/cli_startup.py benchmarks/roofline.py
 
 .PHONY: bench-model
 bench-model: $(PEERS) ## the network beside what else could run it; PHOTOGRAPHS=photos.tar for real pictures
