@@ -136,7 +136,7 @@ def test_the_readmes_python_works() -> None:
         text=True,
         check=True,
     )
-    assert "Guess(label='cat'" in done.stdout
+    assert "Guess(label='horse'" in done.stdout
 
 
 def test_the_readme_has_the_commands_that_are_named_here() -> None:
