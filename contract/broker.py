@@ -14,6 +14,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from contract.failure import BrokerUnavailable
+from contract.models import short_model
 from contract.settings import PREFIX, Settings
 
 # Far above any chunk's time: a message that is handed out again while it runs is of no use.
@@ -59,10 +60,10 @@ def make_celery(settings: Settings) -> Celery:
 def queue_of(model: str, weights: str, precision: str) -> str:
     """The queue of the workers that serve this model: `resnext101_32x4d.nvidia.amp`.
 
-    Of a weights file only the name counts, since machines keep it in different folders.
+    Of a file only the name counts, since machines keep it in different folders.
     """
-    name = weights.rsplit("/", 1)[-1]
-    return ".".join(re.sub(r"[^A-Za-z0-9_-]+", "-", part) for part in (model, name, precision))
+    parts = (short_model(model), weights.rsplit("/", 1)[-1], precision)
+    return ".".join(re.sub(r"[^A-Za-z0-9_-]+", "-", part) for part in parts)
 
 
 def redis_of(app: Celery) -> Any:  # noqa: ANN401  (kombu gives whichever client fits the URL)

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contract.failure import SettingsError, UnavailableError
+from contract.models import default_weights
 
 PREFIX = "RESNEXT_"
 BROKER_SCHEMES: Final = ("redis://", "rediss://", "redis+socket://")
@@ -80,20 +81,20 @@ class Settings(BaseSettings):
     """A SQLAlchemy URL, `postgresql://` or `sqlite:///`; default: a file in `home`."""
 
     model: str = "resnext101_32x4d"
-    """The network that new jobs ask for and that a worker serves."""
-    weights: str = "nvidia"
+    """The network that new jobs ask for and that a worker serves: a name, or a JSON file's path."""
+    weights: str = Field(default_factory=lambda fields: default_weights(fields["model"]))
     """A name that the model knows, `random`, or a path of a weights file."""
     precision: Literal["amp", "fp32"] = "amp"
     """`amp`: fp16 on CUDA, bf16 on a CPU that has it in hardware, else fp32."""
     device: str = "auto"
-    """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`."""
+    """`auto` (a GPU that no other worker has, where there is one), `cpu`, `cuda` or `cuda:N`."""
+    engine: Literal["auto", "eager", "compiled"] = "auto"
+    """`compiled` by torch.compile, which needs a C compiler; `auto`: on CUDA alone."""
+    torch_threads: int | None = Field(default=None, ge=1, le=1024)
+    """Threads that the network computes with; by default one for each core, on CUDA one."""
 
     chunk_images: int = Field(default=64, ge=1, le=256)
     """URIs in one message."""
-    max_attempts: int = Field(default=3, ge=1, le=20)
-    """Runs that a URI gets when it fails for a passing reason."""
-    retry_backoff_s: float = Field(default=5.0, ge=0)
-    """Mean wait before the second run; doubled for each further one."""
 
     batch_images: int = Field(default=32, ge=1, le=1024)
     """Images that the network classifies at once, at most."""
@@ -103,6 +104,10 @@ class Settings(BaseSettings):
     """A task ends once all that it still waits for has been loading for this long."""
     chunks_in_flight: int = Field(default=8, ge=1, le=512)
     """Chunks that one worker runs at a time."""
+    max_attempts: int = Field(default=3, ge=1, le=20)
+    """Runs that a URI gets when it fails for a passing reason."""
+    retry_backoff_s: float = Field(default=5.0, ge=0)
+    """Mean wait before the second run; doubled for each further one."""
     loaders: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
     """Loader processes of a worker (fetch, decode, crop)."""
     fetches_per_loader: int = Field(default=32, ge=1, le=512)

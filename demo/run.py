@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from contract.settings import load_settings
-from resnext.spec import RANDOM, find_spec
+from resnext.catalogue import BUNDLED, find_spec
+from resnext.spec import PublishedWeights
 from worker.embedded.children import start_child, stop_child
 from worker.embedded.service import RESNEXTQ
 
@@ -85,31 +86,33 @@ def unused_port() -> int:
         return port
 
 
-def choose_weights() -> str:
-    """What the settings say or, where that would have to be downloaded and cannot, `random`."""
+def choose_model() -> tuple[str, str]:
+    """Model and weights as the settings say or, where those would have to be downloaded and
+    cannot be, the small bundled model.
+    """
     settings = load_settings()
     file = find_spec(settings.model).weights.get(settings.weights)
     if (
-        file is None
+        not isinstance(file, PublishedWeights)
         or (settings.cache / "weights" / file.file_name).exists()
         or answers(file.address)
     ):
-        return settings.weights
+        return settings.model, settings.weights
     console.print(
         f"No answer from {urlsplit(file.address).hostname}, where the weights are: "
-        "taking [bold]random[/] ones, whose answers mean nothing.",
+        f"taking the small bundled model, {BUNDLED}.",
         soft_wrap=True,
     )
-    return RANDOM
+    return BUNDLED, find_spec(BUNDLED).weights_names[0]
 
 
 def answers(url: str) -> bool:
-    """Whether the server does, within a few seconds, whatever it is that hangs."""
+    """Whether the server gives the file, within a few seconds, whatever it is that hangs."""
     found: list[int] = []
 
     def ask() -> None:
         try:
-            with urlopen(Request(url, method="HEAD"), timeout=ANSWER_WITHIN_S) as response:
+            with urlopen(Request(url), timeout=ANSWER_WITHIN_S) as response:  # the head alone
                 found.append(response.status)
         except OSError:
             pass
@@ -187,10 +190,13 @@ def unexpected(submitted: list[str], results: list[dict[str, Any]]) -> list[str]
 
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="resnext-demo-") as folder, serving(PICTURES) as web:
+        os.chdir(folder)  # away from a `.env` of yours: the demo touches none of your servers
         home = Path(folder) / "home"
+        model, weights = choose_model()
         os.environ.update(
             RESNEXT_HOME=str(home),
-            RESNEXT_WEIGHTS=choose_weights(),
+            RESNEXT_MODEL=model,
+            RESNEXT_WEIGHTS=weights,
             RESNEXT_FETCH_ALLOW="127.0.0.1",
             RESNEXT_FILE_ROOTS=str(PICTURES),
             RESNEXT_FLOWER_PORT="0",
@@ -198,7 +204,7 @@ def main() -> int:
             RESNEXT_RETRY_BACKOFF_S="0.5",
         )
         for elsewhere in ("RESNEXT_BROKER_URL", "RESNEXT_DATABASE_URL"):
-            os.environ[elsewhere] = ""  # the demo touches no data of yours
+            os.environ.pop(elsewhere, None)
         console.print("Starting the whole system in a temporary home: `resnextq up`", markup=False)
         with running(home):
             submitted = uris(web)
@@ -206,6 +212,9 @@ def main() -> int:
             subprocess.run([RESNEXTQ, "status", job, "--watch"], check=True)
             results = [json.loads(line) for line in resnextq("results", job).splitlines()]
         console.print(table_of(results))
+        if model == BUNDLED:
+            knows = ", ".join(find_spec(model).categories)
+            console.print(f"This small model knows nothing but: {knows}.", soft_wrap=True)
         console.print(
             f"Job {job}, classified by {results[0]['model']}; its home is removed now.",
             soft_wrap=True,

@@ -38,6 +38,8 @@ DECIDED = {
     "home": "`$XDG_DATA_HOME/resnext-queue`, that is `~/.local/share/resnext-queue`",
     "cache": "`$XDG_CACHE_HOME/resnext-queue`, that is `~/.cache/resnext-queue`",
     "loaders": "one for each core",
+    "weights": "those that the model is published with",
+    "torch_threads": "decided by the device",
 }
 
 

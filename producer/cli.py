@@ -288,7 +288,7 @@ def worker() -> None:
 
 @app.command()
 def dispatch() -> None:
-    """Run the dispatcher, which feeds the broker from SQL; a second one stands by."""
+    """Run the dispatcher, which feeds the broker from SQL; a second one does no harm."""
     _run("producer.dispatch", "run_dispatcher")
 
 

@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from celery import Celery
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, select, tuple_, update
 
 from contract.broker import redis_of
 from contract.clock import db_now
@@ -93,16 +93,25 @@ def _published_at(message: bytes) -> datetime | None:
 
 def _put_back(engine: Engine, queue: str, before: datetime) -> int:
     of_queue = select(jobs.c.number).where(jobs.c.queue == queue, jobs.c.state == "running")
+    gone = (
+        select(chunks.c.job_number, chunks.c.chunk)
+        .where(
+            chunks.c.state == "queued",
+            chunks.c.published_at < before,
+            chunks.c.job_number.in_(of_queue),
+        )
+        # One that is being claimed is not lost; its worker may hang in mid-transaction.
+        .with_for_update(skip_locked=True)
+        .cte("gone")  # evaluated once, whatever the plan
+    )
     with engine.begin() as connection:
-        lost = connection.execute(
+        found = connection.execute(
             update(chunks)
-            .where(
-                chunks.c.state == "queued",
-                chunks.c.published_at < before,
-                chunks.c.job_number.in_(of_queue),
-            )
+            .where(tuple_(chunks.c.job_number, chunks.c.chunk).in_(select(gone)))
             .values(state="pending", due_at=db_now())
-        ).rowcount
+            .returning(chunks.c.chunk)
+        ).all()
+    lost = len(found)
     if lost:
         log.warning("%d messages of queue %s are gone; their chunks go out again", lost, queue)
     return lost

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from sqlalchemy import Connection, Engine, delete, exists, select, update
+from sqlalchemy import Connection, Engine, delete, exists, select, tuple_, update
 
 from contract.clock import db_now
 from contract.tables import chunks, workers
@@ -51,20 +51,32 @@ class Reaper:
 
     def _take_back(self, connection: Connection) -> int:
         alive = select(workers.c.name).where(workers.c.heartbeat_at > db_now(-self._lease_s))
+        dead = (
+            select(chunks.c.job_number, chunks.c.chunk)
+            .where(chunks.c.state == "running", chunks.c.worker.not_in(alive))
+            # One that hangs in mid-transaction keeps its chunk until the server cuts it off.
+            .with_for_update(skip_locked=True)
+            .cte("dead")  # evaluated once, whatever the plan
+        )
         reaped = connection.execute(
             update(chunks)
-            .where(chunks.c.state == "running", chunks.c.worker.not_in(alive))
+            .where(tuple_(chunks.c.job_number, chunks.c.chunk).in_(select(dead)))
             .values(
                 state="pending",
                 due_at=db_now(),
                 worker=None,
                 deaths=chunks.c.deaths + 1,
             )
-        ).rowcount
-        connection.execute(
-            delete(workers).where(
+            .returning(chunks.c.chunk)
+        ).all()
+        gone = (
+            select(workers.c.name)
+            .where(
                 workers.c.heartbeat_at <= db_now(-self._lease_s),
                 ~exists().where(chunks.c.state == "running", chunks.c.worker == workers.c.name),
             )
+            .with_for_update(skip_locked=True)
+            .cte("gone")
         )
-        return reaped
+        connection.execute(delete(workers).where(workers.c.name.in_(select(gone))))
+        return len(reaped)

@@ -14,13 +14,14 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 from sqlalchemy import Engine, Row, Select, select
 
 from contract.database import reading
 from contract.failure import UnavailableError
+from contract.models import title_of
 from contract.tables import TOP, labels, models, results
 from producer.jobs import Job
 
@@ -36,9 +37,6 @@ CSV_COLUMNS: Final = (
     *("error_code", "error_detail", "model", "precision", "attempts"),
     *PROVENANCE,
 )
-
-# Endings that titles of models are without.
-WEIGHTS_SUFFIXES: Final = (".safetensors", ".tar", ".pth", ".pt", ".bin")
 
 Record = dict[str, Any]
 Write = Callable[[Iterator[Record], TextIO], int]
@@ -160,18 +158,13 @@ def _make_record(row: Row[Any], job: Job, vocabulary: Vocabulary) -> Record:
         ]
     else:
         record["error"] = {"code": row.error_code, "detail": row.error_detail or ""}
-    record["model"] = vocabulary.title(row.model_number) if numbered else title_of(job)
+    # Of images that failed before a worker had seen the weights nobody else has a title.
+    record["model"] = (
+        vocabulary.title(row.model_number) if numbered else title_of(job.model, job.weights)
+    )
     record["attempts"] = row.attempts
     known = ("precision", *PROVENANCE)
     return record | {name: values[name] for name in known if values[name] is not None}
-
-
-def title_of(job: Job) -> str:
-    """What the job's model will be called; images that failed before it saw them have no other."""
-    name = PurePath(job.weights).name
-    while name.endswith(WEIGHTS_SUFFIXES):
-        name = name.rpartition(".")[0]
-    return f"{job.model}/{name}"
 
 
 def shortest(score: float) -> float:

@@ -1,9 +1,9 @@
 """The model alone: uint8 pictures in, top-5 classes out; knows no queue and no SQL.
 
-    errors ← preprocess, spec ← network ← weights, random_weights, download ← classifier
+    preprocess ← spec ← catalogue ← network ← weights, random_weights, download, engine ← classifier
 
-`preprocess` and `spec` load no torch, since loader processes import them; `load_classifier`
-is looked up here when it is first asked for, for the same reason.
+`preprocess`, `decode`, `spec` and `catalogue` load no torch, since loader processes import
+them; `load_classifier` is looked up here when it is first asked for, for the same reason.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnext.classifier import Classifier, Predictions, load_classifier
+    from resnext.classifier import Answer, Classifier, Predictions, load_classifier
 
-__all__ = ["Classifier", "Predictions", "load_classifier"]
+__all__ = ["Answer", "Classifier", "Predictions", "load_classifier"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  (whichever of the names below)

@@ -1,30 +1,52 @@
 """The classifier: batches of uint8 pictures in, their five likeliest classes out.
 
-`load_classifier` is called once, in the one process that may touch CUDA; then `warm_up`,
-then `classify` for every batch. One caller at a time: the batcher's thread.
+    from resnext import load_classifier
+    classifier = load_classifier()
+    print(classifier.predict(["cat.jpg"])[0].top5[0].label)
+
+A worker calls `load_classifier` once, in the one process that may touch CUDA; then `warm_up`,
+then `start` for every batch. One caller at a time: the batcher's thread.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.models.resnet import ResNet
 
+from resnext.catalogue import find_spec
+from resnext.decode import DecodeError, decode
 from resnext.download import Progress, download
+from resnext.engine import (
+    Engine,
+    PixelsToLogits,
+    choose_engine,
+    compile_module,
+    fuse,
+    prepare,
+)
 from resnext.errors import UnknownWeights
-from resnext.network import build_network, fold_batch_norms, set_body_dtype
-from resnext.precision import DTYPES, Precision, choose_precision, find_device
+from resnext.network import ResNeXt, build_network
+from resnext.precision import Precision, choose_precision, find_device
+from resnext.preprocess import resize_and_crop, to_rgb
 from resnext.random_weights import draw_weights
-from resnext.spec import RANDOM, ModelSpec, find_spec
+from resnext.runner import Pixels, Started, Top, make_runner
+from resnext.spec import RANDOM, LocalWeights, ModelSpec
 from resnext.weights import fill_network, read_weights
 
 TOP: Final = 5
-_WEIGHTS_SUFFIXES: Final = (".safetensors", ".tar", ".pth", ".pt", ".bin")
+MAX_PIXELS: Final = 100_000_000
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,48 +62,94 @@ class Predictions:
     stand there that mean nothing."""
 
 
+@dataclass(frozen=True)
+class Guess:
+    label: str
+    class_id: int
+    score: float
+    """A softmax probability."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What `predict` says of one picture: its classes, or why it has none."""
+
+    top5: tuple[Guess, ...] = ()
+    """The likeliest first; empty where there is an error."""
+    error: str | None = None
+    """`code: detail`."""
+
+
+Picture = bytes | str | os.PathLike[str] | Image.Image
+
+
+class Pending:
+    """A batch's predictions, which may still be computed."""
+
+    def __init__(self, parts: Sequence[Started]) -> None:
+        self._parts = parts
+
+    def is_done(self) -> bool:
+        return all(part.is_done() for part in self._parts)
+
+    def result(self) -> Predictions:
+        """Waits for them."""
+        ids, scores, finite = zip(*(part.result() for part in self._parts), strict=True)
+        return Predictions(
+            torch.cat(ids).numpy(), torch.cat(scores).numpy(), torch.cat(finite).numpy()
+        )
+
+
 class Classifier:
     """A network on its device. Owns the device's memory; not for two threads at once."""
 
     def __init__(  # noqa: PLR0913  (what a loaded model is; only load_classifier calls it)
         self,
         spec: ModelSpec,
-        network: ResNet,
+        module: PixelsToLogits,
         *,
         weights: str,
         weights_sha256: str,
+        licence: str,
         device: torch.device,
         precision: Precision,
         batch_images: int,
+        engine: Literal["eager", "compiled"] = "eager",
     ) -> None:
         self.spec = spec
         self.model = spec.name
         self.weights = weights
         self.weights_sha256 = weights_sha256
+        self.licence = licence
         self.device = str(device)
         self.precision = precision
         self.batch_images = batch_images
-        self._network = network
+        self.engine = engine
+        self._module = module
         self._device = device
-        self._dtype = DTYPES[precision]
+        self._most = batch_images  # that fit into the device's memory, as far as is known
         self._buckets = _buckets(batch_images)
-        self._mean = _channels(spec.preprocessing.mean, device)
-        self._std = _channels(spec.preprocessing.std, device)
-
-    @property
-    def title(self) -> str:
-        """What results show: `resnext101_32x4d/nvidia`, `…/random` or `…/<name of the file>`."""
-        return f"{self.model}/{_short_name(self.weights)}"
+        self._use(engine)
 
     def warm_up(self) -> None:
-        """Runs every shape that will ever be served, the largest first: what does not fit the
-        device fails here, and nothing is compiled or planned later.
+        """Runs every size of batch that will ever be served, the largest first: what does not
+        fit the device or cannot be compiled shows here, and nothing is planned later.
+
+        Raises:
+            torch.OutOfMemoryError, RuntimeError: not even a single picture can be classified.
         """
         crop = self.spec.preprocessing.crop
-        for images in reversed(self._buckets):
-            self.classify(np.zeros((images, crop, crop, 3), np.uint8))
+        for bucket in reversed(self._buckets):
+            pictures = np.zeros((bucket, crop, crop, 3), np.uint8)
+            try:
+                self.classify(pictures)
+            except Exception as error:
+                if self.engine == "eager" or _is_out_of_memory(error):
+                    raise
+                self._give_up_compiling(error)
+                self.classify(pictures)
 
-    def classify(self, images: np.ndarray) -> Predictions:
+    def classify(self, images: Pixels) -> Predictions:
         """
         Args:
             images: (N, crop, crop, 3) uint8 RGB, 1 ≤ N ≤ batch_images; read, not kept.
@@ -89,12 +157,71 @@ class Classifier:
         Raises:
             ValueError: another shape or type.
         """
-        self._check(images)
-        with torch.inference_mode():
-            logits = self._network(self._normalised(self._padded(images)))[: len(images)]
-            return _top(logits)
+        return self.start(images).result()
 
-    def _check(self, images: np.ndarray) -> None:
+    def start(self, images: Pixels) -> Pending:
+        """As `classify`; on CUDA it returns while the batch is computed, and up to two may be
+        under way.
+        """
+        self._check(images)
+        parts = []
+        while len(images):
+            try:
+                batch = images[: self._most]
+                parts.append(self._runner.start(batch, self._bucket(len(batch))))
+            except Exception as error:
+                if not _is_out_of_memory(error) or self._most == 1:
+                    raise
+                self._halve()
+            else:
+                images = images[len(batch) :]
+        return Pending(parts)
+
+    def predict(self, pictures: Iterable[Picture]) -> list[Answer]:
+        """One answer a picture: bytes of a file, a path, or a Pillow image."""
+        return list(self.predict_each(pictures))
+
+    def predict_each(self, pictures: Iterable[Picture]) -> Iterator[Answer]:
+        """As `predict`, batch by batch; memory does not grow with the pictures."""
+        pictures = iter(pictures)
+        while batch := list(islice(pictures, self.batch_images)):
+            seen = [self._see(picture) for picture in batch]
+            good = [pixels for pixels in seen if isinstance(pixels, np.ndarray)]
+            found = iter(self._answers(np.stack(good)) if good else ())
+            for pixels in seen:
+                yield Answer(error=pixels) if isinstance(pixels, str) else next(found)
+
+    def _use(self, engine: Literal["eager", "compiled"]) -> None:
+        self.engine = engine
+        if engine == "compiled":
+            forward = compile_module(self._module, self._device)
+        else:
+            forward = self._module
+        crop = self.spec.preprocessing.crop
+        self._runner = make_runner(forward, _top, (self.batch_images, crop, crop, 3), self._device)
+
+    def _give_up_compiling(self, error: Exception) -> None:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        logger.warning("The network cannot be compiled here and runs uncompiled: %s", reason[0])
+        torch._dynamo.reset()  # noqa: SLF001  (the public way to drop what was compiled)
+        fuse(self._module, self._device)
+        self._use("eager")
+
+    def _halve(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._most == self.batch_images:
+            logger.warning(
+                "Batches of %d do not fit into the memory of %s; smaller ones are classified.",
+                self.batch_images,
+                self.device,
+            )
+        self._most = max(bucket for bucket in self._buckets if bucket <= max(1, self._most // 2))
+
+    def _bucket(self, images: int) -> int:
+        return next(bucket for bucket in self._buckets if bucket >= images)
+
+    def _check(self, images: Pixels) -> None:
         crop = self.spec.preprocessing.crop
         fits = images.shape[1:] == (crop, crop, 3) and 1 <= len(images) <= self.batch_images
         if images.dtype != np.uint8 or not fits:
@@ -103,83 +230,114 @@ class Classifier:
                 "uint8"
             )
 
-    def _padded(self, images: np.ndarray) -> np.ndarray:
-        """Black pictures up to the next bucket: (N, H, W, 3) → (bucket, H, W, 3)."""
-        bucket = next(bucket for bucket in self._buckets if bucket >= len(images))
-        if bucket == len(images):
-            return np.ascontiguousarray(images)
-        padded = np.zeros((bucket, *images.shape[1:]), np.uint8)
-        padded[: len(images)] = images
-        return padded
+    def _see(self, picture: Picture) -> Pixels | str:
+        """(crop, crop, 3) uint8, or why there are none."""
+        preprocessing = self.spec.preprocessing
+        try:
+            if isinstance(picture, Image.Image):
+                return resize_and_crop(to_rgb(picture), preprocessing)
+            body = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+            return decode(body, max_pixels=MAX_PIXELS, preprocessing=preprocessing).pixels
+        except DecodeError as error:
+            return str(error)
+        except OSError as error:
+            return f"unreadable: {error.strerror or error}"
 
-    def _normalised(self, images: np.ndarray) -> Tensor:
-        """(N, H, W, 3) uint8 → (N, 3, H, W) in the network's type, channels last in memory.
-
-        A quarter of the bytes travels; the arithmetic is torchvision's ToTensor and Normalize.
-        """
-        pixels = _shared(images).to(self._device, non_blocking=True)
-        pixels = pixels.float().div_(255.0).sub_(self._mean).div_(self._std)
-        return pixels.to(self._dtype).permute(0, 3, 1, 2)
+    def _answers(self, images: Pixels) -> Iterator[Answer]:
+        found = self.classify(images)
+        for ids, scores, finite in zip(
+            found.class_ids.tolist(), found.scores.tolist(), found.finite.tolist(), strict=True
+        ):
+            yield (
+                Answer(
+                    tuple(
+                        Guess(self.spec.categories[class_id], class_id, score)
+                        for class_id, score in zip(ids, scores, strict=True)
+                    )
+                )
+                if finite
+                else Answer(error="not_finite: the network's scores are not finite numbers")
+            )
 
 
 def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious value)
-    model: str,
-    weights: str,
+    model: str = "resnext101_32x4d",
+    weights: str | None = None,
     *,
     precision: Literal["amp", "fp32"] = "amp",
     device: str = "auto",
-    cache: Path,
+    engine: Engine = "auto",
+    cache: Path | None = None,
     batch_images: int = 32,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> Classifier:
     """A classifier, ready but for `warm_up`; CUDA is touched here for the first time.
 
     Args:
-        model: a name that `find_spec` knows.
-        weights: a name that the model knows, `random`, or a path.
+        model: a name that `find_spec` knows, or the path of a JSON file (see `own_spec`).
+        weights: a name that the model knows, `random`, or a path; None: the model's own.
         precision: `amp` (see `resnext.precision`) or `fp32`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        cache: the folder of downloaded weights.
+        engine: `auto`, `eager` or `compiled` (see `resnext.engine`).
+        cache: the folder of downloaded weights; None: `~/.cache/resnext-queue`.
         batch_images: the most that one call of `classify` will get.
+        threads: of torch, in this process; None: one for each core, 1 on CUDA.
         progress: told of a download.
 
     Raises:
-        UnknownModelError, WeightsError, DeviceError: see `resnext.errors`.
+        UnknownModelError, BadSpec, WeightsError, DeviceError: see `resnext.errors`.
     """
     spec = find_spec(model)
     found = find_device(device)
-    network, sha256 = _load_network(spec, weights, cache, progress)
-    computed = choose_precision(precision, found)
-    fold_batch_norms(network)
-    set_body_dtype(network, DTYPES[computed])
-    network.requires_grad_(requires_grad=False)
+    name = weights or spec.weights_names[0]
+    network, sha256, licence = _load_network(spec, name, cache or _cache(), progress)
+    computed, chosen = choose_precision(precision, found), choose_engine(engine, found)
+    torch.set_num_threads(threads or _threads(found))
+    module = prepare(network, spec.preprocessing, found, computed)
+    if chosen == "eager":
+        fuse(module, found)
     return Classifier(
         spec,
-        network.to(found),
-        weights=weights,
+        module,
+        weights=name,
         weights_sha256=sha256,
+        licence=licence,
         device=found,
         precision=computed,
         batch_images=batch_images,
+        engine=chosen,
     )
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnext-queue"
+
+
+def _threads(device: torch.device) -> int:
+    """The device computes by itself; a CPU has to, on the cores that this process may use."""
+    return 1 if device.type == "cuda" else len(os.sched_getaffinity(0))
 
 
 def _load_network(
     spec: ModelSpec, weights: str, cache: Path, progress: Progress | None
-) -> tuple[ResNet, str]:
-    """The network with its values, and the weights' SHA-256."""
+) -> tuple[ResNeXt, str, str]:
+    """The network with its values, the weights' SHA-256 and their licence."""
     network = build_network(spec)
     if weights == RANDOM:
-        return network, draw_weights(network, spec)
+        return network, draw_weights(network, spec), "none: drawn, not trained"
     file = spec.weights.get(weights)
     if file is None:
-        path = _path_of(weights, spec)
+        path, licence = _path_of(weights, spec), "your own"
         tensors, sha256 = read_weights(path)
+    elif isinstance(file, LocalWeights):
+        path, licence = file.path, file.licence
+        tensors, sha256 = read_weights(path, sha256=file.sha256)
     else:
-        path = download(file, cache / "weights", progress)
+        path, licence = download(file, cache / "weights", progress), file.licence
         tensors, sha256 = read_weights(path, sha256=file.sha256, size_bytes=file.size_bytes)
     fill_network(network, tensors, path)
-    return network, sha256
+    return network, sha256, licence
 
 
 def _path_of(weights: str, spec: ModelSpec) -> Path:
@@ -192,37 +350,26 @@ def _path_of(weights: str, spec: ModelSpec) -> Path:
     return path
 
 
-def _short_name(weights: str) -> str:
-    """A name as it is; of a path the file's name without its endings."""
-    name = Path(weights).name
-    while name.endswith(_WEIGHTS_SUFFIXES):
-        name = name.rpartition(".")[0]
-    return name
-
-
 def _buckets(batch_images: int) -> list[int]:
-    """Powers of two below `batch_images`, and it: so few shapes that each is warmed up, and
+    """Powers of two below `batch_images`, and it: so few sizes that each is warmed up, and
     less than half of a batch is padding.
     """
     return [2**n for n in range((batch_images - 1).bit_length())] + [batch_images]
 
 
-def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device)
+def _is_out_of_memory(error: Exception) -> bool:
+    """A CPU's allocator has no exception of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )
 
 
-def _shared(images: np.ndarray) -> Tensor:
-    """A tensor on the same memory; torch warns of arrays that may not be written."""
-    return torch.from_numpy(images if images.flags.writeable else images.copy())
-
-
-def _top(logits: Tensor) -> Predictions:
-    """(N, classes) float32 → the best of each, on the CPU."""
+def _top(logits: Tensor) -> Top:
+    """(N, classes) float32 → the best of each, where the logits are."""
     finite = logits.isfinite().all(dim=1)
     probabilities = torch.where(finite[:, None], logits, 0.0).softmax(dim=1)
     # topk gives ties in any order; a stable sort keeps the lower class id first.
     scores, class_ids = probabilities.sort(dim=1, descending=True, stable=True)
-    best = slice(min(TOP, logits.shape[1]))
-    return Predictions(
-        class_ids[:, best].cpu().numpy(), scores[:, best].cpu().numpy(), finite.cpu().numpy()
-    )
+    best = min(TOP, logits.shape[1])
+    return class_ids[:, :best], scores[:, :best], finite

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import requests
 
 from resnext.errors import DamagedWeights, UnreachableWeights, WeightsError
-from resnext.spec import RANDOM, WeightsFile
+from resnext.spec import RANDOM, PublishedWeights
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there, and of how many if that is known."""
@@ -36,7 +36,7 @@ IDLE_RUNS: Final = 2
 _DEFAULT_PORT: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
-def download(file: WeightsFile, folder: Path, progress: Progress | None = None) -> Path:
+def download(file: PublishedWeights, folder: Path, progress: Progress | None = None) -> Path:
     """The path of the file in `folder`, downloaded if it is not there yet.
 
     Raises:
@@ -77,7 +77,7 @@ class _BrokenOffError(Exception):
 class _Download:
     """One file on its way. Owns the `.part` file and, beside it, the version it is a part of."""
 
-    file: WeightsFile
+    file: PublishedWeights
     target: Path
     progress: Progress
 

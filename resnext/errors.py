@@ -2,6 +2,8 @@
 
     ModelError
     ├── UnknownModelError     no model has this name
+    ├── BadSpec               a JSON file that describes a model does not
+    ├── ImageError            bytes that are no picture
     ├── DeviceError           the device that was asked for is not there
     └── WeightsError          the weights cannot be used
         ├── UnknownWeights    neither a name that the model knows nor a file
@@ -18,6 +20,10 @@ class ModelError(Exception):
 
 
 class UnknownModelError(ModelError):
+    pass
+
+
+class BadSpec(ModelError):
     pass
 
 

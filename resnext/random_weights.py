@@ -18,8 +18,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.resnet import Bottleneck, ResNet
 
+from resnext.network import Bottleneck, ResNeXt
 from resnext.preprocess import Preprocessing
 from resnext.spec import ModelSpec
 from resnext.weights import recipe_digest
@@ -40,7 +40,7 @@ LOGIT_STD: Final = 4.0
 SLOPES: Final = (0.1, 0.8)
 
 
-def draw_weights(network: ResNet, spec: ModelSpec, seed: int = SEED) -> str:
+def draw_weights(network: ResNeXt, spec: ModelSpec, seed: int = SEED) -> str:
     """Fills a network that has none, in a few seconds; the same seed gives the same weights.
 
     Returns:
@@ -50,11 +50,11 @@ def draw_weights(network: ResNet, spec: ModelSpec, seed: int = SEED) -> str:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         _draw(network, generator)
-        _calibrate(network, synthetic_pictures(PICTURES, spec.preprocessing, generator))
+    calibrate(network, synthetic_pictures(PICTURES, spec.preprocessing, generator))
     return recipe_digest({"recipe": RECIPE_VERSION, "model": spec.name, "seed": seed})
 
 
-def _draw(network: ResNet, generator: torch.Generator) -> None:
+def _draw(network: ResNeXt, generator: torch.Generator) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             fan_in = module.weight[0].numel()
@@ -81,8 +81,16 @@ def synthetic_pictures(n: int, preprocessing: Preprocessing, generator: torch.Ge
         grid = _coloured_noise(n, cells, generator)
         soft, hard = grid.chunk(2)
         pictures += torch.cat([_smooth(soft, crop), _squares(hard, crop)]) * cells**-slopes
-    mean, std = (torch.tensor(c).view(3, 1, 1) for c in (preprocessing.mean, preprocessing.std))
-    return (pictures.sigmoid() - mean) / std
+    return normalise(pictures.sigmoid(), preprocessing)
+
+
+def normalise(pictures: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """(n, 3, H, W) float32 in 0 … 1 → the same, as the network sees them."""
+    mean, std = (
+        torch.tensor(c, device=pictures.device).view(3, 1, 1)
+        for c in (preprocessing.mean, preprocessing.std)
+    )
+    return (pictures - mean) / std
 
 
 def _coloured_noise(n: int, cells: int, generator: torch.Generator) -> Tensor:
@@ -100,8 +108,11 @@ def _squares(grid: Tensor, side: int) -> Tensor:
     return grid[:, :, cell][:, :, :, cell]
 
 
-def _calibrate(network: ResNet, pictures: Tensor) -> None:
-    """In training mode with momentum None, batch-norm keeps the plain mean and variance of
+@torch.no_grad()
+def calibrate(network: ResNeXt, pictures: Tensor) -> None:
+    """Batch-norms and the last layer of a network whose weights are drawn.
+
+    In training mode with momentum None, batch-norm keeps the plain mean and variance of
     what it sees, and passes on what it has normalised by them: one pass calibrates all.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -116,7 +127,7 @@ def _calibrate(network: ResNet, pictures: Tensor) -> None:
     _calibrate_last_layer(network.fc, features)
 
 
-def _features(network: ResNet, pictures: Tensor) -> Tensor:
+def _features(network: ResNeXt, pictures: Tensor) -> Tensor:
     """(n, 3, crop, crop) → (n, channels): what the last layer gets."""
     seen: list[Tensor] = []
     hook = network.fc.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

@@ -1,7 +1,8 @@
 """Between loaders and classifier: fills batches from all chunks, and settles what comes of them.
 
 Pool threads put in loaded images; one thread of its own copies their pixels out, gives the
-loaders their slots back, and runs the classifier, which nothing else touches.
+loaders their slots back, and runs the classifier, which nothing else touches. On a device that
+computes by itself the next batch is filled and sent off while the last one is under way.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from worker.loaders import Loaded
 from worker.outcome import Outcome, Prediction, Provenance
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
-    from resnext.classifier import Classifier, Predictions
+    from resnext.classifier import Classifier, Pending, Predictions
 
 log = logging.getLogger(__name__)
 
+# Between looks at the device, while it computes and no image comes.
+POLL_S: Final = 0.001
 # Of the moving average: what was busy so long ago counts half.
 RATE_HALF_LIFE_S: Final = 10.0
 # A device that is broken fails on every batch; a new process may find it whole again.
@@ -52,6 +55,15 @@ class _Place:
 
     def settle(self, result: Prediction | Failure) -> None:
         self.run.settle(self.position, Outcome(result, self.provenance))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Images that the classifier has."""
+
+    pending: Pending
+    places: list[_Place]
+    began_at: float
 
 
 class Batcher:
@@ -93,18 +105,28 @@ class Batcher:
         self._thread.join()
 
     def _run(self) -> None:
+        under_way: _Batch | None = None
         closing = False
-        while not closing:
-            began_at, places, closing = self._fill()
-            if places:
-                self._classify(places)
-                self._rate.note(len(places), began_at)
+        while under_way is not None or not closing:
+            began_at, places = 0.0, list[_Place]()
+            if not closing:
+                began_at, places, closing = self._fill(under_way)
+            started = self._start(places, began_at) if places else None
+            if under_way is not None:
+                self._finish(under_way)
+            if started is not None and started.pending.is_done():  # as always on a CPU
+                self._finish(started)
+                started = None
+            under_way = started
 
-    def _fill(self) -> tuple[float, list[_Place], bool]:
-        """Waits for a first image and fills the batch after it: since when there was work, the
-        batch, and whether it is the last one.
+    def _fill(self, under_way: _Batch | None) -> tuple[float, list[_Place], bool]:
+        """Fills a batch from its first image on: since when there was work, the batch, and
+        whether it is the last one. No images: the batch that is under way is done before.
         """
-        first = self._entries.get()
+        try:
+            first = self._first(under_way)
+        except Empty:
+            return 0.0, [], False
         if first is None:
             return 0.0, [], True
         places = [self._copy(0, first)]
@@ -119,23 +141,46 @@ class Batcher:
             places.append(self._copy(len(places), entry))
         return first.came_at, places, False
 
+    def _first(self, under_way: _Batch | None) -> _Entry | None:
+        """
+        Raises:
+            Empty: the batch that is under way is done, and nothing has come.
+        """
+        while under_way is not None:
+            try:
+                return self._entries.get(timeout=POLL_S)
+            except Empty:
+                if under_way.pending.is_done():
+                    raise
+        return self._entries.get()
+
     def _copy(self, index: int, entry: _Entry) -> _Place:
         self._pixels[index] = entry.loaded.pixels
         entry.loaded.release()
         return _Place(entry.run, entry.position, entry.loaded.provenance)
 
-    def _classify(self, places: list[_Place]) -> None:
-        """A fault costs the runs of this batch, which come again, and settles no image."""
+    def _start(self, places: list[_Place], began_at: float) -> _Batch | None:
+        """None if it has failed; a fault costs the runs of this batch, which come again, and
+        settles no image.
+        """
         try:
-            predictions = self._classifier.classify(self._pixels[: len(places)])
-            answers = _answers(predictions)
+            return _Batch(self._classifier.start(self._pixels[: len(places)]), places, began_at)
         except Exception as error:
             log.exception("The classifier failed on a batch of %d images.", len(places))
             self._fail(places, error)
+            return None
+
+    def _finish(self, batch: _Batch) -> None:
+        try:
+            answers = _answers(batch.pending.result())
+        except Exception as error:
+            log.exception("The classifier failed on a batch of %d images.", len(batch.places))
+            self._fail(batch.places, error)
             return
         self._faults = 0
-        for place, answer in zip(places, answers, strict=True):
+        for place, answer in zip(batch.places, answers, strict=True):
             place.settle(answer)
+        self._rate.note(len(batch.places), batch.began_at)
 
     def _fail(self, places: list[_Place], error: Exception) -> None:
         for run in {place.run for place in places}:

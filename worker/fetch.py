@@ -88,15 +88,22 @@ class _Ongoing:
         return self.ends_at - time.monotonic()
 
     def use(self, switch: socket.socket) -> None:
-        """The connection that this fetch now waits for."""
+        """The connection that this fetch now waits for.
+
+        By a descriptor of our own: where the server keeps no connection, http.client closes it
+        once it has the headers, and reads the body from what is left of it.
+        """
+        self.release()
         with self._lock:
-            self._switch = switch
+            self._switch = switch.dup()
         if self.expired:
             self.expire()
 
     def release(self) -> None:
         """The connection is another fetch's from here on."""
         with self._lock:
+            if self._switch is not None:
+                self._switch.close()
             self._switch = None
 
     def expire(self) -> None:

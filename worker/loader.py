@@ -21,8 +21,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from contract.error_codes import Failure
+from resnext.decode import DecodeError, decode
 from resnext.preprocess import Preprocessing
-from worker.decode import DecodeError, decode
 from worker.fetch import HELPERS_A_FETCH, Fetcher, FetchError, FetchLimits
 from worker.outcome import Provenance
 from worker.records import MAX_RECORD_BYTES, Done, pack_done, unpack_load
@@ -151,7 +151,7 @@ class Loader:
         except DecodeError as error:
             width, height = error.size or (None, None)
             came = replace(came, format=error.format, width=width, height=height)
-            return Done(slot, error.failure, came)
+            return Done(slot, Failure(error.code, error.detail), came)
         came = replace(came, format=decoded.format, width=decoded.width, height=decoded.height)
         return Done(slot, None, came)
 

@@ -18,15 +18,14 @@ from celery import Celery
 from sqlalchemy import Engine
 
 from contract.broker import check_broker, make_celery
-from contract.failure import ResnextQueueError, UsageError, WeightsError
-from contract.settings import PREFIX, Settings
-from resnext import errors
-from resnext.spec import ModelSpec, find_spec
+from contract.failure import ResnextQueueError
+from contract.models import title_of
+from contract.settings import Settings
 from worker.app import CeleryWorker, Shutdown, configure_logging
 from worker.batcher import Batcher
 from worker.database import Database, connect
-from worker.download_progress import DownloadProgress
 from worker.loaders import LoaderPool
+from worker.model import find_model, load_classifier
 from worker.prctl import PR_SET_DUMPABLE, prctl
 from worker.presence import Presence
 from worker.registration import Identity, name_worker, register
@@ -58,7 +57,7 @@ def run_worker(settings: Settings) -> None:
     engine = connect(settings)
     app = make_celery(settings)
     check_broker(app)
-    loaders = LoaderPool(settings, _find_spec(settings).preprocessing)
+    loaders = LoaderPool(settings, find_model(settings).preprocessing)
     loaders.start()
     try:
         serve(settings, engine, app, loaders, load_classifier(settings))
@@ -69,48 +68,6 @@ def run_worker(settings: Settings) -> None:
 
 def _leave(*_: object) -> None:
     sys.exit(0)
-
-
-def _find_spec(settings: Settings) -> ModelSpec:
-    try:
-        return find_spec(settings.model)
-    except errors.ModelError as error:
-        raise UsageError(str(error)) from error
-
-
-def load_classifier(settings: Settings) -> Classifier:
-    """The classifier of the settings, warmed up.
-
-    Raises:
-        WeightsError: the weights are missing, damaged, or of another network.
-        UsageError: there is no such model or device, or its memory is too small.
-    """
-    import torch  # noqa: PLC0415  (takes seconds, and mistakes are told before that)
-
-    from resnext import classifier  # noqa: PLC0415  (the same)
-
-    try:
-        with DownloadProgress() as progress:
-            loaded = classifier.load_classifier(
-                settings.model,
-                settings.weights,
-                precision=settings.precision,
-                device=settings.device,
-                cache=settings.cache,
-                batch_images=settings.batch_images,
-                progress=progress,
-            )
-        loaded.warm_up()
-    except errors.WeightsError as error:
-        raise WeightsError(str(error)) from error
-    except errors.ModelError as error:
-        raise UsageError(str(error)) from error
-    except torch.OutOfMemoryError as error:
-        raise UsageError(
-            f"Batches of {settings.batch_images} images do not fit into the device's memory: "
-            f"lower {PREFIX}BATCH_IMAGES."
-        ) from error
-    return loaded
 
 
 def serve(
@@ -219,10 +176,13 @@ def build(
 
 def _say_ready(classifier: Classifier, identity: Identity) -> None:
     log.info(
-        "ready: model %s, device %s, precision %s, batch %d, queue %s",
-        classifier.title,
+        "ready: model %s (licence of the weights: %s), device %s, precision %s, %s, batch %d, "
+        "queue %s",
+        title_of(classifier.model, classifier.weights),
+        classifier.licence,
         classifier.device,
         classifier.precision,
+        classifier.engine,
         classifier.batch_images,
         identity.queue,
     )

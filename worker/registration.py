@@ -18,6 +18,7 @@ from sqlalchemy import Connection, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from contract.broker import queue_of
+from contract.models import title_of
 from contract.settings import Settings
 from contract.tables import labels, models
 from worker.database import Database
@@ -70,7 +71,7 @@ def _register_model(connection: Connection, classifier: Classifier) -> int:
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     number: int | None = connection.scalar(
         dialect.insert(models)
-        .values(title=classifier.title, **model)
+        .values(title=title_of(classifier.model, classifier.weights), **model)
         .on_conflict_do_nothing()
         .returning(models.c.number)
     )

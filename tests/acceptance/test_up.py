@@ -7,11 +7,13 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,14 @@ def test_up_runs_a_job_and_keeps_its_secrets(machine, many) -> None:
     assert home(machine).stat().st_mode & 0o077 == 0
 
     dashboard = (home(machine) / "flower-url").read_text().strip()
+    for what, where in {
+        "home": home(machine),
+        "database": f"sqlite:///{home(machine) / 'resnext.db'}",
+        "broker": home(machine) / "valkey" / "valkey.sock",
+        "dashboard": dashboard,
+        "logs": home(machine) / "logs",
+    }.items():
+        assert f"  {what:<10}{where}" in said(machine)
     assert fetch(dashboard)[0] == 401
     assert fetch(f"{dashboard}/metrics")[0] == 401
     assert fetch(f"{dashboard}/api/tasks")[0] == 401
@@ -197,6 +207,40 @@ def test_a_worker_that_cannot_begin_stops_up_with_its_reason(machine) -> None:
     assert done.returncode == 3
     assert "/not/there.pth" in done.stderr
     assert "Traceback" not in done.stderr
+    assert alive(machine) == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "status", "words"),
+    [
+        ("DATABASE_URL", "postgresql://me:hunter2@127.0.0.1:9/no", 3, "127.0.0.1:9/no"),
+        ("DATABASE_URL", "sqlite:////nowhere/at/all.db", 3, "/nowhere/at/all.db"),
+        ("BROKER_URL", "redis://:hunter2@127.0.0.1:9/0", 3, "127.0.0.1:9"),
+        ("LOADERS", "many", 2, "RESNEXT_LOADERS is 'many'"),
+    ],
+)
+def test_up_that_cannot_begin_says_why_and_leaves_nothing_running(
+    machine, setting, value, status, words
+) -> None:
+    machine.environment[f"RESNEXT_{setting}"] = value
+    done = machine.call("up")
+    assert done.returncode == status
+    assert words in done.stderr
+    assert "hunter2" not in done.stderr + machine.tails()
+    assert "Traceback" not in done.stderr
+    assert alive(machine) == {}
+
+
+def test_a_database_of_a_newer_program_is_left_as_it_is(machine) -> None:
+    machine.run("db", "upgrade")
+    path = home(machine) / "resnext.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0999'")
+        connection.commit()
+        before = list(connection.iterdump())
+        done = machine.call("up")
+        assert (done.returncode, "0999, too new" in done.stderr) == (3, True), done.stderr
+        assert list(connection.iterdump()) == before
     assert alive(machine) == {}
 
 

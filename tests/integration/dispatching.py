@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -162,3 +163,16 @@ def identity_of(worker: str, model_number: int = 0) -> Identity:
 
 def claim_as(engine: Engine, worker: str, message: ChunkMessage) -> Claim | None:
     return claim(Database(engine), identity_of(worker), message)
+
+
+@contextmanager
+def in_mid_transaction(engine: Engine, message: ChunkMessage) -> Iterator[None]:
+    """A worker has changed the chunk, another one its heartbeat, and neither commits; at the end
+    both are cut off.
+    """
+    of_chunk = (chunks.c.job_number == message.job_number) & (chunks.c.chunk == message.chunk)
+    with engine.connect() as connection:
+        connection.execute(update(chunks).where(of_chunk).values(attempt=chunks.c.attempt + 1))
+        connection.execute(update(workers).values(stopping=True))
+        yield
+        connection.rollback()

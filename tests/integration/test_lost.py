@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -15,11 +16,14 @@ from producer.lost import Lost
 from producer.publish import publish
 from tests.integration.dispatching import (
     QUEUE,
+    WITHIN_S,
     Clock,
     change_chunks,
     change_job,
     chunk_of,
     claim_as,
+    in_mid_transaction,
+    on_postgresql,
     states,
     submit_chunks,
     take,
@@ -199,3 +203,16 @@ def test_a_chunk_that_is_put_back_is_due_at_once(
     change_chunks(engine, job, due_at=chunk.now + timedelta(hours=1))
     assert Lost(grace_s=0).put_back(engine, app) == 1
     assert publish(engine, app, settings) == 1
+
+
+@on_postgresql  # SQLite has one writer
+def test_a_worker_that_hangs_while_it_claims_holds_up_nothing_of_the_others(
+    engine: Engine, app: Celery, settings: Settings
+) -> None:
+    claimed, lost = submit_apart(engine, 2)
+    publish_apart(engine, app, settings, claimed, lost)
+    message = take(app).message
+    take(app)
+    with ThreadPoolExecutor(1) as pool, in_mid_transaction(engine, message):
+        assert pool.submit(Lost(grace_s=0).put_back, engine, app).result(WITHIN_S) == 1
+        assert states(engine, lost) == ["pending"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from celery import Celery
@@ -16,10 +17,13 @@ from contract.tables import workers
 from producer.publish import publish
 from producer.reap import Reaper
 from tests.integration.dispatching import (
+    WITHIN_S,
     Clock,
     add_worker,
     chunk_of,
     claim_as,
+    in_mid_transaction,
+    on_postgresql,
     states,
     submit_chunks,
     take,
@@ -182,3 +186,16 @@ def test_a_judgement_that_the_database_took_long_to_answer_is_not_kept(
     assert states(engine, dead.job_number) == ["running"]
     assert names_of_workers(engine) == {"idle and dead"}
     assert reach_for(LEASE_S) == 1
+
+
+@on_postgresql  # SQLite has one writer
+def test_a_worker_that_hangs_in_mid_transaction_holds_up_nothing_of_the_others(
+    engine: Engine, app: Celery, settings: Settings, reach_for: ReachFor
+) -> None:
+    hangs, other = run_on(engine, app, settings, "hangs", "dead")
+    add_worker(engine, "idle and hangs", age_s=LEASE_S + 1)
+    with ThreadPoolExecutor(1) as pool, in_mid_transaction(engine, hangs):
+        assert pool.submit(reach_for, LEASE_S).result(WITHIN_S) == 1
+        assert chunk_of(engine, other.job_number, other.chunk).state == "pending"
+    assert reach_for(0) == 1
+    assert names_of_workers(engine) == set()

@@ -25,7 +25,7 @@ from resnext.download import download as fetch_weights
 from resnext.errors import DamagedWeights, UnreachableWeights, WeightsError
 from resnext.network import build_network
 from resnext.random_weights import draw_weights
-from resnext.spec import WeightsFile
+from resnext.spec import PublishedWeights
 
 CONTENT = os.urandom(3 * download.BLOCK_BYTES + 12_345)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -55,8 +55,8 @@ class Publisher:
         self.answer.set()
         self.goes_on.set()
 
-    def file(self, **known: object) -> WeightsFile:
-        return WeightsFile(self.address + "/some/weights.pth", **known)  # type: ignore[arg-type]
+    def file(self, **known: object) -> PublishedWeights:
+        return PublishedWeights(address=self.address + "/some/weights.pth", licence="none", **known)  # type: ignore[arg-type]
 
 
 def handler_of(publisher: Publisher) -> type[BaseHTTPRequestHandler]:
@@ -218,8 +218,13 @@ def test_a_refusal_is_told_with_its_status_and_the_alternatives(
 def downloading(address: str, folder: Path, processes: int) -> Iterator[list[subprocess.Popen]]:
     """Other processes that have come as far as the call of `download`."""
     code = (
-        "import sys; from pathlib import Path; from resnext.download import WeightsFile, download;"
-        "print('ready', flush=True); download(WeightsFile(sys.argv[1]), Path(sys.argv[2]))"
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from resnext.download import download\n"
+        "from resnext.spec import PublishedWeights\n"
+        "file = PublishedWeights(address=sys.argv[1], licence='none')\n"
+        "print('ready', flush=True)\n"
+        "download(file, Path(sys.argv[2]))\n"
     )
     command = [sys.executable, "-c", code, address, str(folder)]
     with ExitStack() as stack:
@@ -262,7 +267,7 @@ def test_a_process_killed_in_mid_download_leaves_the_rest_to_the_next(
 def within_5_s(address: str, folder: Path) -> str:
     began = time.monotonic()
     with pytest.raises(UnreachableWeights) as error:
-        fetch_weights(WeightsFile(address), folder)
+        fetch_weights(PublishedWeights(address=address, licence="none"), folder)
     assert time.monotonic() - began < 5, "an offline machine has to say so within 5 s"
     assert address in str(error.value)
     assert "RESNEXT_WEIGHTS=random" in str(error.value)

@@ -76,12 +76,22 @@ class Loaders:
 
 class Classifier:
     model, weights, weights_sha256 = "resnext101_32x4d", "nvidia", "e" * 64
-    title, device, precision, batch_images = "resnext101_32x4d/nvidia", "cpu", "fp32", 8
+    licence, engine, device, precision, batch_images = (
+        "none",
+        "eager",
+        "cpu",
+        "fp32",
+        8,
+    )
     spec = SimpleNamespace(
         preprocessing=SimpleNamespace(crop=CROP), categories=tuple(str(n) for n in range(10))
     )
 
-    def classify(self, images: np.ndarray) -> SimpleNamespace:
+    def start(self, images: np.ndarray) -> SimpleNamespace:
+        found = self._classify(images)
+        return SimpleNamespace(is_done=lambda: True, result=lambda: found)
+
+    def _classify(self, images: np.ndarray) -> SimpleNamespace:
         while not held.empty():
             path = held.get()
             path.with_suffix(".held").touch()

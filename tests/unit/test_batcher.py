@@ -20,9 +20,12 @@ FOR_EVER_S = 3600.0
 
 
 class Classifier:
-    """Gives each picture the class of its first byte, when it is let go."""
+    """Gives each picture the class of its first byte, when it is let go: like a CPU before
+    `start` returns, or like a device that computes by itself.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_itself: bool = False) -> None:
+        self.by_itself = by_itself
         self.batch_images = 4
         self.spec = SimpleNamespace(preprocessing=SimpleNamespace(crop=CROP))
         self.go = threading.Event()
@@ -32,10 +35,17 @@ class Classifier:
         self.fault: Exception | None = None
         self.not_finite: int | None = None
 
-    def classify(self, images: np.ndarray) -> SimpleNamespace:
+    def start(self, images: np.ndarray) -> SimpleNamespace:
         self.busy.set()
-        assert self.go.wait(10)
         self.batches.append(len(images))
+        if self.by_itself:
+            kept = images.copy()
+            return SimpleNamespace(is_done=self.go.is_set, result=lambda: self._classify(kept))
+        found = self._classify(images)
+        return SimpleNamespace(is_done=lambda: True, result=lambda: found)
+
+    def _classify(self, images: np.ndarray) -> SimpleNamespace:
+        assert self.go.wait(10)
         if self.fault is not None:
             fault, self.fault = self.fault, None
             raise fault
@@ -153,6 +163,51 @@ def test_what_came_while_the_classifier_ran_goes_together(make_batcher, classifi
     classifier.go.set()
     run.results()
     assert classifier.batches == [1, 3]
+
+
+@pytest.fixture
+def device() -> Classifier:
+    return Classifier(by_itself=True)
+
+
+def test_the_next_batch_is_sent_off_while_the_device_has_one(device) -> None:
+    device.go.clear()
+    batcher, first, second = Batcher(device, max_wait_s=0.0), Run(4), Run(4)
+    batcher.start()
+    for n in range(4):
+        batcher.put(first, n, Slots().load(n))
+    assert device.busy.wait(10)
+    device.busy.clear()
+    for n in range(4):
+        batcher.put(second, n, Slots().load(10 + n))
+    assert device.busy.wait(10)
+    assert not first.done.is_set()
+    device.go.set()
+    assert first.results() == {n: guess(n) for n in range(4)}
+    assert second.results() == {n: guess(10 + n) for n in range(4)}
+    batcher.close()
+
+
+def test_a_batch_under_way_is_settled_although_nothing_comes_after_it(device) -> None:
+    device.go.clear()
+    batcher, run = Batcher(device, max_wait_s=0.0), Run(1)
+    batcher.start()
+    batcher.put(run, 0, Slots().load(5))
+    assert device.busy.wait(10)
+    device.go.set()
+    assert run.results() == {0: guess(5)}
+    batcher.close()
+
+
+def test_a_device_that_fails_on_the_way_settles_no_image_of_that_batch(device) -> None:
+    device.fault = RuntimeError("device fell off")
+    batcher, first, second = Batcher(device, max_wait_s=0.0), Run(1), Run(1)
+    batcher.start()
+    batcher.put(first, 0, Slots().load(1))
+    assert first.results() == {}
+    batcher.put(second, 0, Slots().load(2))
+    assert second.results() == {0: guess(2)}
+    batcher.close()
 
 
 def test_scores_that_are_not_finite_fail_their_image_alone(make_batcher, classifier) -> None:

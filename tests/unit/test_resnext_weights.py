@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from resnext.catalogue import find_spec
 from resnext.errors import DamagedWeights, ForeignWeights, UnknownModelError, UnknownWeights
 from resnext.network import build_network
-from resnext.spec import ModelSpec, find_spec
+from resnext.spec import ModelSpec
 from resnext.weights import fill_network, read_weights
 
 

@@ -1,4 +1,4 @@
-"""From bytes to the pixels that the network sees, by Pillow, one image at a time in a loader.
+"""From bytes to the pixels that the network sees, by Pillow: in a loader, or for `predict`.
 
 Formats outside the list are refused by name, sizes by the header before memory is taken; of
 an animation the first frame counts. Whatever a decoder raises costs this image alone.
@@ -13,7 +13,6 @@ from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
-from contract.error_codes import Failure
 from resnext.preprocess import Preprocessing, resize_and_crop, to_rgb
 from resnext.resample import Pixels
 
@@ -60,11 +59,14 @@ class Decoded:
 
 
 class DecodeError(Exception):
-    """No picture; `failure` says why. What the header said is kept."""
+    """No picture; `code` is one of too_many_pixels, not_an_image, unsupported_format,
+    truncated and decode_error. What the header said is kept.
+    """
 
     def __init__(self, code: str, detail: str = "", header: Image.Image | None = None) -> None:
-        super().__init__(code, detail)
-        self.failure = Failure(code, detail)
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
         self.format = header.format if header else None
         self.size = header.size if header else None
 

@@ -1,0 +1,124 @@
+"""What a command says to settings and servers that are not right, and that it does nothing then."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+from sqlalchemy.engine import make_url
+
+COMMANDS = {
+    "submit": ("submit", "http://a.example/1.jpg", "--name", "one"),
+    "status": ("status", "0123456789abcdef"),
+    "results": ("results", "0123456789abcdef"),
+    "list": ("list",),
+    "dispatch": ("dispatch",),
+    "worker": ("worker",),
+}
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+every_command = pytest.mark.parametrize("command", COMMANDS)
+
+
+@pytest.fixture
+def contents(database_url, valkey):
+    """All that the servers hold, as one value."""
+    path = make_url(database_url).database
+
+    def read() -> tuple[list[str], list[bytes]]:
+        connection = sqlite3.connect(path)
+        rows = list(connection.iterdump())
+        connection.close()
+        with valkey.client() as client:
+            return rows, client.keys()
+
+    return read
+
+
+def set_schema(database_url: str, number: str) -> None:
+    connection = sqlite3.connect(make_url(database_url).database)
+    connection.execute("UPDATE alembic_version SET version_num = ?", [number])
+    connection.commit()
+    connection.close()
+
+
+def assert_refused(installation, command: str, status: int, *words: str) -> None:
+    """In words for people, on standard error, and with that exit status."""
+    done = installation.call(*COMMANDS.get(command, (command,)))
+    assert (done.returncode, done.stdout) == (status, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+OUTSIDE = {
+    "0000": ("no schema yet", "Run `resnextq db upgrade`"),
+    "0999": ("is 0999, too new", "Upgrade resnext-queue"),
+}
+
+
+@every_command
+@pytest.mark.parametrize("schema", OUTSIDE)
+def test_a_schema_outside_the_range_stops_every_command(
+    installation, database_url, contents, command, schema
+) -> None:
+    set_schema(database_url, schema)
+    before = contents()
+    assert_refused(installation, command, 3, *OUTSIDE[schema], "works with schema 0001 to 0001")
+    assert contents() == before
+
+
+@every_command
+def test_a_database_that_is_not_there_stops_every_command(installation, tmp_path, command) -> None:
+    path = tmp_path / "typo.db"
+    installation.environment["RESNEXT_DATABASE_URL"] = f"sqlite:///{path}"
+    assert_refused(installation, command, 3, f"no database at {path}", "RESNEXT_DATABASE_URL")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "flower", "up"])
+def test_a_bad_setting_stops_every_command(installation, contents, command) -> None:
+    installation.environment["RESNEXT_LEASE_S"] = "soon"
+    before = contents()
+    assert_refused(installation, command, 2, "RESNEXT_LEASE_S is 'soon'")
+    assert contents() == before
+    assert not (installation.folder / "home").exists()
+
+
+@pytest.mark.parametrize("command", ["status", "results"])
+def test_an_unknown_job_is_named_with_what_there_is(installation, contents, command) -> None:
+    job = installation.submit("http://a.example/1.jpg")
+    before = contents()
+    assert_refused(installation, command, 2, "No job has the id '0123456789abcdef'", job)
+    assert contents() == before
+
+
+@pytest.mark.parametrize(
+    ("sources", "words"),
+    [
+        (["gone.txt"], "gone.txt"),
+        (["empty.txt"], "no URI"),
+        (["list.txt"], "list.txt, line 2: a.example/2.jpg: no scheme"),
+        (["http://a.example/1.jpg", "gopher://a.example/2.jpg"], "gopher: is not one of"),
+        ([], "SOURCE"),
+    ],
+)
+def test_sources_that_are_not_right_are_submitted_in_no_part(
+    installation, contents, tmp_path, sources, words
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "list.txt").write_text("http://a.example/1.jpg\na.example/2.jpg\n")
+    before = contents()
+    done = installation.call("submit", *sources)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert contents() == before
+
+
+def test_a_worker_that_does_not_begin_takes_nothing(installation, contents) -> None:
+    installation.submit("http://a.example/1.jpg")
+    installation.environment["RESNEXT_WEIGHTS"] = "/not/there.pth"
+    before = contents()
+    assert_refused(installation, "worker", 3, "/not/there.pth")
+    assert contents() == before

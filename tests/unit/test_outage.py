@@ -1,0 +1,48 @@
+"""A server that is away is told once when it goes and once when it is back."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from producer.dispatch import FIRST_WAIT_S, LONGEST_WAIT_S, Outage
+
+
+def fail() -> None:
+    raise ConnectionRefusedError("nobody\nthere")
+
+
+@pytest.fixture
+def outage(caplog) -> Outage:
+    caplog.set_level(logging.INFO)
+    return Outage("Redis", (OSError,))
+
+
+def test_an_outage_is_told_once_and_its_end_once(outage: Outage, caplog) -> None:
+    assert [outage.holds(fail) for _ in range(3)] == [False] * 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "Redis does not answer; trying on: nobody"
+    ]
+    caplog.clear()
+    assert [outage.holds(str) for _ in range(3)] == [True] * 3
+    (record,) = caplog.records
+    assert record.getMessage().startswith("Redis is back after")
+
+
+def test_tries_come_at_growing_distances_and_begin_anew(outage: Outage) -> None:
+    waits_s = []
+    for _ in range(8):
+        outage.holds(fail)
+        waits_s.append(outage.wait_s)
+    assert waits_s[:3] == [FIRST_WAIT_S, 2 * FIRST_WAIT_S, 4 * FIRST_WAIT_S]
+    assert waits_s[-1] == LONGEST_WAIT_S
+    outage.holds(str)
+    assert outage.wait_s == 0
+    outage.holds(fail)
+    assert outage.wait_s == FIRST_WAIT_S
+
+
+def test_a_mistake_of_our_own_is_no_outage(outage: Outage) -> None:
+    with pytest.raises(ZeroDivisionError):
+        outage.holds(lambda: 1 / 0)

@@ -1,0 +1,145 @@
+"""A user's own network from a JSON file: what is said counts, and mistakes are told by key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from contract.models import default_weights, short_model, title_of
+from resnext import load_classifier
+from resnext.catalogue import BUNDLED, find_spec, known_specs
+from resnext.errors import BadSpec
+from resnext.network import build_network
+from resnext.random_weights import draw_weights
+from resnext.spec import LocalWeights
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "labels.txt").write_text("robin\nwren\ntit\n")
+    return {"like": BUNDLED, "categories": "labels.txt", "weights": "birds.pth"}
+
+
+def write(folder: Path, said: Any) -> str:
+    path = folder / "birds.json"
+    path.write_text(json.dumps(said))
+    return str(path)
+
+
+def test_a_fine_tuned_network_is_like_a_known_one_but_for_what_is_said(birds, tmp_path) -> None:
+    spec = find_spec(write(tmp_path, birds | {"crop": 28, "mean": [0.5, 0.5, 0.5]}))
+    like = find_spec(BUNDLED)
+    assert (spec.name, spec.categories) == ("birds", ("robin", "wren", "tit"))
+    assert (spec.depths, spec.stem, spec.stage_channels) == (
+        like.depths,
+        like.stem,
+        like.stage_channels,
+    )
+    assert (spec.preprocessing.resize, spec.preprocessing.crop) == (32, 28)
+    assert spec.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert spec.weights["own"] == LocalWeights(path=tmp_path / "birds.pth", licence="your own")
+
+
+def test_its_weights_are_loaded_from_beside_it(birds, tmp_path) -> None:
+    path = write(tmp_path, birds)
+    spec = find_spec(path)
+    network = build_network(spec)
+    draw_weights(network, spec)
+    torch.save(network.state_dict(), tmp_path / "birds.pth")
+    classifier = load_classifier(path, device="cpu", batch_images=2)
+    labels = {guess.label for guess in classifier.predict([_grey()])[0].top5}
+    assert labels == {"robin", "wren", "tit"}
+    assert classifier.weights == "own"
+
+
+def _grey() -> Any:
+    from PIL import Image
+
+    return Image.new("RGB", (40, 30), "grey")
+
+
+def test_a_network_of_ones_own_needs_no_known_one(tmp_path) -> None:
+    said = {
+        "depths": [1, 1],
+        "cardinality": 2,
+        "width_per_group": 4,
+        "stage_channels": [16, 32],
+        "stem_channels": 8,
+        "resize": 36,
+        "crop": 32,
+        "interpolation": "bicubic",
+        "mean": [0, 0, 0],
+        "std": [1, 1, 1],
+        "categories": ["yes", "no"],
+        "weights": "w.safetensors",
+        "licence": "MIT",
+    }
+    spec = find_spec(write(tmp_path, said))
+    assert build_network(spec).fc.weight.shape == (2, 32)
+    assert spec.weights["own"].licence == "MIT"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"like": "resnet"}, "'like' is 'resnet', none of resnext101_32x4d, "),
+        ({"catgories": []}, "'catgories' says nothing of a model. Did you mean 'categories'?"),
+        ({"depths": [3, 0]}, "'depths' is [3, 0]; it is a list of numbers from 1."),
+        ({"depths": [3, 3]}, "'depths' has 2 stages and 'stage_channels' 3."),
+        ({"std": [1, 0, 1]}, "'std' is [1, 0, 1]; it is three numbers above 0"),
+        ({"interpolation": "area"}, "it is bilinear or bicubic."),
+        ({"crop": True}, "'crop' is true; it is a number of pixels from 1."),
+        ({"categories": "none.txt"}, "none.txt"),
+        ({"categories": []}, "'categories' is []"),
+        ({"sha256": "xyz"}, "'sha256' is \"xyz\"; it is up to 64 hex digits."),
+    ],
+)
+def test_a_mistake_is_told_with_its_key_and_value(change, message, birds, tmp_path) -> None:
+    with pytest.raises(BadSpec) as error:
+        find_spec(write(tmp_path, birds | change))
+    assert message in str(error.value)
+    assert "birds.json" in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["weights", "categories"])
+def test_what_is_missing_is_told(key, birds, tmp_path) -> None:
+    del birds[key]
+    with pytest.raises(BadSpec, match=f"'{key}' is missing"):
+        find_spec(write(tmp_path, birds))
+
+
+def test_without_a_known_model_the_network_has_to_be_said(birds, tmp_path) -> None:
+    del birds["like"]
+    with pytest.raises(BadSpec, match="'depths' is missing, and no `like` names"):
+        find_spec(write(tmp_path, birds))
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "{", "\xff\xfe"])
+def test_a_file_that_is_no_json_object_is_told(text, tmp_path) -> None:
+    path = tmp_path / "odd.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(BadSpec, match=r"odd\.json: (no JSON|a list, not a JSON object)"):
+        find_spec(str(path))
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path) -> None:
+    with pytest.raises(BadSpec, match=r"gone\.json: No such file"):
+        find_spec(str(tmp_path / "gone.json"))
+
+
+def test_producers_know_the_weights_that_every_model_is_published_with() -> None:
+    assert {name: default_weights(name) for name in known_specs()} == {
+        name: spec.weights_names[0] for name, spec in known_specs().items()
+    }
+    assert default_weights("/models/birds.json") == "own"
+
+
+def test_titles_name_model_and_weights_without_folders_and_endings() -> None:
+    assert title_of("resnext50_32x4d", "/w/mine.pth.tar") == "resnext50_32x4d/mine"
+    assert title_of("/models/birds.json", "own") == "birds/own"
+    assert title_of("resnext101_32x4d.gluon_in1k", "timm") == "resnext101_32x4d.gluon_in1k/timm"
+    assert short_model("/models/birds.json") == "birds"
