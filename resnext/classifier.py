@@ -128,7 +128,7 @@ class Classifier:
         self._module = module
         self._device = device
         self._most = batch_images  # that fit into the device's memory, as far as is known
-        self._buckets = _buckets(batch_images)
+        self._buckets = _buckets(batch_images, 4 if engine == "compiled" else 2)
         self._use(engine)
 
     def warm_up(self) -> None:
@@ -350,11 +350,16 @@ def _path_of(weights: str, spec: ModelSpec) -> Path:
     return path
 
 
-def _buckets(batch_images: int) -> list[int]:
-    """Powers of two below `batch_images`, and it: so few sizes that each is warmed up, and
-    less than half of a batch is padding.
+def _buckets(batch_images: int, factor: int) -> list[int]:
+    """The sizes that are served, in order: `batch_images`, and from there down by `factor`.
+
+    So few that each can be warmed up, and less than half of a batch is padding; where each
+    size has to be compiled, fewer: what is padded then is small.
     """
-    return [2**n for n in range((batch_images - 1).bit_length())] + [batch_images]
+    sizes = [batch_images]
+    while sizes[0] > 1:
+        sizes.insert(0, -(-sizes[0] // factor))
+    return sizes
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -87,7 +87,7 @@ def compile_module(module: PixelsToLogits, device: torch.device) -> Forward:
     )
     options: dict[str, Any] = {"freezing": True}
     if device.type == "cuda":
-        # CUDA graphs are captured by the classifier: torch's own are bound to one thread.
-        options |= {"max_autotune": True, "triton.cudagraphs": False}
+        # CUDA graphs are captured by the runner: torch's own are bound to one thread.
+        options |= {"triton.cudagraphs": False}
     compiled: Forward = torch.compile(module, dynamic=False, options=options)
     return compiled

@@ -49,7 +49,7 @@ PAD: Final = 4
 MOMENTUM: Final = 0.9
 WEIGHT_DECAY: Final = 5e-4
 LABEL_SMOOTHING: Final = 0.1
-WARM_UP: Final = 0.2  # of all steps, up to the highest learning rate
+WARM_UP: Final = 0.15  # of all steps, up to the highest learning rate
 EMA_DECAY: Final = 0.998
 EVALUATION_IMAGES: Final = 500
 
@@ -76,7 +76,7 @@ def main() -> int:
     parser.add_argument("archive", type=Path, help="the training images")
     parser.add_argument("--folder", type=Path, required=True, help="for state and weights")
     parser.add_argument("--test", type=Path, help="only measure the weights, on these images")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--batch-images", type=int, default=128)
     parser.add_argument("--peak-rate", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=29)

@@ -65,7 +65,8 @@ def test_no_requirement_says_where_it_comes_from(lock) -> None:
     [
         ("producer", ()),
         ("worker", ("worker", "flower", "embedded")),
-        ("dev", ("worker", "flower", "embedded")),
+        ("dev", ("worker", "flower", "embedded", "export")),
+        ("bench", ("worker", "flower", "embedded", "export")),
     ],
 )
 def test_the_pins_are_what_the_project_asks_for(lock, extras) -> None:
@@ -75,18 +76,20 @@ def test_the_pins_are_what_the_project_asks_for(lock, extras) -> None:
             assert requirement.specifier.contains(version), f"{requirement}: {version}"
 
 
-def test_the_pins_for_development_are_what_the_project_asks_for() -> None:
-    pinned = pins("dev")
-    for text in PROJECT["dependency-groups"]["dev"]:
+@pytest.mark.parametrize(("lock", "group"), [("dev", "dev"), ("bench", "dev"), ("bench", "bench")])
+def test_the_pins_for_development_are_what_the_project_asks_for(lock, group) -> None:
+    pinned = pins(lock)
+    for text in PROJECT["dependency-groups"][group]:
         requirement = Requirement(text)
         for version in pinned[canonicalize_name(requirement.name)]:
             assert requirement.specifier.contains(version), f"{requirement}: {version}"
 
 
 def test_all_machines_get_the_same_versions() -> None:
-    producer, worker, dev = pins("producer"), pins("worker"), pins("dev")
+    producer, worker, dev, bench = map(pins, ("producer", "worker", "dev", "bench"))
     assert {name: worker[name] for name in producer} == producer
     assert {name: dev[name] for name in worker} == worker
+    assert {name: bench[name] for name in dev} == dev
 
 
 def test_a_producer_installs_no_torch_and_no_images() -> None:
