@@ -21,7 +21,7 @@ from typing import Final, Literal
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from resnext.catalogue import find_spec
 from resnext.decode import DecodeError, decode
@@ -36,6 +36,7 @@ from resnext.engine import (
 )
 from resnext.errors import UnknownWeights
 from resnext.network import ResNeXt, build_network
+from resnext.openvino_engine import convert
 from resnext.precision import Precision, choose_precision, find_device
 from resnext.preprocess import resize_and_crop, to_rgb
 from resnext.random_weights import draw_weights
@@ -106,7 +107,7 @@ class Classifier:
     def __init__(  # noqa: PLR0913  (what a loaded model is; only load_classifier calls it)
         self,
         spec: ModelSpec,
-        module: PixelsToLogits,
+        module: nn.Module,
         *,
         weights: str,
         weights_sha256: str,
@@ -114,7 +115,7 @@ class Classifier:
         device: torch.device,
         precision: Precision,
         batch_images: int,
-        engine: Literal["eager", "compiled"] = "eager",
+        engine: Engine = "eager",
     ) -> None:
         self.spec = spec
         self.model = spec.name
@@ -144,7 +145,7 @@ class Classifier:
             try:
                 self.classify(pictures)
             except Exception as error:
-                if self.engine == "eager" or _is_out_of_memory(error):
+                if self.engine != "compiled" or _is_out_of_memory(error):
                     raise
                 self._give_up_compiling(error)
                 self.classify(pictures)
@@ -191,7 +192,7 @@ class Classifier:
             for pixels in seen:
                 yield Answer(error=pixels) if isinstance(pixels, str) else next(found)
 
-    def _use(self, engine: Literal["eager", "compiled"]) -> None:
+    def _use(self, engine: Engine) -> None:
         self.engine = engine
         if engine == "compiled":
             forward = compile_module(self._module, self._device)
@@ -204,6 +205,7 @@ class Classifier:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         logger.warning("The network cannot be compiled here and runs uncompiled: %s", reason[0])
         torch._dynamo.reset()  # noqa: SLF001  (the public way to drop what was compiled)
+        assert isinstance(self._module, PixelsToLogits)  # noqa: S101  (what was to be compiled)
         fuse(self._module, self._device)
         self._use("eager")
 
@@ -266,7 +268,7 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     *,
     precision: Literal["amp", "fp32"] = "amp",
     device: str = "auto",
-    engine: Engine = "auto",
+    engine: Engine | Literal["auto"] = "auto",
     cache: Path | None = None,
     batch_images: int = 32,
     threads: int | None = None,
@@ -279,14 +281,14 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
         weights: a name that the model knows, `random`, or a path; None: the model's own.
         precision: `amp` (see `resnext.precision`) or `fp32`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        engine: `auto`, `eager` or `compiled` (see `resnext.engine`).
+        engine: `auto`, `eager`, `compiled` or `openvino` (see `resnext.engine`).
         cache: the folder of downloaded weights; None: `~/.cache/resnext-queue`.
         batch_images: the most that one call of `classify` will get.
         threads: of torch, in this process; None: one for each core, 1 on CUDA.
         progress: told of a download.
 
     Raises:
-        UnknownModelError, BadSpec, WeightsError, DeviceError: see `resnext.errors`.
+        UnknownModelError, BadSpec, WeightsError, DeviceError, EngineError: see `resnext.errors`.
     """
     spec = find_spec(model)
     found = find_device(device)
@@ -294,12 +296,9 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     network, sha256, licence = _load_network(spec, name, cache or _cache(), progress)
     computed, chosen = choose_precision(precision, found), choose_engine(engine, found)
     torch.set_num_threads(threads or _threads(found))
-    module = prepare(network, spec.preprocessing, found, computed)
-    if chosen == "eager":
-        fuse(module, found)
     return Classifier(
         spec,
-        module,
+        _make_module(network, spec, found, computed, chosen),
         weights=name,
         weights_sha256=sha256,
         licence=licence,
@@ -308,6 +307,19 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
         batch_images=batch_images,
         engine=chosen,
     )
+
+
+def _make_module(
+    network: ResNeXt, spec: ModelSpec, device: torch.device, precision: Precision, engine: Engine
+) -> nn.Module:
+    """uint8 pixels → logits, for `compiled` not compiled yet."""
+    if engine == "openvino":
+        module = prepare(network, spec.preprocessing, device, "fp32")
+        return convert(module, spec.preprocessing.crop, precision, torch.get_num_threads())
+    module = prepare(network, spec.preprocessing, device, precision)
+    if engine == "eager":
+        fuse(module, device)
+    return module
 
 
 def _cache() -> Path:

@@ -3,8 +3,8 @@
     ModelError
     ├── UnknownModelError     no model has this name
     ├── BadSpec               a JSON file that describes a model does not
-    ├── ImageError            bytes that are no picture
     ├── DeviceError           the device that was asked for is not there
+    ├── EngineError           the engine that was asked for does not run here
     └── WeightsError          the weights cannot be used
         ├── UnknownWeights    neither a name that the model knows nor a file
         ├── UnreachableWeights  they cannot be downloaded: worth another try, or another source
@@ -28,6 +28,10 @@ class BadSpec(ModelError):
 
 
 class DeviceError(ModelError):
+    pass
+
+
+class EngineError(ModelError):
     pass
 
 
