@@ -12,18 +12,20 @@ PYTHON ?=
 PYTHONS := python3 python3.13 python3.12 python3.11
 # What `make test` gives to pytest: make test TESTS="tests/unit -k arrows"
 TESTS ?=
-# A tar file of photographs, for the benchmarks that want real ones.
+# Tar files for the benchmarks that want them: of photographs, and of CIFAR-10's test images.
 PHOTOGRAPHS ?=
+CIFAR10_TEST ?=
 
 # A stamp names what it stands for, so a changed lock (or a moved folder, whose scripts would
 # point to the old one) has none. It is made last: an interrupted set-up has none either.
 digest = $(shell { pwd; cat $(1); } | cksum | tr -s ' ' -)
 ENVIRONMENT := .venv/.environment-$(call digest,requirements/uv.txt requirements/dev.txt)
 PROJECT := .venv/.project-$(call digest,pyproject.toml)
+PEERS := .venv/.peers-$(call digest,requirements/bench.txt)
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(PROJECT) ## install everything into .venv (the other targets do it when it is missing)
@@ -43,16 +45,17 @@ lint: setup ## ruff and mypy
 	@$(BIN)/mypy
 
 .PHONY: bench
-bench: setup ## run the benchmarks; PHOTOGRAPHS=photos.tar for those that want real pictures
+bench: setup ## run the benchmarks; PHOTOGRAPHS=a.tar CIFAR10_TEST=b.tar for those that want pictures
 	@set -e; for one in $(BENCHMARKS); do echo "== $$one"; $(BIN)/python $$one; done
-ifneq ($(PHOTOGRAPHS),)
-	@set -e; for one in $(PHOTOGRAPH_BENCHMARKS); do \
-		echo "== $$one"; $(BIN)/python $$one "$(PHOTOGRAPHS)"; done
-else
-	@echo "left out, for want of PHOTOGRAPHS=photos.tar: $(PHOTOGRAPH_BENCHMARKS)"
-endif
-PHOTOGRAPH_BENCHMARKS := benchmarks/main_job.py
-BENCHMARKS = $(filter-out $(PHOTOGRAPH_BENCHMARKS),$(sort $(wildcard benchmarks/*.py)))
+	@$(call bench_on,benchmarks/main_job.py,PHOTOGRAPHS)
+	@$(call bench_on,benchmarks/bundled_accuracy.py,CIFAR10_TEST)
+bench_on = $(if $($(2)),echo "== $(1)"; $(BIN)/python $(1) "$($(2))",echo "left out, for want of $(2): $(1)")
+MODEL_BENCHMARK := benchmarks/model.py
+BENCHMARKS := benchmarks/cli_startup.py benchmarks/roofline.py
+
+.PHONY: bench-model
+bench-model: $(PEERS) ## the network beside what else could run it; PHOTOGRAPHS=photos.tar for real pictures
+	@$(BIN)/python $(MODEL_BENCHMARK) $(if $(PHOTOGRAPHS),--photographs "$(PHOTOGRAPHS)")
 
 .PHONY: docs
 docs: setup ## write docs/settings.md and docs/errors.md anew from the code
@@ -88,6 +91,12 @@ $(ENVIRONMENT):
 # Its build needs setuptools, which the lock pins: no isolation, so nothing unpinned is fetched.
 $(PROJECT): $(ENVIRONMENT)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(PEERS): $(PROJECT)
+	@echo "Installing what the network is compared with"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode \
+		--require-hashes -r requirements/bench.txt
 	@touch $@
 
 define FIND_PYTHON

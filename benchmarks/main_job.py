@@ -140,16 +140,18 @@ def main() -> int:
         }
         answers = {}
         table = Table("database", "rows", "classified", "attempts > 1", "images/s")
+        wanted = {"RESNEXT_WEIGHTS": "random", "RESNEXT_PRECISION": chosen.precision}
         for name, url in databases.items():
-            answers[name], seconds = run_on(folder / name, url, uris, chosen)
+            answers[name], seconds = run_on(folder / name, url, uris, wanted, kill=chosen.kill)
             table.add_row(name, *counts(answers[name]), f"{len(uris) / seconds:.1f}")
         Console().print(table)
         return verdict(answers, len(uris))
 
 
 def run_on(
-    folder: Path, database_url: str, uris: list[str], chosen: argparse.Namespace
+    folder: Path, database_url: str, uris: list[str], wanted: dict[str, str], *, kill: bool = False
 ) -> tuple[list[dict[str, Any]], float]:
+    """The results of a whole installation with these settings, and the seconds that they took."""
     folder.mkdir()
     valkey = Valkey(folder / "valkey")
     valkey.start()
@@ -159,14 +161,13 @@ def run_on(
             "RESNEXT_HOME": str(folder),
             "RESNEXT_BROKER_URL": valkey.url,
             "RESNEXT_DATABASE_URL": database_url,
-            "RESNEXT_WEIGHTS": "random",
-            "RESNEXT_PRECISION": chosen.precision,
             "RESNEXT_FETCH_ALLOW": "127.0.0.1",
             "RESNEXT_LEASE_S": "5",
-        },
+        }
+        | wanted,
     )
     try:
-        return job.run(uris, kill=chosen.kill)
+        return job.run(uris, kill=kill)
     finally:
         job.stop()
         valkey.stop()

@@ -21,7 +21,7 @@ from typing import Final, Literal
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from resnext.catalogue import find_spec
 from resnext.decode import DecodeError, decode
@@ -35,6 +35,8 @@ from resnext.engine import (
     prepare,
 )
 from resnext.load import load_network
+from resnext.network import ResNeXt
+from resnext.openvino_engine import convert
 from resnext.precision import Precision, choose_precision, find_device
 from resnext.preprocess import resize_and_crop, to_rgb
 from resnext.runner import Pixels, Started, Top, make_runner
@@ -103,7 +105,7 @@ class Classifier:
     def __init__(  # noqa: PLR0913  (what a loaded model is; only load_classifier calls it)
         self,
         spec: ModelSpec,
-        module: PixelsToLogits,
+        module: nn.Module,
         *,
         weights: str,
         weights_sha256: str,
@@ -111,7 +113,7 @@ class Classifier:
         device: torch.device,
         precision: Precision,
         batch_images: int,
-        engine: Literal["eager", "compiled"] = "eager",
+        engine: Engine = "eager",
     ) -> None:
         self.spec = spec
         self.model = spec.name
@@ -125,7 +127,7 @@ class Classifier:
         self._module = module
         self._device = device
         self._most = batch_images  # that fit into the device's memory, as far as is known
-        self._buckets = _buckets(batch_images)
+        self._buckets = _buckets(batch_images, 4 if engine == "compiled" else 2)
         self._use(engine)
 
     def warm_up(self) -> None:
@@ -141,7 +143,7 @@ class Classifier:
             try:
                 self.classify(pictures)
             except Exception as error:
-                if self.engine == "eager" or _is_out_of_memory(error):
+                if self.engine != "compiled" or _is_out_of_memory(error):
                     raise
                 self._give_up_compiling(error)
                 self.classify(pictures)
@@ -188,7 +190,7 @@ class Classifier:
             for pixels in seen:
                 yield Answer(error=pixels) if isinstance(pixels, str) else next(found)
 
-    def _use(self, engine: Literal["eager", "compiled"]) -> None:
+    def _use(self, engine: Engine) -> None:
         self.engine = engine
         if engine == "compiled":
             forward = compile_module(self._module, self._device)
@@ -201,6 +203,7 @@ class Classifier:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         logger.warning("The network cannot be compiled here and runs uncompiled: %s", reason[0])
         torch._dynamo.reset()  # noqa: SLF001  (the public way to drop what was compiled)
+        assert isinstance(self._module, PixelsToLogits)  # noqa: S101  (what was to be compiled)
         fuse(self._module, self._device)
         self._use("eager")
 
@@ -263,7 +266,7 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     *,
     precision: Literal["amp", "fp32"] = "amp",
     device: str = "auto",
-    engine: Engine = "auto",
+    engine: Engine | Literal["auto"] = "auto",
     cache: Path | None = None,
     batch_images: int = 32,
     threads: int | None = None,
@@ -276,26 +279,23 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
         weights: a name that the model knows, `random`, or a path; None: the model's own.
         precision: `amp` (see `resnext.precision`) or `fp32`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        engine: `auto`, `eager` or `compiled` (see `resnext.engine`).
+        engine: `auto`, `eager`, `compiled` or `openvino` (see `resnext.engine`).
         cache: the folder of downloaded weights; None: `~/.cache/resnext-queue`.
         batch_images: the most that one call of `classify` will get.
         threads: of torch, in this process; None: one for each core, 1 on CUDA.
         progress: told of a download.
 
     Raises:
-        UnknownModelError, BadSpec, WeightsError, DeviceError: see `resnext.errors`.
+        UnknownModelError, BadSpec, WeightsError, DeviceError, EngineError: see `resnext.errors`.
     """
     spec = find_spec(model)
     found = find_device(device)
     loaded = load_network(spec, weights, cache, progress)
     computed, chosen = choose_precision(precision, found), choose_engine(engine, found)
     torch.set_num_threads(threads or _threads(found))
-    module = prepare(loaded.network, spec.preprocessing, found, computed)
-    if chosen == "eager":
-        fuse(module, found)
     return Classifier(
         spec,
-        module,
+        _make_module(loaded.network, spec, found, computed, chosen),
         weights=loaded.weights,
         weights_sha256=loaded.sha256,
         licence=loaded.licence,
@@ -306,16 +306,34 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     )
 
 
+def _make_module(
+    network: ResNeXt, spec: ModelSpec, device: torch.device, precision: Precision, engine: Engine
+) -> nn.Module:
+    """uint8 pixels → logits, for `compiled` not compiled yet."""
+    if engine == "openvino":
+        module = prepare(network, spec.preprocessing, device, "fp32")
+        return convert(module, spec.preprocessing.crop, precision, torch.get_num_threads())
+    module = prepare(network, spec.preprocessing, device, precision)
+    if engine == "eager":
+        fuse(module, device)
+    return module
+
+
 def _threads(device: torch.device) -> int:
     """The device computes by itself; a CPU has to, on the cores that this process may use."""
     return 1 if device.type == "cuda" else len(os.sched_getaffinity(0))
 
 
-def _buckets(batch_images: int) -> list[int]:
-    """Powers of two below `batch_images`, and it: so few sizes that each is warmed up, and
-    less than half of a batch is padding.
+def _buckets(batch_images: int, factor: int) -> list[int]:
+    """The sizes that are served, in order: `batch_images`, and from there down by `factor`.
+
+    So few that each can be warmed up, and less than half of a batch is padding; where each
+    size has to be compiled, fewer: what is padded then is small.
     """
-    return [2**n for n in range((batch_images - 1).bit_length())] + [batch_images]
+    sizes = [batch_images]
+    while sizes[0] > 1:
+        sizes.insert(0, -(-sizes[0] // factor))
+    return sizes
 
 
 def _is_out_of_memory(error: Exception) -> bool:

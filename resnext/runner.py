@@ -138,6 +138,9 @@ class CudaRunner:
         self._lanes = [_Lane(shape, device) for _ in range(LANES)]
         self._next = cycle(self._lanes)
         self._graphs = True
+        # One memory for all graphs: each is done, and its answers copied, before the next runs.
+        self._pool = torch.cuda.graph_pool_handle()
+        torch.backends.cudnn.benchmark = True  # sizes are few and fixed
 
     def start(self, images: Pixels, bucket: int) -> Started:
         lane = next(self._next)
@@ -175,7 +178,7 @@ class CudaRunner:
         self._computing.synchronize()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self._computing):
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._computing):
                 top = self._run(lane, bucket)
         except torch.OutOfMemoryError:
             raise

@@ -26,6 +26,7 @@ from worker.batcher import Batcher
 from worker.database import Database, connect
 from worker.loaders import LoaderPool
 from worker.model import find_model, load_classifier
+from worker.prctl import PR_SET_DUMPABLE, prctl
 from worker.presence import Presence
 from worker.registration import Identity, name_worker, register
 from worker.runs import Runs
@@ -48,6 +49,8 @@ def run_worker(settings: Settings) -> None:
         UnavailableError: database, broker or weights are not there, or do not fit.
         UsageError: there is no such model or device.
     """
+    # A decoder that was taken over is of the same user, and would read the passwords in /proc.
+    prctl(PR_SET_DUMPABLE, 0)
     configure_logging(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)  # until there is something in hand

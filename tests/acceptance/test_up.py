@@ -58,18 +58,29 @@ def home(machine) -> Path:
 
 
 def alive(machine) -> dict[int, str]:
-    """Processes of this home, by id: each has it in its environment or its arguments."""
-    found = {}
+    """Processes of this home, by id: each has it in its environment or its arguments.
+
+    A worker's environment is readable by root alone; for others it is known by its parent.
+    """
+    found, hidden = {}, {}
     mark = str(home(machine)).encode()
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes()
+            shown = words.replace(b"\0", b" ").decode(errors="replace")
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            hidden[int(process.name)] = (parent, shown)
             if process.name != str(os.getpid()) and (
                 mark in words or mark in (process / "environ").read_bytes()
             ):
-                found[int(process.name)] = words.replace(b"\0", b" ").decode(errors="replace")
-        except OSError:  # it has ended meanwhile
+                found[int(process.name)] = shown
+        except OSError:  # it has ended meanwhile, or is hidden from us
             continue
+    found |= {
+        pid: words
+        for pid, (parent, words) in hidden.items()
+        if parent in found and "resnextq worker" in words
+    }
     return {pid: words for pid, words in found.items() if words}  # not zombies
 
 

@@ -414,6 +414,33 @@ def test_a_worker_that_cannot_finish_in_time_leaves(
     assert "Not finished after" in installation.log
 
 
+def test_before_a_worker_starts_loaders_nobody_may_read_its_passwords_in_proc(
+    installation: Installation,
+) -> None:
+    """To the kernel a decoder that was taken over is just another process of the same user."""
+    program = """
+import ctypes
+from contract.settings import load_settings
+from worker.loaders import LoaderPool
+from worker.main import run_worker
+
+PR_GET_DUMPABLE = 3
+
+def start(pool):
+    raise SystemExit(f"dumpable: {ctypes.CDLL(None).prctl(PR_GET_DUMPABLE)}")
+
+LoaderPool.start = start
+run_worker(load_settings())
+"""
+    worker = subprocess.run(
+        [sys.executable, "-c", program],
+        env=installation.environment,
+        capture_output=True,
+        check=False,
+    )
+    assert worker.stderr.splitlines()[-1] == b"dumpable: 0"
+
+
 def test_the_log_is_plain_and_holds_no_password(installation: Installation) -> None:
     installation.submit(["double:ok"])
     worker = installation.start(LOG_LEVEL="INFO")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1  # prctl(2); Linux
+from worker.prctl import PR_SET_PDEATHSIG, prctl
 
 
 def start_child(
@@ -58,8 +57,6 @@ def kill_child(child: subprocess.Popen[bytes]) -> None:
 
 
 def _die_with_parent(parent: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "prctl"):
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before this was said
         os._exit(1)
