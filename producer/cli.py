@@ -14,7 +14,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from importlib import import_module
@@ -53,6 +53,14 @@ class Format(StrEnum):
 
     jsonl = "jsonl"
     csv = "csv"
+
+
+class ModelFormat(StrEnum):
+    """What `--format` of `export` takes."""
+
+    onnx = "onnx"
+    torchscript = "torchscript"
+    pt2 = "pt2"
 
 
 class Only(StrEnum):
@@ -96,6 +104,18 @@ JobArgument = Annotated[
     str, typer.Argument(metavar="JOB", help="A job's id, or the first characters of it.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
+ModelOption = Annotated[
+    str | None, typer.Option(help="Instead of RESNEXT_MODEL.", show_default=False)
+]
+WeightsOption = Annotated[
+    str | None, typer.Option(help="Instead of RESNEXT_WEIGHTS.", show_default=False)
+]
+PrecisionOption = Annotated[
+    Precision | None, typer.Option(help="Instead of RESNEXT_PRECISION.", show_default=False)
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="Instead of RESNEXT_DEVICE.", show_default=False)
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -147,15 +167,9 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     fail_on_error: Annotated[
         bool, typer.Option("--fail-on-error", help="With --wait: exit with 1 if an image failed.")
     ] = False,
-    model: Annotated[
-        str | None, typer.Option(help="Instead of RESNEXT_MODEL.", show_default=False)
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Instead of RESNEXT_WEIGHTS.", show_default=False)
-    ] = None,
-    precision: Annotated[
-        Precision | None, typer.Option(help="Instead of RESNEXT_PRECISION.", show_default=False)
-    ] = None,
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    precision: PrecisionOption = None,
 ) -> None:
     """Submit images; prints the id of their job.
 
@@ -168,9 +182,7 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     from producer.sources import read_sources
     from producer.submit import Order, submit_entries
 
-    settings = _settings(
-        model=model, weights=weights, precision=None if precision is None else precision.value
-    )
+    settings = _settings(model=model, weights=weights, precision=_value(precision))
     order = Order.of(settings, name=name, key=key, priority=priority)
     with _database(settings) as engine:
         with counting("submitting") as advance:
@@ -298,6 +310,42 @@ def flower() -> None:
     _run("worker.embedded.flower", "run_flower", needs="flower", extra="flower")
 
 
+@app.command()
+def export(  # noqa: PLR0913, PLR0917  (a parameter for each option)
+    layout: Annotated[
+        ModelFormat,
+        typer.Option(
+            "--format", help="For ONNX Runtime, for LibTorch, or compiled for one kind of device."
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", help="The model repository, in which the model gets a folder of its own."
+        ),
+    ],
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    precision: PrecisionOption = None,
+    device: DeviceOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the folder of a model of this name.")
+    ] = False,
+) -> None:
+    """Write the model as NVIDIA's Triton Inference Server loads it; prints its folder.
+
+    It takes uint8 pictures (N, 224, 224, 3), cropped as the model wants them, and gives class ids
+    (N, 5) and scores (N, 5). In fp32, or fp16 on CUDA with amp.
+    """
+    _stop_cleanly_when_terminated()
+    settings = _settings(model=model, weights=weights, precision=_value(precision), device=device)
+    run = _find("worker.export", "run_export", needs="torch", extra="worker")
+    folder, notes = run(settings, layout=layout.value, output=output, force=force)
+    print(folder)
+    for note in notes:
+        tell(note)
+
+
 @database_app.command()
 def upgrade() -> None:
     """Bring the database's schema up to date; makes the database where it is a file."""
@@ -379,13 +427,25 @@ def _database(settings: Settings) -> Iterator[Engine]:
 
 
 def _run(module: str, function: str, *, needs: str | None = None, extra: str = "") -> None:
-    """A command that stays; its module is named, not imported, so that no extra is needed here."""
+    """A command that stays."""
+    _find(module, function, needs=needs, extra=extra)(_settings())
+
+
+def _find(
+    module: str, function: str, *, needs: str | None = None, extra: str = ""
+) -> Callable[..., Any]:
+    """A function whose module is named, not imported, so that no extra is needed here."""
     if needs is not None and find_spec(needs) is None:
         raise UnavailableError(
             f"This command needs {needs}, which is not installed. "
             f"Install it with: pip install 'resnext-queue[{extra}]'"
         )
-    getattr(import_module(module), function)(_settings())
+    found: Callable[..., Any] = getattr(import_module(module), function)
+    return found
+
+
+def _value(option: StrEnum | None) -> str | None:
+    return None if option is None else option.value
 
 
 def _read(engine: Engine, text: str) -> Job:

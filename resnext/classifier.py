@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from resnext.catalogue import find_spec
 from resnext.decode import DecodeError, decode
-from resnext.download import Progress, download
+from resnext.download import Progress
 from resnext.engine import (
     Engine,
     PixelsToLogits,
@@ -34,15 +34,13 @@ from resnext.engine import (
     fuse,
     prepare,
 )
-from resnext.errors import UnknownWeights
-from resnext.network import ResNeXt, build_network
+from resnext.load import load_network
+from resnext.network import ResNeXt
 from resnext.openvino_engine import convert
 from resnext.precision import Precision, choose_precision, find_device
 from resnext.preprocess import resize_and_crop, to_rgb
-from resnext.random_weights import draw_weights
 from resnext.runner import Pixels, Started, Top, make_runner
-from resnext.spec import RANDOM, LocalWeights, ModelSpec
-from resnext.weights import fill_network, read_weights
+from resnext.spec import ModelSpec
 
 TOP: Final = 5
 MAX_PIXELS: Final = 100_000_000
@@ -292,16 +290,15 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     """
     spec = find_spec(model)
     found = find_device(device)
-    name = weights or spec.weights_names[0]
-    network, sha256, licence = _load_network(spec, name, cache or _cache(), progress)
+    loaded = load_network(spec, weights, cache, progress)
     computed, chosen = choose_precision(precision, found), choose_engine(engine, found)
     torch.set_num_threads(threads or _threads(found))
     return Classifier(
         spec,
-        _make_module(network, spec, found, computed, chosen),
-        weights=name,
-        weights_sha256=sha256,
-        licence=licence,
+        _make_module(loaded.network, spec, found, computed, chosen),
+        weights=loaded.weights,
+        weights_sha256=loaded.sha256,
+        licence=loaded.licence,
         device=found,
         precision=computed,
         batch_images=batch_images,
@@ -322,44 +319,9 @@ def _make_module(
     return module
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnext-queue"
-
-
 def _threads(device: torch.device) -> int:
     """The device computes by itself; a CPU has to, on the cores that this process may use."""
     return 1 if device.type == "cuda" else len(os.sched_getaffinity(0))
-
-
-def _load_network(
-    spec: ModelSpec, weights: str, cache: Path, progress: Progress | None
-) -> tuple[ResNeXt, str, str]:
-    """The network with its values, the weights' SHA-256 and their licence."""
-    network = build_network(spec)
-    if weights == RANDOM:
-        return network, draw_weights(network, spec), "none: drawn, not trained"
-    file = spec.weights.get(weights)
-    if file is None:
-        path, licence = _path_of(weights, spec), "your own"
-        tensors, sha256 = read_weights(path)
-    elif isinstance(file, LocalWeights):
-        path, licence = file.path, file.licence
-        tensors, sha256 = read_weights(path, sha256=file.sha256)
-    else:
-        path, licence = download(file, cache / "weights", progress), file.licence
-        tensors, sha256 = read_weights(path, sha256=file.sha256, size_bytes=file.size_bytes)
-    fill_network(network, tensors, path)
-    return network, sha256, licence
-
-
-def _path_of(weights: str, spec: ModelSpec) -> Path:
-    path = Path(weights).expanduser().absolute()
-    if not path.is_file():
-        raise UnknownWeights(
-            f"Weights {weights!r} are neither a name that {spec.name} knows "
-            f"({', '.join(spec.weights_names)}) nor a file: there is no {path}."
-        )
-    return path
 
 
 def _buckets(batch_images: int, factor: int) -> list[int]:

@@ -5,6 +5,8 @@
     ├── BadSpec               a JSON file that describes a model does not
     ├── DeviceError           the device that was asked for is not there
     ├── EngineError           the engine that was asked for does not run here
+    ├── ExportError           a model cannot be exported to where it was asked for
+    │   └── ExportUnavailable   a package, a compiler or a place to write is missing here
     └── WeightsError          the weights cannot be used
         ├── UnknownWeights    neither a name that the model knows nor a file
         ├── UnreachableWeights  they cannot be downloaded: worth another try, or another source
@@ -32,6 +34,14 @@ class DeviceError(ModelError):
 
 
 class EngineError(ModelError):
+    pass
+
+
+class ExportError(ModelError):
+    pass
+
+
+class ExportUnavailable(ExportError):
     pass
 
 

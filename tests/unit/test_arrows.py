@@ -39,6 +39,7 @@ COMMAND_LINE = {
     "up": "worker.",
     "worker": "worker.",
     "flower": "worker.",
+    "export": "worker.",
     "upgrade": "migrations.upgrade",
 }
 # The model is a library of its own: it knows no queue, no SQL and no settings.

