@@ -191,6 +191,10 @@ def ours_compiled(folder: Path, pixels: np.ndarray) -> Run:
     return ours(folder, pixels, "compiled")
 
 
+def ours_openvino(folder: Path, pixels: np.ndarray) -> Run:
+    return ours(folder, pixels, "openvino")
+
+
 CONTENDERS: dict[str, tuple[str, Callable[[Path, np.ndarray], Run], str]] = {
     "eager": ("(a) torchvision, eager, fp32", eager, "any"),
     "eager_amp": ("(b) torchvision, eager, AMP NHWC", eager_amp, "any"),
@@ -201,6 +205,7 @@ CONTENDERS: dict[str, tuple[str, Callable[[Path, np.ndarray], Run], str]] = {
     "timm": ("(e) timm, eager, AMP NHWC", timm_amp, "any"),
     "ours_eager": ("ours, eager", ours_eager, "any"),
     "ours_compiled": ("ours, compiled", ours_compiled, "any"),
+    "ours_openvino": ("ours, OpenVINO", ours_openvino, "cpu"),
 }
 
 

@@ -89,8 +89,9 @@ class Settings(BaseSettings):
     """`amp`: fp16 on CUDA, bf16 on a CPU that has it in hardware, else fp32."""
     device: str = "auto"
     """`auto` (a GPU that no other worker has, where there is one), `cpu`, `cuda` or `cuda:N`."""
-    engine: Literal["auto", "eager", "compiled"] = "auto"
-    """`compiled` by torch.compile, which needs a C compiler; `auto`: on CUDA alone."""
+    engine: Literal["auto", "eager", "compiled", "openvino"] = "auto"
+    """`compiled` by torch.compile, which needs a C compiler; `openvino`, an extra, on a CPU;
+    `auto`: compiled on CUDA, eager on a CPU."""
     torch_threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads that the network computes with; by default one for each core, on CUDA one."""
 

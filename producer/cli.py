@@ -14,7 +14,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from enum import StrEnum
 from importlib import import_module
@@ -55,6 +55,14 @@ class Format(StrEnum):
 
     jsonl = "jsonl"
     csv = "csv"
+
+
+class ModelFormat(StrEnum):
+    """What `--format` of `export` takes."""
+
+    onnx = "onnx"
+    torchscript = "torchscript"
+    pt2 = "pt2"
 
 
 class Only(StrEnum):
@@ -105,6 +113,7 @@ SourcesArgument = Annotated[
         "(after a TAB an id of your own), or - for such lines on standard input.",
     ),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 ModelOption = Annotated[
     str | None, typer.Option(help="Instead of RESNEXT_MODEL.", show_default=False)
 ]
@@ -114,7 +123,9 @@ WeightsOption = Annotated[
 PrecisionOption = Annotated[
     Precision | None, typer.Option(help="Instead of RESNEXT_PRECISION.", show_default=False)
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="Instead of RESNEXT_DEVICE.", show_default=False)
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -174,7 +185,7 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     from producer.sources import read_sources
     from producer.submit import Order, submit_entries
 
-    settings = _settings(model=model, weights=weights, precision=precision)
+    settings = _settings(model=model, weights=weights, precision=_value(precision))
     order = Order.of(settings, name=name, key=key, priority=priority)
     with _database(settings) as engine:
         with counting("submitting") as advance:
@@ -304,20 +315,20 @@ def classify(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     The order is that of the images. Files and folders that you name need not be under
     RESNEXT_FILE_ROOTS; those in a list do. --json: an object a line, as `results` prints it.
     """
-    _need("torch", "worker")
+    run = _find("worker.classify", "classify", needs="torch", extra="worker")
     _stop_cleanly_when_terminated()
     from producer.answers import showing
     from producer.sources import STANDARD_INPUT, read_sources
 
-    settings = _settings(model=model, weights=weights, precision=precision, batch_images=batch)
+    settings = _settings(
+        model=model, weights=weights, precision=_value(precision), batch_images=batch
+    )
     ahead, standard_input = settings.loaders + settings.batch_images, None
     if STANDARD_INPUT in sources:
         # Of its own, and never closed: Python does not end while a thread waits in sys.stdin.
         standard_input = open(0, "rb", closefd=False)  # noqa: SIM115
         ahead = 1  # others may be long in coming
-    records = import_module("worker.classify").classify(
-        settings, read_sources(sources, standard_input), ahead=ahead, tell=tell
-    )
+    records = run(settings, read_sources(sources, standard_input), ahead=ahead, tell=tell)
     with showing(as_json=as_json) as show, closing(records):
         failed = sum(show(record) for record in records)
     if failed and fail_on_error:
@@ -368,6 +379,41 @@ def doctor(as_json: JsonOption = False) -> None:
         print(json.dumps([examination.as_json(check) for check in checks]))
     if any(check.state == "failure" for check in checks):
         raise typer.Exit(UnavailableError.exit_code)
+
+
+def export(  # noqa: PLR0913, PLR0917  (a parameter for each option)
+    layout: Annotated[
+        ModelFormat,
+        typer.Option(
+            "--format", help="For ONNX Runtime, for LibTorch, or compiled for one kind of device."
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", help="The model repository, in which the model gets a folder of its own."
+        ),
+    ],
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    precision: PrecisionOption = None,
+    device: DeviceOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the folder of a model of this name.")
+    ] = False,
+) -> None:
+    """Write the model as NVIDIA's Triton Inference Server loads it; prints its folder.
+
+    It takes uint8 pictures (N, 224, 224, 3), cropped as the model wants them, and gives class ids
+    (N, 5) and scores (N, 5). In fp32, or fp16 on CUDA with amp.
+    """
+    _stop_cleanly_when_terminated()
+    settings = _settings(model=model, weights=weights, precision=_value(precision), device=device)
+    run = _find("worker.export", "run_export", needs="torch", extra="worker")
+    folder, notes = run(settings, layout=layout.value, output=output, force=force)
+    print(folder)
+    for note in notes:
+        tell(note)
 
 
 @database_app.command()
@@ -451,18 +497,25 @@ def _database(settings: Settings) -> Iterator[Engine]:
 
 
 def _run(module: str, function: str, *, needs: str | None = None, extra: str = "") -> None:
-    """A command that stays; its module is named, not imported, so that no extra is needed here."""
-    if needs is not None:
-        _need(needs, extra)
-    getattr(import_module(module), function)(_settings())
+    """A command that stays."""
+    _find(module, function, needs=needs, extra=extra)(_settings())
 
 
-def _need(package: str, extra: str) -> None:
-    if find_spec(package) is None:
+def _find(
+    module: str, function: str, *, needs: str | None = None, extra: str = ""
+) -> Callable[..., Any]:
+    """A function whose module is named, not imported, so that no extra is needed here."""
+    if needs is not None and find_spec(needs) is None:
         raise UnavailableError(
-            f"This command needs {package}, which is not installed. "
+            f"This command needs {needs}, which is not installed. "
             f"Install it with: pip install 'resnext-queue[{extra}]'"
         )
+    found: Callable[..., Any] = getattr(import_module(module), function)
+    return found
+
+
+def _value(option: StrEnum | None) -> str | None:
+    return None if option is None else option.value
 
 
 def _read(engine: Engine, text: str) -> Job:

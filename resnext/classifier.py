@@ -21,11 +21,11 @@ from typing import Final, Literal
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from resnext.catalogue import find_spec
 from resnext.decode import DecodeError, as_decode_error, decode
-from resnext.download import Progress, download
+from resnext.download import Progress
 from resnext.engine import (
     Engine,
     PixelsToLogits,
@@ -34,14 +34,13 @@ from resnext.engine import (
     fuse,
     prepare,
 )
-from resnext.errors import UnknownWeights
-from resnext.network import ResNeXt, build_network
+from resnext.load import load_network
+from resnext.network import ResNeXt
+from resnext.openvino_engine import convert
 from resnext.precision import Precision, choose_precision, find_device
 from resnext.preprocess import Preprocessing, resize_and_crop, to_rgb
-from resnext.random_weights import draw_weights
 from resnext.runner import Pixels, Started, Top, make_runner
-from resnext.spec import RANDOM, LocalWeights, ModelSpec
-from resnext.weights import fill_network, read_weights
+from resnext.spec import ModelSpec
 
 TOP: Final = 5
 MAX_PIXELS: Final = 100_000_000
@@ -106,7 +105,7 @@ class Classifier:
     def __init__(  # noqa: PLR0913  (what a loaded model is; only load_classifier calls it)
         self,
         spec: ModelSpec,
-        module: PixelsToLogits,
+        module: nn.Module,
         *,
         weights: str,
         weights_sha256: str,
@@ -114,7 +113,7 @@ class Classifier:
         device: torch.device,
         precision: Precision,
         batch_images: int,
-        engine: Literal["eager", "compiled"] = "eager",
+        engine: Engine = "eager",
     ) -> None:
         self.spec = spec
         self.model = spec.name
@@ -194,7 +193,7 @@ class Classifier:
             for pixels in seen:
                 yield Answer(error=pixels) if isinstance(pixels, str) else next(found)
 
-    def _use(self, engine: Literal["eager", "compiled"]) -> None:
+    def _use(self, engine: Engine) -> None:
         self.engine = engine
         if engine == "compiled":
             forward = compile_module(self._module, self._device)
@@ -208,7 +207,7 @@ class Classifier:
         try:
             return self.classify(images)
         except Exception as error:
-            if self.engine == "eager" or _is_out_of_memory(error):
+            if self.engine != "compiled" or _is_out_of_memory(error):
                 raise
             self._give_up_compiling(error)
             return self.classify(images)
@@ -217,6 +216,7 @@ class Classifier:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         logger.warning("The network cannot be compiled here and runs uncompiled: %s", reason[0])
         torch._dynamo.reset()  # noqa: SLF001  (the public way to drop what was compiled)
+        assert isinstance(self._module, PixelsToLogits)  # noqa: S101  (what was to be compiled)
         fuse(self._module, self._device)
         self._use("eager")
 
@@ -290,7 +290,7 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     *,
     precision: Literal["amp", "fp32"] = "amp",
     device: str = "auto",
-    engine: Engine = "auto",
+    engine: Engine | Literal["auto"] = "auto",
     cache: Path | None = None,
     batch_images: int = 32,
     threads: int | None = None,
@@ -303,30 +303,26 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
         weights: a name that the model knows, `random`, or a path; None: the model's own.
         precision: `amp` (see `resnext.precision`) or `fp32`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        engine: `auto`, `eager` or `compiled` (see `resnext.engine`).
+        engine: `auto`, `eager`, `compiled` or `openvino` (see `resnext.engine`).
         cache: the folder of downloaded weights; None: `~/.cache/resnext-queue`.
         batch_images: the most that one call of `classify` will get.
         threads: of torch, in this process; None: one for each core, 1 on CUDA.
         progress: told of a download.
 
     Raises:
-        UnknownModelError, BadSpec, WeightsError, DeviceError: see `resnext.errors`.
+        UnknownModelError, BadSpec, WeightsError, DeviceError, EngineError: see `resnext.errors`.
     """
     spec = find_spec(model)
     found = find_device(device)
-    name = weights or spec.weights_names[0]
-    network, sha256, licence = _load_network(spec, name, cache or _cache(), progress)
+    loaded = load_network(spec, weights, cache, progress)
     computed, chosen = choose_precision(precision, found), choose_engine(engine, found)
     torch.set_num_threads(threads or _threads(found))
-    module = prepare(network, spec.preprocessing, found, computed)
-    if chosen == "eager":
-        fuse(module, found)
     return Classifier(
         spec,
-        module,
-        weights=name,
-        weights_sha256=sha256,
-        licence=licence,
+        _make_module(loaded.network, spec, found, computed, chosen),
+        weights=loaded.weights,
+        weights_sha256=loaded.sha256,
+        licence=loaded.licence,
         device=found,
         precision=computed,
         batch_images=batch_images,
@@ -334,44 +330,22 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     )
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnext-queue"
+def _make_module(
+    network: ResNeXt, spec: ModelSpec, device: torch.device, precision: Precision, engine: Engine
+) -> nn.Module:
+    """uint8 pixels → logits, for `compiled` not compiled yet."""
+    if engine == "openvino":
+        module = prepare(network, spec.preprocessing, device, "fp32")
+        return convert(module, spec.preprocessing.crop, precision, torch.get_num_threads())
+    module = prepare(network, spec.preprocessing, device, precision)
+    if engine == "eager":
+        fuse(module, device)
+    return module
 
 
 def _threads(device: torch.device) -> int:
     """The device computes by itself; a CPU has to, on the cores that this process may use."""
     return 1 if device.type == "cuda" else len(os.sched_getaffinity(0))
-
-
-def _load_network(
-    spec: ModelSpec, weights: str, cache: Path, progress: Progress | None
-) -> tuple[ResNeXt, str, str]:
-    """The network with its values, the weights' SHA-256 and their licence."""
-    network = build_network(spec)
-    if weights == RANDOM:
-        return network, draw_weights(network, spec), "none: drawn, not trained"
-    file = spec.weights.get(weights)
-    if file is None:
-        path, licence = _path_of(weights, spec), "your own"
-        tensors, sha256 = read_weights(path)
-    elif isinstance(file, LocalWeights):
-        path, licence = file.path, file.licence
-        tensors, sha256 = read_weights(path, sha256=file.sha256)
-    else:
-        path, licence = download(file, cache / "weights", progress), file.licence
-        tensors, sha256 = read_weights(path, sha256=file.sha256, size_bytes=file.size_bytes)
-    fill_network(network, tensors, path)
-    return network, sha256, licence
-
-
-def _path_of(weights: str, spec: ModelSpec) -> Path:
-    path = Path(weights).expanduser().absolute()
-    if not path.is_file():
-        raise UnknownWeights(
-            f"Weights {weights!r} are neither a name that {spec.name} knows "
-            f"({', '.join(spec.weights_names)}) nor a file: there is no {path}."
-        )
-    return path
 
 
 def _buckets(batch_images: int, factor: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 The classifier hands in a network with its weights; what comes out is one module, folded, in
 its precision and memory layout, and either run as it is (`eager`; on a CPU with fused
-convolutions) or compiled by `torch.compile`.
+convolutions), compiled by `torch.compile`, or on a CPU run by OpenVINO.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
+from resnext.errors import EngineError
 from resnext.fused import are_fused_convolutions_there, fuse_convolutions
 from resnext.network import ResNeXt, fold_batch_norms, set_body_dtype
 from resnext.precision import DTYPES, Precision
 from resnext.preprocess import Preprocessing
 
-Engine = Literal["auto", "eager", "compiled"]
+Engine = Literal["eager", "compiled", "openvino"]
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -68,16 +69,21 @@ def fuse(module: PixelsToLogits, device: torch.device) -> None:
         fuse_convolutions(module.network)
 
 
-def choose_engine(asked: Engine, device: torch.device) -> Literal["eager", "compiled"]:
-    """`auto`: compiled on CUDA, where batches are small against what compiling costs; eager on
-    a CPU, which has to be ready within seconds and where compiling wins less than a tenth.
+def choose_engine(asked: Engine | Literal["auto"], device: torch.device) -> Engine:
+    """`auto`: compiled on CUDA, where compiling wins; eager on a CPU, which is to be ready
+    within seconds and where fused convolutions are as fast.
+
+    Raises:
+        EngineError: the engine does not run on this device.
     """
+    if asked == "openvino" and device.type != "cpu":
+        raise EngineError(f"The engine 'openvino' runs on a CPU, not on {device}: take another.")
     if asked != "auto":
         return asked
     return "compiled" if device.type == "cuda" else "eager"
 
 
-def compile_module(module: PixelsToLogits, device: torch.device) -> Forward:
+def compile_module(module: nn.Module, device: torch.device) -> Forward:
     """Compiled anew for each size of batch, when it first comes; that is when it fails where
     there is no compiler.
     """

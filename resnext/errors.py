@@ -3,8 +3,10 @@
     ModelError
     ├── UnknownModelError     no model has this name
     ├── BadSpec               a JSON file that describes a model does not
-    ├── ImageError            bytes that are no picture
     ├── DeviceError           the device that was asked for is not there
+    ├── EngineError           the engine that was asked for does not run here
+    ├── ExportError           a model cannot be exported to where it was asked for
+    │   └── ExportUnavailable   a package, a compiler or a place to write is missing here
     └── WeightsError          the weights cannot be used
         ├── UnknownWeights    neither a name that the model knows nor a file
         ├── UnreachableWeights  they cannot be downloaded: worth another try, or another source
@@ -28,6 +30,18 @@ class BadSpec(ModelError):
 
 
 class DeviceError(ModelError):
+    pass
+
+
+class EngineError(ModelError):
+    pass
+
+
+class ExportError(ModelError):
+    pass
+
+
+class ExportUnavailable(ExportError):
     pass
 
 

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -70,13 +71,17 @@ def _precision(settings: Settings, device: torch.device) -> Check:
 def _engine(settings: Settings, device: torch.device) -> Check:
     from resnext.engine import choose_engine  # noqa: PLC0415  (loads torch)
 
-    chosen = choose_engine(settings.engine, device)
+    with telling_people():
+        chosen = choose_engine(settings.engine, device)
     asked = "auto is" if settings.engine == "auto" else f"{PREFIX}ENGINE asks for"
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     found = f"{asked} {chosen} here; C compiler: {compiler or 'none'}"
     if chosen == "compiled" and compiler is None:
         advice = f"It will run uncompiled: install gcc, or set {PREFIX}ENGINE=eager."
         return Check("engine", "warning", found, advice)
+    if chosen == "openvino" and find_spec("openvino") is None:
+        advice = f"pip install 'resnext-queue[openvino]', or set {PREFIX}ENGINE=auto."
+        return Check("engine", "failure", f"{found}; OpenVINO is not installed", advice)
     return Check("engine", "ok", found)
 
 

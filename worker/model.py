@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from contract.failure import UsageError, WeightsError
+from contract.failure import UnavailableError, UsageError, WeightsError
 from contract.settings import PREFIX, Settings
 from resnext import errors
 from resnext.catalogue import find_spec
@@ -26,12 +26,15 @@ def telling_people() -> Iterator[None]:
     """
     Raises:
         WeightsError: the weights are missing, damaged, or of another network.
-        UsageError: there is no such model or device.
+        UnavailableError: what an export needs is missing here.
+        UsageError: there is no such model or device, or it cannot be exported there.
     """
     try:
         yield
     except errors.WeightsError as error:
         raise WeightsError(str(error)) from error
+    except errors.ExportUnavailable as error:
+        raise UnavailableError(str(error)) from error
     except errors.ModelError as error:
         raise UsageError(str(error)) from error
 

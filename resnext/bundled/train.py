@@ -9,7 +9,7 @@ is kept after each epoch in the folder: started again, it goes on from there. At
 weights lie in the folder as safetensors. `--test` measures a second archive, once, with the
 weights that lie there: the training never sees it.
 
-The recipe: SGD with Nesterov momentum, one cycle of the learning rate (Smith, Super-Convergence,
+The recipe: SGD with Nesterov momentum, cycles of the learning rate (Smith, Super-Convergence,
 2018), weight decay off batch-norm and biases, label smoothing (Szegedy et al., 2016), random
 crops with 4 pixels of padding and mirror images, an exponential moving average of the weights.
 Seeded: the order of images and the crops of an epoch depend on seed and epoch alone.
@@ -65,10 +65,25 @@ class Pictures(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    epochs: int
+    cycles: tuple[tuple[int, float], ...]
+    """Of each its epochs and its highest learning rate."""
     batch_images: int
-    peak_rate: float
     seed: int
+
+    @property
+    def epochs(self) -> int:
+        return sum(epochs for epochs, _ in self.cycles)
+
+    def rate(self, epoch: float) -> float:
+        """A cosine up, and a longer one down to nothing, in each cycle."""
+        for epochs, peak in self.cycles:
+            if epoch < epochs:
+                done = epoch / epochs
+                if done < WARM_UP:
+                    return peak * (1 - math.cos(math.pi * done / WARM_UP)) / 2 + 1e-3
+                return peak * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
+            epoch -= epochs
+        return 0.0
 
 
 def main() -> int:
@@ -76,9 +91,9 @@ def main() -> int:
     parser.add_argument("archive", type=Path, help="the training images")
     parser.add_argument("--folder", type=Path, required=True, help="for state and weights")
     parser.add_argument("--test", type=Path, help="only measure the weights, on these images")
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, nargs="+", default=[16, 8], help="of each cycle")
     parser.add_argument("--batch-images", type=int, default=128)
-    parser.add_argument("--peak-rate", type=float, default=0.2)
+    parser.add_argument("--peak-rates", type=float, nargs="+", default=[0.2, 0.1])
     parser.add_argument("--seed", type=int, default=29)
     chosen = parser.parse_args()
     chosen.folder.mkdir(parents=True, exist_ok=True)
@@ -87,9 +102,8 @@ def main() -> int:
         console.print(f"test accuracy {measure_file(weights, read_archive(chosen.test)):.2%}")
         return 0
     recipe = Recipe(
-        epochs=chosen.epochs,
+        cycles=tuple(zip(chosen.epochs, chosen.peak_rates, strict=True)),
         batch_images=chosen.batch_images,
-        peak_rate=chosen.peak_rate,
         seed=chosen.seed,
     )
     kept, held_out = hold_out(read_archive(chosen.archive), recipe.seed)
@@ -190,7 +204,7 @@ class Training:
             images = augment(kept.pixels[rows], generator).to(self.device)
             labels = kept.labels[rows].to(self.device)
             for group in self._optimiser.param_groups:
-                group["lr"] = self._rate(self._epoch * self._steps_an_epoch + step)
+                group["lr"] = self._recipe.rate(self._epoch + step / self._steps_an_epoch)
             with in_half(self.device):
                 logits = self._network(prepare(images))
             loss = functional.cross_entropy(logits.float(), labels, label_smoothing=LABEL_SMOOTHING)
@@ -200,20 +214,11 @@ class Training:
             self.averaged.update_parameters(self._network)
             yield loss.item()
 
-    def _rate(self, step: int) -> float:
-        """One cycle: a cosine up, and a longer one down to nothing."""
-        done = step / (self._recipe.epochs * self._steps_an_epoch)
-        if done < WARM_UP:
-            return self._recipe.peak_rate * (1 - math.cos(math.pi * done / WARM_UP)) / 2 + 1e-3
-        return (
-            self._recipe.peak_rate * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
-        )
-
     def _keep(self) -> None:
         part = self._state.with_suffix(".part")
         torch.save(
             {
-                "recipe": vars(self._recipe),
+                "recipe": repr(self._recipe),
                 "epoch": self._epoch,
                 "network": self._network.state_dict(),
                 "averaged": self.averaged.state_dict(),
@@ -227,7 +232,7 @@ class Training:
         if not self._state.exists():
             return
         state: dict[str, Any] = torch.load(self._state, map_location=self.device, weights_only=True)
-        if state["recipe"] != vars(self._recipe):
+        if state["recipe"] != repr(self._recipe):
             sys.exit(f"{self._state} is of another recipe: {state['recipe']}. Remove it to begin.")
         self._epoch = state["epoch"]
         self._network.load_state_dict(state["network"])

@@ -21,7 +21,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```(?:console|sh)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FLAGS = re.DOTALL | re.MULTILINE
+BLOCK = re.compile(r"^```(?:console|sh)\n(.*?)^```", FLAGS)
 
 # These stay in the foreground; here they are started, and stopped with the shell.
 STAYING = {"resnextq up"}
@@ -124,6 +125,18 @@ def test_every_command_of_the_readme_works(shell, tmp_path) -> None:
     assert shell.returncode == 0, f"{output}\n--- up\n{log.read_text()}"
     assert output.endswith("all commands done\n")
     assert ",classified," in (tmp_path / "repository" / "first-try.csv").read_text()
+
+
+def test_the_readmes_python_works() -> None:
+    (program,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), FLAGS)
+    done = subprocess.run(
+        [ROOT / ".venv/bin/python", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Guess(label='horse'" in done.stdout
 
 
 def test_the_readme_has_the_commands_that_are_named_here() -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from contract.error_codes import Failure
 from contract.settings import Settings
-from resnext.spec import find_spec
+from resnext.catalogue import find_spec
 from tests.integration.dispatching import WITHIN_S, until
 from worker.loaders import Loaded, LoaderPool, LoadFailed, PoolClosed, _Process
 

@@ -41,6 +41,7 @@ COMMAND_LINE = {
     "classify": "worker.",
     "doctor": "worker.",
     "flower": "worker.",
+    "export": "worker.",
     "upgrade": "migrations.upgrade",
 }
 # The model is a library of its own: it knows no queue, no SQL and no settings.

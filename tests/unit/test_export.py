@@ -1,0 +1,273 @@
+"""The export: each format's own runtime gives the classifier's answers, and nothing half done."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from resnext import load_classifier
+from resnext.catalogue import find_spec
+from resnext.classifier import Classifier
+from resnext.engine import PixelsToLogits, prepare
+from resnext.errors import ExportError, ExportUnavailable
+from resnext.export import Exported, export_model, write_graph
+from resnext.load import load_network
+from resnext.triton import BACKENDS, publishing
+
+MODEL = "resnext29_cifar10"
+SPEC = find_spec(MODEL)
+FORMATS = ("onnx", "torchscript", "pt2")
+
+Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def pictures(n: int) -> np.ndarray:
+    """(n, 32, 32, 3) uint8, each another one."""
+    return np.random.default_rng(n).integers(0, 256, (n, 32, 32, 3), np.uint8)
+
+
+def open_file(file: Path) -> Run:
+    """The runtime that its format is for: pixels → class ids, scores."""
+    if file.suffix == ".onnx":
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        return lambda pixels: tuple(session.run(["class_ids", "scores"], {"pixels": pixels}))
+    if file.suffix == ".pt":
+        module = torch.jit.load(file)
+    else:
+        module = torch._inductor.aoti_load_package(str(file))
+
+    def run(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with torch.inference_mode():
+            class_ids, scores = module(torch.from_numpy(pixels))
+        return class_ids.numpy(), scores.numpy()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    cache = tmp_path_factory.mktemp("cache")
+    return load_classifier(
+        MODEL, "random", precision="fp32", device="cpu", cache=cache, batch_images=9
+    )
+
+
+def export(layout: str, output: Path, **options: object) -> Exported:
+    return export_model(
+        MODEL, layout, output, weights="random", precision="fp32", device="cpu", **options
+    )
+
+
+@pytest.mark.timeout(900)  # one of them is compiled, beside whatever else runs
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated")
+@pytest.mark.parametrize("layout", FORMATS)
+def test_the_file_answers_as_the_classifier_does(layout, classifier, tmp_path) -> None:
+    exported = export(layout, tmp_path / "models", batch_images=64)
+
+    folder = tmp_path / "models" / MODEL
+    assert (exported.folder, exported.precision) == (folder, "fp32")
+    assert exported.file == folder / "1" / BACKENDS[layout].file_name
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [MODEL]
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {"config.pbtxt", "labels.txt", f"1/{BACKENDS[layout].file_name}"}
+    assert (folder / "labels.txt").read_text() == "".join(f"{name}\n" for name in SPEC.categories)
+    run = open_file(exported.file)
+    for n in (1, 2, 9):
+        expected = classifier.classify(pictures(n))
+        class_ids, scores = run(pictures(n))
+        assert (class_ids.dtype, scores.dtype) == (np.int64, np.float32)
+        assert np.array_equal(expected.class_ids, class_ids)
+        np.testing.assert_allclose(scores, expected.scores, rtol=0, atol=1e-4)
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"  # as the classifier set it
+
+
+class Tied(torch.nn.Module):
+    """Scores that are given; no numbers for a black picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("scores", torch.tensor([0.0, 3, 0, 0, 0, 0, 0, 0, 3, 0]))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        light = pixels.float().mean((1, 2, 3))
+        return self.scores * (light / light)[:, None]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated")
+@pytest.mark.parametrize("layout", FORMATS)
+def test_of_equal_scores_the_lower_class_id_comes_first_and_nan_is_seen(layout, tmp_path) -> None:
+    file = tmp_path / BACKENDS[layout].file_name
+    write_graph(Tied(), SPEC, layout, file)
+    light, dark = np.ones((2, 32, 32, 3), np.uint8), np.zeros((1, 32, 32, 3), np.uint8)
+    class_ids, scores = open_file(file)(np.concatenate([light, dark]))
+    assert class_ids[:2].tolist() == [[1, 8, 0, 2, 3]] * 2
+    assert np.isnan(scores[2]).all()
+    assert np.isfinite(scores[:2]).all()
+
+
+def test_what_amp_exports_on_cuda_stays_near_fp32(classifier, tmp_path) -> None:
+    """On a CPU the same graph in fp16, which ONNX Runtime emulates."""
+    network = load_network(SPEC, "random", tmp_path).network
+    half = prepare(network, SPEC.preprocessing, torch.device("cpu"), "fp16")
+    write_graph(half, SPEC, "onnx", tmp_path / "model.onnx")
+    _, scores = open_file(tmp_path / "model.onnx")(pictures(4))
+    expected = classifier.classify(pictures(4)).scores
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=0.01)
+    assert scores.dtype == np.float32
+
+
+def text_of(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The configuration of a model whose file is left empty."""
+
+    def write(module: PixelsToLogits, *_: object) -> None:
+        assert module.mean.device.type == "cpu"
+
+    monkeypatch.setattr("resnext.export.write_graph", write)
+    exported = export_model(
+        MODEL, layout, tmp_path, weights="random", device="cpu", batch_images=64
+    )
+    assert exported.precision == "fp32"  # whatever amp means for the classifier
+    return (exported.folder / "config.pbtxt").read_text()
+
+
+def test_the_configuration_says_what_triton_has_to_know(tmp_path, monkeypatch) -> None:
+    text = text_of("onnx", tmp_path, monkeypatch)
+    notes, configuration = re.fullmatch(r"((?:#.*\n)*)((?:.*\n)*)", text).groups()
+    assert "random (licence: none: drawn, not trained), in fp32" in notes
+    assert str(tmp_path) not in text
+    assert (
+        configuration
+        == """name: "resnext29_cifar10"
+backend: "onnxruntime"
+platform: "onnxruntime_onnx"
+max_batch_size: 64
+input [
+  {
+    name: "pixels"
+    data_type: TYPE_UINT8
+    format: FORMAT_NHWC
+    dims: [ 32, 32, 3 ]
+  }
+]
+output [
+  {
+    name: "class_ids"
+    data_type: TYPE_INT64
+    dims: [ 5 ]
+    label_filename: "labels.txt"
+  },
+  {
+    name: "scores"
+    data_type: TYPE_FP32
+    dims: [ 5 ]
+  }
+]
+dynamic_batching { }
+"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("layout", "platform", "instances"),
+    [("torchscript", "pytorch_libtorch", []), ("pt2", "torch_aoti", ["KIND_CPU"])],
+)
+def test_pytorchs_formats_name_tensors_by_place_and_pt2_its_device(
+    layout, platform, instances, tmp_path, monkeypatch
+) -> None:
+    text = text_of(layout, tmp_path, monkeypatch)
+    assert f'backend: "pytorch"\nplatform: "{platform}"\n' in text
+    names = re.findall(r'^    name: "(.*)"$', text, re.MULTILINE)
+    assert names == ["INPUT__0", "OUTPUT__0", "OUTPUT__1"]
+    assert re.findall(r"kind: (\w+)", text) == instances
+    assert ("it runs on a CPU with" in text) == (layout == "pt2")
+
+
+def fill(folder: Path, content: str) -> None:
+    (folder / "config.pbtxt").write_text(content)
+
+
+def test_a_model_that_is_there_is_replaced_only_if_that_is_asked_for(tmp_path) -> None:
+    for content in ("first", "second"):
+        with publishing(tmp_path, "model", force=content == "second") as folder:
+            fill(folder, content)
+        assert (tmp_path / "model" / "config.pbtxt").read_text() == content
+        assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    with (
+        pytest.raises(ExportError, match=r"there already.*--force"),
+        publishing(tmp_path, "model", force=False),
+    ):
+        pytest.fail("much work for nothing")
+    assert (tmp_path / "model" / "config.pbtxt").read_text() == "second"
+
+
+def test_a_folder_that_is_no_model_is_never_replaced(tmp_path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "thesis.tex").touch()
+    with (
+        pytest.raises(ExportError, match="no model of Triton's"),
+        publishing(tmp_path, "model", force=True),
+    ):
+        pass
+    assert (tmp_path / "model" / "thesis.tex").exists()
+
+
+def _break_off(repository: Path, *, force: bool) -> None:
+    with publishing(repository, "model", force=force) as folder:
+        fill(folder, "second")
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_breaks_off_leaves_everything_as_it_was(force, tmp_path) -> None:
+    repository = tmp_path / "models"
+    if force:
+        with publishing(repository, "model", force=False) as folder:
+            fill(folder, "first")
+    with pytest.raises(KeyboardInterrupt):
+        _break_off(repository, force=force)
+    assert repository.exists() == force
+    if force:
+        assert [path.name for path in repository.iterdir()] == ["model"]
+        assert (repository / "model" / "config.pbtxt").read_text() == "first"
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path) -> None:
+    (tmp_path / "models").touch()
+    with (
+        pytest.raises(ExportUnavailable, match=r"models.* cannot be written: "),
+        publishing(tmp_path / "models", "model", force=False) as folder,
+    ):
+        fill(folder, "first")
+
+
+def test_pt2_without_a_compiler_says_so_before_anything_is_loaded(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    with pytest.raises(ExportUnavailable, match=r"C\+\+ compiler, and there is no /nowhere/g\+\+"):
+        export("pt2", tmp_path / "models")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compiler_that_fails_is_told_and_nothing_is_left(tmp_path, monkeypatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("C++ compile error\n\nCommand: …")
+
+    monkeypatch.setattr("torch._inductor.aoti_compile_and_package", fail)
+    with pytest.raises(ExportUnavailable, match=r"cannot be compiled here: C\+\+ compile error$"):
+        export("pt2", tmp_path / "models")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript"])
+def test_onnx_without_its_packages_says_what_to_install(package, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    with pytest.raises(ExportUnavailable, match=rf"needs {package}, .*\[worker,export\]"):
+        export("onnx", tmp_path / "models")
