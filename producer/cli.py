@@ -381,6 +381,7 @@ def doctor(as_json: JsonOption = False) -> None:
         raise typer.Exit(UnavailableError.exit_code)
 
 
+@app.command()
 def export(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     layout: Annotated[
         ModelFormat,
