@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import parse_qs, urlsplit
@@ -240,6 +241,16 @@ def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401  (any field's t
         return Settings(**{key: value for key, value in overrides.items() if value is not None})
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(error))) from error
+
+
+def unknown_variables() -> list[tuple[str, str]]:
+    """Variables of the environment that look like settings and are none, with the nearest."""
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    return [
+        (name, get_close_matches(name, known, n=1, cutoff=0.0)[0])
+        for name in sorted(os.environ)
+        if name.startswith(PREFIX) and name not in known
+    ]
 
 
 def _explain(error: ValidationError) -> list[str]:

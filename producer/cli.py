@@ -15,10 +15,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from enum import StrEnum
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from sqlalchemy import Engine
 
+    from contract.check import Check
     from contract.settings import Settings
     from producer.jobs import Job
 
@@ -103,6 +105,14 @@ app.add_typer(database_app, name="db")
 JobArgument = Annotated[
     str, typer.Argument(metavar="JOB", help="A job's id, or the first characters of it.")
 ]
+SourcesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="URIs, folders of images, image files, text files with a URI a line "
+        "(after a TAB an id of your own), or - for such lines on standard input.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 ModelOption = Annotated[
     str | None, typer.Option(help="Instead of RESNEXT_MODEL.", show_default=False)
@@ -149,14 +159,7 @@ def up() -> None:
 
 @app.command()
 def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE...",
-            help="URIs, folders of images, image files, text files with a URI a line "
-            "(after a TAB an id of your own), or - for such lines on standard input.",
-        ),
-    ],
+    sources: SourcesArgument,
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
     key: Annotated[
         str | None,
@@ -293,6 +296,46 @@ def results(
 
 
 @app.command()
+def classify(  # noqa: PLR0913, PLR0917  (a parameter for each option)
+    sources: SourcesArgument,
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    precision: PrecisionOption = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Instead of RESNEXT_BATCH_IMAGES.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+    fail_on_error: Annotated[
+        bool, typer.Option("--fail-on-error", help="Exit with 1 if an image failed.")
+    ] = False,
+) -> None:
+    """Classify images here and now: a line an image, without queue and database.
+
+    The order is that of the images. Files and folders that you name need not be under
+    RESNEXT_FILE_ROOTS; those in a list do. --json: an object a line, as `results` prints it.
+    """
+    run = _find("worker.classify", "classify", needs="torch", extra="worker")
+    _stop_cleanly_when_terminated()
+    from producer.answers import showing
+    from producer.sources import STANDARD_INPUT, read_sources
+
+    settings = _settings(
+        model=model, weights=weights, precision=_value(precision), batch_images=batch
+    )
+    ahead, standard_input = settings.loaders + settings.batch_images, None
+    if STANDARD_INPUT in sources:
+        # Of its own, and never closed: Python does not end while a thread waits in sys.stdin.
+        standard_input = open(0, "rb", closefd=False)  # noqa: SIM115
+        ahead = 1  # others may be long in coming
+    records = run(settings, read_sources(sources, standard_input), ahead=ahead, tell=tell)
+    with showing(as_json=as_json) as show, closing(records):
+        failed = sum(show(record) for record in records)
+    if failed and fail_on_error:
+        raise typer.Exit(FINISHED_WITH_FAILURES)
+
+
+@app.command()
 def worker() -> None:
     """Run a worker: fetch, decode, classify, store. One for each GPU."""
     _run("worker.main", "run_worker", needs="torch", extra="worker")
@@ -311,6 +354,33 @@ def flower() -> None:
 
 
 @app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Look at everything that has to work here, and say what to do about what does not.
+
+    A line a check: ok, warning or failure. Nothing is changed, and nothing downloaded. Exit
+    status 3 if something that is needed is not available.
+    """
+    from producer import doctor as examination
+
+    settings = _settings()
+    model = (
+        import_module("worker.doctor").check_model(settings)
+        if find_spec("torch")
+        else [examination.without_torch()]
+    )
+    checks = []
+    for check in chain(examination.check_servers(settings), model):
+        checks.append(check)
+        if not as_json:
+            _print_check(check)
+    if as_json:
+        import json
+
+        print(json.dumps([examination.as_json(check) for check in checks]))
+    if any(check.state == "failure" for check in checks):
+        raise typer.Exit(UnavailableError.exit_code)
+
+
 def export(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     layout: Annotated[
         ModelFormat,
@@ -480,6 +550,15 @@ def _print_json(job: Job) -> None:
     print(json.dumps(as_json(job)), flush=True)
 
 
+def _print_check(check: Check) -> None:
+    from producer.doctor import line, render
+
+    if sys.stdout.isatty():
+        _show(render(check))
+    else:
+        print(line(check), flush=True)
+
+
 def _print_status(engine: Engine, job: Job, settings: Settings) -> None:
     from contract.database import reading
     from producer.jobs import live_workers
@@ -522,7 +601,7 @@ def _make_folder(engine: Engine) -> None:
     if engine.dialect.name != "sqlite" or not path:
         return
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise UnavailableError(f"{error.filename} cannot be made: {error.strerror}.") from error
 

@@ -37,19 +37,26 @@ class _Rate(ProgressColumn):
         return Text(f"{rate:,.0f} images/s", style="cyan")
 
 
-@contextmanager
-def counting(label: str) -> Iterator[Callable[[int], None]]:
-    """Gives a function that is told of each few more images."""
-    with Progress(
+def count_of(label: str, console: Console, *, disable: bool) -> Progress:
+    """A count of images with their rate; whoever asks for it starts and stops it."""
+    return Progress(
         SpinnerColumn(),
         TextColumn(label),
         TextColumn("{task.completed:,.0f} images"),
         _Rate(),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
-        disable=not Console(stderr=True).is_terminal,
-    ) as progress:
+        redirect_stdout=False,  # lines go where they are meant to
+        disable=disable,
+    )
+
+
+@contextmanager
+def counting(label: str) -> Iterator[Callable[[int], None]]:
+    """Gives a function that is told of each few more images."""
+    console = Console(stderr=True)
+    with count_of(label, console, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=None)
         yield lambda images: progress.advance(task, images)
 

@@ -10,9 +10,8 @@ import csv
 import json
 import os
 import secrets
-import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -22,13 +21,13 @@ from sqlalchemy import Engine, Row, Select, select
 from contract.database import reading
 from contract.failure import UnavailableError
 from contract.models import title_of
+from contract.record import PROVENANCE, Record, classified, failed, make_record
 from contract.tables import TOP, labels, models, results
 from producer.jobs import Job
 
 # Some megabytes in memory, and few enough queries that their number costs nothing.
 POSITIONS_PER_WINDOW: Final = 5_000
 RANKS: Final = range(1, TOP + 1)
-PROVENANCE: Final = ("final_uri", "bytes", "sha256", "format", "width", "height")
 CSV_COLUMNS: Final = (
     *("position", "uri", "ref", "status"),
     *(f"label_{rank}" for rank in RANKS),
@@ -38,7 +37,6 @@ CSV_COLUMNS: Final = (
     *PROVENANCE,
 )
 
-Record = dict[str, Any]
 Write = Callable[[Iterator[Record], TextIO], int]
 
 
@@ -139,42 +137,33 @@ def _window(job_number: int, start: int, only: str | None) -> Select[Any]:
 
 def _make_record(row: Row[Any], job: Job, vocabulary: Vocabulary) -> Record:
     """The keys that an image has no value for are left out, but for those of the fixed shape."""
-    values = row._mapping  # noqa: SLF001  (the documented way to read a row by column name)
-    classified = row.error_code is None
+    values = dict(row._mapping)  # noqa: SLF001  (the documented way to read a row by name)
     numbered = row.model_number is not None
-    record: Record = {"position": row.position, "uri": row.uri}
-    if row.ref is not None:
-        record["ref"] = row.ref
-    record["status"] = "classified" if classified else "failed"
-    if classified:
-        record["top5"] = [
-            {
-                "label": vocabulary.label(row.model_number, values[f"class_{rank}"]),
-                "class_id": values[f"class_{rank}"],
-                "score": shortest(values[f"score_{rank}"]),
-            }
-            for rank in RANKS
-            if values[f"class_{rank}"] is not None
-        ]
-    else:
-        record["error"] = {"code": row.error_code, "detail": row.error_detail or ""}
-    # Of images that failed before a worker had seen the weights nobody else has a title.
-    record["model"] = (
-        vocabulary.title(row.model_number) if numbered else title_of(job.model, job.weights)
+    return make_record(
+        position=row.position,
+        uri=row.uri,
+        ref=row.ref,
+        answer=(
+            classified(_guesses(values, vocabulary))
+            if row.error_code is None
+            else failed(row.error_code, row.error_detail or "")
+        ),
+        # Of images that failed before a worker had seen the weights nobody else has a title.
+        model=vocabulary.title(row.model_number) if numbered else title_of(job.model, job.weights),
+        attempts=row.attempts,
+        known=values,
     )
-    record["attempts"] = row.attempts
-    known = ("precision", *PROVENANCE)
-    return record | {name: values[name] for name in known if values[name] is not None}
 
 
-def shortest(score: float) -> float:
-    """A float32 with the fewest digits that give it back: 0.1 where it reads 0.10000000149."""
-    stored = struct.pack("f", score)
-    for digits in (7, 8):
-        short = float(f"{score:.{digits}g}")
-        if struct.pack("f", short) == stored:
-            return short
-    return float(f"{score:.9g}")  # enough for every float32
+def _guesses(
+    values: Mapping[str, Any], vocabulary: Vocabulary
+) -> Iterator[tuple[str | None, int, float]]:
+    """Label, class id and score of each class that the row has."""
+    for rank in RANKS:
+        class_id = values[f"class_{rank}"]
+        if class_id is not None:
+            label = vocabulary.label(values["model_number"], class_id)
+            yield label, class_id, values[f"score_{rank}"]
 
 
 def _flatten(record: Record) -> Record:

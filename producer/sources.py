@@ -15,7 +15,7 @@ from typing import BinaryIO, Final, NamedTuple
 
 from contract.error_codes import Failure, describe
 from contract.failure import SourceError
-from contract.uris import MAX_URI_CHARS, refusal
+from contract.uris import MAX_URI_CHARS, is_file, path_of, refusal
 
 STANDARD_INPUT: Final = "-"
 IMAGE_EXTENSIONS: Final = frozenset(
@@ -40,15 +40,17 @@ class Entry(NamedTuple):
     source: str
     line: int
     """From 1; 0 where the source has no lines."""
+    root: Path | None = None
+    """What the user named himself: the file, or the folder that it is in; None: from a list."""
 
 
-def read_sources(sources: Sequence[str]) -> Iterator[Entry]:
+def read_sources(sources: Sequence[str], standard_input: BinaryIO | None = None) -> Iterator[Entry]:
     """The images of all sources, in order; every source is looked at before the first is read.
 
     Raises:
         SourceError: a source is nothing that can be read, or no text.
     """
-    readers = [_open_source(source) for source in sources]
+    readers = [_open_source(source, standard_input or sys.stdin.buffer) for source in sources]
     for reader in readers:
         yield from reader
 
@@ -74,17 +76,17 @@ def shorten(text: str) -> str:
     return shown if len(shown) <= SHOWN_CHARS else f"{shown[:SHOWN_CHARS]}…"
 
 
-def _open_source(source: str) -> Iterator[Entry]:
+def _open_source(source: str, standard_input: BinaryIO) -> Iterator[Entry]:
     if source == STANDARD_INPUT:
-        return _read_lines(sys.stdin.buffer, "standard input")
+        return _read_lines(standard_input, "standard input")
     if "://" in source:
-        return iter((Entry(source, None, "argument", 0),))
+        return iter((Entry(source, None, "argument", 0, _file_of(source)),))
     path = Path(source)
     try:
         if not source:  # which Path takes for the current folder
             raise SourceError("A source is empty: name a URI, a file or a folder.")
         if path.is_dir():
-            return _walk(path)
+            return _walk(path, path.absolute())
         if path.is_file():
             return _open_file(path)
     except OSError:  # a name that no file could have
@@ -97,7 +99,7 @@ def _open_source(source: str) -> Iterator[Entry]:
 
 def _open_file(path: Path) -> Iterator[Entry]:
     if path.suffix.lower() in IMAGE_EXTENSIONS:
-        return iter((_entry_of_file(path),))
+        return iter((_entry_of_file(path, path.absolute()),))
     try:
         file = path.open("rb")
     except OSError as error:
@@ -105,11 +107,18 @@ def _open_file(path: Path) -> Iterator[Entry]:
     return _read_list(file, str(path))
 
 
-def _entry_of_file(path: Path) -> Entry:
-    return Entry(path.absolute().as_uri(), None, str(path), 0)
+def _file_of(uri: str) -> Path | None:
+    try:
+        return path_of(uri) if is_file(uri) else None
+    except ValueError:  # which whoever fetches it says
+        return None
 
 
-def _walk(folder: Path) -> Iterator[Entry]:
+def _entry_of_file(path: Path, root: Path) -> Entry:
+    return Entry(path.absolute().as_uri(), None, str(path), 0, root)
+
+
+def _walk(folder: Path, root: Path) -> Iterator[Entry]:
     """The image files below a folder, by name; links to folders are not followed."""
     try:
         with os.scandir(folder) as listing:
@@ -119,9 +128,9 @@ def _walk(folder: Path) -> Iterator[Entry]:
     for name, is_folder in names:
         path = folder / name
         if is_folder:
-            yield from _walk(path)
+            yield from _walk(path, root)
         elif path.suffix.lower() in IMAGE_EXTENSIONS and not path.is_dir():
-            yield _entry_of_file(path)
+            yield _entry_of_file(path, root)
 
 
 def _unreadable(path: Path, error: OSError) -> SourceError:

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from resnext.catalogue import find_spec
-from resnext.decode import DecodeError, decode
+from resnext.decode import DecodeError, as_decode_error, decode
 from resnext.download import Progress
 from resnext.engine import (
     Engine,
@@ -38,7 +38,7 @@ from resnext.load import load_network
 from resnext.network import ResNeXt
 from resnext.openvino_engine import convert
 from resnext.precision import Precision, choose_precision, find_device
-from resnext.preprocess import resize_and_crop, to_rgb
+from resnext.preprocess import Preprocessing, resize_and_crop, to_rgb
 from resnext.runner import Pixels, Started, Top, make_runner
 from resnext.spec import ModelSpec
 
@@ -139,14 +139,7 @@ class Classifier:
         """
         crop = self.spec.preprocessing.crop
         for bucket in reversed(self._buckets):
-            pictures = np.zeros((bucket, crop, crop, 3), np.uint8)
-            try:
-                self.classify(pictures)
-            except Exception as error:
-                if self.engine != "compiled" or _is_out_of_memory(error):
-                    raise
-                self._give_up_compiling(error)
-                self.classify(pictures)
+            self._classify_anyhow(np.zeros((bucket, crop, crop, 3), np.uint8))
 
     def classify(self, images: Pixels) -> Predictions:
         """
@@ -177,12 +170,22 @@ class Classifier:
         return Pending(parts)
 
     def predict(self, pictures: Iterable[Picture]) -> list[Answer]:
-        """One answer a picture: bytes of a file, a path, or a Pillow image."""
+        """One answer a picture, in their order: bytes of a file, a path, or a Pillow image.
+
+        A picture without an answer has its reason, and harms no other.
+
+        Raises:
+            TypeError: a single picture in place of several, or something else than pictures.
+        """
         return list(self.predict_each(pictures))
 
     def predict_each(self, pictures: Iterable[Picture]) -> Iterator[Answer]:
         """As `predict`, batch by batch; memory does not grow with the pictures."""
-        pictures = iter(pictures)
+        if isinstance(pictures, bytes | str | os.PathLike | Image.Image):
+            raise TypeError("a list of pictures is taken; write [picture] for a single one")
+        return self._predict_each(iter(pictures))
+
+    def _predict_each(self, pictures: Iterator[Picture]) -> Iterator[Answer]:
         while batch := list(islice(pictures, self.batch_images)):
             seen = [self._see(picture) for picture in batch]
             good = [pixels for pixels in seen if isinstance(pixels, np.ndarray)]
@@ -198,6 +201,16 @@ class Classifier:
             forward = self._module
         crop = self.spec.preprocessing.crop
         self._runner = make_runner(forward, _top, (self.batch_images, crop, crop, 3), self._device)
+
+    def _classify_anyhow(self, images: Pixels) -> Predictions:
+        """As `classify`; uncompiled from here on where it turns out that nothing compiles."""
+        try:
+            return self.classify(images)
+        except Exception as error:
+            if self.engine != "compiled" or _is_out_of_memory(error):
+                raise
+            self._give_up_compiling(error)
+            return self.classify(images)
 
     def _give_up_compiling(self, error: Exception) -> None:
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -235,16 +248,16 @@ class Classifier:
         preprocessing = self.spec.preprocessing
         try:
             if isinstance(picture, Image.Image):
-                return resize_and_crop(to_rgb(picture), preprocessing)
+                return _pixels_of(picture, preprocessing)
             body = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
             return decode(body, max_pixels=MAX_PIXELS, preprocessing=preprocessing).pixels
         except DecodeError as error:
             return str(error)
-        except OSError as error:
-            return f"unreadable: {error.strerror or error}"
+        except (OSError, ValueError) as error:  # ValueError: no file can be called so
+            return f"unreadable: {getattr(error, 'strerror', None) or error}"
 
     def _answers(self, images: Pixels) -> Iterator[Answer]:
-        found = self.classify(images)
+        found = self._classify_anyhow(images)
         for ids, scores, finite in zip(
             found.class_ids.tolist(), found.scores.tolist(), found.finite.tolist(), strict=True
         ):
@@ -258,6 +271,17 @@ class Classifier:
                 if finite
                 else Answer(error="not_finite: the network's scores are not finite numbers")
             )
+
+
+def _pixels_of(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    """
+    Raises:
+        DecodeError: Pillow reads a file's pixels when they are first asked for, so here.
+    """
+    try:
+        return resize_and_crop(to_rgb(image), preprocessing)
+    except Exception as error:
+        raise as_decode_error(error, image) from error
 
 
 def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious value)

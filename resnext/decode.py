@@ -83,7 +83,7 @@ def decode(body: bytes, *, max_pixels: int, preprocessing: Preprocessing) -> Dec
             image.load()
             pixels = resize_and_crop(to_rgb(image), preprocessing)
         except Exception as error:
-            raise _as_decode_error(error, image) from error
+            raise as_decode_error(error, image) from error
     return Decoded(pixels, image.format or "", image.width, image.height)
 
 
@@ -94,7 +94,7 @@ def _open(body: bytes, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError as error:
         raise _as_unidentified(body) from error
     except Exception as error:
-        raise _as_decode_error(error, None) from error
+        raise as_decode_error(error, None) from error
     if image.width * image.height > max_pixels:
         raise DecodeError(
             "too_many_pixels",
@@ -125,7 +125,8 @@ def _refused_format(body: bytes) -> str | None:
     return None
 
 
-def _as_decode_error(error: Exception, image: Image.Image | None) -> DecodeError:
+def as_decode_error(error: Exception, image: Image.Image | None) -> DecodeError:
+    """What a decoder raised, as one of the codes."""
     if isinstance(error, MemoryError):
         return DecodeError("too_many_pixels", "more memory than a loader may take", image)
     words = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -161,16 +161,22 @@ class Fetcher:
         self._thread = threading.local()
         self._session = self._make_session(threads)
 
-    def fetch(self, uri: str) -> Fetched:
+    def fetch(self, uri: str, root: Path | None = None) -> Fetched:
         """
+        Args:
+            uri: of the web, or of a file.
+            root: a file or folder that is permitted besides `file_roots`, this once.
+
         Raises:
             FetchError: with the failure to be recorded.
         """
         if is_file(uri):
             deadline_s = self._limits.fetch_deadline_s
-            return Fetched(
-                _in_time(self._readers, deadline_s, "reading the file", lambda: self._read(uri))
+            roots = (*self._limits.file_roots, *([] if root is None else [root]))
+            body = _in_time(
+                self._readers, deadline_s, "reading the file", lambda: self._read(uri, roots)
             )
+            return Fetched(body)
         refused = refusal(uri, file_roots=())
         if refused is not None:
             raise FetchError(refused.code, refused.detail)
@@ -289,15 +295,15 @@ class Fetcher:
         ongoing.check()  # a connection that the watchdog cut may look like a body's end
         return bytes(body)
 
-    def _read(self, uri: str) -> bytes:
+    def _read(self, uri: str, roots: Sequence[Path]) -> bytes:
         """A regular file: neither a pipe nor a device, which could hang or never end."""
-        path = find_file(uri, self._limits.file_roots)
+        path = find_file(uri, roots)
         if isinstance(path, Failure):
             raise FetchError(path.code, path.detail)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
             with os.fdopen(descriptor, "rb") as file:
-                self._check_opened(descriptor)
+                _check_opened(descriptor, roots)
                 body = file.read(self._limits.max_image_bytes + 1)
         except FileNotFoundError as error:
             raise FetchError("not_found", "there is no such file") from error
@@ -309,13 +315,14 @@ class Fetcher:
             raise FetchError("too_large", f"more than {self._limits.max_image_bytes} bytes")
         return body
 
-    def _check_opened(self, descriptor: int) -> None:
-        """A folder on the way may have become a link since the path was resolved."""
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise FetchError("unreadable", "not a regular file")
-        opened = Path(f"/proc/self/fd/{descriptor}").readlink()
-        if not is_under(opened, self._limits.file_roots):
-            raise FetchError("blocked_path", "replaced by a link while it was opened")
+
+def _check_opened(descriptor: int, roots: Sequence[Path]) -> None:
+    """A folder on the way may have become a link since the path was resolved."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise FetchError("unreadable", "not a regular file")
+    opened = Path(f"/proc/self/fd/{descriptor}").readlink()
+    if not is_under(opened, roots):
+        raise FetchError("blocked_path", "replaced by a link while it was opened")
 
 
 def _in_time(helpers: ThreadPoolExecutor, left_s: float, what: str, work: Callable[[], T]) -> T:

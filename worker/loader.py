@@ -98,7 +98,7 @@ class Loader:
         self._fetcher = Fetcher(config.fetch, threads=config.slots)
         self._decoding = threading.Lock()
         self._sending = threading.Lock()
-        self._orders: SimpleQueue[tuple[int, str]] = SimpleQueue()
+        self._orders: SimpleQueue[tuple[int, str, Path | None]] = SimpleQueue()
 
     def run(self) -> None:
         """Until the worker is gone."""
@@ -109,25 +109,25 @@ class Loader:
 
     def _work(self) -> None:
         while True:
-            slot, uri = self._orders.get()
-            packet = self._answer(slot, uri)
+            slot, uri, root = self._orders.get()
+            packet = self._answer(slot, uri, root)
             try:
                 with self._sending:
                     self._connection.send(packet)
             except OSError:  # the worker is gone
                 os._exit(0)
 
-    def _answer(self, slot: int, uri: str) -> bytes:
+    def _answer(self, slot: int, uri: str, root: Path | None) -> bytes:
         """A thread that died would keep its slot, and the run that waits for it, for ever."""
         try:
-            return pack_done(self._load(slot, uri))
+            return pack_done(self._load(slot, uri, root))
         except Exception as error:  # noqa: BLE001  (whatever it is, it costs this image alone)
             failure = Failure("internal", f"loader: {error!r}")
             return pack_done(Done(slot, failure, Provenance()))
 
-    def _load(self, slot: int, uri: str) -> Done:
+    def _load(self, slot: int, uri: str, root: Path | None) -> Done:
         try:
-            fetched = self._fetcher.fetch(uri)
+            fetched = self._fetcher.fetch(uri, root)
         except FetchError as error:
             return Done(slot, error.failure, Provenance())
         return self._decode(slot, fetched.body, fetched.final_uri)

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
 from contract.error_codes import Failure
@@ -77,6 +78,7 @@ Callback = Callable[[Loaded | LoadFailed], None]
 @dataclass(frozen=True)
 class _Order:
     uri: str
+    root: Path | None
     done: Callback
     deaths: int = 0
     """Loaders that something else ended while they decoded it."""
@@ -102,7 +104,7 @@ class _Process:
     def send(self, slot: int, order: _Order) -> None:
         # If it has died, its reader finds the order and gives it to the replacement.
         with suppress(OSError):
-            self.connection.send(pack_load(slot, order.uri))
+            self.connection.send(pack_load(slot, order.uri, order.root))
 
     def look(self) -> None:
         """Kills it if it decodes what it did LOOKS looks ago.
@@ -154,8 +156,10 @@ class LoaderPool:
         for thread in self._threads:
             thread.start()
 
-    def load(self, uri: str, done: Callback) -> None:
+    def load(self, uri: str, done: Callback, *, root: Path | None = None) -> None:
         """Gives an image to the loader with the most free slots; waits until there is one.
+
+        `root` is a file or folder that is permitted besides `file_roots`, for this image.
 
         `done` is called once, from a thread of the pool; it must not block. Nothing is called
         after `close`.
@@ -163,7 +167,7 @@ class LoaderPool:
         Raises:
             PoolClosed: `stop_accepting` or `close` has been called.
         """
-        order = _Order(uri, done)
+        order = _Order(uri, root, done)
         with self._changed:
             while (process := self._roomiest()) is None:
                 self._changed.wait()

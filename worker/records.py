@@ -7,18 +7,21 @@ checked here, every slot by `worker.loaders`, and whatever does not fit is `BadR
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from math import isnan, nan
+from pathlib import Path
 from typing import Final
 
 from contract.error_codes import Failure, is_known
 from worker.outcome import Provenance
 
-# A URI of 8192 characters of four bytes, and a header; the kernel's packets may be larger.
+# A URI of 8192 characters of four bytes, a path of 4096 bytes, and a header; the kernel's packets
+# may be larger.
 MAX_RECORD_BYTES: Final = 48 * 1024
 
-_LOAD: Final = struct.Struct("<I")  # slot; then the URI
+_LOAD: Final = struct.Struct("<I")  # slot; then the root, a NUL, and the URI
 # slot, whether it failed, bytes, width, height (-1: unknown), retry after (NaN: none), SHA-256
 _DONE: Final = struct.Struct("<I?iiid32s")
 _LARGEST: Final = 2**31 - 1  # as in `results`, where these are INTEGER
@@ -39,13 +42,15 @@ class Done:
     provenance: Provenance
 
 
-def pack_load(slot: int, uri: str) -> bytes:
-    return _LOAD.pack(slot) + uri.encode(errors="surrogatepass")
+def pack_load(slot: int, uri: str, root: Path | None = None) -> bytes:
+    permitted = b"" if root is None else os.fsencode(root)
+    return _LOAD.pack(slot) + permitted + b"\0" + uri.encode(errors="surrogatepass")
 
 
-def unpack_load(record: bytes) -> tuple[int, str]:
+def unpack_load(record: bytes) -> tuple[int, str, Path | None]:
     (slot,) = _LOAD.unpack_from(record)
-    return slot, record[_LOAD.size :].decode(errors="surrogatepass")
+    root, _, uri = record[_LOAD.size :].partition(b"\0")  # no path has a NUL
+    return slot, uri.decode(errors="surrogatepass"), Path(os.fsdecode(root)) if root else None
 
 
 def pack_done(done: Done) -> bytes:

@@ -15,9 +15,10 @@ from sqlalchemy import Engine, insert, select
 from contract.clock import db_now
 from contract.database import reading
 from contract.failure import UnavailableError
+from contract.record import shortest
 from contract.tables import jobs, labels, models, results
 from producer.jobs import find_job
-from producer.results import CSV_COLUMNS, POSITIONS_PER_WINDOW, read_results, shortest, writing
+from producer.results import CSV_COLUMNS, POSITIONS_PER_WINDOW, read_results, writing
 from producer.submit import submit
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")

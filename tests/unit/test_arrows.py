@@ -38,6 +38,8 @@ ARROWS = {
 COMMAND_LINE = {
     "up": "worker.",
     "worker": "worker.",
+    "classify": "worker.",
+    "doctor": "worker.",
     "flower": "worker.",
     "export": "worker.",
     "upgrade": "migrations.upgrade",

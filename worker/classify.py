@@ -1,0 +1,186 @@
+"""`resnextq classify`: images in, their classes out, in this process; no queue and no SQL.
+
+The command line hands in entries and prints the records that come back, in the order of the
+entries. Loading is the worker's own (`worker.loaders`, `worker.fetch`) and runs ahead of the
+classifier (`worker.feed`); only the batches are made here.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from contract.error_codes import Failure
+from contract.failure import UnavailableError
+from contract.models import title_of
+from contract.record import Record, classified, failed, make_record
+from contract.settings import Settings
+from worker.feed import Entry, Feed, Image
+from worker.loaders import LoaderPool, LoadFailed
+from worker.model import find_model, load_classifier
+from worker.outcome import Provenance
+from worker.prctl import PR_SET_DUMPABLE, prctl
+
+if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
+    from resnext.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Settled:
+    """An image and what a record says of it: `contract.record.classified` or `failed`."""
+
+    image: Image
+    answer: Record
+    provenance: Provenance
+
+
+def classify(
+    settings: Settings, entries: Iterable[Entry], *, ahead: int, tell: Callable[[str], object]
+) -> Iterator[Record]:
+    """A record an entry, in their order, each as soon as those before it are there.
+
+    Args:
+        settings: of model, fetching and loaders.
+        entries: read by another thread, as there is room for more.
+        ahead: so many of them may be read before anything is started: whether there are fewer
+            decides about loaders and batch.
+        tell: is told the licence of the weights, in words for people.
+
+    Raises:
+        WeightsError, UsageError: see `worker.model`.
+        SourceError: the entries cannot be read; the records before are given out.
+        UnavailableError: the classifier failed on a batch.
+    """
+    # A decoder that was taken over is of the same user, and would read what /proc has of this one.
+    prctl(PR_SET_DUMPABLE, 0)
+    _log_plainly(settings)
+    entries = iter(entries)
+    first = list(islice(entries, ahead))
+    if not first:
+        tell("There is no image in what was given.")
+        return
+    settings = _fitting(settings, None if len(first) == ahead else len(first))
+    loaders = LoaderPool(settings, find_model(settings).preprocessing)
+    feed = Feed(
+        loaders,
+        chain(first, entries),
+        max_attempts=settings.max_attempts,
+        retry_backoff_s=settings.retry_backoff_s,
+    )
+    loaders.start()
+    try:
+        feed.start()
+        classifier = load_classifier(settings, warm_up=settings.engine == "compiled")
+        title = title_of(classifier.model, classifier.weights)
+        tell(f"licence of {title}: {classifier.licence}")
+        max_wait_s = settings.max_batch_wait_ms / 1000
+        for settled in in_order(settle(feed, classifier, max_wait_s=max_wait_s)):
+            yield _record(settled, title, classifier.precision)
+            feed.make_room()
+    finally:
+        loaders.close()
+        feed.close()
+
+
+def settle(feed: Feed, classifier: Classifier, *, max_wait_s: float) -> Iterator[Settled]:
+    """Batch by batch, in the order in which images come.
+
+    Raises:
+        UnavailableError: the classifier failed.
+    """
+    crop = classifier.spec.preprocessing.crop
+    pixels = np.empty((classifier.batch_images, crop, crop, 3), np.uint8)
+    came = True
+    while came:
+        came = False
+        batch: list[tuple[Image, Provenance]] = []
+        for arrival in feed.take(len(pixels), max_wait_s):
+            came = True
+            image, load = arrival.image, arrival.load
+            if isinstance(load, LoadFailed):
+                answer = failed(load.failure.code, load.failure.detail)
+                yield Settled(image, answer, load.provenance)
+            else:
+                pixels[len(batch)] = load.pixels
+                load.release()
+                batch.append((image, load.provenance))
+        if batch:
+            answers = _answers(classifier, pixels[: len(batch)])
+            for (image, provenance), answer in zip(batch, answers, strict=True):
+                yield Settled(image, answer, provenance)
+
+
+def in_order(settled: Iterable[Settled]) -> Iterator[Settled]:
+    """The same, by position from 0."""
+    waiting: dict[int, Settled] = {}
+    position = 0
+    for one in settled:
+        waiting[one.image.position] = one
+        while position in waiting:
+            yield waiting.pop(position)
+            position += 1
+
+
+def _answers(classifier: Classifier, pixels: np.ndarray) -> Iterator[Record]:
+    """(N, crop, crop, 3) uint8 → N answers."""
+    try:
+        found = classifier.classify(pixels)
+    except Exception as error:
+        raise UnavailableError(
+            f"The classifier failed on a batch of {len(pixels)} images: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    for class_ids, scores, finite in zip(
+        found.class_ids.tolist(), found.scores.tolist(), found.finite.tolist(), strict=True
+    ):
+        labels = [classifier.spec.categories[class_id] for class_id in class_ids]
+        yield (
+            classified(zip(labels, class_ids, scores, strict=True))
+            if finite
+            else failed(Failure("not_finite").code, "")
+        )
+
+
+def _record(settled: Settled, title: str, precision: str) -> Record:
+    image, answer = settled.image, settled.answer
+    return make_record(
+        position=image.position,
+        uri=image.entry.uri,
+        ref=image.entry.ref,
+        answer=answer,
+        model=title,
+        attempts=image.attempt,
+        known={"precision": precision if "top5" in answer else None} | asdict(settled.provenance),
+    )
+
+
+def _fitting(settings: Settings, images: int | None) -> Settings:
+    """Of loaders and batch no more than there are images, where that is known.
+
+    `auto` is eager: compiling takes longer than most command lines run.
+    """
+    engine = "eager" if settings.engine == "auto" else settings.engine
+    fewest = {
+        name: getattr(settings, name) if images is None else min(images, getattr(settings, name))
+        for name in ("loaders", "batch_images")
+    }
+    return settings.model_copy(update={"engine": engine, **fewest})
+
+
+class _Lines(logging.Handler):
+    """The log as lines for people; on the standard error of the moment, which a progress bar
+    may have taken over.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"resnextq: {self.format(record)}", file=sys.stderr)  # noqa: T201
+
+
+def _log_plainly(settings: Settings) -> None:
+    logging.basicConfig(level=settings.log_level, handlers=[_Lines()], force=True)
