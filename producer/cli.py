@@ -408,9 +408,9 @@ def export(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     It takes uint8 pictures (N, 224, 224, 3), cropped as the model wants them, and gives class ids
     (N, 5) and scores (N, 5). In fp32, or fp16 on CUDA with amp.
     """
+    run = _find("worker.export", "run_export", needs="torch", extra="worker")
     _stop_cleanly_when_terminated()
     settings = _settings(model=model, weights=weights, precision=_value(precision), device=device)
-    run = _find("worker.export", "run_export", needs="torch", extra="worker")
     folder, notes = run(settings, layout=layout.value, output=output, force=force)
     print(folder)
     for note in notes:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec as find_package
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -150,7 +150,7 @@ def write_graph(module: PixelsToLogits, spec: ModelSpec, layout: Format, path: P
     graph = PixelsToTop(module, count_classes(spec), rank).eval()
     size = spec.preprocessing.crop
     pixels = torch.zeros((EXAMPLE_IMAGES, size, size, 3), dtype=torch.uint8)
-    with torch.no_grad(), _tf32_as_torch_has_it():
+    with torch.no_grad():
         _WRITERS[layout](graph, pixels.to(module.mean.device), path)
 
 
@@ -209,22 +209,6 @@ _WRITERS: Final[Mapping[Format, Callable[[PixelsToTop, Tensor, Path], None]]] = 
 def _capture(graph: PixelsToTop, pixels: Tensor) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1, max=MOST_IMAGES)
     return torch.export.export(graph, (pixels,), dynamic_shapes=({0: batch},))
-
-
-@contextmanager
-def _tf32_as_torch_has_it() -> Iterator[None]:
-    """Once TF32 is off, as it is beside a classifier in fp32, torch.export fails: it asks
-    cuDNN's flag by the old name, which torch refuses then (torch.backends.cudnn.set_flags).
-    """
-    operations: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
-    before = [operation.fp32_precision for operation in operations]
-    try:
-        for operation in operations:
-            operation.fp32_precision = "tf32"
-        yield
-    finally:
-        for operation, precision in zip(operations, before, strict=True):
-            operation.fp32_precision = precision
 
 
 @contextmanager

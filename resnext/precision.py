@@ -77,7 +77,12 @@ def computes_bf16() -> bool:
 
 
 def _turn_off_tf32() -> None:
-    """By default cuDNN's convolutions use it: 10 bits of mantissa under the name of fp32."""
+    """By default cuDNN's convolutions use it: 10 bits of mantissa under the name of fp32.
+
+    By its old name as well, and first: torch.export asks for that, and fails where the new
+    ones say something else (torch.backends.cudnn.set_flags).
+    """
+    torch.backends.cudnn.allow_tf32 = False
     for operation in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn):  # type: ignore[attr-defined]
         operation.fp32_precision = "ieee"  # type: ignore[union-attr]
     torch.backends.cuda.matmul.fp32_precision = "ieee"

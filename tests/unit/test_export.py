@@ -85,7 +85,7 @@ def test_the_file_answers_as_the_classifier_does(layout, classifier, tmp_path) -
         assert (class_ids.dtype, scores.dtype) == (np.int64, np.float32)
         assert np.array_equal(expected.class_ids, class_ids)
         np.testing.assert_allclose(scores, expected.scores, rtol=0, atol=1e-4)
-    assert torch.backends.cudnn.conv.fp32_precision == "ieee"  # as the classifier set it
+    assert not torch.backends.cudnn.allow_tf32  # as the classifier left it
 
 
 class Tied(torch.nn.Module):

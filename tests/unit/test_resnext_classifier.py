@@ -385,6 +385,7 @@ def test_amp_on_cuda_is_fp16_and_fp32_turns_tf32_off() -> None:
     assert precision.choose_precision("fp32", torch.device("cuda", 0)) == "fp32"
     for operation in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):
         assert operation.fp32_precision == "ieee"
+    assert not torch.backends.cudnn.allow_tf32  # torch.export asks by this name
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99"])
