@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +16,13 @@ from contract.database import make_engine
 from contract.settings import Settings
 from migrations.upgrade import upgrade
 from worker.embedded.valkey import Valkey
+
+
+def pytest_configure() -> None:
+    """Who starts the tests in the background may have had Ctrl-C ignored, and so in every
+    command that they start.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
