@@ -215,13 +215,14 @@ def contend(name: str, folder: Path) -> None:
     pixels = np.load(folder / "pixels.npy")
     run = CONTENDERS[name][1](folder, pixels)
     logits = getattr(run, "logits", run)()
+    print(json.dumps({"ready": True}), flush=True)  # it has given its first answer
     np.save(folder / f"{name}.npy", logits)
     run()
     began = time.perf_counter()
     run()
     batches = getattr(run, "batches", 1)
     times = max(1, round(ROUND_S / (time.perf_counter() - began)))
-    print(json.dumps({"ready": True}), flush=True)
+    print(json.dumps({"settled": True}), flush=True)
     for _ in sys.stdin:
         began = time.perf_counter()
         for _ in range(times):
@@ -385,6 +386,7 @@ def contending(folder: Path, names: list[str]) -> Iterator[list[Contender]]:
             print(f"left out: {CONTENDERS[name][0]}: {lines[-1]}", file=sys.stderr)
             continue
         contender.ready_s = time.perf_counter() - began
+        contender.ask()  # it has settled: nothing else runs while the next one starts
         contenders.append(contender)
     try:
         yield contenders
