@@ -609,11 +609,18 @@ def _make_folder(engine: Engine) -> None:
 
 def _stop_cleanly_when_terminated() -> None:
     """SIGTERM undoes what is half submitted, as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, _leave)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
 
 
-def _leave(_number: int, _frame: object) -> NoReturn:
-    raise TerminatedError
+def _leave(number: int, _frame: object) -> NoReturn:
+    """In the middle of a query a driver cannot tidy up. Its connection is thrown away and the
+    job is discarded over another one; what the pool would log of that is of no use to people.
+    """
+    import logging
+
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+    raise TerminatedError if number == signal.SIGTERM else KeyboardInterrupt
 
 
 if __name__ == "__main__":
