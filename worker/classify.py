@@ -76,7 +76,7 @@ def classify(
     loaders.start()
     try:
         feed.start()
-        classifier = load_classifier(settings, warm_up=settings.engine == "compiled")
+        classifier = load_classifier(settings, warm_up=False)
         title = title_of(classifier.model, classifier.weights)
         tell(f"licence of {title}: {classifier.licence}")
         max_wait_s = settings.max_batch_wait_ms / 1000
@@ -161,16 +161,18 @@ def _record(settled: Settled, title: str, precision: str) -> Record:
 
 
 def _fitting(settings: Settings, images: int | None) -> Settings:
-    """Of loaders and batch no more than there are images, where that is known.
-
-    `auto` is eager: compiling takes longer than most command lines run.
+    """For a few images (None: for many) no more loaders and no larger a batch than there are,
+    and no compiling, which takes longer than they do.
     """
-    engine = "eager" if settings.engine == "auto" else settings.engine
-    fewest = {
-        name: getattr(settings, name) if images is None else min(images, getattr(settings, name))
-        for name in ("loaders", "batch_images")
-    }
-    return settings.model_copy(update={"engine": engine, **fewest})
+    if images is None:
+        return settings
+    return settings.model_copy(
+        update={
+            "engine": "eager" if settings.engine == "auto" else settings.engine,
+            "loaders": min(images, settings.loaders),
+            "batch_images": min(images, settings.batch_images),
+        }
+    )
 
 
 class _Lines(logging.Handler):

@@ -49,7 +49,8 @@ def find_model(settings: Settings) -> ModelSpec:
 
 
 def load_classifier(settings: Settings, *, warm_up: bool = True) -> Classifier:
-    """The classifier of the settings.
+    """The classifier of the settings. With `warm_up`, every size of batch has been run; with a
+    compiled network always, since that is when it is compiled.
 
     Raises:
         WeightsError: the weights are missing, damaged, or of another network.
@@ -72,11 +73,11 @@ def load_classifier(settings: Settings, *, warm_up: bool = True) -> Classifier:
                 batch_images=settings.batch_images,
                 progress=progress,
             )
-        if warm_up:
+        if warm_up or loaded.engine == "compiled":
             loaded.warm_up()
-    except torch.OutOfMemoryError as error:
+    except torch.OutOfMemoryError as error:  # batches have been halved down to one image
         raise UsageError(
-            f"Batches of {settings.batch_images} images do not fit into the device's memory: "
-            f"lower {PREFIX}BATCH_IMAGES."
+            f"The network does not fit into the memory of the device {settings.device!r} with "
+            f"even one image: free some of it, or choose another with {PREFIX}DEVICE."
         ) from error
     return loaded
