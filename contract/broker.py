@@ -41,6 +41,8 @@ def make_celery(settings: Settings) -> Celery:
         task_default_queue=queue_of(settings.model, settings.weights, settings.precision),
         # What is prefetched beyond the running tasks helps nobody else.
         worker_prefetch_multiplier=1,
+        # After a lost connection; worker.app sets the count anew each second.
+        worker_enable_prefetch_count_reduction=False,
         worker_send_task_events=True,
         worker_enable_remote_control=True,
         broker_connection_retry_on_startup=True,

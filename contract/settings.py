@@ -104,15 +104,17 @@ class Settings(BaseSettings):
     """How long the first image of a batch waits for the others."""
     chunk_patience_s: float = Field(default=5.0, gt=0)
     """A task ends once all that it still waits for has been loading for this long."""
-    chunks_in_flight: int = Field(default=8, ge=1, le=512)
-    """Chunks that one worker runs at a time."""
+    in_flight_s: float = Field(default=10.0, gt=0)
+    """How much work a worker takes at a time, in seconds of the rate that it has shown."""
+    chunks_in_flight: int = Field(default=64, ge=1, le=512)
+    """Chunks that one worker runs at a time, at most."""
     max_attempts: int = Field(default=3, ge=1, le=20)
     """Runs that a URI gets when it fails for a passing reason."""
     retry_backoff_s: float = Field(default=5.0, ge=0)
     """Mean wait before the second run; doubled for each further one."""
     loaders: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
     """Loader processes of a worker (fetch, decode, crop)."""
-    fetches_per_loader: int = Field(default=32, ge=1, le=512)
+    fetches_per_loader: int = Field(default=256, ge=1, le=1024)
     """URIs that one loader fetches at a time."""
 
     fetch_allow: Annotated[

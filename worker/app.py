@@ -22,6 +22,7 @@ from contract.settings import Settings
 
 log = logging.getLogger(__name__)
 
+RESIZE_S: Final = 1.0
 # Celery's lines for each task that comes, ends or goes back; ours say more.
 _CHATTY: Final = ("celery.worker.strategy", "celery.app.trace")
 
@@ -81,7 +82,11 @@ class Shutdown:
 
 
 class CeleryWorker(Worker):  # type: ignore[misc]  # Celery has no types
-    """Celery's worker, with `chunks_in_flight` task threads in this process."""
+    """Celery's worker, with up to `chunks_in_flight` task threads in this process.
+
+    How many messages it holds is set every second, by `wanted_chunks`: they are as many tasks,
+    since each has a thread.
+    """
 
     def __init__(  # noqa: PLR0913  (built once, in worker.main)
         self,
@@ -91,10 +96,13 @@ class CeleryWorker(Worker):  # type: ignore[misc]  # Celery has no types
         name: str,
         queue: str,
         shutdown: Shutdown,
+        wanted_chunks: Callable[[], int],
         when_ready: Callable[[], None],
     ) -> None:
         self._shutdown_on_signal = shutdown
+        self._wanted_chunks = wanted_chunks
         self._when_ready = when_ready
+        self._resizing: Any = None
         super().__init__(
             app=app,
             hostname=f"resnextq@{name}",
@@ -112,6 +120,19 @@ class CeleryWorker(Worker):  # type: ignore[misc]  # Celery has no types
         self._shutdown_on_signal.install()
 
     def on_consumer_ready(self, consumer: Any) -> None:  # noqa: ANN401
-        """Called by Celery once it takes messages."""
+        """Called by Celery once it takes messages, and again after each lost connection."""
         signals.worker_ready.send(sender=consumer)
-        self._when_ready()
+        if self._resizing is None:
+            self._when_ready()
+        else:
+            self._resizing.cancel()
+        self._resize(consumer)
+        self._resizing = consumer.timer.call_repeatedly(RESIZE_S, self._resize, (consumer,))
+
+    def _resize(self, consumer: Any) -> None:  # noqa: ANN401
+        """Celery's loop sends the number on; below what is held, nothing comes until it fits."""
+        more = self._wanted_chunks() - consumer.qos.value
+        if more > 0:
+            consumer.qos.increment_eventually(more)
+        else:
+            consumer.qos.decrement_eventually(-more)

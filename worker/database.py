@@ -21,7 +21,10 @@ from contract.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Besides the task threads: the straggler keeper, the heartbeat, and one for what comes at the end.
+# Claims and stores take milliseconds, so that many tasks share few connections; a fleet of workers
+# has to stay below what a PostgreSQL server permits, by default 100.
+TASK_CONNECTIONS: Final = 8
+# The straggler keeper, the heartbeat, and one for what comes at the end.
 OTHER_CONNECTIONS: Final = 3
 FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 10.0
@@ -32,12 +35,13 @@ T = TypeVar("T")
 
 
 def connect(settings: Settings) -> Engine:
-    """An engine with a connection for each thread that may want one, made when it first does.
+    """An engine with so many connections, each made when it is first wanted.
 
     Raises:
         UnavailableError: the database does not answer, or its schema does not fit.
     """
-    return connect_database(settings, pool_size=settings.chunks_in_flight + OTHER_CONNECTIONS)
+    for_tasks = min(settings.chunks_in_flight, TASK_CONNECTIONS)
+    return connect_database(settings, pool_size=for_tasks + OTHER_CONNECTIONS, max_overflow=0)
 
 
 class Database:

@@ -9,6 +9,7 @@ waited for until the deadline.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import stat
@@ -43,6 +44,9 @@ PIECE_BYTES: Final = 64 * 1024
 # hangs after its deadline, until the resolver gives up. With fewer, names that hang would keep
 # healthy ones waiting until their deadline.
 HELPERS_A_FETCH: Final = 2
+# Connections that wait for another request: of so many hosts, so many each.
+HOSTS_KEPT: Final = 64
+CONNECTIONS_KEPT: Final = 32
 
 T = TypeVar("T")
 
@@ -238,6 +242,7 @@ class Fetcher:
         return permitted
 
     def _make_session(self, threads: int) -> requests.Session:
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # of those not kept
         session = requests.Session()
         session.trust_env = False  # no proxies, no netrc
         session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
@@ -250,7 +255,11 @@ class Fetcher:
                 "Accept-Encoding": "identity",
             }
         )
-        adapter = HTTPAdapter(pool_connections=threads, pool_maxsize=threads, max_retries=0)
+        adapter = HTTPAdapter(
+            pool_connections=HOSTS_KEPT,
+            pool_maxsize=min(threads, CONNECTIONS_KEPT),
+            max_retries=0,
+        )
         adapter.poolmanager.pool_classes_by_scheme = _pool_classes(self)
         for scheme in ("http://", "https://"):
             session.mount(scheme, adapter)

@@ -33,11 +33,15 @@ if TYPE_CHECKING:  # a loader starts without pydantic
 
 # Loaders never take the core that feeds the GPU.
 NICENESS: Final = 10
-# Address space: Python and its libraries, each thread's stack, and for each pixel of the largest
-# image what Pillow holds at its worst (4 bytes, twice, and an alpha mask).
+# Address space: Python and its libraries, each thread's stack, the largest bodies of a few fetches,
+# and for each pixel of the largest image what Pillow holds at its worst (4 bytes, twice, and an
+# alpha mask).
 BASE_BYTES: Final = 2 * 2**30
-STACK_BYTES: Final = 9 * 2**20
+STACK_BYTES: Final = 2**20
+LARGEST_BODIES: Final = 32
 BYTES_A_PIXEL: Final = 12
+# A connection takes up to three descriptors; the usual limit of 1024 is made for `select`.
+MOST_DESCRIPTORS: Final = 16 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +88,9 @@ class LoaderConfig:
     @property
     def address_space_bytes(self) -> int:
         threads = 1 + 2 * HELPERS_A_FETCH  # it fetches; the others look names up and read files
-        per_fetch = threads * STACK_BYTES + 2 * self.fetch.max_image_bytes
-        return BASE_BYTES + self.slots * per_fetch + self.max_pixels * BYTES_A_PIXEL
+        bodies = min(self.slots, LARGEST_BODIES) * 2 * self.fetch.max_image_bytes
+        stacks = self.slots * threads * STACK_BYTES
+        return BASE_BYTES + stacks + bodies + self.max_pixels * BYTES_A_PIXEL
 
 
 class Loader:
@@ -121,6 +126,9 @@ class Loader:
         """A thread that died would keep its slot, and the run that waits for it, for ever."""
         try:
             return pack_done(self._load(slot, uri, root))
+        except MemoryError:  # too many large images at once: later there will be room
+            failure = Failure("timeout", "the loader had no memory left for it")
+            return pack_done(Done(slot, failure, Provenance()))
         except Exception as error:  # noqa: BLE001  (whatever it is, it costs this image alone)
             failure = Failure("internal", f"loader: {error!r}")
             return pack_done(Done(slot, failure, Provenance()))
@@ -164,12 +172,21 @@ def main() -> None:
     if not packet:
         return
     config = LoaderConfig.decode(packet)
+    threading.stack_size(STACK_BYTES)
     limit = config.address_space_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _permit_descriptors()
     slots = Slots(int(sys.argv[2]), count=config.slots, crop=config.preprocessing.crop)
     Loader(connection, slots, config).run()
     os._exit(0)  # without waiting for look-ups and files that hang
+
+
+def _permit_descriptors() -> None:
+    """As many as are needed, or as few as the system permits."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if most == resource.RLIM_INFINITY else min(MOST_DESCRIPTORS, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 if __name__ == "__main__":

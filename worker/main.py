@@ -24,6 +24,7 @@ from contract.settings import Settings
 from worker.app import CeleryWorker, Shutdown, configure_logging
 from worker.batcher import Batcher
 from worker.database import Database, connect
+from worker.in_flight import InFlight
 from worker.loaders import LoaderPool
 from worker.model import find_model, load_classifier
 from worker.prctl import PR_SET_DUMPABLE, prctl
@@ -88,6 +89,7 @@ def serve(
         name=parts.identity.worker,
         queue=parts.identity.queue,
         shutdown=shutdown,
+        wanted_chunks=parts.in_flight.wanted_chunks,
         when_ready=lambda: _say_ready(classifier, parts.identity),
     )
     with parts.running():
@@ -108,6 +110,7 @@ class Parts:
     stragglers: Stragglers
     presence: Presence
     task: ChunkTask
+    in_flight: InFlight
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -146,7 +149,7 @@ def build(
         max_attempts=settings.max_attempts,
         retry_backoff_s=settings.retry_backoff_s,
     )
-    runs = Runs(store, max_attempts=settings.max_attempts)
+    runs = Runs(store, max_attempts=settings.max_attempts, chunk_images=settings.chunk_images)
     stragglers = Stragglers(runs)
     batcher = Batcher(
         classifier, max_wait_s=settings.max_batch_wait_ms / 1000, when_broken=when_broken
@@ -163,6 +166,13 @@ def build(
         stragglers=stragglers,
         patience_s=settings.chunk_patience_s,
     )
+    in_flight = InFlight(
+        in_flight_s=settings.in_flight_s,
+        most_chunks=settings.chunks_in_flight,
+        batch_images=classifier.batch_images,
+        images_per_s=lambda: batcher.images_per_s,
+        images_per_chunk=lambda: runs.images_per_chunk,
+    )
     return Parts(
         identity=identity,
         loaders=loaders,
@@ -171,6 +181,7 @@ def build(
         stragglers=stragglers,
         presence=presence,
         task=task,
+        in_flight=in_flight,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import Final
 
 from contract.error_codes import Failure
 from worker.chunk_run import ChunkRun, ClassifierFault, Snapshot
@@ -16,12 +17,17 @@ from worker.store import FencedOff, Store, Stored
 
 log = logging.getLogger(__name__)
 
+# Of the moving average of a chunk's images: what the newest one counts.
+NEWEST_WEIGHT: Final = 0.1
+
 
 class Runs:
     """Owns the set of live runs, and whether the worker is stopping."""
 
-    def __init__(self, store: Store, *, max_attempts: int) -> None:
+    def __init__(self, store: Store, *, max_attempts: int, chunk_images: int) -> None:
+        """`chunk_images`: what a chunk is taken to have until some have come."""
         self.stopping = threading.Event()
+        self.images_per_chunk = float(chunk_images)
         self._store = store
         self._max_attempts = max_attempts
         self._lock = threading.Lock()
@@ -33,6 +39,7 @@ class Runs:
     def enter(self, run: ChunkRun) -> None:
         with self._lock:
             self._live.add(run)
+            self.images_per_chunk += NEWEST_WEIGHT * (len(run.claim.images) - self.images_per_chunk)
         if self.stopping.is_set():
             run.drain()
 

@@ -1,6 +1,6 @@
 """The two databases behave alike: clock, transactions, schema."""
 
-import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from contract.schema import check_schema, check_upgradable
 from contract.settings import Settings
 from contract.tables import metadata, workers
 from migrations.upgrade import ADVISORY_LOCK, upgrade
-from worker.database import Database, connect
+from worker.database import OTHER_CONNECTIONS, TASK_CONNECTIONS, Database, connect
 
 
 def test_migrations_give_the_tables_of_the_contract(engine: Engine) -> None:
@@ -99,19 +99,22 @@ def test_a_database_of_another_program_is_refused_and_left_alone(engine: Engine)
             check(connection)
 
 
-def test_a_worker_has_a_connection_for_each_of_its_chunks(settings: Settings) -> None:
-    """All threads read at once; none waits for another's connection."""
-    engine = connect(settings.model_copy(update={"chunks_in_flight": 32}))
-    everybody = threading.Barrier(32)
+def test_many_chunks_share_few_connections(settings: Settings) -> None:
+    """A fleet has to stay below what a server permits; nobody waits for long."""
+    engine = connect(settings.model_copy(update={"chunks_in_flight": 64}))
+    most = TASK_CONNECTIONS + OTHER_CONNECTIONS
+    open_at_once: list[int] = []
 
     def look(_: int) -> None:
         with reading(engine) as connection:
             connection.execute(select(1))
-            everybody.wait(10)
+            open_at_once.append(engine.pool.checkedout())
+            time.sleep(0.01)
 
-    with ThreadPoolExecutor(32) as threads:
-        list(threads.map(look, range(32)))
+    with ThreadPoolExecutor(64) as threads:
+        list(threads.map(look, range(256)))
     engine.dispose()
+    assert max(open_at_once) == most
 
 
 # PostgreSQL: nobody is waited for without end

@@ -442,7 +442,7 @@ def test_a_chunk_put_back_after_a_fault_is_due_later_and_keeps_its_attempt(fleet
 
 
 def test_a_fault_of_our_own_is_tried_again_and_then_named(fleet: Fleet, caplog) -> None:
-    runs = Runs(fleet.store, max_attempts=3)
+    runs = Runs(fleet.store, max_attempts=3, chunk_images=64)
     for attempt in (1, 2, 3):
         run = ChunkRun(fleet.begin())
         assert run.claim.attempt == attempt
@@ -459,7 +459,7 @@ def test_a_fault_of_our_own_is_tried_again_and_then_named(fleet: Fleet, caplog) 
 
 
 def test_outcomes_that_no_database_takes_do_not_lose_the_chunk(fleet: Fleet) -> None:
-    runs = Runs(fleet.store, max_attempts=1)
+    runs = Runs(fleet.store, max_attempts=1, chunk_images=64)
     run = ChunkRun(fleet.begin())
     runs.enter(run)
     for position in run.claim.images:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from contract.message import TASK_NAME, ChunkMessage
 from contract.settings import Settings
 from contract.tables import chunk_uris, chunks, jobs, results, tallies, workers
 from tests.integration.dispatching import WITHIN_S, until
+from worker.app import RESIZE_S
 
 PROGRAM = Path(__file__).with_name("worker_double.py")
 
@@ -248,6 +250,22 @@ def test_stragglers_do_not_hold_up_other_chunks(installation: Installation) -> N
     installation.publish()
     until(lambda: installation.left() == {0, 100, 200}, lambda: installation.log)
     assert installation.states() == {0: "running", 1: "running", 2: "running", 3: "done"}
+
+
+def test_a_worker_takes_no_more_than_it_does_in_some_seconds(
+    installation: Installation, tmp_path: Path
+) -> None:
+    """The others of twenty chunks are left to other workers, until this one shows what it can."""
+    gate = tmp_path / "gate"
+    installation.submit(*[[f"double:hold:{gate}"] * 8] * 20)
+    installation.start(CHUNKS_IN_FLIGHT="64", CHUNK_IMAGES="8", IN_FLIGHT_S="1000")
+    installation.publish()
+    until(lambda: gate.with_suffix(".held").exists() and installation.unacknowledged() == 2)
+    time.sleep(3 * RESIZE_S)
+    assert (installation.unacknowledged(), installation.waiting_messages()) == (2, 18)
+    gate.touch()
+    until(lambda: set(installation.states().values()) == {"done"}, lambda: installation.log)
+    assert len(installation.rows()) == 160
 
 
 def test_flower_is_told_name_arguments_and_result(installation: Installation) -> None:
