@@ -129,6 +129,9 @@ class Settings(BaseSettings):
     """Wall-clock time for one URI: look-up, connection, redirects and body, or reading a file."""
     decode_deadline_s: float = Field(default=20.0, gt=0)
     """Wall-clock time for decoding one image; its loader is then ended, and started anew."""
+    decode: Literal["exact", "fast"] = "exact"
+    """`exact` to the bit as in the reference; `fast` decodes and resizes JPEGs by torchvision, up
+    to 2 of 255 beside it, with torch in every loader."""
     max_image_bytes: int = Field(default=32 * 2**20, ge=1)
     """What is read of one URI before it is given up as too large."""
     max_pixels: int = Field(default=100_000_000, ge=1)

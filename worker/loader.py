@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from contract.error_codes import Failure
-from resnext.decode import DecodeError, decode
+from resnext.decode import DecodeError, Route, decode
 from resnext.preprocess import Preprocessing
 from worker.fetch import HELPERS_A_FETCH, Fetcher, FetchError, FetchLimits
 from worker.outcome import Provenance
@@ -40,6 +40,8 @@ BASE_BYTES: Final = 2 * 2**30
 STACK_BYTES: Final = 2**20
 LARGEST_BODIES: Final = 32
 BYTES_A_PIXEL: Final = 12
+# What `RESNEXT_DECODE=fast` brings in: CUDA's libraries are mapped, although nothing uses them.
+TORCH_BYTES: Final = 16 * 2**30
 # A connection takes up to three descriptors; the usual limit of 1024 is made for `select`.
 MOST_DESCRIPTORS: Final = 16 * 1024
 
@@ -51,6 +53,7 @@ class LoaderConfig:
     fetch: FetchLimits
     preprocessing: Preprocessing
     max_pixels: int
+    route: Route
     slots: int
 
     @classmethod
@@ -66,6 +69,7 @@ class LoaderConfig:
             ),
             preprocessing=preprocessing,
             max_pixels=settings.max_pixels,
+            route=settings.decode,
             slots=settings.fetches_per_loader,
         )
 
@@ -82,6 +86,7 @@ class LoaderConfig:
             fetch=FetchLimits(**fetch),
             preprocessing=Preprocessing(**fields["preprocessing"]),
             max_pixels=fields["max_pixels"],
+            route=fields["route"],
             slots=fields["slots"],
         )
 
@@ -90,7 +95,8 @@ class LoaderConfig:
         threads = 1 + 2 * HELPERS_A_FETCH  # it fetches; the others look names up and read files
         bodies = min(self.slots, LARGEST_BODIES) * 2 * self.fetch.max_image_bytes
         stacks = self.slots * threads * STACK_BYTES
-        return BASE_BYTES + stacks + bodies + self.max_pixels * BYTES_A_PIXEL
+        torch = TORCH_BYTES if self.route == "fast" else 0
+        return BASE_BYTES + torch + stacks + bodies + self.max_pixels * BYTES_A_PIXEL
 
 
 class Loader:
@@ -152,6 +158,7 @@ class Loader:
                         body,
                         max_pixels=self._config.max_pixels,
                         preprocessing=self._config.preprocessing,
+                        route=self._config.route,
                     )
                     self._slots.pixels(slot)[:] = decoded.pixels
                 finally:
@@ -172,6 +179,8 @@ def main() -> None:
     if not packet:
         return
     config = LoaderConfig.decode(packet)
+    if config.route == "fast":
+        import resnext.decode_fast  # noqa: F401, PLC0415  (takes longer than an image may)
     threading.stack_size(STACK_BYTES)
     limit = config.address_space_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -75,6 +75,16 @@ def make_pool(tmp_path: Path) -> Iterator[MakePool]:
         pool.inner.close()
 
 
+def test_a_loader_of_the_fast_route_has_torch_and_its_limits(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    pool = make_pool(decode="fast")
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (500, 375), "red").save(path)
+    pool.load(path, GOOD)
+    assert sorted(pool.answers(2)) == [("a.jpg", None), (GOOD.name, None)]
+
+
 def _png_chunk(name: bytes, content: bytes) -> bytes:
     checksum = struct.pack(">I", zlib.crc32(name + content))
     return struct.pack(">I", len(content)) + name + content + checksum
