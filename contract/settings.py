@@ -116,6 +116,11 @@ class Settings(BaseSettings):
     """Loader processes of a worker (fetch, decode, crop)."""
     fetches_per_loader: int = Field(default=256, ge=1, le=1024)
     """URIs that one loader fetches at a time."""
+    fetches_per_host: int = Field(default=32, ge=1, le=4096)
+    """URIs of one host that a worker fetches at a time; never more than half of all that it
+    fetches at a time."""
+    host_images_per_s: float | None = Field(default=None, ge=0.001)
+    """URIs of one host that all workers together begin to fetch in a second; none: no limit."""
 
     fetch_allow: Annotated[
         tuple[Annotated[str, AfterValidator(_fetch_exception)], ...],

@@ -31,7 +31,8 @@ SECTIONS = {
     "window_s": "Dispatcher and life of a worker",
     "flower_login": "Dashboard and log",
 }
-UNITS = {"_s": "seconds", "_ms": "milliseconds", "_bytes": "bytes", "_images": "images"}
+UNITS = {"_images_per_s": "images a second"}  # before its own end
+UNITS |= {"_s": "seconds", "_ms": "milliseconds", "_bytes": "bytes", "_images": "images"}
 UNITS |= {"_pixels": "pixels"}
 # Defaults that a machine decides.
 DECIDED = {

@@ -28,10 +28,14 @@ class Snapshot:
     unsettled: frozenset[int]
     closed: bool
     """The unsettled ones are handed back: nothing more comes of this run."""
+    deferred: frozenset[int] = frozenset()
+    """Those of the unsettled that nothing was done about, since their hosts had enough to do."""
 
 
 class ChunkRun:
-    """Waiting → loading → with the classifier → settled; a failed load skips the classifier."""
+    """Waiting → loading → with the classifier → settled; a failed load skips the classifier.
+    What no loader takes for now is deferred, and handed back once nothing else is in hand.
+    """
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
@@ -41,17 +45,27 @@ class ChunkRun:
         self._waiting = set(claim.images)
         self._loading: dict[int, float] = {}  # since
         self._classifying: set[int] = set()
+        self._deferred: frozenset[int] = frozenset()
         self._draining = False
         self._closed = False
         self._fault: ClassifierFault | None = None
         self._when_ready: Callable[[ChunkRun], None] | None = None
 
-    def begin_loading(self, position: int) -> None:
-        """A loader has accepted it; its outcome may have come before this call."""
+    def begin_loading(self, position: int, since: float | None = None) -> None:
+        """A loader has accepted it, or it is parked; its outcome may have come before this call.
+
+        `since` is for one that was refused first: it has been waited for since then.
+        """
         with self._changed:
             if position in self._waiting:
                 self._waiting.remove(position)
-                self._loading[position] = time.monotonic()
+                self._loading[position] = time.monotonic() if since is None else since
+
+    def defer(self, positions: Collection[int]) -> None:
+        """These are not waited for: they come again later, in another run."""
+        with self._changed:
+            self._deferred = frozenset(self._waiting.intersection(positions))
+            self._waiting -= self._deferred
 
     def begin_classifying(self, position: int) -> bool:
         """False if the run has handed it back meanwhile."""
@@ -119,9 +133,11 @@ class ChunkRun:
         with self._changed:
             if self._fault is not None:
                 raise self._fault
-            unsettled = frozenset(self._unsettled())
-            self._closed = self._closed or (self._draining and bool(unsettled))
-            return Snapshot(dict(self._outcomes), unsettled, self._closed)
+            in_hand = self._waiting | self._loading.keys() | self._classifying
+            unsettled = self._deferred | in_hand
+            if unsettled and (self._draining or not in_hand):
+                self._closed = True
+            return Snapshot(dict(self._outcomes), unsettled, self._closed, self._deferred)
 
     def forget(self, stored: Collection[int]) -> None:
         """These are in SQL."""
@@ -141,9 +157,6 @@ class ChunkRun:
                 places.remove(position)
                 return True
         return self._loading.pop(position, None) is not None
-
-    def _unsettled(self) -> set[int]:
-        return self._waiting | self._loading.keys() | self._classifying
 
     def _wait_s(self, patience_s: float) -> float | None:
         """0: wait no more; None: until something changes."""

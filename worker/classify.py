@@ -21,7 +21,7 @@ from contract.failure import UnavailableError
 from contract.models import title_of
 from contract.record import Record, classified, failed, make_record
 from contract.settings import Settings
-from worker.feed import Entry, Feed, Image
+from worker.feed import ROOM, Entry, Feed, Image
 from worker.loaders import LoaderPool, LoadFailed
 from worker.model import find_model, load_classifier
 from worker.outcome import Provenance
@@ -66,7 +66,8 @@ def classify(
         tell("There is no image in what was given.")
         return
     settings = _fitting(settings, None if len(first) == ahead else len(first))
-    loaders = LoaderPool(settings, find_model(settings).preprocessing)
+    # No image is refused for its host's sake: no more of them than that are in hand.
+    loaders = LoaderPool(settings, find_model(settings).preprocessing, parked=ROOM)
     feed = Feed(
         loaders,
         chain(first, entries),

@@ -38,6 +38,7 @@ from contract import VERSION
 from contract.error_codes import Failure
 from contract.uris import find_file, is_file, is_under, refusal
 from worker.addresses import FetchAllow, parse_address
+from worker.names import Names
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 OK: Final = 200
@@ -166,7 +167,7 @@ class Fetcher:
         self._allow = FetchAllow.parse(limits.fetch_allow)
         self._watchdog = Watchdog(limits.fetch_deadline_s)
         helpers = HELPERS_A_FETCH * threads
-        self._lookups = ThreadPoolExecutor(helpers, thread_name_prefix="lookup")
+        self._names = Names(threads=helpers)
         self._readers = ThreadPoolExecutor(helpers, thread_name_prefix="reader")
         self._thread = threading.local()
         self._pools = self._make_pools(threads)
@@ -229,19 +230,18 @@ class Fetcher:
     def _resolve(
         self, host: str, port: int, ongoing: _Ongoing
     ) -> Sequence[tuple[socket.AddressFamily, Any]]:
-        """The permitted addresses. All are checked: the one that is connected to is among them."""
+        """The permitted addresses. All are checked, whether the resolver was asked just now or
+        for an earlier connection: the one that is connected to is among them.
+        """
         try:
-            found = _in_time(
-                self._lookups,
-                ongoing.left_s,
-                f"looking up {host}",
-                lambda: socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM),
-            )
-        except (OSError, UnicodeError) as error:
-            raise FetchError("dns", f"{host} has no address") from error
+            found = self._names.look_up(host, port, within_s=ongoing.left_s)
+        except TimeoutError as error:
+            raise FetchError("timeout", f"looking up {host}") from error
+        if not found:
+            raise FetchError("dns", f"{host} has no address")
         permitted = [
             (family, address)
-            for family, _, _, _, address in found
+            for family, address in found
             if self._allow.permits(host, port, parse_address(str(address[0])))
         ]
         if not permitted:

@@ -24,6 +24,7 @@ from contract.settings import Settings
 from worker.app import CeleryWorker, Shutdown, configure_logging
 from worker.batcher import Batcher
 from worker.database import Database, connect
+from worker.host_rate import HostRate
 from worker.in_flight import InFlight
 from worker.loaders import LoaderPool
 from worker.model import find_model, load_classifier
@@ -58,13 +59,21 @@ def run_worker(settings: Settings) -> None:
     engine = connect(settings)
     app = make_celery(settings)
     check_broker(app)
-    loaders = LoaderPool(settings, find_model(settings).preprocessing)
+    loaders = LoaderPool(
+        settings, find_model(settings).preprocessing, rate=_host_rate(settings, app)
+    )
     loaders.start()
     try:
         serve(settings, engine, app, loaders, load_classifier(settings))
     finally:
         loaders.close()
         engine.dispose()
+
+
+def _host_rate(settings: Settings, app: Celery) -> HostRate | None:
+    if settings.host_images_per_s is None:
+        return None
+    return HostRate(app, settings.host_images_per_s)
 
 
 def _leave(*_: object) -> None:

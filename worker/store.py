@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 LONGEST_DELAY_S: Final = 3600.0
 # A fault of our own that comes every time is not to keep the machine busy.
 SHORTEST_FAULT_DELAY_S: Final = 2.0
+# What its host had no room for comes again when that has got on; scattered, so that it does not
+# come all at once.
+SHORTEST_DEFERRAL_S: Final = 20.0
+LONGEST_DEFERRAL_S: Final = 40.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,8 @@ class Stored:
     loading: int
     """Images that the run still waits for."""
     handed_back: int
+    deferred: int
+    """Images that their hosts had no room for, and that come again later."""
 
 
 class FencedOff(Exception):
@@ -67,7 +73,7 @@ class Store:
         """Stores what is final, once, and leaves the chunk with what is not.
 
         A chunk has one attempt for all its images: one that is handed back gets it back, for
-        the untouched ones' sake, and is due at once.
+        the untouched ones' sake, and is due at once; with deferred images see `_deferred`.
 
         Raises:
             FencedOff: the chunk is another run's by now; nothing is stored.
@@ -100,13 +106,15 @@ class Store:
                 connection.execute(insert(tallies), [tally])
 
         self._database.transact(work)
+        in_hand = len(snapshot.unsettled - snapshot.deferred)
         return Stored(
             positions=frozenset(final),
             classified=len(rows) - failed.total(),
             failed=dict(failed),
             retried=len(retries),
-            loading=0 if snapshot.closed else len(snapshot.unsettled),
-            handed_back=len(snapshot.unsettled) if snapshot.closed else 0,
+            loading=0 if snapshot.closed else in_hand,
+            handed_back=in_hand if snapshot.closed else 0,
+            deferred=len(snapshot.deferred),
         )
 
     def put_back(self, claim: Claim) -> None:
@@ -134,11 +142,29 @@ class Store:
         }
         if snapshot.unsettled and not snapshot.closed:
             return values | {"state": "running", "worker": self._identity.worker}
+        if snapshot.deferred:
+            return values | self._deferred(claim, snapshot, retries)
         if snapshot.unsettled:
             return values | {"attempt": claim.attempt - 1, "due_at": db_now()}
         if retries:
             return values | {"due_at": db_now(self._delay_s(claim, retries.values()))}
         return values
+
+    def _deferred(
+        self, claim: Claim, snapshot: Snapshot, retries: dict[int, Failure]
+    ) -> dict[str, Any]:
+        """Later, and so that it ends: of a host that is down, images may be deferred each time.
+
+        So a run in which images failed for a passing reason stays counted, for those that were
+        never tried as well. A last attempt has settled all that it tried: for the rest it
+        begins anew. A run that tried nothing is not counted.
+        """
+        delay_s = uniform(SHORTEST_DEFERRAL_S, LONGEST_DEFERRAL_S)
+        if retries:
+            return {"due_at": db_now(max(delay_s, self._delay_s(claim, retries.values())))}
+        settled = len(claim.images) > len(snapshot.unsettled)
+        begins_anew = settled and claim.attempt >= self._max_attempts
+        return {"attempt": 0 if begins_anew else claim.attempt - 1, "due_at": db_now(delay_s)}
 
     def _change_chunk(
         self, connection: Connection, claim: Claim, snapshot: Snapshot, values: dict[str, Any]

@@ -18,9 +18,9 @@ from celery.exceptions import Reject
 from contract.message import TASK_NAME, ChunkMessage, MalformedMessage, UnknownMessageVersion
 from worker.batcher import Batcher
 from worker.chunk_run import ChunkRun
-from worker.claim import claim
+from worker.claim import Image, claim
 from worker.database import Database
-from worker.loaders import Loaded, LoaderPool, LoadFailed, PoolClosed
+from worker.loaders import LineFull, Loaded, LoaderPool, LoadFailed, PoolClosed
 from worker.outcome import Outcome
 from worker.registration import Identity
 from worker.runs import Runs
@@ -103,14 +103,32 @@ class ChunkTask:
         return _summary(run, stored)
 
     def _load(self, run: ChunkRun) -> None:
-        """Blocks while no loader has a free slot: this is what holds back the messages."""
-        for position, image in run.claim.images.items():
+        """Blocks while no loader has a free slot: this is what holds back the messages. What
+        its host has no room for is tried again as long as patience lasts, and then deferred.
+        """
+        try:
+            refused = self._begin(run, run.claim.images)
+            since = time.monotonic()
+            while refused and (left_s := since + self._patience_s - time.monotonic()) > 0:
+                self._loaders.await_room([image.uri for image in refused.values()], left_s)
+                refused = self._begin(run, refused, since)
+            run.defer(refused)
+        except PoolClosed:
+            run.drain()
+
+    def _begin(
+        self, run: ChunkRun, images: dict[int, Image], since: float | None = None
+    ) -> dict[int, Image]:
+        """Gives them to the loaders; returns those whose hosts have no room for them."""
+        refused = {}
+        for position, image in images.items():
             try:
                 self._loaders.load(image.uri, partial(self._take_in, run, position))
-            except PoolClosed:
-                run.drain()
-                return
-            run.begin_loading(position)
+            except LineFull:
+                refused[position] = image
+            else:
+                run.begin_loading(position, since)
+        return refused
 
     def _take_in(self, run: ChunkRun, position: int, load: Loaded | LoadFailed) -> None:
         """Called by the pool's threads, once for each image."""
@@ -132,6 +150,7 @@ def _summary(run: ChunkRun, stored: Stored) -> dict[str, Any]:
         "retried": stored.retried,
         "loading": stored.loading,
         "handed_back": stored.handed_back,
+        "deferred": stored.deferred,
         "images_per_s": round(settled / (time.monotonic() - run.began_at), 1),
     }
     log.info("%s: %s", run.claim, " ".join(f"{key}={value}" for key, value in summary.items()))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from contract.error_codes import Failure
+from worker.addresses import FetchAllow
 from worker.fetch import Fetched, Fetcher, FetchError, FetchLimits
 
 FOR_EVER_S = 3600.0
@@ -80,16 +81,35 @@ def test_names_that_hang_keep_no_healthy_one_waiting(
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     fetcher = make_fetcher(threads=16, deadline_s=2.0)
+    uris = [f"http://name-{n}.hangs/a.jpg" for n in range(30)]
     with ThreadPoolExecutor(16) as threads:
-        for _ in range(2):
+        for part in (uris[:15], uris[15:]):
             failures = [
-                threads.submit(failure_of, lambda: fetcher.fetch("http://name.hangs/a.jpg"))
-                for _ in range(15)
+                threads.submit(failure_of, lambda uri=uri: fetcher.fetch(uri)) for uri in part
             ]
             assert all(hanging.acquire(timeout=10) for _ in range(15))
             assert threads.submit(fetcher.fetch, f"{address}/ok").result() == Fetched(b"ok")
             codes = {failure.result().code for failure in failures}
             assert codes == {"timeout"}
+
+
+def test_a_name_is_looked_up_once_and_its_address_is_checked_for_each_connection(
+    address: str, monkeypatch
+) -> None:
+    look_up, asked = socket.getaddrinfo, list[str]()
+
+    def note(host: str, *arguments: Any, **options: Any) -> Any:
+        asked.append(host)
+        return look_up(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", note)
+    fetcher = make_fetcher()
+    for _ in range(2):
+        assert fetcher.fetch(f"{address}/ok") == Fetched(b"ok")
+    fetcher._allow = FetchAllow()
+    failure = failure_of(lambda: fetcher.fetch(f"{address}/ok"))
+    assert failure.code == "blocked_address"
+    assert asked == ["localhost"]
 
 
 def test_a_file_on_a_server_that_is_away_runs_into_the_deadline_alone(

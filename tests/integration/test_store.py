@@ -30,7 +30,7 @@ from worker.outcome import Outcome, Prediction, Provenance
 from worker.presence import Presence
 from worker.registration import Identity, register
 from worker.runs import Runs
-from worker.store import FencedOff, Store
+from worker.store import LONGEST_DEFERRAL_S, SHORTEST_DEFERRAL_S, FencedOff, Store
 
 IMAGES = 5
 FIRST = 640  # the chunk's first position
@@ -144,7 +144,7 @@ class Fleet:
         self.store.store(claimed, of(dict.fromkeys(claimed.images, CLASSIFIED)))
 
 
-def of(outcomes: dict[int, Outcome], unsettled: set[int] = frozenset(), **rest: bool) -> Snapshot:
+def of(outcomes: dict[int, Outcome], unsettled: set[int] = frozenset(), **rest: Any) -> Snapshot:
     return Snapshot(outcomes, frozenset(unsettled), **({"closed": False} | rest))
 
 
@@ -429,6 +429,62 @@ def test_what_is_handed_back_is_due_at_once_and_has_its_attempt_back(fleet: Flee
     assert (chunk.state, chunk.attempt, chunk.worker) == ("pending", 0, None)
     assert fleet.waits_s() <= 0
     assert fleet.left() == {641, 642, 643, 644}
+
+
+# Deferral: what its host had no room for
+
+
+def deferring(outcomes: dict[int, Outcome]) -> Snapshot:
+    """All but these were deferred."""
+    rest = frozenset(range(FIRST, FIRST + IMAGES)) - outcomes.keys()
+    return of(outcomes, rest, closed=True, deferred=rest)
+
+
+def test_what_was_deferred_comes_again_later_and_has_had_no_attempt(fleet: Fleet) -> None:
+    stored = fleet.store.store(fleet.begin(), deferring({}))
+    assert (stored.classified, stored.deferred, stored.loading) == (0, 5, 0)
+    chunk = fleet.chunk()
+    assert (chunk.state, chunk.attempt, chunk.worker) == ("pending", 0, None)
+    assert SHORTEST_DEFERRAL_S - 1 < fleet.waits_s() <= LONGEST_DEFERRAL_S
+    assert len(fleet.left()) == IMAGES
+
+
+def test_deferred_images_keep_their_attempt_where_others_were_settled(fleet: Fleet) -> None:
+    fleet.store.store(fleet.begin(), deferring({640: CLASSIFIED, 641: failed("http_404")}))
+    assert (fleet.chunk().attempt, fleet.left()) == (0, {642, 643, 644})
+
+
+def test_a_run_in_which_images_failed_in_passing_counts_for_deferred_ones_too(
+    fleet: Fleet,
+) -> None:
+    """Or the same ones would fail for ever."""
+    busy = failed("http_429", retry_after_s=100.0)
+    fleet.store.store(fleet.begin(), deferring({640: CLASSIFIED, 641: busy}))
+    assert (fleet.chunk().attempt, fleet.left()) == (1, {641, 642, 643, 644})
+    assert 90 < fleet.waits_s() <= 100
+
+
+def test_after_a_last_attempt_the_deferred_images_have_all_of_theirs(fleet: Fleet) -> None:
+    for attempt in (1, 2, 3):
+        claimed = fleet.begin()
+        assert claimed.attempt == attempt
+        fleet.store.store(claimed, deferring({640: failed("timeout")}))
+    assert {position: row.attempts for position, row in fleet.rows().items()} == {640: 3}
+    assert (fleet.begin().attempt, fleet.left()) == (1, {641, 642, 643, 644})
+
+
+def test_images_that_still_load_keep_the_chunk_and_the_deferred_ones_with_it(
+    fleet: Fleet,
+) -> None:
+    claimed = fleet.begin()
+    rest = frozenset({641, 642, 643, 644})
+    stored = fleet.store.store(claimed, of({640: CLASSIFIED}, rest, deferred=frozenset({643, 644})))
+    assert (stored.loading, stored.deferred, stored.handed_back) == (2, 2, 0)
+    assert (fleet.chunk().state, fleet.chunk().attempt) == ("running", 1)
+    late = dict.fromkeys((641, 642), CLASSIFIED)
+    left = frozenset({643, 644})
+    fleet.store.store(claimed, of(late, left, closed=True, deferred=left))
+    assert (fleet.chunk().state, fleet.chunk().attempt, fleet.left()) == ("pending", 0, left)
 
 
 def test_a_chunk_put_back_after_a_fault_is_due_later_and_keeps_its_attempt(fleet: Fleet) -> None:

@@ -291,6 +291,7 @@ def test_flower_is_told_name_arguments_and_result(installation: Installation) ->
     assert summary == {
         "images": 3, "classified": 1, "failed": {"http_404": 1}, "retried": 0, "loading": 1,
         "handed_back": 0,
+        "deferred": 0,
     }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """A run of a chunk: when its waiters wake, and that every image has one outcome."""
 
 import threading
+import time
 
 import pytest
 
@@ -178,3 +179,37 @@ def test_the_keeper_is_called_when_the_classifier_fails(run: ChunkRun, order) ->
     for step in order:
         steps[step]()
     assert called == [run]
+
+
+def test_a_deferred_image_is_not_waited_for_and_is_handed_back(run: ChunkRun) -> None:
+    run.begin_loading(10)
+    run.settle(10, GONE)
+    run.defer({11, 12})
+    run.wait_until_settled(FOR_EVER_S)
+    snapshot = run.snapshot()
+    assert (snapshot.outcomes, snapshot.unsettled, snapshot.deferred) == (
+        {10: GONE},
+        {11, 12},
+        {11, 12},
+    )
+    assert snapshot.closed
+
+
+def test_what_is_deferred_is_handed_back_when_the_others_are_settled(run: ChunkRun) -> None:
+    called: list[ChunkRun] = []
+    run.begin_loading(10)
+    run.defer({11, 12})
+    run.wait_until_settled(0.0)
+    assert (run.snapshot().unsettled, run.snapshot().closed) == ({10, 11, 12}, False)
+    run.when_ready(called.append)
+    run.settle(10, GONE)
+    assert called == [run]
+    assert (run.snapshot().unsettled, run.snapshot().closed) == ({11, 12}, True)
+
+
+def test_patience_with_an_image_that_was_refused_began_when_it_was_refused(run: ChunkRun) -> None:
+    long_ago = time.monotonic() - FOR_EVER_S
+    for position in (10, 11, 12):
+        run.begin_loading(position, long_ago)
+    run.wait_until_settled(FOR_EVER_S)
+    assert run.snapshot().unsettled == {10, 11, 12}

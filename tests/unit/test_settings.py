@@ -35,6 +35,8 @@ def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
         ("RESNEXT_LEASE_S", "inf", "finite"),
         ("RESNEXT_LEASE_S", "nan", "finite"),
         ("RESNEXT_FETCH_DEADLINE_S", "0", "greater than 0"),
+        ("RESNEXT_FETCHES_PER_HOST", "0", "greater than or equal to 1"),
+        ("RESNEXT_HOST_IMAGES_PER_S", "0", "greater than or equal to 0.001"),
         ("RESNEXT_FLOWER_PORT", "70000", "less than or equal to 65535"),
         ("RESNEXT_LOG_LEVEL", "loud", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
         ("RESNEXT_FETCH_ALLOW", "10.0.0.0/99", "network"),
