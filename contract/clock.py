@@ -1,7 +1,8 @@
 """Time, which is the database's alone: clocks of machines differ, and leases compare times.
 
-`db_now()` is a SQL expression, `db_now(-30)` half a minute before it; columns of type
-`UtcDateTime` hold what it gives and return aware datetimes.
+`db_now()` is a SQL expression, `db_now(-30)` half a minute before it, and with a `bindparam` the
+seconds are given when the statement is executed; columns of type `UtcDateTime` hold what it gives
+and return aware datetimes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, Float, literal
+from sqlalchemy import BindParameter, DateTime, Float, literal
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -41,8 +42,10 @@ class db_now(FunctionElement[datetime]):  # noqa: N801  (it reads as a SQL funct
     type = UtcDateTime()
     inherit_cache = True
 
-    def __init__(self, shift_s: float = 0.0) -> None:
-        super().__init__(literal(float(shift_s), Float()))
+    def __init__(self, shift_s: float | BindParameter[float] = 0.0) -> None:
+        if not isinstance(shift_s, BindParameter):
+            shift_s = literal(float(shift_s), Float())
+        super().__init__(shift_s)
 
 
 @compiles(db_now, "postgresql")

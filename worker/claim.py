@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, exists, select, update
+from sqlalchemy import Connection, Row, bindparam, exists, select, update
 
 from contract import remaining
 from contract.clock import db_now
@@ -49,6 +49,59 @@ class Claim:
         return str(self.message)
 
 
+IN_GENERATION: Final = (
+    chunks.c.job_number == bindparam("the_job"),
+    chunks.c.chunk == bindparam("the_chunk"),
+    chunks.c.generation == bindparam("the_generation"),
+)
+"""A chunk, as long as nobody has published it anew."""
+
+
+def generation_of(message: ChunkMessage) -> dict[str, Any]:
+    """What `IN_GENERATION` is asked with."""
+    return {
+        "the_job": message.job_number,
+        "the_chunk": message.chunk,
+        "the_generation": message.generation,
+    }
+
+
+# All that a claim has to know, in one statement, since each costs as much as several images;
+# and built here, since to build one costs ten times as much as to execute it.
+_KNOWN: Final = (
+    chunks.c.attempt,
+    chunks.c.first_position,
+    chunks.c.remaining,
+    select(jobs.c.weights_sha256)
+    .where(jobs.c.number == chunks.c.job_number)
+    .scalar_subquery()
+    .label("weights_sha256"),
+    select(chunk_uris.c.refs)
+    .where(chunk_uris.c.job_number == chunks.c.job_number, chunk_uris.c.chunk == chunks.c.chunk)
+    .scalar_subquery()
+    .label("refs"),
+)
+_Taken = Row[int, int, bytes, str | None, Sequence[str | None] | None]
+_TAKE: Final = (
+    update(chunks)
+    .where(
+        *IN_GENERATION,
+        chunks.c.state == "queued",
+        exists().where(
+            jobs.c.number == chunks.c.job_number,
+            jobs.c.state == "running",
+            # Model, weights and precision, machines' folders aside.
+            jobs.c.queue == bindparam("the_queue"),
+        ),
+    )
+    .values(state="running", worker=bindparam("the_worker"), attempt=chunks.c.attempt + 1)
+    .returning(*_KNOWN)
+)
+_TAKEN_BEFORE: Final = select(*_KNOWN).where(
+    *IN_GENERATION, chunks.c.state == "running", chunks.c.worker == bindparam("the_worker")
+)
+
+
 def claim(database: Database, identity: Identity, message: ChunkMessage) -> Claim | None:
     """Takes the message's chunk for this worker; None if it is not to be had.
 
@@ -64,7 +117,7 @@ def claim(database: Database, identity: Identity, message: ChunkMessage) -> Clai
             row = _taken_before(connection, identity, message)
         if row is None or not _serves(connection, identity, message, row):
             return None
-        return _claimed(connection, message, row)
+        return _claimed(message, row)
 
     claimed = database.transact(work)
     if claimed is None:
@@ -72,58 +125,25 @@ def claim(database: Database, identity: Identity, message: ChunkMessage) -> Clai
     return claimed
 
 
-def _take(
-    connection: Connection, identity: Identity, message: ChunkMessage
-) -> Row[int, int, bytes] | None:
-    served = exists().where(
-        jobs.c.number == chunks.c.job_number,
-        jobs.c.state == "running",
-        jobs.c.queue == identity.queue,  # model, weights and precision, machines' folders aside
-    )
-    return connection.execute(
-        update(chunks)
-        .where(*_generation_of(message), chunks.c.state == "queued", served)
-        .values(state="running", worker=identity.worker, attempt=chunks.c.attempt + 1)
-        .returning(chunks.c.attempt, chunks.c.first_position, chunks.c.remaining)
-    ).one_or_none()
+def _take(connection: Connection, identity: Identity, message: ChunkMessage) -> _Taken | None:
+    here = {"the_worker": identity.worker, "the_queue": identity.queue}
+    return connection.execute(_TAKE, generation_of(message) | here).one_or_none()
 
 
 def _taken_before(
     connection: Connection, identity: Identity, message: ChunkMessage
-) -> Row[int, int, bytes] | None:
+) -> _Taken | None:
     """An earlier try's claim, whose commit was not reported.
 
     Should it be another thread's instead, both run it and one of them stores it.
     """
-    return connection.execute(
-        select(chunks.c.attempt, chunks.c.first_position, chunks.c.remaining).where(
-            *_generation_of(message),
-            chunks.c.state == "running",
-            chunks.c.worker == identity.worker,
-        )
-    ).one_or_none()
+    here = {"the_worker": identity.worker}
+    return connection.execute(_TAKEN_BEFORE, generation_of(message) | here).one_or_none()
 
 
-def _generation_of(message: ChunkMessage) -> tuple[Any, ...]:
-    return (
-        chunks.c.job_number == message.job_number,
-        chunks.c.chunk == message.chunk,
-        chunks.c.generation == message.generation,
-    )
-
-
-def _serves(
-    connection: Connection, identity: Identity, message: ChunkMessage, row: Row[int, int, bytes]
-) -> bool:
+def _serves(connection: Connection, identity: Identity, message: ChunkMessage, row: _Taken) -> bool:
     """Whether the job is classified with this worker's weights; the first claim decides."""
-    connection.execute(
-        update(jobs)
-        .where(jobs.c.number == message.job_number, jobs.c.weights_sha256.is_(None))
-        .values(weights_sha256=identity.weights_sha256)
-    )
-    pinned = connection.scalar(
-        select(jobs.c.weights_sha256).where(jobs.c.number == message.job_number)
-    )
+    pinned = row.weights_sha256 or _pin(connection, identity, message)
     if pinned == identity.weights_sha256:
         return True
     log.error(
@@ -135,37 +155,39 @@ def _serves(
     )
     connection.execute(
         update(chunks)
-        .where(*_generation_of(message))
+        .where(*IN_GENERATION)
         .values(
             state="pending",
             worker=None,
             attempt=row.attempt - 1,
             due_at=db_now(FOREIGN_WEIGHTS_WAIT_S),
-        )
+        ),
+        generation_of(message),
     )
     return False
 
 
-def _claimed(connection: Connection, message: ChunkMessage, row: Row[int, int, bytes]) -> Claim:
+def _pin(connection: Connection, identity: Identity, message: ChunkMessage) -> str | None:
+    """The job's weights from now on: this worker's, if no other is claiming of it as well."""
+    of_job = jobs.c.number == message.job_number
+    connection.execute(
+        update(jobs)
+        .where(of_job, jobs.c.weights_sha256.is_(None))
+        .values(weights_sha256=identity.weights_sha256)
+    )
+    return connection.scalar(select(jobs.c.weights_sha256).where(of_job))
+
+
+def _claimed(message: ChunkMessage, row: _Taken) -> Claim:
     positions = [row.first_position + offset for offset in remaining.decode(row.remaining)]
     if sorted(message.positions) != positions:
         raise MalformedMessage(f"{message} names other images than SQL does")
-    refs = _refs(connection, message)
     return Claim(
         message=message,
         attempt=row.attempt,
         first_position=row.first_position,
         images={
-            position: Image(uri, refs[position - row.first_position] if refs else None)
+            position: Image(uri, row.refs[position - row.first_position] if row.refs else None)
             for position, uri in zip(message.positions, message.uris, strict=True)
         },
     )
-
-
-def _refs(connection: Connection, message: ChunkMessage) -> Sequence[str | None] | None:
-    refs: Sequence[str | None] | None = connection.scalar(
-        select(chunk_uris.c.refs).where(
-            chunk_uris.c.job_number == message.job_number, chunk_uris.c.chunk == message.chunk
-        )
-    )
-    return refs

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from random import uniform
 from typing import Any, Final
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Float, bindparam, insert, select, update
 
 from contract import remaining
 from contract.clock import db_now
 from contract.error_codes import Failure
-from contract.tables import TOP, chunks, results, tallies
+from contract.tables import chunks, tallies
 from worker.chunk_run import Snapshot
-from worker.claim import Claim
+from worker.claim import IN_GENERATION, Claim, generation_of
 from worker.database import Database
-from worker.outcome import Outcome, Prediction
 from worker.registration import Identity
+from worker.rows import insert_rows, make_rows
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,17 @@ SHORTEST_FAULT_DELAY_S: Final = 2.0
 # come all at once.
 SHORTEST_DEFERRAL_S: Final = 20.0
 LONGEST_DEFERRAL_S: Final = 40.0
+# Built once, since to build a statement costs ten times as much as to execute it. The columns
+# that change are given when it is executed.
+_CHANGE: Final = update(chunks).where(
+    *IN_GENERATION, chunks.c.state == "running", chunks.c.worker == bindparam("the_worker")
+)
+_DUE: Final = {"due_at": db_now(bindparam("due_in_s", type_=Float()))}
+_PUT_BACK: Final = _CHANGE.values(_DUE)
+_SETTLE: Final = _CHANGE.where(chunks.c.remaining == bindparam("the_remaining"))
+_SETTLE_AND_DUE: Final = _SETTLE.values(_DUE)
+_STAND: Final = select(chunks.c.state, chunks.c.remaining, chunks.c.worker).where(*IN_GENERATION)
+_TALLY: Final = insert(tallies).inline()  # its number is of no use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +102,10 @@ class Store:
             if position not in retries
         }
         values = self._next_of_chunk(claim, snapshot, retries)
-        rows = [self._row(claim, position, outcome) for position, outcome in final.items()]
-        failed = Counter(row["error_code"] for row in rows if row["error_code"] is not None)
+        rows = make_rows(claim, self._identity, final)
+        failed = Counter(
+            outcome.result.code for outcome in final.values() if isinstance(outcome.result, Failure)
+        )
         tally = {
             "job_number": claim.message.job_number,
             "classified": len(rows) - failed.total(),
@@ -102,14 +115,14 @@ class Store:
 
         def work(connection: Connection) -> None:
             if self._change_chunk(connection, claim, snapshot, values) and rows:
-                connection.execute(insert(results).values(settled_at=db_now()), rows)
-                connection.execute(insert(tallies), [tally])
+                insert_rows(connection, rows)
+                connection.execute(_TALLY, tally)
 
         self._database.transact(work)
         in_hand = len(snapshot.unsettled - snapshot.deferred)
         return Stored(
             positions=frozenset(final),
-            classified=len(rows) - failed.total(),
+            classified=tally["classified"],
             failed=dict(failed),
             retried=len(retries),
             loading=0 if snapshot.closed else in_hand,
@@ -120,18 +133,15 @@ class Store:
     def put_back(self, claim: Claim) -> None:
         """After a fault of our own: the chunk is run again later; the attempt stays counted."""
         delay_s = max(SHORTEST_FAULT_DELAY_S, self._backoff_s(claim))
+        values = {"state": "pending", "worker": None, "due_in_s": delay_s}
         self._database.transact(
-            lambda connection: connection.execute(
-                update(chunks)
-                .where(*self._fence(claim))
-                .values(state="pending", worker=None, due_at=db_now(delay_s))
-            )
+            lambda connection: connection.execute(_PUT_BACK, self._fence(claim) | values)
         )
 
     def _next_of_chunk(
         self, claim: Claim, snapshot: Snapshot, retries: dict[int, Failure]
     ) -> dict[str, Any]:
-        """The chunk's columns after this transaction."""
+        """The chunk's columns after this transaction; `due_in_s` only where it is due again."""
         left = {*retries, *snapshot.unsettled}
         values = {
             "remaining": _remaining(claim, left),
@@ -145,9 +155,9 @@ class Store:
         if snapshot.deferred:
             return values | self._deferred(claim, snapshot, retries)
         if snapshot.unsettled:
-            return values | {"attempt": claim.attempt - 1, "due_at": db_now()}
+            return values | {"attempt": claim.attempt - 1, "due_in_s": 0.0}
         if retries:
-            return values | {"due_at": db_now(self._delay_s(claim, retries.values()))}
+            return values | {"due_in_s": self._delay_s(claim, retries.values())}
         return values
 
     def _deferred(
@@ -161,10 +171,10 @@ class Store:
         """
         delay_s = uniform(SHORTEST_DEFERRAL_S, LONGEST_DEFERRAL_S)
         if retries:
-            return {"due_at": db_now(max(delay_s, self._delay_s(claim, retries.values())))}
+            return {"due_in_s": max(delay_s, self._delay_s(claim, retries.values()))}
         settled = len(claim.images) > len(snapshot.unsettled)
         begins_anew = settled and claim.attempt >= self._max_attempts
-        return {"attempt": 0 if begins_anew else claim.attempt - 1, "due_at": db_now(delay_s)}
+        return {"attempt": 0 if begins_anew else claim.attempt - 1, "due_in_s": delay_s}
 
     def _change_chunk(
         self, connection: Connection, claim: Claim, snapshot: Snapshot, values: dict[str, Any]
@@ -175,24 +185,19 @@ class Store:
             FencedOff: the chunk is another run's by now.
         """
         before = _remaining(claim, {*snapshot.outcomes, *snapshot.unsettled})
-        changed = connection.execute(
-            update(chunks).where(*self._fence(claim), chunks.c.remaining == before).values(**values)
-        )
+        fence = self._fence(claim) | {"the_remaining": before}
+        settle = _SETTLE_AND_DUE if "due_in_s" in values else _SETTLE
+        changed = connection.execute(settle, fence | values)
         if changed.rowcount == 1:
             return True
-        found = connection.execute(
-            select(chunks.c.state, chunks.c.remaining, chunks.c.worker).where(*_chunk(claim))
-        ).one_or_none()
+        found = connection.execute(_STAND, generation_of(claim.message)).one_or_none()
         if found == (values["state"], values["remaining"], values["worker"]):
             return False
         raise FencedOff(f"{claim}: another run has this chunk by now")
 
-    def _fence(self, claim: Claim) -> tuple[Any, ...]:
-        return (
-            *_chunk(claim),
-            chunks.c.state == "running",
-            chunks.c.worker == self._identity.worker,
-        )
+    def _fence(self, claim: Claim) -> dict[str, Any]:
+        """What `_CHANGE` is asked with."""
+        return generation_of(claim.message) | {"the_worker": self._identity.worker}
 
     def _delay_s(self, claim: Claim, failures: Iterable[Failure]) -> float:
         asked_s = max((failure.retry_after_s or 0.0 for failure in failures), default=0.0)
@@ -203,62 +208,6 @@ class Store:
         mean_s = self._retry_backoff_s * 2.0 ** (claim.attempt - 1)
         return uniform(0.0, min(2.0 * mean_s, LONGEST_DELAY_S))
 
-    def _row(self, claim: Claim, position: int, outcome: Outcome) -> dict[str, Any]:
-        """All columns of `results` but the time; None where there is nothing to say."""
-        image, came = claim.images[position], outcome.provenance
-        return {
-            "job_number": claim.message.job_number,
-            "position": position,
-            "uri": image.uri,
-            "ref": image.ref,
-            "attempts": claim.attempt,
-            "worker": self._identity.worker,
-            "final_uri": _text(came.final_uri),
-            "bytes": came.bytes,
-            "sha256": came.sha256,
-            "format": _text(came.format),
-            "width": came.width,
-            "height": came.height,
-            **self._answer(outcome.result),
-        }
-
-    def _answer(self, result: Prediction | Failure) -> dict[str, Any]:
-        answer = dict.fromkeys(_ANSWER_COLUMNS)
-        if isinstance(result, Failure):
-            return answer | {"error_code": result.code, "error_detail": _text(result.detail)}
-        answer |= {"model_number": self._identity.model_number}
-        answer |= {"precision": self._identity.precision}
-        for rank, (class_id, score) in enumerate(
-            zip(result.class_ids, result.scores, strict=True), start=1
-        ):
-            answer |= {f"class_{rank}": class_id, f"score_{rank}": score}
-        return answer
-
-
-_ANSWER_COLUMNS: Final = (
-    "error_code",
-    "error_detail",
-    "model_number",
-    "precision",
-    *(f"{column}_{rank}" for column in ("class", "score") for rank in range(1, TOP + 1)),
-)
-
-
-def _chunk(claim: Claim) -> tuple[Any, ...]:
-    """The chunk in its generation."""
-    return (
-        chunks.c.job_number == claim.message.job_number,
-        chunks.c.chunk == claim.message.chunk,
-        chunks.c.generation == claim.message.generation,
-    )
-
 
 def _remaining(claim: Claim, positions: Iterable[int]) -> bytes:
     return remaining.encode(position - claim.first_position for position in positions)
-
-
-def _text(value: str | None) -> str | None:
-    """Strangers' text as both databases take it: no NUL, no half of a surrogate pair."""
-    if value is None:
-        return None
-    return value.replace("\x00", "\ufffd").encode(errors="replace").decode()
