@@ -139,7 +139,7 @@ def _imagenet_categories() -> tuple[str, ...]:
 
 def _bundled() -> ModelSpec:
     """The small model of this package, trained by `resnext.bundled.train`: the ResNeXt-29 of
-    the paper's CIFAR-10 experiments, narrowed until two CPU cores train it in an hour.
+    the paper's CIFAR-10 experiments, narrowed until two CPU cores train it in a few hours.
     """
     file = Path(str(files("resnext.bundled").joinpath(f"{BUNDLED}.safetensors")))
     return ModelSpec(
@@ -152,7 +152,13 @@ def _bundled() -> ModelSpec:
         stem_channels=24,
         preprocessing=Preprocessing(32, 32, "bilinear", _CIFAR_MEAN, _CIFAR_STD),
         categories=CIFAR_CATEGORIES,
-        weights={"bundled": LocalWeights(path=file, licence="BSD-3-Clause")},
+        weights={
+            "bundled": LocalWeights(
+                path=file,
+                licence="BSD-3-Clause",
+                sha256="b42863a516804ef08ef01c577f6d2ddb6546d3f468eb8d63a351b71c3ac800f1",
+            )
+        },
     )
 
 

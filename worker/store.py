@@ -106,9 +106,10 @@ class Store:
         failed = Counter(
             outcome.result.code for outcome in final.values() if isinstance(outcome.result, Failure)
         )
+        classified = len(rows) - failed.total()
         tally = {
             "job_number": claim.message.job_number,
-            "classified": len(rows) - failed.total(),
+            "classified": classified,
             "failed": failed.total(),
             "errors": dict(failed),
         }
@@ -122,7 +123,7 @@ class Store:
         in_hand = len(snapshot.unsettled - snapshot.deferred)
         return Stored(
             positions=frozenset(final),
-            classified=tally["classified"],
+            classified=classified,
             failed=dict(failed),
             retried=len(retries),
             loading=0 if snapshot.closed else in_hand,
