@@ -115,7 +115,7 @@ class Store:
         self._database.transact(work)
         return Stored(
             positions=frozenset(final),
-            classified=tally["classified"],
+            classified=len(rows) - failed.total(),
             failed=dict(failed),
             retried=len(retries),
             loading=0 if snapshot.closed else len(snapshot.unsettled),
