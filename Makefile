@@ -51,7 +51,7 @@ bench: setup ## run the benchmarks; PHOTOGRAPHS=a.tar CIFAR10_TEST=b.tar for tho
 	@$(call bench_on,benchmarks/bundled_accuracy.py,CIFAR10_TEST)
 bench_on = $(if $($(2)),echo "== $(1)"; $(BIN)/python $(1) "$($(2))",echo "left out, for want of $(2): $(1)")
 MODEL_BENCHMARK := benchmarks/model.py
-BENCHMARKS := benchmarks/cli_startup.py benchmarks/roofline.py
+BENCHMARKS := benchmarks/cli_startup.py benchmarks/roofline.py benchmarks/worker_cpu.py
 
 .PHONY: bench-model
 bench-model: $(PEERS) ## the network beside what else could run it; PHOTOGRAPHS=photos.tar for real pictures

@@ -81,8 +81,7 @@ def unpack_done(record: bytes) -> Done:
     """
     try:
         slot, failed, size, width, height, retry_after_s, sha256 = _DONE.unpack_from(record)
-        texts = _unpack_texts(record[_DONE.size :])
-        image_format, final_uri, code, detail = texts
+        image_format, final_uri, code, detail = _unpack_texts(record, _DONE.size)
     except (struct.error, ValueError) as error:
         raise BadRecord("a record of the wrong form") from error
     if failed and not is_known(code):
@@ -116,12 +115,14 @@ def _pack_text(text: str) -> bytes:
     return _LENGTH.pack(len(content)) + content
 
 
-def _unpack_texts(rest: bytes) -> list[str]:
+def _unpack_texts(record: bytes, begin: int) -> list[str]:
     texts = []
-    while rest:
-        (length,) = _LENGTH.unpack_from(rest)
-        content, rest = rest[_LENGTH.size :][:length], rest[_LENGTH.size + length :]
+    while begin < len(record):
+        (length,) = _LENGTH.unpack_from(record, begin)
+        begin += _LENGTH.size
+        content = record[begin : begin + length]
         if len(content) != length:
             raise BadRecord("a text that ends early")
         texts.append(content.decode())
+        begin += length
     return texts

@@ -22,10 +22,11 @@ from worker.registration import Identity
 
 # All that a row says, in its order; the time is the database's.
 _COLUMNS: Final = tuple(column for column in results.c if column is not results.c.settled_at)
-_NO_ERROR: Final = (None, None)
-_NO_ANSWER: Final = (None,) * (2 + 2 * TOP)
 
 Row = tuple[Any, ...]
+
+_NO_ERROR: Final[Row] = (None, None)
+_NO_ANSWER: Final[Row] = (None,) * (2 + 2 * TOP)
 
 
 def make_rows(claim: Claim, identity: Identity, outcomes: Mapping[int, Outcome]) -> list[Row]:
