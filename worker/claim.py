@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import count
 from typing import Any, Final
 
@@ -25,6 +26,17 @@ log = logging.getLogger(__name__)
 
 # A worker with other weights refuses the job: leave it time to reach one that fits.
 FOREIGN_WEIGHTS_WAIT_S: Final = 30.0
+
+
+Taken = Row[int, int, bytes, datetime | None, datetime]
+# Read by the statement that claims: when it was published and what time it is cost no other.
+_TAKEN: Final = (
+    chunks.c.attempt,
+    chunks.c.first_position,
+    chunks.c.remaining,
+    chunks.c.published_at,
+    db_now().label("claimed_at"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,8 @@ class Claim:
     """Which run this is of its images, from 1."""
     first_position: int
     images: dict[int, Image]
+    queue_wait_s: float | None = None
+    """From its publication to this claim, by the database's clock; None: it does not say."""
 
     def __str__(self) -> str:
         return str(self.message)
@@ -72,9 +86,7 @@ def claim(database: Database, identity: Identity, message: ChunkMessage) -> Clai
     return claimed
 
 
-def _take(
-    connection: Connection, identity: Identity, message: ChunkMessage
-) -> Row[int, int, bytes] | None:
+def _take(connection: Connection, identity: Identity, message: ChunkMessage) -> Taken | None:
     served = exists().where(
         jobs.c.number == chunks.c.job_number,
         jobs.c.state == "running",
@@ -84,19 +96,19 @@ def _take(
         update(chunks)
         .where(*_generation_of(message), chunks.c.state == "queued", served)
         .values(state="running", worker=identity.worker, attempt=chunks.c.attempt + 1)
-        .returning(chunks.c.attempt, chunks.c.first_position, chunks.c.remaining)
+        .returning(*_TAKEN)
     ).one_or_none()
 
 
 def _taken_before(
     connection: Connection, identity: Identity, message: ChunkMessage
-) -> Row[int, int, bytes] | None:
+) -> Taken | None:
     """An earlier try's claim, whose commit was not reported.
 
     Should it be another thread's instead, both run it and one of them stores it.
     """
     return connection.execute(
-        select(chunks.c.attempt, chunks.c.first_position, chunks.c.remaining).where(
+        select(*_TAKEN).where(
             *_generation_of(message),
             chunks.c.state == "running",
             chunks.c.worker == identity.worker,
@@ -112,9 +124,7 @@ def _generation_of(message: ChunkMessage) -> tuple[Any, ...]:
     )
 
 
-def _serves(
-    connection: Connection, identity: Identity, message: ChunkMessage, row: Row[int, int, bytes]
-) -> bool:
+def _serves(connection: Connection, identity: Identity, message: ChunkMessage, row: Taken) -> bool:
     """Whether the job is classified with this worker's weights; the first claim decides."""
     connection.execute(
         update(jobs)
@@ -146,7 +156,7 @@ def _serves(
     return False
 
 
-def _claimed(connection: Connection, message: ChunkMessage, row: Row[int, int, bytes]) -> Claim:
+def _claimed(connection: Connection, message: ChunkMessage, row: Taken) -> Claim:
     positions = [row.first_position + offset for offset in remaining.decode(row.remaining)]
     if sorted(message.positions) != positions:
         raise MalformedMessage(f"{message} names other images than SQL does")
@@ -159,7 +169,13 @@ def _claimed(connection: Connection, message: ChunkMessage, row: Row[int, int, b
             position: Image(uri, refs[position - row.first_position] if refs else None)
             for position, uri in zip(message.positions, message.uris, strict=True)
         },
+        queue_wait_s=_seconds_between(row.published_at, row.claimed_at),
     )
+
+
+def _seconds_between(begin: datetime | None, end: datetime) -> float | None:
+    """Never below 0: a database that was moved to another machine has another clock."""
+    return None if begin is None else max(0.0, (end - begin).total_seconds())
 
 
 def _refs(connection: Connection, message: ChunkMessage) -> Sequence[str | None] | None:

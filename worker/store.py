@@ -22,6 +22,7 @@ from contract.tables import TOP, chunks, results, tallies
 from worker.chunk_run import Snapshot
 from worker.claim import Claim
 from worker.database import Database
+from worker.metrics import Stages
 from worker.outcome import Outcome, Prediction
 from worker.registration import Identity
 
@@ -46,6 +47,8 @@ class Stored:
     loading: int
     """Images that the run still waits for."""
     handed_back: int
+    stages: Stages = Stages()  # noqa: RUF009  (frozen)
+    """What was measured, as `worker.runs` notes it."""
 
 
 class FencedOff(Exception):
