@@ -58,7 +58,7 @@ bench-model: $(PEERS) ## the network beside what else could run it; PHOTOGRAPHS=
 	@$(BIN)/python $(MODEL_BENCHMARK) $(if $(PHOTOGRAPHS),--photographs "$(PHOTOGRAPHS)")
 
 .PHONY: docs
-docs: setup ## write docs/settings.md and docs/errors.md anew from the code
+docs: setup ## write docs/settings.md, errors.md and metrics.md anew from the code
 	@$(BIN)/python docs/generate.py
 
 .PHONY: lock

@@ -161,6 +161,10 @@ class Settings(BaseSettings):
     """Where the dashboard listens."""
     flower_port: int = Field(default=5555, ge=0, le=65535)
     """0: any free port."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Where a worker shows its metrics to Prometheus; 0: any free port; none: nowhere."""
+    metrics_address: str = "127.0.0.1"
+    """The address that it listens on for that."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """The least severe messages that are logged."""
 

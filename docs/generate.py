@@ -1,4 +1,6 @@
-"""Writes settings.md and errors.md from the code: `make docs`. A test says when they are stale."""
+"""Writes settings.md, errors.md and metrics.md from the code: `make docs`. A test says when they
+are stale.
+"""
 
 # ruff: noqa: INP001  (a script beside what it writes)
 
@@ -18,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from contract.error_codes import ERROR_CODES, RETRIED_HTTP
 from contract.settings import PREFIX, Settings
+from worker.metrics import METRICS
 
 FOLDER = Path(__file__).parent
 
@@ -29,7 +32,7 @@ SECTIONS = {
     "batch_images": "Workers",
     "fetch_allow": "Fetching and decoding",
     "window_s": "Dispatcher and life of a worker",
-    "flower_login": "Dashboard and log",
+    "flower_login": "Dashboard, metrics and log",
 }
 UNITS = {"_images_per_s": "images a second"}  # before its own end
 UNITS |= {"_s": "seconds", "_ms": "milliseconds", "_bytes": "bytes", "_images": "images"}
@@ -51,7 +54,11 @@ def main() -> None:
 
 def documents() -> dict[str, str]:
     """What stands in each generated file."""
-    return {"settings.md": settings_document(), "errors.md": errors_document()}
+    return {
+        "settings.md": settings_document(),
+        "errors.md": errors_document(),
+        "metrics.md": metrics_document(),
+    }
 
 
 def settings_document() -> str:
@@ -150,6 +157,26 @@ def errors_document() -> str:
     for code in ERROR_CODES.values():
         again = "yes" if code.retried else "no"
         lines.append(f"| `{code.name}` | {code.cause} | {again} | {code.advice} |")
+    return "\n".join(lines) + "\n"
+
+
+def metrics_document() -> str:
+    lines = [
+        "# Metrics",
+        "",
+        "<!-- Written by `make docs` from worker/metrics.py: change that. -->",
+        "",
+        f"What a worker shows to Prometheus where `{PREFIX}METRICS_PORT` is set; see",
+        "[how to watch workers](how-to.md#watch-workers-with-prometheus). A histogram has samples",
+        "`…_bucket`, `…_count` and `…_sum`. Besides there are the usual ones of a process,",
+        "`process_resident_memory_bytes` and so on, of the worker's main process alone.",
+        "",
+        "| metric | kind | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    for name, metric in METRICS.items():
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{name}` | {metric.kind} | {labels} | {metric.help} |")
     return "\n".join(lines) + "\n"
 
 

@@ -13,14 +13,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
 from contract.error_codes import Failure
 from worker.chunk_run import ChunkRun, ClassifierFault
 from worker.loaders import Loaded
-from worker.outcome import Outcome, Prediction, Provenance
+from worker.metrics import Metrics
+from worker.outcome import Measured, Outcome, Prediction, Provenance
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
     from resnext.classifier import Classifier, Pending, Predictions
@@ -45,25 +46,37 @@ class _Entry:
     came_at: float
 
 
-@dataclass(slots=True)
-class _Place:
+class _Place(NamedTuple):
     """An image in the batch; its pixels are copied."""
 
     run: ChunkRun
     position: int
     provenance: Provenance
+    measured: Measured
+    came_at: float
 
-    def settle(self, result: Prediction | Failure) -> None:
-        self.run.settle(self.position, Outcome(result, self.provenance))
 
-
-@dataclass(frozen=True)
+@dataclass
 class _Batch:
     """Images that the classifier has."""
 
     pending: Pending
     places: list[_Place]
     began_at: float
+    started_at: float
+    done_at: float | None = None
+    """When it was first seen to be done."""
+
+    def is_done(self) -> bool:
+        if self.done_at is None and self.pending.is_done():
+            self.done_at = time.monotonic()
+        return self.done_at is not None
+
+    def settle(self, answers: list[Prediction | Failure], device_s: float) -> None:
+        images = len(self.places)
+        for place, answer in zip(self.places, answers, strict=True):
+            measured = (*place.measured, self.started_at - place.came_at, device_s, images)
+            place.run.settle(place.position, Outcome(answer, place.provenance, measured))
 
 
 class Batcher:
@@ -75,6 +88,7 @@ class Batcher:
         *,
         max_wait_s: float,
         when_broken: Callable[[], object] = lambda: None,
+        metrics: Metrics | None = None,
     ) -> None:
         """`when_broken` is called once so many batches in a row have failed that all will."""
         crop = classifier.spec.preprocessing.crop
@@ -85,6 +99,8 @@ class Batcher:
         self._pixels = np.empty((classifier.batch_images, crop, crop, 3), np.uint8)
         self._entries: SimpleQueue[_Entry | None] = SimpleQueue()
         self._rate = _Rate()
+        self._metrics = metrics or Metrics()
+        self._device_free_at = 0.0
         self._thread = threading.Thread(target=self._run, name="batcher")
 
     @property
@@ -114,7 +130,7 @@ class Batcher:
             started = self._start(places, began_at) if places else None
             if under_way is not None:
                 self._finish(under_way)
-            if started is not None and started.pending.is_done():  # as always on a CPU
+            if started is not None and started.is_done():  # as always on a CPU
                 self._finish(started)
                 started = None
             under_way = started
@@ -133,7 +149,11 @@ class Batcher:
         leaves_at = first.came_at + self._max_wait_s
         while len(places) < len(self._pixels):
             try:
-                entry = self._entries.get(timeout=max(0.0, leaves_at - time.monotonic()))
+                left_s = max(0.0, leaves_at - time.monotonic())
+                if under_way is None:
+                    entry = self._entries.get(timeout=left_s)
+                else:
+                    entry = self._get_watching(under_way, left_s)
             except Empty:
                 break
             if entry is None:
@@ -150,36 +170,60 @@ class Batcher:
             try:
                 return self._entries.get(timeout=POLL_S)
             except Empty:
-                if under_way.pending.is_done():
+                if under_way.is_done():
                     raise
         return self._entries.get()
+
+    def _get_watching(self, under_way: _Batch, within_s: float) -> _Entry | None:
+        """Notes when the batch that is under way is done: while images are waited for, the
+        device must not pass for busy.
+
+        Raises:
+            Empty: nothing has come in time.
+        """
+        ends_at = time.monotonic() + within_s
+        while within_s > POLL_S and under_way.done_at is None:
+            try:
+                return self._entries.get(timeout=POLL_S)
+            except Empty:
+                under_way.is_done()
+            within_s = max(0.0, ends_at - time.monotonic())
+        return self._entries.get(timeout=within_s)
 
     def _copy(self, index: int, entry: _Entry) -> _Place:
         self._pixels[index] = entry.loaded.pixels
         entry.loaded.release()
-        return _Place(entry.run, entry.position, entry.loaded.provenance)
+        loaded = entry.loaded
+        return _Place(entry.run, entry.position, loaded.provenance, loaded.measured, entry.came_at)
 
     def _start(self, places: list[_Place], began_at: float) -> _Batch | None:
         """None if it has failed; a fault costs the runs of this batch, which come again, and
         settles no image.
         """
+        started_at = time.monotonic()
         try:
-            return _Batch(self._classifier.start(self._pixels[: len(places)]), places, began_at)
+            pending = self._classifier.start(self._pixels[: len(places)])
         except Exception as error:
             log.exception("The classifier failed on a batch of %d images.", len(places))
             self._fail(places, error)
             return None
+        return _Batch(pending, places, began_at, started_at)
 
     def _finish(self, batch: _Batch) -> None:
         try:
-            answers = _answers(batch.pending.result())
+            predictions = batch.pending.result()
+            done_at = batch.done_at or time.monotonic()
+            answers = _answers(predictions)
         except Exception as error:
             log.exception("The classifier failed on a batch of %d images.", len(batch.places))
             self._fail(batch.places, error)
             return
         self._faults = 0
-        for place, answer in zip(batch.places, answers, strict=True):
-            place.settle(answer)
+        # What is under way together is computed one after the other.
+        device_s = done_at - max(batch.started_at, self._device_free_at)
+        self._device_free_at = done_at
+        self._metrics.note_batch(len(batch.places), device_s)
+        batch.settle(answers, device_s)
         self._rate.note(len(batch.places), batch.began_at)
 
     def _fail(self, places: list[_Place], error: Exception) -> None:

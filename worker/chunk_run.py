@@ -51,6 +51,15 @@ class ChunkRun:
         self._fault: ClassifierFault | None = None
         self._when_ready: Callable[[ChunkRun], None] | None = None
 
+    def in_flight(self) -> dict[str, int]:
+        """Images by where they are; without the lock, so one may be seen twice or not at all."""
+        return {
+            "waiting": len(self._waiting),
+            "loading": len(self._loading),
+            "classifying": len(self._classifying),
+            "settled": len(self._outcomes),
+        }
+
     def begin_loading(self, position: int, since: float | None = None) -> None:
         """A loader has accepted it, or it is parked; its outcome may have come before this call.
 

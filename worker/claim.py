@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import count
 from typing import Any, Final
 
@@ -44,6 +45,8 @@ class Claim:
     """Which run this is of its images, from 1."""
     first_position: int
     images: dict[int, Image]
+    queue_wait_s: float | None = None
+    """From its publication to this claim, by the database's clock; None: it does not say."""
 
     def __str__(self) -> str:
         return str(self.message)
@@ -72,6 +75,8 @@ _KNOWN: Final = (
     chunks.c.attempt,
     chunks.c.first_position,
     chunks.c.remaining,
+    chunks.c.published_at,
+    db_now().label("claimed_at"),
     select(jobs.c.weights_sha256)
     .where(jobs.c.number == chunks.c.job_number)
     .scalar_subquery()
@@ -81,7 +86,7 @@ _KNOWN: Final = (
     .scalar_subquery()
     .label("refs"),
 )
-_Taken = Row[int, int, bytes, str | None, Sequence[str | None] | None]
+_Taken = Row[int, int, bytes, datetime | None, datetime, str | None, Sequence[str | None] | None]
 _TAKE: Final = (
     update(chunks)
     .where(
@@ -190,4 +195,10 @@ def _claimed(message: ChunkMessage, row: _Taken) -> Claim:
             position: Image(uri, row.refs[position - row.first_position] if row.refs else None)
             for position, uri in zip(message.positions, message.uris, strict=True)
         },
+        queue_wait_s=_seconds_between(row.published_at, row.claimed_at),
     )
+
+
+def _seconds_between(begin: datetime | None, end: datetime) -> float | None:
+    """Never below 0: a database that was moved to another machine has another clock."""
+    return None if begin is None else max(0.0, (end - begin).total_seconds())

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from contract.error_codes import Failure
 from resnext.decode import DecodeError, Route, decode
 from resnext.preprocess import Preprocessing
-from worker.fetch import HELPERS_A_FETCH, Fetcher, FetchError, FetchLimits
-from worker.outcome import Provenance
+from worker.fetch import HELPERS_A_FETCH, Fetched, Fetcher, FetchError, FetchLimits
+from worker.outcome import Measured, Provenance
 from worker.records import MAX_RECORD_BYTES, Done, pack_done, unpack_load
 from worker.slots import Slots
 
@@ -99,6 +100,24 @@ class LoaderConfig:
         return BASE_BYTES + torch + stacks + bodies + self.max_pixels * BYTES_A_PIXEL
 
 
+class Stopwatch:
+    """The stages of one image, one after the other, in the order of `STAGES`."""
+
+    def __init__(self) -> None:
+        self._stages_s: list[float] = []
+        self._began_at = time.monotonic()
+
+    def next_stage(self) -> None:
+        """One is over, and the next one begins."""
+        now = time.monotonic()
+        self._stages_s.append(now - self._began_at)
+        self._began_at = now
+
+    def measured(self) -> Measured:
+        """Of the stages that are over."""
+        return tuple(self._stages_s)
+
+
 class Loader:
     """One fetch thread a slot, and one image decoded at a time, so that a crash names it."""
 
@@ -140,18 +159,23 @@ class Loader:
             return pack_done(Done(slot, failure, Provenance()))
 
     def _load(self, slot: int, uri: str, root: Path | None) -> Done:
+        watch = Stopwatch()
         try:
             fetched = self._fetcher.fetch(uri, root)
         except FetchError as error:
-            return Done(slot, error.failure, Provenance())
-        return self._decode(slot, fetched.body, fetched.final_uri)
+            watch.next_stage()
+            return Done(slot, error.failure, Provenance(), watch.measured())
+        watch.next_stage()
+        return self._decode(slot, fetched, watch)
 
-    def _decode(self, slot: int, body: bytes, final_uri: str | None) -> Done:
+    def _decode(self, slot: int, fetched: Fetched, watch: Stopwatch) -> Done:
+        body = fetched.body
         came = Provenance(
-            final_uri=final_uri, bytes=len(body), sha256=hashlib.sha256(body).hexdigest()
+            final_uri=fetched.final_uri, bytes=len(body), sha256=hashlib.sha256(body).hexdigest()
         )
         try:
             with self._decoding:
+                watch.next_stage()
                 self._slots.note(slot)
                 try:
                     decoded = decode(
@@ -163,12 +187,13 @@ class Loader:
                     self._slots.pixels(slot)[:] = decoded.pixels
                 finally:
                     self._slots.note(None)
+                    watch.next_stage()
         except DecodeError as error:
             width, height = error.size or (None, None)
             came = replace(came, format=error.format, width=width, height=height)
-            return Done(slot, Failure(error.code, error.detail), came)
+            return Done(slot, Failure(error.code, error.detail), came, watch.measured())
         came = replace(came, format=decoded.format, width=decoded.width, height=decoded.height)
-        return Done(slot, None, came)
+        return Done(slot, None, came, watch.measured())
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from resnext.preprocess import Preprocessing
 from resnext.resample import Pixels
 from worker.hosts import LONGEST_LINE_S, PARKED_A_PLACE, Hosts, host_of
 from worker.loader import LoaderConfig
-from worker.outcome import Provenance
+from worker.outcome import NOT_MEASURED, Measured, Provenance
 from worker.records import MAX_RECORD_BYTES, BadRecord, Done, pack_load, unpack_done
 from worker.slots import Note, Slots
 
@@ -76,12 +76,14 @@ class Loaded:
     """(crop, crop, 3) uint8, in memory shared with the loader: valid until `release`."""
     provenance: Provenance
     release: Callable[[], None]
+    measured: Measured = NOT_MEASURED
 
 
 @dataclass(frozen=True)
 class LoadFailed:
     failure: Failure
     provenance: Provenance
+    measured: Measured = NOT_MEASURED
 
 
 Callback = Callable[[Loaded | LoadFailed], None]
@@ -386,13 +388,14 @@ class LoaderPool:
         _send(sendings)
         process.loaded += 1
         if done.failure is not None:
-            order.done(LoadFailed(done.failure, done.provenance))
+            order.done(LoadFailed(done.failure, done.provenance, done.measured))
             return
         order.done(
             Loaded(
                 process.slots.pixels(done.slot),
                 done.provenance,
                 release=lambda: self._release(process, done.slot),
+                measured=done.measured,
             )
         )
 

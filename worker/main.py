@@ -1,7 +1,7 @@
 """`resnextq worker`: builds every part once, and runs them until a signal comes.
 
-Database and broker are asked first, so that a mistake is told before weights are loaded; the
-loaders' processes start before anything touches CUDA.
+Database, broker and the metrics' port are asked for first, so that a mistake is told before
+weights are loaded; the loaders' processes start before anything touches CUDA.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from celery import Celery
+from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
 from contract.broker import check_broker, make_celery
@@ -24,9 +25,11 @@ from contract.settings import Settings
 from worker.app import CeleryWorker, Shutdown, configure_logging
 from worker.batcher import Batcher
 from worker.database import Database, connect
+from worker.exporter import WorkerCollector, exporting
 from worker.host_rate import HostRate
 from worker.in_flight import InFlight
 from worker.loaders import LoaderPool
+from worker.metrics import Metrics
 from worker.model import find_model, load_classifier
 from worker.prctl import PR_SET_DUMPABLE, prctl
 from worker.presence import Presence
@@ -48,7 +51,8 @@ def run_worker(settings: Settings) -> None:
     """Returns after a clean stop.
 
     Raises:
-        UnavailableError: database, broker or weights are not there, or do not fit.
+        UnavailableError: database, broker or weights are not there, or do not fit; the metrics'
+            port is taken.
         UsageError: there is no such model or device.
     """
     # A decoder that was taken over is of the same user, and would read the passwords in /proc.
@@ -59,15 +63,16 @@ def run_worker(settings: Settings) -> None:
     engine = connect(settings)
     app = make_celery(settings)
     check_broker(app)
-    loaders = LoaderPool(
-        settings, find_model(settings).preprocessing, rate=_host_rate(settings, app)
-    )
-    loaders.start()
-    try:
-        serve(settings, engine, app, loaders, load_classifier(settings))
-    finally:
-        loaders.close()
-        engine.dispose()
+    with exporting(settings) as registry:
+        loaders = LoaderPool(
+            settings, find_model(settings).preprocessing, rate=_host_rate(settings, app)
+        )
+        loaders.start()
+        try:
+            serve(settings, engine, app, loaders, load_classifier(settings), registry)
+        finally:
+            loaders.close()
+            engine.dispose()
 
 
 def _host_rate(settings: Settings, app: Celery) -> HostRate | None:
@@ -80,8 +85,13 @@ def _leave(*_: object) -> None:
     sys.exit(0)
 
 
-def serve(
-    settings: Settings, engine: Engine, app: Celery, loaders: LoaderPool, classifier: Classifier
+def serve(  # noqa: PLR0913, PLR0917  (each part is built once, above)
+    settings: Settings,
+    engine: Engine,
+    app: Celery,
+    loaders: LoaderPool,
+    classifier: Classifier,
+    registry: CollectorRegistry,
 ) -> None:
     """Runs chunks until a signal comes, then finishes what the classifier has and hands back
     the rest. The caller closes `loaders` and `engine`.
@@ -92,6 +102,7 @@ def serve(
     parts = build(settings, engine, loaders, classifier, when_broken=lambda: shutdown.stop(FAILED))
     shutdown = Shutdown(parts.drain, within_s=settings.stop_within_s)
     register_task(app, parts.task)
+    registry.register(WorkerCollector(parts.metrics, parts.runs, parts.identity))
     celery = CeleryWorker(
         app,
         settings,
@@ -118,6 +129,7 @@ class Parts:
     runs: Runs
     stragglers: Stragglers
     presence: Presence
+    metrics: Metrics
     task: ChunkTask
     in_flight: InFlight
 
@@ -158,10 +170,19 @@ def build(
         max_attempts=settings.max_attempts,
         retry_backoff_s=settings.retry_backoff_s,
     )
-    runs = Runs(store, max_attempts=settings.max_attempts, chunk_images=settings.chunk_images)
+    metrics = Metrics()
+    runs = Runs(
+        store,
+        max_attempts=settings.max_attempts,
+        chunk_images=settings.chunk_images,
+        metrics=metrics,
+    )
     stragglers = Stragglers(runs)
     batcher = Batcher(
-        classifier, max_wait_s=settings.max_batch_wait_ms / 1000, when_broken=when_broken
+        classifier,
+        max_wait_s=settings.max_batch_wait_ms / 1000,
+        when_broken=when_broken,
+        metrics=metrics,
     )
     presence = Presence(
         database, identity, lease_s=settings.lease_s, images_per_s=lambda: batcher.images_per_s
@@ -189,6 +210,7 @@ def build(
         runs=runs,
         stragglers=stragglers,
         presence=presence,
+        metrics=metrics,
         task=task,
         in_flight=in_flight,
     )

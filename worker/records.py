@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import Final
 
 from contract.error_codes import Failure, is_known
-from worker.outcome import Provenance
+from worker.outcome import LOADER_STAGES, NOT_MEASURED, UNKNOWN, Measured, Provenance
 
 # A URI of 8192 characters of four bytes, a path of 4096 bytes, and a header; the kernel's packets
 # may be larger.
 MAX_RECORD_BYTES: Final = 48 * 1024
 
 _LOAD: Final = struct.Struct("<I")  # slot; then the root, a NUL, and the URI
-# slot, whether it failed, bytes, width, height (-1: unknown), retry after (NaN: none), SHA-256
-_DONE: Final = struct.Struct("<I?iiid32s")
+# slot, whether it failed, bytes, width, height (-1: unknown), retry after (NaN: none), SHA-256;
+# seconds of fetch, of the wait for the decoder and of decoding (-1: it did not come to that)
+_DONE: Final = struct.Struct("<I?iiid32sddd")
 _LARGEST: Final = 2**31 - 1  # as in `results`, where these are INTEGER
+# A sum that one lie has spoilt stays so until the worker ends; no stage lasts a day.
+_LONGEST_S: Final = 86400.0
 _LENGTH: Final = struct.Struct("<H")
 _NO_HASH: Final = bytes(32)
 
@@ -40,6 +43,8 @@ class Done:
     slot: int
     failure: Failure | None
     provenance: Provenance
+    measured: Measured = NOT_MEASURED
+    """A loader's stages, or as many of them as it came to."""
 
 
 def pack_load(slot: int, uri: str, root: Path | None = None) -> bytes:
@@ -64,6 +69,7 @@ def pack_done(done: Done) -> bytes:
         _as_integer(came.height),
         nan if retry_after_s is None else retry_after_s,
         bytes.fromhex(came.sha256) if came.sha256 else _NO_HASH,
+        *(done.measured + NOT_MEASURED)[:LOADER_STAGES],
     )
     texts = (
         came.format or "",
@@ -80,7 +86,8 @@ def unpack_done(record: bytes) -> Done:
         BadRecord: lengths, numbers or the error code are not as `pack_done` makes them.
     """
     try:
-        slot, failed, size, width, height, retry_after_s, sha256 = _DONE.unpack_from(record)
+        fields = _DONE.unpack_from(record)
+        slot, failed, size, width, height, retry_after_s, sha256 = fields[:-LOADER_STAGES]
         image_format, final_uri, code, detail = _unpack_texts(record, _DONE.size)
     except (struct.error, ValueError) as error:
         raise BadRecord("a record of the wrong form") from error
@@ -98,6 +105,7 @@ def unpack_done(record: bytes) -> Done:
             width=_known(width),
             height=_known(height),
         ),
+        _credible(*fields[-LOADER_STAGES:]),
     )
 
 
@@ -108,6 +116,14 @@ def _as_integer(number: int | None) -> int:
 
 def _known(number: int) -> int | None:
     return None if number < 0 else number
+
+
+def _credible(*stages_s: float) -> Measured:
+    """What no clock measures is unknown; NaN is in no range."""
+    for seconds in stages_s:
+        if not 0.0 <= seconds <= _LONGEST_S:
+            return tuple(s if 0.0 <= s <= _LONGEST_S else UNKNOWN for s in stages_s)
+    return stages_s
 
 
 def _pack_text(text: str) -> bytes:

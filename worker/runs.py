@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from contract.error_codes import Failure
 from worker.chunk_run import ChunkRun, ClassifierFault, Snapshot
+from worker.claim import Claim
+from worker.metrics import Metrics
 from worker.outcome import Outcome, Provenance
 from worker.store import FencedOff, Store, Stored
 
@@ -24,19 +30,37 @@ NEWEST_WEIGHT: Final = 0.1
 class Runs:
     """Owns the set of live runs, and whether the worker is stopping."""
 
-    def __init__(self, store: Store, *, max_attempts: int, chunk_images: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        max_attempts: int,
+        chunk_images: int,
+        metrics: Metrics | None = None,
+    ) -> None:
         """`chunk_images`: what a chunk is taken to have until some have come."""
         self.stopping = threading.Event()
         self.images_per_chunk = float(chunk_images)
         self._store = store
         self._max_attempts = max_attempts
+        self._metrics = metrics or Metrics()
         self._lock = threading.Lock()
         self._live: set[ChunkRun] = set()
 
     def __len__(self) -> int:
         return len(self._live)
 
+    def in_flight(self) -> dict[str, int]:
+        """Images that are claimed and not stored, by where they are."""
+        with self._lock:
+            live = list(self._live)
+        total = Counter(dict.fromkeys(("waiting", "loading", "classifying", "settled"), 0))
+        for run in live:
+            total.update(run.in_flight())
+        return total
+
     def enter(self, run: ChunkRun) -> None:
+        self._metrics.note_claim(run.claim.queue_wait_s)
         with self._lock:
             self._live.add(run)
             self.images_per_chunk += NEWEST_WEIGHT * (len(run.claim.images) - self.images_per_chunk)
@@ -54,7 +78,7 @@ class Runs:
     def store(self, run: ChunkRun) -> Stored | None:
         """Stores what is settled; None if the chunk is another run's by now."""
         try:
-            stored = self._store.store(run.claim, run.snapshot())
+            stored = self._store_and_note(run.claim, run.snapshot())
         except FencedOff as reason:
             log.warning("%s; what this one has is dropped", reason)
             self._leave(run)
@@ -76,7 +100,7 @@ class Runs:
             log.error("%s: a fault of this program", run.claim, exc_info=fault)
         try:
             if run.claim.attempt >= self._max_attempts and not of_classifier:
-                self._store.store(run.claim, _condemn(run, fault))
+                self._store_and_note(run.claim, _condemn(run, fault))
             else:
                 self._store.put_back(run.claim)
         except FencedOff as reason:
@@ -87,10 +111,36 @@ class Runs:
         finally:
             self._leave(run)
 
+    def _store_and_note(self, claim: Claim, snapshot: Snapshot) -> Stored:
+        """
+        Raises:
+            FencedOff: the chunk is another run's by now; nothing is stored, or counted.
+        """
+        began_at = time.monotonic()
+        stored = self._store.store(claim, snapshot)
+        store_s = time.monotonic() - began_at
+        # What is to be retried stays with its run, and counts when that is stored at last.
+        left = () if stored.loading else snapshot.outcomes.keys() - stored.positions
+        retried = [snapshot.outcomes[position] for position in left]
+        final = [snapshot.outcomes[position] for position in stored.positions]
+        stages = self._metrics.note_stored([*final, *retried], _counts(stored, retried), store_s)
+        return replace(stored, stages=stages)
+
     def _leave(self, run: ChunkRun) -> None:
         run.close()
         with self._lock:
             self._live.discard(run)
+
+
+def _counts(stored: Stored, retried: Iterable[Outcome]) -> dict[tuple[str, ...], int]:
+    """Images by outcome and code."""
+    codes = Counter(one.result.code for one in retried if isinstance(one.result, Failure))
+    return {
+        ("classified", ""): stored.classified,
+        ("handed_back", ""): stored.handed_back,
+        **{("failed", code): images for code, images in stored.failed.items()},
+        **{("retried", code): images for code, images in codes.items()},
+    }
 
 
 def _condemn(run: ChunkRun, fault: Exception) -> Snapshot:

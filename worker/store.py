@@ -22,6 +22,7 @@ from contract.tables import chunks, tallies
 from worker.chunk_run import Snapshot
 from worker.claim import IN_GENERATION, Claim, generation_of
 from worker.database import Database
+from worker.metrics import Stages
 from worker.registration import Identity
 from worker.rows import insert_rows, make_rows
 
@@ -63,6 +64,8 @@ class Stored:
     handed_back: int
     deferred: int
     """Images that their hosts had no room for, and that come again later."""
+    stages: Stages = Stages()  # noqa: RUF009  (frozen)
+    """What was measured, as `worker.runs` notes it."""
 
 
 class FencedOff(Exception):

@@ -21,6 +21,7 @@ from worker.chunk_run import ChunkRun
 from worker.claim import Image, claim
 from worker.database import Database
 from worker.loaders import LineFull, Loaded, LoaderPool, LoadFailed, PoolClosed
+from worker.metrics import to_ms
 from worker.outcome import Outcome
 from worker.registration import Identity
 from worker.runs import Runs
@@ -133,7 +134,7 @@ class ChunkTask:
     def _take_in(self, run: ChunkRun, position: int, load: Loaded | LoadFailed) -> None:
         """Called by the pool's threads, once for each image."""
         if isinstance(load, LoadFailed):
-            run.settle(position, Outcome(load.failure, load.provenance))
+            run.settle(position, Outcome(load.failure, load.provenance, load.measured))
         elif run.begin_classifying(position):
             self._batcher.put(run, position, load)
         else:
@@ -143,7 +144,7 @@ class ChunkTask:
 def _summary(run: ChunkRun, stored: Stored) -> dict[str, Any]:
     """What is shown of a run, in Flower and in the log."""
     settled = stored.classified + sum(stored.failed.values())
-    summary = {
+    summary: dict[str, Any] = {
         "images": len(run.claim.images),
         "classified": stored.classified,
         "failed": stored.failed,
@@ -153,8 +154,20 @@ def _summary(run: ChunkRun, stored: Stored) -> dict[str, Any]:
         "deferred": stored.deferred,
         "images_per_s": round(settled / (time.monotonic() - run.began_at), 1),
     }
-    log.info("%s: %s", run.claim, " ".join(f"{key}={value}" for key, value in summary.items()))
+    if run.claim.queue_wait_s is not None:
+        summary["queue_wait_ms"] = to_ms(run.claim.queue_wait_s)
+    summary |= stored.stages.in_short()
+    words = (f"{key}={_in_a_word(value)}" for key, value in summary.items())
+    log.info("%s: %s", run.claim, " ".join(words))
     return summary
+
+
+def _in_a_word(value: object) -> str:
+    """A stage as `median/max`."""
+    match value:
+        case {"median": median, "max": largest}:
+            return f"{median}/{largest}"
+    return str(value)
 
 
 def register_task(app: Celery, task: ChunkTask) -> None:

@@ -26,6 +26,7 @@ from contract.tables import TOP, chunk_uris, chunks, jobs, labels, models, resul
 from worker.chunk_run import ChunkRun, Snapshot
 from worker.claim import Claim, claim
 from worker.database import Database
+from worker.metrics import Metrics
 from worker.outcome import Outcome, Prediction, Provenance
 from worker.presence import Presence
 from worker.registration import Identity, register
@@ -275,6 +276,21 @@ def test_of_two_workers_with_other_weights_at_once_one_pins_the_job(fleet: Fleet
     assert sum(claimed is not None for claimed in claims) == 1
 
 
+def test_a_claim_says_how_long_its_chunk_was_queued_by_the_clock_of_the_database(
+    fleet: Fleet,
+) -> None:
+    message = fleet.publish()
+    with fleet.engine.begin() as connection:
+        connection.execute(update(chunks).values(published_at=db_now(-30)))
+    claimed = fleet.claim(message)
+    assert claimed is not None
+    assert 30 <= claimed.queue_wait_s < 90
+
+
+def test_a_chunk_without_a_time_of_publication_is_claimed_as_well(fleet: Fleet) -> None:
+    assert fleet.begin().queue_wait_s is None
+
+
 # Store
 
 
@@ -512,6 +528,56 @@ def test_a_fault_of_our_own_is_tried_again_and_then_named(fleet: Fleet, caplog) 
     assert (codes, details) == ({"internal"}, {"ZeroDivisionError"})
     assert (fleet.chunk().state, fleet.tallies()) == ("done", [(0, 5, {"internal": 5})])
     assert caplog.text.count("by zero") == 3
+
+
+def test_what_is_counted_is_what_is_stored_once(fleet: Fleet) -> None:
+    """A straggler's run is stored twice, and what is to be retried stays with it till then."""
+    metrics = Metrics()
+    runs = Runs(fleet.store, max_attempts=3, metrics=metrics)
+    run = ChunkRun(fleet.begin())
+    runs.enter(run)
+    for position in run.claim.images:
+        run.begin_loading(position)
+    late = replace(failed("timeout"), measured=(20.0,))
+    for position, outcome in [(640, CLASSIFIED), (641, failed("http_404")), (642, late)]:
+        run.settle(position, outcome)
+    stored = runs.store(run)
+    assert stored is not None
+    assert stored.stages.bytes == 1234
+    assert metrics.read()["resnext_images_total"] == {
+        ("classified", ""): 1, ("failed", "http_404"): 1, ("handed_back", ""): 0,
+    }  # fmt: skip
+    run.settle(643, CLASSIFIED)
+    run.drain()
+    assert runs.store(run) is not None
+    assert metrics.read()["resnext_images_total"] == {
+        ("classified", ""): 2, ("failed", "http_404"): 1, ("handed_back", ""): 1,
+        ("retried", "timeout"): 1,
+    }  # fmt: skip
+    assert metrics.read()["resnext_fetch_seconds"].sum == 20.0
+    assert metrics.read()["resnext_bytes_total"] == {(): 2468}
+    assert len(fleet.rows()) == 3
+
+
+def test_images_that_get_the_code_internal_are_counted(fleet: Fleet) -> None:
+    metrics = Metrics()
+    runs = Runs(fleet.store, max_attempts=1, metrics=metrics)
+    run = ChunkRun(fleet.begin())
+    runs.enter(run)
+    runs.fail(run, ZeroDivisionError("by zero"))
+    assert metrics.read()["resnext_images_total"]["failed", "internal"] == len(fleet.rows()) == 5
+
+
+def test_a_run_that_was_fenced_off_counts_nothing(fleet: Fleet) -> None:
+    metrics = Metrics()
+    runs = Runs(fleet.store, max_attempts=3, metrics=metrics)
+    run = ChunkRun(fleet.begin())
+    runs.enter(run)
+    run.settle(640, CLASSIFIED)
+    with fleet.engine.begin() as connection:
+        connection.execute(update(chunks).values(state="pending", worker=None))
+    assert runs.store(run) is None
+    assert metrics.read()["resnext_images_total"] == {}
 
 
 def test_outcomes_that_no_database_takes_do_not_lose_the_chunk(fleet: Fleet) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,9 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from celery import Celery
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, insert, select, update
 
 from contract import remaining
@@ -96,7 +100,11 @@ class Installation:
             rows = connection.execute(
                 update(chunks)
                 .where(chunks.c.state == "pending")
-                .values(state="queued", generation=chunks.c.generation + 1)
+                .values(
+                    state="queued",
+                    generation=chunks.c.generation + 1,
+                    published_at=db_now(),
+                )
                 .returning(chunks)
             ).all()
             uris = {
@@ -288,11 +296,17 @@ def test_flower_is_told_name_arguments_and_result(installation: Installation) ->
     succeeded = next(event for event in events if event["type"] == "task-succeeded")
     summary = json.loads(succeeded["result"].replace("'", '"'))
     assert summary.pop("images_per_s") > 0
+    for stage in ("queue_wait_ms", "store_ms"):
+        assert summary.pop(stage) >= 0
+    for stage in ("batch_wait_ms", "device_ms"):
+        assert summary.pop(stage).keys() == {"median", "max"}
     assert summary == {
         "images": 3, "classified": 1, "failed": {"http_404": 1}, "retried": 0, "loading": 1,
-        "handed_back": 0,
-        "deferred": 0,
+        "handed_back": 0, "deferred": 0, "fetch_ms": {"median": 750.0, "max": 750.0},
+        "decode_wait_ms": {"median": 0.0, "max": 0.0}, "decode_ms": {"median": 2.0, "max": 2.0},
+        "batch_images": {"median": 1, "max": 1}, "bytes": 1000,
     }  # fmt: skip
+    assert " fetch_ms=750.0/750.0 " in installation.log
 
 
 def test_a_message_of_a_newer_program_goes_back_to_the_queue(installation: Installation) -> None:
@@ -472,3 +486,98 @@ def test_the_log_is_plain_and_holds_no_password(installation: Installation) -> N
     assert password not in installation.log
     assert "\x1b" not in installation.log
     assert "Traceback" not in installation.log
+
+
+# Metrics
+
+
+def scrape(installation: Installation) -> dict[str, float]:
+    """Each sample by its name and labels, as they are written."""
+    port = re.search(r"metrics on 127\.0\.0\.1, port (\d+)", installation.log)
+    assert port is not None, installation.log
+    with urlopen(f"http://127.0.0.1:{port[1]}/metrics", timeout=WITHIN_S) as response:
+        families = text_string_to_metric_families(response.read().decode())
+    return {
+        " ".join([sample.name, *sample.labels.values()]): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_what_is_counted_is_what_sql_holds(installation: Installation) -> None:
+    installation.submit(
+        ["double:ok"] * 3 + ["double:fail:http_404"] * 2,
+        ["double:ok", "double:fail:timeout", "double:fail:not_an_image", "double:fail:http_404"],
+        ["double:hang"],
+    )
+    installation.start(METRICS_PORT="0")
+    installation.publish()
+    until(lambda: installation.states() == {0: "done", 1: "pending", 2: "running"})
+    until(lambda: scrape(installation)["resnext_store_seconds_count"] == 2)
+    until(lambda: installation.unacknowledged() == 0)
+
+    found = scrape(installation)
+    by_code: dict[str, int] = {}
+    for row in installation.rows().values():
+        labels = " classified" if row.error_code is None else f"{row.error_code} failed"
+        by_code[labels] = by_code.get(labels, 0) + 1
+    assert by_code == {" classified": 4, "http_404 failed": 3, "not_an_image failed": 1}
+    images = "resnext_images_total "
+    counted = {name.removeprefix(images): n for name, n in found.items() if images in name}
+    assert counted == by_code | {"timeout retried": 1, " handed_back": 0}
+    assert found["resnext_bytes_total"] == 4000
+    assert found["resnext_fetch_seconds_count"] == 9
+    assert found["resnext_fetch_seconds_sum"] == 4 * 0.25 + 5 * 0.75
+    assert found["resnext_decode_seconds_count"] == 4
+    assert found["resnext_batch_images_sum"] == found["resnext_batch_wait_seconds_count"] == 4
+    assert found["resnext_queue_wait_seconds_count"] == 3
+    assert found["resnext_images_in_flight loading"] == 1
+    assert found["resnext_chunks_in_flight"] == 1
+    assert 0 < found["resnext_device_busy_seconds_total"] < found["process_start_time_seconds"]
+    (worker,) = installation.workers()
+    assert any("resnext_worker_info" in name and name.endswith(f" {worker}") for name in found)
+
+
+def listening(pid: int) -> list[str]:
+    """The addresses of a process's open ports, as the kernel writes them."""
+    sockets = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [
+        row.split()
+        for table in ("tcp", "tcp6")
+        for row in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+    ]
+    return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
+
+
+def test_a_port_is_opened_on_loopback_alone_and_where_it_is_asked_for(
+    installation: Installation,
+) -> None:
+    quiet = installation.start()
+    assert listening(quiet.pid) == []
+    (address,) = listening(installation.start(METRICS_PORT="0").pid)
+    assert address.startswith("0100007F:")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "192.0.2.1", "no.such.host.invalid"])
+def test_an_address_that_cannot_be_had_is_told_before_weights_are_looked_for(
+    installation: Installation, address
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [Path(sys.executable).with_name("resnextq"), "worker"],
+            env=installation.environment
+            | {
+                "RESNEXT_METRICS_PORT": port,
+                "RESNEXT_METRICS_ADDRESS": address,
+                "RESNEXT_WEIGHTS": "/nowhere/weights.pth",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 3, done.stderr
+    assert f"The metrics cannot be shown on {address}:{port}: " in done.stderr
+    assert "Set RESNEXT_METRICS_PORT to a free port" in done.stderr
+    assert "/nowhere" not in done.stderr
+    assert "Traceback" not in done.stderr

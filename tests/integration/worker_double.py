@@ -27,11 +27,13 @@ from contract.error_codes import Failure
 from contract.settings import load_settings
 from worker.app import configure_logging
 from worker.database import connect
+from worker.exporter import exporting
 from worker.loaders import Loaded, LoadFailed, PoolClosed
 from worker.main import serve
 from worker.outcome import Provenance
 
 CROP = 4
+BYTES = 1000
 POLL_S = 0.01
 held: SimpleQueue[Path] = SimpleQueue()
 breaking: SimpleQueue[Path] = SimpleQueue()
@@ -44,7 +46,8 @@ def await_file(path: Path) -> None:
 
 def picture() -> Loaded:
     pixels = np.full((CROP, CROP, 3), 7, np.uint8)
-    return Loaded(pixels, Provenance(sha256="d" * 64), release=lambda: None)
+    came = Provenance(sha256="d" * 64, bytes=BYTES)
+    return Loaded(pixels, came, release=lambda: None, measured=(0.25, 0.0, 0.002))
 
 
 class Loaders:
@@ -60,7 +63,7 @@ class Loaders:
 
     def _load(self, what: str, rest: str, done: Any) -> None:
         if what == "fail":
-            done(LoadFailed(Failure(rest), Provenance()))
+            done(LoadFailed(Failure(rest), Provenance(), (0.75, -1.0, -1.0)))
             return
         if what == "after":
             await_file(Path(rest))
@@ -113,7 +116,8 @@ def main() -> None:
     engine = connect(settings)
     app = make_celery(settings)
     check_broker(app)
-    serve(settings, engine, app, Loaders(), Classifier())
+    with exporting(settings) as registry:
+        serve(settings, engine, app, Loaders(), Classifier(), registry)
 
 
 if __name__ == "__main__":

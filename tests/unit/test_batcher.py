@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,8 @@ from contract.error_codes import Failure
 from worker.batcher import FAULTS_TO_STOP, Batcher
 from worker.chunk_run import ClassifierFault
 from worker.loaders import Loaded
-from worker.outcome import Outcome, Prediction, Provenance
+from worker.metrics import Metrics
+from worker.outcome import STAGES, Outcome, Prediction, Provenance
 
 CROP = 8
 FOR_EVER_S = 3600.0
@@ -31,6 +33,7 @@ class Classifier:
         self.go = threading.Event()
         self.go.set()
         self.busy = threading.Event()
+        self.seen_done = threading.Event()
         self.batches: list[int] = []
         self.fault: Exception | None = None
         self.not_finite: int | None = None
@@ -40,9 +43,14 @@ class Classifier:
         self.batches.append(len(images))
         if self.by_itself:
             kept = images.copy()
-            return SimpleNamespace(is_done=self.go.is_set, result=lambda: self._classify(kept))
+            return SimpleNamespace(is_done=self._is_done, result=lambda: self._classify(kept))
         found = self._classify(images)
         return SimpleNamespace(is_done=lambda: True, result=lambda: found)
+
+    def _is_done(self) -> bool:
+        if self.go.is_set():
+            self.seen_done.set()
+        return self.go.is_set()
 
     def _classify(self, images: np.ndarray) -> SimpleNamespace:
         assert self.go.wait(10)
@@ -93,7 +101,7 @@ class Slots:
             pixels[:] = 255  # the next image is written there
             self.released.append(value)
 
-        return Loaded(pixels, Provenance(sha256=f"sha of {value}"), release)
+        return Loaded(pixels, Provenance(sha256=f"sha of {value}"), release, (0.5, 0.25, 0.125))
 
 
 @pytest.fixture
@@ -265,3 +273,99 @@ def test_the_rate_is_known_after_the_first_batch(make_batcher) -> None:
     run.results()
     batcher.close()
     assert batcher.images_per_s > 0
+
+
+# What is measured
+
+
+class Clock:
+    """What the batcher has for `time`: it stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("worker.batcher.time", clock)
+    return clock
+
+
+def device_s(run: Run) -> float:
+    return run.outcomes[0].measured[STAGES.index("device_s")]
+
+
+def busy_s(metrics: Metrics) -> float:
+    return metrics.read()["resnext_device_busy_seconds_total"][()]
+
+
+def test_an_image_knows_how_long_it_waited_and_what_its_batch_took(
+    clock, classifier, make_batcher
+) -> None:
+    classifier.go.clear()
+    metrics = Metrics()
+    batcher, first, second = make_batcher(0.0, metrics=metrics), Run(1), Run(2)
+    batcher.put(first, 0, Slots().load(1))
+    assert classifier.busy.wait(10)
+    batcher.put(second, 0, Slots().load(2))
+    clock.seconds += 4
+    batcher.put(second, 1, Slots().load(3))
+    clock.seconds += 2
+    classifier.go.set()
+    second.results()
+    assert first.outcomes[0].measured == (0.5, 0.25, 0.125, 0.0, 6.0, 1)
+    assert second.outcomes[0].measured == (0.5, 0.25, 0.125, 6.0, 0.0, 2)
+    assert second.outcomes[1].measured == (0.5, 0.25, 0.125, 2.0, 0.0, 2)
+    assert busy_s(metrics) == 6.0
+
+
+def test_the_time_of_a_device_that_has_two_batches_is_counted_once(clock, device) -> None:
+    device.go.clear()
+    metrics = Metrics()
+    batcher, first, second = Batcher(device, max_wait_s=0.0, metrics=metrics), Run(4), Run(4)
+    batcher.start()
+    for run in (first, second):
+        device.busy.clear()
+        for n in range(4):
+            batcher.put(run, n, Slots().load(n))
+        assert device.busy.wait(10)
+    clock.seconds += 10
+    device.go.set()
+    first.results()
+    second.results()
+    batcher.close()
+    assert device.batches == [4, 4]
+    assert [device_s(run) for run in (first, second)] == [10.0, 0.0]
+    assert busy_s(metrics) == 10.0
+
+
+def test_a_device_is_not_busy_while_images_are_waited_for(clock, device) -> None:
+    """It is done with one batch long before the next one is full."""
+    device.go.clear()
+    metrics = Metrics()
+    batcher = Batcher(device, max_wait_s=FOR_EVER_S, metrics=metrics)
+    first, second = Run(4), Run(4)
+    batcher.start()
+    for n in range(4):
+        batcher.put(first, n, Slots().load(n))
+    assert device.busy.wait(10)
+    copied, taken = threading.Event(), threading.Event()
+    batcher.put(second, 0, replace(Slots().load(0), release=copied.set))
+    assert copied.wait(10)
+    clock.seconds += 5
+    device.go.set()
+    assert device.seen_done.wait(10)
+    batcher.put(second, 1, replace(Slots().load(1), release=taken.set))
+    assert taken.wait(10)  # so the batcher has noted the time
+    clock.seconds += 100
+    for n in (2, 3):
+        batcher.put(second, n, Slots().load(n))
+    first.results()
+    second.results()
+    batcher.close()
+    assert device_s(first) == 5.0
+    assert busy_s(metrics) == 5.0

@@ -16,7 +16,7 @@ DOCS = ROOT / "docs"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
 
 
-@pytest.mark.parametrize("name", ["settings.md", "errors.md"])
+@pytest.mark.parametrize("name", ["settings.md", "errors.md", "metrics.md"])
 def test_the_document_is_what_the_code_says(name) -> None:
     expected = runpy.run_path(str(DOCS / "generate.py"))["documents"]()[name]
     assert (DOCS / name).read_text() == expected, "stale: run `make docs`"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from math import inf, nan
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from contract.error_codes import Failure
 from worker.outcome import Provenance
@@ -18,6 +22,8 @@ CAME = Provenance(
     [
         Done(0, None, CAME),
         Done(5, Failure("timeout", "no answer", 12.5), Provenance()),
+        Done(1, Failure("timeout"), Provenance(), (20.0, -1.0, -1.0)),
+        Done(2, None, CAME, (0.25, 0.0, 0.125)),
         Done(2**32 - 1, Failure("http_404", "Not Found"), CAME),
     ],
 )
@@ -32,6 +38,18 @@ def test_the_largest_size_that_a_column_holds_is_told_and_a_larger_one_is_unknow
     assert unpack_done(pack_done(Done(0, failure, told))).provenance == told
     beyond = Provenance(bytes=2**31, width=2**32 - 1, height=2**31)
     assert unpack_done(pack_done(Done(0, failure, beyond))).provenance == Provenance()
+
+
+@given(st.floats())
+@example(nan)
+@example(inf)
+@example(-1e-9)
+@example(1e300)
+def test_seconds_that_no_stage_takes_are_unknown(seconds) -> None:
+    """One of them would spoil a sum for as long as the worker lives."""
+    sent = Done(0, None, CAME, (seconds, 0.5, seconds))
+    told = seconds if 0 <= seconds <= 86400 else -1.0
+    assert unpack_done(pack_done(sent)).measured == (told, 0.5, told)
 
 
 @pytest.mark.parametrize(
