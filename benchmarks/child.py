@@ -24,6 +24,7 @@ class Child:
         self, program: str, *options: str, log: Path, environment: Mapping[str, str] | None = None
     ) -> None:
         """`program` is a file of this folder."""
+        self._program = program
         self.log = log
         command = [sys.executable, str(Path(__file__).with_name(program)), *options]
         with log.open("ab") as errors:
@@ -64,7 +65,7 @@ class Child:
                 answer: dict[str, Any] = json.loads(line)
                 return answer
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
-        raise RuntimeError(f"{self._process.args} has ended:\n{tail}")
+        raise RuntimeError(f"{self._program} has ended:\n{tail}")
 
     def close(self) -> None:
         assert self._process.stdin is not None
