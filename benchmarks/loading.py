@@ -141,9 +141,8 @@ def make_run(img2dataset: Path, scratch: Path, uris: list[str], threads: int) ->
     processes = len(os.sched_getaffinity(0))
     options = {
         "url_list": scratch / "urls.txt",
-        "output_folder": scratch / "out",
+        "output_folder": tempfile.mkdtemp(dir=scratch),
         "output_format": "dummy",
-        "incremental_mode": "overwrite",
         "image_size": 224,
         "resize_mode": "center_crop",
         "processes_count": processes,
