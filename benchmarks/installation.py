@@ -105,7 +105,7 @@ class Installation:
         with log.open("ab") as output:
             process = subprocess.Popen(
                 command,
-                env=self.environment | (environment or {}),
+                env={**self.environment, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -31,7 +31,7 @@ ROWS = {
     "cpu": Row("CPU of the main process, by part", 0.7, steady.main_process_cpu),
     "seed": Row("whole path, and a plain loop", 0.7, whole_path.beside_seed),
     "tasks": Row("whole path, and a task an image", 0.9, whole_path.beside_task_an_image),
-    "loading": Row("fetch, decode and crop, and img2dataset", 1.3, loading.beside_img2dataset),
+    "loading": Row("fetch, decode and crop, and img2dataset", 2.6, loading.beside_img2dataset),
     "hangs": Row("URIs that hang", 2.2, steady.hanging),
     "memory": Row("memory of the whole worker", 0.6, steady.memory),
     "workers": Row("two and eight workers", 1.5, steady.more_workers),

@@ -135,7 +135,9 @@ def under_way(  # noqa: PLR0913  (what a row says of its job)
     """A job on one worker for each device, whose images/s are given; 0: it takes no time."""
     with ExitStack() as stack:
         web = stack.enter_context(conditions.web(script, small=small))
-        installation = stack.enter_context(conditions.installed(RANDOM_WEIGHTS | (wanted or {})))
+        installation = stack.enter_context(
+            conditions.installed({**RANDOM_WEIGHTS, **(wanted or {})})
+        )
         job = installation.submit(web.uris(images))
         workers = [
             stack.enter_context(installation.simulated_worker(images_s, f"worker-{n}"))

@@ -23,7 +23,6 @@ from celery import Celery
 from PIL import Image
 from requests.adapters import HTTPAdapter
 
-from contract.broker import redis_of
 from resnext.catalogue import find_spec
 from resnext.preprocess import resize_and_crop, to_rgb
 
@@ -43,6 +42,12 @@ app = Celery("task_an_image", broker=os.environ.get(BROKER), set_as_current=Fals
 app.conf.update(task_ignore_result=True, task_default_queue=os.environ.get(QUEUE, "none"))
 
 
+def client_of(broker_url: str) -> redis.Redis:
+    """Not Celery's: that one may be waiting for a reply to a ping."""
+    url = broker_url.replace("redis+socket:", "unix:").replace("virtual_host=", "db=")
+    return redis.Redis.from_url(url)
+
+
 @cache
 def session() -> requests.Session:
     """One a process."""
@@ -54,7 +59,7 @@ def session() -> requests.Session:
 
 @cache
 def counter() -> redis.Redis:
-    return redis_of(app)
+    return client_of(os.environ[BROKER])
 
 
 @app.task(name="classify_image")
@@ -74,6 +79,7 @@ class Pool:
     def __init__(self, broker_url: str, queue: str) -> None:
         self._app = Celery("producer", broker=broker_url, set_as_current=False)
         self._queue = queue
+        self._done = client_of(broker_url)
 
     def await_ready(self) -> None:
         deadline = time.monotonic() + READY_WITHIN_S
@@ -83,7 +89,7 @@ class Pool:
 
     def run(self, uris: list[str]) -> float:
         """The seconds from the first message to the last task's end."""
-        done, began = redis_of(self._app), time.monotonic()
+        done, began = self._done, time.monotonic()
         done.set(f"{self._queue}.done", 0)
         with self._app.producer_pool.acquire(block=True) as producer:
             for uri in uris:
@@ -99,6 +105,7 @@ class Pool:
         return time.monotonic() - began
 
     def close(self) -> None:
+        self._done.close()
         self._app.close()
 
     def _pings(self) -> list[str]:
