@@ -533,7 +533,7 @@ def test_a_fault_of_our_own_is_tried_again_and_then_named(fleet: Fleet, caplog) 
 def test_what_is_counted_is_what_is_stored_once(fleet: Fleet) -> None:
     """A straggler's run is stored twice, and what is to be retried stays with it till then."""
     metrics = Metrics()
-    runs = Runs(fleet.store, max_attempts=3, metrics=metrics)
+    runs = Runs(fleet.store, max_attempts=3, chunk_images=64, metrics=metrics)
     run = ChunkRun(fleet.begin())
     runs.enter(run)
     for position in run.claim.images:
@@ -561,7 +561,7 @@ def test_what_is_counted_is_what_is_stored_once(fleet: Fleet) -> None:
 
 def test_images_that_get_the_code_internal_are_counted(fleet: Fleet) -> None:
     metrics = Metrics()
-    runs = Runs(fleet.store, max_attempts=1, metrics=metrics)
+    runs = Runs(fleet.store, max_attempts=1, chunk_images=64, metrics=metrics)
     run = ChunkRun(fleet.begin())
     runs.enter(run)
     runs.fail(run, ZeroDivisionError("by zero"))
@@ -570,7 +570,7 @@ def test_images_that_get_the_code_internal_are_counted(fleet: Fleet) -> None:
 
 def test_a_run_that_was_fenced_off_counts_nothing(fleet: Fleet) -> None:
     metrics = Metrics()
-    runs = Runs(fleet.store, max_attempts=3, metrics=metrics)
+    runs = Runs(fleet.store, max_attempts=3, chunk_images=64, metrics=metrics)
     run = ChunkRun(fleet.begin())
     runs.enter(run)
     run.settle(640, CLASSIFIED)
