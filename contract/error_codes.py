@@ -155,12 +155,12 @@ ERROR_CODES: Final = {
         ErrorCode(
             name="cancelled",
             cause="The job was cancelled before this image was done.",
-            advice="Submit it again.",
+            advice="Run it again with `resnextq retry JOB --error cancelled`.",
         ),
         ErrorCode(
             name="expired",
             cause="The job's time ran out before this image was done.",
-            advice="Submit it again with more time or more workers.",
+            advice="Run it again with `resnextq retry JOB --error expired`. More workers help.",
         ),
         ErrorCode(
             name="internal",

@@ -8,7 +8,8 @@ What stops a *command* is one of these; the command line prints its message and 
     ├── UsageError                the caller asked for something that cannot be (exit 2)
     │   ├── SettingsError         a RESNEXT_ variable has a bad value
     │   ├── SourceError           a source of URIs cannot be read, or a URI is refused
-    │   └── UnknownJobError       no job has this id
+    │   ├── UnknownJobError       no job has this id
+    │   └── JobStateError         the job has ended, or is not ready, for what is asked of it
     └── UnavailableError          a server or a file is not there: worth another try (exit 3)
         ├── BrokerUnavailable     Redis does not answer
         ├── DatabaseUnavailable   the database does not answer
@@ -36,6 +37,10 @@ class SourceError(UsageError):
 
 
 class UnknownJobError(UsageError):
+    pass
+
+
+class JobStateError(UsageError):
     pass
 
 

@@ -27,7 +27,7 @@ import typer
 from typer.core import TyperGroup
 
 from contract import VERSION
-from contract.failure import ResnextQueueError, UnavailableError, UsageError
+from contract.failure import JobStateError, ResnextQueueError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -166,6 +166,14 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
         typer.Option(help="A key of your own: repeated with it, a submit changes nothing."),
     ] = None,
     priority: Annotated[int, typer.Option(min=-1000, max=1000, help="Higher goes first.")] = 0,
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Give up what is not done after so long: 90s, 30m, 2h, 7d.",
+            show_default=False,
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the job is finished.")] = False,
     fail_on_error: Annotated[
         bool, typer.Option("--fail-on-error", help="With --wait: exit with 1 if an image failed.")
@@ -181,12 +189,14 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     if fail_on_error and not wait:
         raise UsageError("--fail-on-error goes with --wait: a submit alone classifies nothing.")
     _stop_cleanly_when_terminated()
+    from producer.duration import read_duration
     from producer.progress import counting
     from producer.sources import read_sources
     from producer.submit import Order, submit_entries
 
     settings = _settings(model=model, weights=weights, precision=_value(precision))
-    order = Order.of(settings, name=name, key=key, priority=priority)
+    expires_s = None if expires is None else read_duration(expires)
+    order = Order.of(settings, name=name, key=key, priority=priority, expires_s=expires_s)
     with _database(settings) as engine:
         with counting("submitting") as advance:
             submission = submit_entries(engine, read_sources(sources), order, advance=advance)
@@ -293,6 +303,61 @@ def results(
         tell(f"{lines:,} lines in {output}")
     if found.pending:
         tell(f"{found.pending:,} of {found.total:,} images are not settled yet")
+
+
+@app.command()
+def cancel(
+    jobs: Annotated[
+        list[str],
+        typer.Argument(metavar="JOB...", help="Ids of jobs, or the first characters of them."),
+    ],
+) -> None:
+    """Stop jobs. What is done is kept; the rest is marked with the error code `cancelled`.
+
+    Chunks that a worker is running are finished. A job that has ended cannot be cancelled.
+    """
+    from producer.cancel import cancel as stop
+
+    status = 0
+    with _database(_settings()) as engine:
+        found = [_read(engine, job) for job in jobs]  # of several, an unknown one stops none
+        for job in found:
+            try:
+                stopped = stop(engine, job.id)
+            except JobStateError as error:
+                tell(str(error))
+                status = error.exit_code
+            else:
+                left = f"; {stopped.pending:,} images were left" if stopped.pending else ""
+                tell(f"job {stopped.id} is cancelled{left}")
+    if status:
+        raise typer.Exit(status)
+
+
+@app.command()
+def retry(
+    job: JobArgument,
+    error: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CODE", help="Only images with this error code; may be repeated. Default: all."
+        ),
+    ] = None,
+) -> None:
+    """Run failed images again, in place of their results; prints how many.
+
+    A job that was cancelled or has expired goes on with them. Broken off, it is repeated.
+    """
+    _stop_cleanly_when_terminated()
+    from producer.retry import retry as run_again
+
+    with _database(_settings()) as engine:
+        again = run_again(engine, job, error or ())
+    print(again.images, flush=True)
+    if again.images:
+        tell(f"next: resnextq status {again.job} --watch")
+    if again.left:
+        tell(f"{again.left:,} failed images are in chunks that still run, or have just failed")
 
 
 @app.command()
@@ -588,7 +653,7 @@ def _warn_if_unserved(engine: Engine, job: str, settings: Settings) -> None:
         found = find_job(connection, job)
         served = live_workers(connection, settings.lease_s)
     warning = no_worker(found.queue, served)
-    if warning is not None and not found.is_finished:
+    if warning is not None and found.is_live:
         tell(warning)
 
 

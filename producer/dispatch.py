@@ -1,8 +1,9 @@
 """`resnextq dispatch`: the relay from SQL to Redis, and the keeper of the jobs' counts.
 
-Every `dispatch_interval_s`: fold what workers have stored, take back what dead workers ran
-and what Redis has lost, publish what is due. A database or a Redis that is away is waited
-for. Several dispatchers at once do no harm and no good.
+Every `dispatch_interval_s`: fold what workers have stored, take back what dead workers ran,
+settle what is left of jobs that were cancelled or have expired, take back what Redis has lost,
+publish what is due. A database or a Redis that is away is waited for. Several dispatchers at
+once do no harm and no good.
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ from producer.fold import fold
 from producer.lost import Lost
 from producer.publish import publish
 from producer.reap import Reaper
+from producer.settle import expire, settle
 
 log = logging.getLogger(__name__)
 
 FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 10.0
+# Of a tick: a large job that was cancelled is not to starve those that run.
+SETTLE_SHARE: Final = 0.5
 
 
 def run_dispatcher(settings: Settings) -> None:
@@ -94,6 +98,8 @@ class Dispatcher:
     def _keep_counts(self) -> None:
         fold(self._engine)
         self._reaper.reap(self._engine)
+        expire(self._engine)
+        settle(self._engine, for_s=SETTLE_SHARE * self._settings.dispatch_interval_s)
 
     def _feed(self) -> None:
         self._lost.put_back(self._engine, self._app)

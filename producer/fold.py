@@ -2,7 +2,8 @@
 
 Each stored chunk adds one small row to `tallies`, so that no two workers wait for the same
 job's row; the dispatcher takes them out and adds them up, in one transaction. Two dispatchers
-at once fold no tally twice: a row that is deleted is deleted once.
+at once fold no tally twice: a row that is deleted is deleted once. The tally of the last
+image completes a running job; one that was cancelled or has expired is finished by it.
 """
 
 from __future__ import annotations
@@ -83,29 +84,40 @@ def _jobs_to_change(connection: Connection, sums: dict[int, Sum]) -> list[Row[An
 
 
 def _change(connection: Connection, job: Row[Any], new: Sum, now: datetime) -> None:
+    running = job.state == "running"
+    state = "completed" if running else job.state
     classified, failed = job.classified + new.classified, job.failed + new.failed
     values: dict[str, Any] = {
         "classified": classified,
         "failed": failed,
-        "errors": dict(Counter(job.errors) + new.errors),
-        "images_per_s": _rate(job, new.classified + new.failed, now),
+        "errors": _add(job.errors, new.errors),
+        # Nobody is told how fast the rest of a job is marked as cancelled.
+        "images_per_s": _rate(job, new.classified + new.failed, now) if running else 0.0,
         "folded_at": now,
     }
-    done = job.state == "running" and classified + failed == job.total
+    done = job.finished_at is None and classified + failed == job.total
     if done:
-        values |= {"state": "completed", "finished_at": now}
+        values |= {"state": state, "finished_at": now}
     connection.execute(update(jobs).where(jobs.c.number == job.number).values(**values))
     if done:
         seconds = (now - job.created_at).total_seconds()
         log.info(
-            "Job %s%s is completed: %d classified, %d failed in %.1f s, %.1f images/s",
+            "Job %s%s is %s: %d classified, %d failed in %.1f s, %.1f images/s",
             job.id,
             f" ({job.name})" if job.name else "",
+            state,
             classified,
             failed,
             seconds,
             job.total / max(seconds, 1e-3),
         )
+
+
+def _add(errors: dict[str, int], more: Counter[str]) -> dict[str, int]:
+    """A retry takes back what may not be folded yet, so that a count is below zero meanwhile."""
+    total = Counter(errors)
+    total.update(more)
+    return {code: images for code, images in total.items() if images}
 
 
 def _rate(job: Row[Any], images: int, now: datetime) -> float:

@@ -42,6 +42,7 @@ class Job:
     precision: str
     queue: str
     created_at: datetime
+    expires_at: datetime | None
     finished_at: datetime | None
     total: int
     """0 while the job is being submitted."""
@@ -57,8 +58,14 @@ class Job:
         return max(0, self.total - self.classified - self.failed)
 
     @property
+    def is_live(self) -> bool:
+        """Its images are still to be classified."""
+        return self.state in ("submitting", "running")
+
+    @property
     def is_finished(self) -> bool:
-        return self.state not in ("submitting", "running")
+        """Of a job that was cancelled or has expired: what was left of it is settled as well."""
+        return self.state == "completed" or (not self.is_live and self.finished_at is not None)
 
     @property
     def images_per_s(self) -> float:
@@ -123,6 +130,7 @@ def as_json(job: Job) -> dict[str, Any]:
         "images_per_s": round(job.images_per_s, 3),
         "eta_s": None if job.eta_s is None else round(job.eta_s, 3),
         "created_at": _iso(job.created_at),
+        "expires_at": None if job.expires_at is None else _iso(job.expires_at),
         "finished_at": None if job.finished_at is None else _iso(job.finished_at),
         "errors": job.errors,
     }
@@ -156,7 +164,7 @@ def _read(connection: Connection, chosen: Select[Any]) -> list[Job]:
 def _make_job(rows: list[Row[Any]]) -> Job:
     """`rows` are one job's, one for each of its tallies."""
     row = rows[0]
-    errors = Counter(row.errors)
+    errors = Counter[str](row.errors)
     for tally in rows:
         errors.update(tally.more_errors or {})
     return Job(
@@ -170,11 +178,13 @@ def _make_job(rows: list[Row[Any]]) -> Job:
         precision=row.precision,
         queue=row.queue,
         created_at=row.created_at,
+        expires_at=row.expires_at,
         finished_at=row.finished_at,
         total=row.total,
         classified=row.classified + sum(tally.more_classified or 0 for tally in rows),
         failed=row.failed + sum(tally.more_failed or 0 for tally in rows),
-        errors=dict(errors.most_common()),
+        # What a retry has taken back may still be in a tally: together they are none.
+        errors={code: images for code, images in errors.most_common() if images},
         recent_images_per_s=row.images_per_s,
     )
 

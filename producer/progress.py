@@ -98,8 +98,8 @@ def watching(read: Callable[[], Job]) -> Job:
 
 
 def time_left(job: Job) -> str:
-    """For people: `4 min left`, or the state of a finished job."""
-    if job.is_finished:
+    """For people: `4 min left`, or the state of a job that has ended."""
+    if not job.is_live:
         return job.state
     if job.eta_s is None:
         return "time left unknown"

@@ -50,6 +50,9 @@ def render_jobs(listed: Sequence[Job]) -> RenderableType:
     for number in ("images", "done", "failed"):
         table.add_column(number, justify="right", no_wrap=True)
     table.add_column("submitted (UTC)", no_wrap=True)
+    expiring = any(job.expires_at is not None and job.is_live for job in listed)
+    if expiring:
+        table.add_column("expires (UTC)", no_wrap=True)
     for job in listed:
         table.add_row(
             job.id,
@@ -58,7 +61,8 @@ def render_jobs(listed: Sequence[Job]) -> RenderableType:
             f"{job.total:,}",
             _share(job),
             Text(f"{job.failed:,}", "red" if job.failed else ""),
-            f"{job.created_at.astimezone(UTC):%Y-%m-%d %H:%M}",
+            _minutes(job.created_at),
+            *([_minutes(job.expires_at) if job.is_live else ""] if expiring else []),
         )
     return table
 
@@ -72,10 +76,12 @@ def _facts(job: Job, served: Counter[str]) -> list[tuple[str, RenderableType]]:
         ("model", Text(f"{job.model}, weights {job.weights}, precision {job.precision}")),
         ("submitted", Text(f"{_seconds(job.created_at)} by {job.owner}")),
     ]
+    if job.expires_at is not None and (job.is_live or job.state == "expired"):
+        facts.append(("expires" if job.is_live else "expired", _seconds(job.expires_at)))
     if job.finished_at is not None:
         took = span((job.finished_at - job.created_at).total_seconds())
         facts.append(("finished", f"{_seconds(job.finished_at)}, after {took}"))
-    else:
+    if job.is_live:
         facts.append(("workers", _workers(job, served)))
     return facts
 
@@ -106,7 +112,7 @@ def _counts(job: Job) -> Text:
 
 def _rate(job: Job) -> str:
     rate = f"{job.images_per_s:,.1f} images/s"
-    return rate if job.is_finished else f"{rate}, {time_left(job)}"
+    return f"{rate}, {time_left(job)}" if job.is_live else rate
 
 
 def _workers(job: Job, served: Counter[str]) -> Text:
@@ -131,6 +137,10 @@ def _reasons(job: Job) -> Table:
             known.advice if known else "Upgrade resnext-queue on this machine.",
         )
     return table
+
+
+def _minutes(moment: datetime | None) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}" if moment is not None else ""
 
 
 def _seconds(moment: datetime) -> str:

@@ -41,13 +41,16 @@ from producer.sources import Entry, check, shorten
 IMAGES_PER_TRANSACTION: Final = 4_096
 MAX_SHUFFLE: Final = 2**31 - 1
 MAX_PRIORITY: Final = 1_000
+MAX_EXPIRES_S: Final = 3650 * 86_400.0
 MAX_TITLE_CHARS: Final = 200
 # Two submits that take a key from each other settle it in two rounds.
 KEY_ROUNDS: Final = 5
 
 
 class TakenAwayError(UnavailableError):
-    """Another submit with the same key began after this one, and goes on instead of it."""
+    """The job was cancelled while it was being submitted; or another submit with the same key
+    began after this one, and goes on instead of it.
+    """
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def submit(  # noqa: PLR0913  (the client's one call; all but two are by keyword
     name: str | None = None,
     key: str | None = None,
     priority: int = 0,
+    expires_s: float | None = None,
     settings: Settings | None = None,
 ) -> str:
     """Submits images and returns the id of their job.
@@ -88,16 +92,20 @@ def submit(  # noqa: PLR0913  (the client's one call; all but two are by keyword
         key: of your own, unique for each user: a submit that is repeated with it returns the
             id of the job that is there, and submits nothing.
         priority: higher goes first; -1000 to 1000.
+        expires_s: counted from the end of the submit; what is not done by then is given up,
+            with the error code `expired`. None: never.
         settings: model, weights, precision, images in a chunk, and folders of file URIs;
             by default those of the environment.
 
     Raises:
         SourceError: a URI is refused, or there is none.
-        UsageError: name, key or priority are not such.
-        TakenAwayError: another submit with the same key began meanwhile.
+        UsageError: name, key, priority or expires_s are not such.
+        TakenAwayError: another submit with the same key began meanwhile, or it was cancelled.
     """
     entries = (Entry(uri, ref, f"image {n}", 0) for n, (uri, ref) in enumerate(images, start=1))
-    order = Order.of(settings or Settings(), name=name, key=key, priority=priority)
+    order = Order.of(
+        settings or Settings(), name=name, key=key, priority=priority, expires_s=expires_s
+    )
     return submit_entries(engine, entries, order).job
 
 
@@ -108,6 +116,7 @@ class Order:
     name: str | None
     key: str | None
     priority: int
+    expires_s: float | None
     owner: str
     model: str
     weights: str
@@ -122,14 +131,28 @@ class Order:
             raise UsageError(
                 f"priority is {self.priority}; it is from -{MAX_PRIORITY} to {MAX_PRIORITY}."
             )
+        if self.expires_s is not None and not 0 < self.expires_s <= MAX_EXPIRES_S:
+            raise UsageError(
+                f"expires is after {self.expires_s} seconds; it is after more than none, and "
+                f"after {MAX_EXPIRES_S / 86_400:.0f} days at most."
+            )
 
     @classmethod
-    def of(cls, settings: Settings, *, name: str | None, key: str | None, priority: int) -> Order:
+    def of(
+        cls,
+        settings: Settings,
+        *,
+        name: str | None,
+        key: str | None,
+        priority: int,
+        expires_s: float | None = None,
+    ) -> Order:
         """An order of the user who runs this process."""
         return cls(
             name=name,
             key=key,
             priority=priority,
+            expires_s=expires_s,
             owner=login_name(),
             model=settings.model,
             weights=settings.weights,
@@ -161,7 +184,7 @@ def submit_entries(
 
     Raises:
         SourceError: a URI is refused, or there is none.
-        TakenAwayError: another submit with the same key began meanwhile.
+        TakenAwayError: another submit with the same key began meanwhile, or it was cancelled.
     """
     earlier = _find_whole(engine, order)
     if earlier is not None:
@@ -175,7 +198,7 @@ def submit_entries(
         return draft
     try:
         images = _insert_groups(engine, draft, chain([first], groups), order, advance)
-        _set_running(engine, draft, images)
+        _set_running(engine, draft, images, order.expires_s)
     except BaseException:
         with suppress(SQLAlchemyError):  # what went wrong first is what to tell
             _discard(engine, draft)
@@ -311,7 +334,7 @@ def _check_ours(connection: Connection, job: Draft) -> None:
     """
     statement = select(jobs.c.id).where(_is_draft(job)).with_for_update(read=True, key_share=True)
     if connection.execute(statement).first() is None:
-        raise _taken_away(job)
+        raise _taken_away(connection, job)
 
 
 def _is_draft(job: Draft) -> ColumnElement[bool]:
@@ -347,15 +370,20 @@ def _uris_row(job: Draft, chunk: int, part: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
-def _set_running(engine: Engine, job: Draft, images: int) -> None:
-    """The one statement that makes the job exist for the others."""
-    statement = update(jobs).where(_is_draft(job)).values(state="running", total=images)
+def _set_running(engine: Engine, job: Draft, images: int, expires_s: float | None) -> None:
+    """The one statement that makes the job exist for the others; its time begins with it."""
+    values = {"state": "running", "total": images}
+    if expires_s is not None:
+        values |= {"expires_at": db_now(expires_s)}
     with engine.begin() as connection:
-        if connection.execute(statement).rowcount != 1:
-            raise _taken_away(job)
+        changed = connection.execute(update(jobs).where(_is_draft(job)).values(**values))
+        if changed.rowcount != 1:
+            raise _taken_away(connection, job)
 
 
-def _taken_away(job: Draft) -> TakenAwayError:
+def _taken_away(connection: Connection, job: Draft) -> TakenAwayError:
+    if connection.scalar(select(jobs.c.state).where(jobs.c.id == job.id)) == "cancelled":
+        return TakenAwayError(f"Job {job.id} was cancelled while it was being submitted.")
     return TakenAwayError(
         f"Job {job.id} was taken away by a later `submit` with the same key, which goes on in its "
         "place. Nothing is submitted twice; `resnextq list` shows the job that there is now."

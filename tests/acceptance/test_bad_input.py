@@ -11,6 +11,8 @@ COMMANDS = {
     "submit": ("submit", "http://a.example/1.jpg", "--name", "one"),
     "status": ("status", "0123456789abcdef"),
     "results": ("results", "0123456789abcdef"),
+    "cancel": ("cancel", "0123456789abcdef"),
+    "retry": ("retry", "0123456789abcdef"),
     "list": ("list",),
     "dispatch": ("dispatch",),
     "worker": ("worker",),
@@ -85,7 +87,7 @@ def test_a_bad_setting_stops_every_command(installation, contents, command) -> N
     assert not (installation.folder / "home").exists()
 
 
-@pytest.mark.parametrize("command", ["status", "results"])
+@pytest.mark.parametrize("command", ["status", "results", "cancel", "retry"])
 def test_an_unknown_job_is_named_with_what_there_is(installation, contents, command) -> None:
     job = installation.submit("http://a.example/1.jpg")
     before = contents()

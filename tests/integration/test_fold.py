@@ -84,7 +84,9 @@ def test_a_job_that_has_ended_otherwise_is_counted_and_stays_as_it_is(
     change_job(engine, job, state=state)
     tally(engine, job, 2)
     fold(engine)
-    assert (job_of(engine, job).state, *counts(engine, job)) == (state, 2, 0, {})
+    row = job_of(engine, job)
+    assert (row.state, *counts(engine, job)) == (state, 2, 0, {})
+    assert row.finished_at >= row.created_at
 
 
 def test_two_folders_at_once_fold_every_tally_once_while_workers_add_more(

@@ -92,6 +92,7 @@ def test_the_json_has_the_designed_keys(engine: Engine, database_url: str, job: 
         "pending": 10,
         "images_per_s": 0.0,
         "eta_s": None,
+        "expires_at": None,
         "finished_at": None,
         "errors": {},
     }
@@ -180,7 +181,7 @@ def test_an_id_with_a_slip_is_told_the_nearest(engine: Engine, job: str) -> None
 
 
 def test_commands_refuse_an_unknown_job_quietly(database_url: str, engine: Engine) -> None:
-    for command in ("status", "results"):
+    for command in ("status", "results", "cancel", "retry"):
         done = run(database_url, command, "nosuchjob")
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == (
@@ -214,6 +215,83 @@ def test_watching_ends_with_the_job(engine: Engine, database_url: str, job: str)
     assert json.loads(last)["state"] == "completed"
     process.stdout.close()
     assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("state", ["cancelled", "expired"])
+def test_watching_ends_once_what_was_left_is_settled(
+    engine: Engine, database_url: str, job: str, state: str
+) -> None:
+    change(engine, job, state=state, classified=4)
+    process = subprocess.Popen(
+        [RESNEXTQ, "status", job, "--watch", "--json", "--fail-on-error"],
+        env=os.environ | {"RESNEXT_DATABASE_URL": database_url},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    first = json.loads(process.stdout.readline())
+    assert (first["state"], first["pending"], first["finished_at"]) == (state, 6, None)
+    change(engine, job, failed=6, errors={state: 6}, finished_at=db_now())
+    (last,) = process.stdout.read().splitlines()
+    assert (json.loads(last)["errors"], json.loads(last)["pending"]) == ({state: 6}, 0)
+    process.stdout.close()
+    assert process.wait(timeout=60) == 1
+
+
+def test_of_several_jobs_those_that_run_are_cancelled(
+    engine: Engine, database_url: str, job: str
+) -> None:
+    ended = submit(engine, [("http://a.org/", None)])
+    change(engine, ended, state="completed", classified=1, finished_at=db_now())
+    unknown = run(database_url, "cancel", job, "nosuchjob")
+    assert (unknown.returncode, read(engine, job).state) == (2, "running")
+
+    done = run(database_url, "cancel", ended, job, job)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"resnextq: Job {ended} is completed: there is nothing left to cancel.\n"
+        + f"resnextq: job {job} is cancelled; 10 images were left\n" * 2
+    )
+    assert (read(engine, job).state, read(engine, ended).state) == ("cancelled", "completed")
+
+
+def test_a_retry_says_how_many_images_and_refuses_what_is_no_code(
+    database_url: str, engine: Engine, job: str
+) -> None:
+    done = run(database_url, "retry", job, "--error", "http_404", "--error", "time-out")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no error code 'time-out'. Did you mean timeout?" in done.stderr
+    done = run(database_url, "retry", job)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+
+
+def test_the_time_that_a_job_has_is_shown(engine: Engine, database_url: str, job: str) -> None:
+    done = run(database_url, "submit", "http://a.org/", "--expires", "2h", "--name", "brief")
+    brief = done.stdout.strip()
+    expires_at = read(engine, brief).expires_at
+    shape = json.loads(run(database_url, "status", brief, "--json").stdout)
+    assert datetime.fromisoformat(shape["expires_at"]) == expires_at.replace(
+        microsecond=expires_at.microsecond // 1000 * 1000
+    )
+    assert (
+        f"expires    {expires_at:%Y-%m-%d %H:%M:%S} UTC"
+        in run(database_url, "status", brief).stdout
+    )
+    assert "expires" not in run(database_url, "status", job).stdout
+    listed = shown(render_jobs([read(engine, brief), read(engine, job)]))
+    assert f"{expires_at:%Y-%m-%d %H:%M}" in listed
+    assert "expires" not in shown(render_jobs([read(engine, job)]))
+    refused = run(database_url, "submit", "http://a.org/", "--expires", "soon")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "'soon' is no duration" in refused.stderr
+
+
+def test_people_see_how_a_job_has_ended(engine: Engine, job: str) -> None:
+    change(engine, job, state="expired", expires_at=db_now(), classified=4)
+    text = " ".join(shown(render_job(read(engine, job), live_workers_of(engine))).split())
+    assert "6 pending, of 10" in text
+    assert "expired 20" in text
+    assert "no worker" not in text
 
 
 def test_failures_are_an_exit_status_for_those_who_ask(

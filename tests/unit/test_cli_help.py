@@ -29,7 +29,7 @@ def loaded_by(code: str) -> set[str]:
 def test_help_names_every_command() -> None:
     done = run("--help")
     assert done.returncode == 0
-    jobs = ("submit", "status", "list", "results", "classify")
+    jobs = ("submit", "status", "list", "results", "cancel", "retry", "classify")
     for command in (*jobs, "up", "worker", "dispatch", "flower", "export", "doctor", "db"):
         assert f" {command} " in done.stdout
 

@@ -1,0 +1,63 @@
+"""Jobs that a user stops, runs again, or gives so much time and no more."""
+
+from __future__ import annotations
+
+import json
+
+
+def test_a_job_is_cancelled_in_the_middle_and_what_was_left_is_run_again(
+    installation, many, gate
+) -> None:
+    # One chunk at a time, so that most of them are left.
+    installation.environment["RESNEXT_CHUNKS_IN_FLIGHT"] = "1"
+    job = installation.submit(*many)
+    installation.start("dispatch")
+    installation.start("worker")
+    installation.wait(job, lambda status: status["classified"] > 0)
+
+    done = installation.call("cancel", job)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert f"job {job} is cancelled" in done.stderr
+    assert installation.status(job)["state"] == "cancelled"
+    gate.set()
+
+    status = installation.wait(job, lambda status: status["finished_at"] is not None)
+    results = installation.results(job)
+    left = [r["uri"] for r in results if r.get("error", {}).get("code") == "cancelled"]
+    assert (status["state"], status["errors"]) == ("cancelled", {"cancelled": len(left)})
+    assert [result["uri"] for result in results] == many
+    assert (status["classified"], status["pending"]) == (len(many) - len(left), 0)
+    assert 8 <= len(left) < len(many)
+    assert installation.call("status", job, "--fail-on-error").returncode == 1
+    assert installation.call("cancel", job).returncode == 0
+
+    assert installation.run("retry", job, "--error", "cancelled") == f"{len(left)}\n"
+    status = installation.wait(job)
+    assert (status["classified"], status["failed"], status["errors"]) == (len(many), 0, {})
+    assert [result["uri"] for result in installation.results(job)] == many
+    status = installation.wait(job, lambda status: status["finished_at"] is not None)
+    assert status["state"] == "completed"
+
+    refused = installation.call("cancel", job)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        f"resnextq: Job {job} is completed: there is nothing left to cancel.\n"
+    )
+    again = installation.call("retry", job)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "0\n", "")
+
+
+def test_a_job_whose_time_is_over_is_given_up(installation) -> None:
+    """No worker takes it, which does not keep anybody waiting."""
+    installation.start("dispatch")
+    uris = [f"http://a.example/{n}.jpg" for n in range(20)]
+    done = installation.call("submit", *uris, "--expires", "1s", "--wait", "--fail-on-error")
+    assert done.returncode == 1, done.stderr
+    job = done.stdout.strip()
+    status = installation.status(job)
+    assert (status["state"], status["errors"]) == ("expired", {"expired": 20})
+    assert status["expires_at"] < status["finished_at"]
+    assert [result["uri"] for result in installation.results(job)] == uris
+    (listed,) = json.loads(installation.run("list", "--json"))
+    assert listed == status
+    assert "expired" in installation.run("status", job)

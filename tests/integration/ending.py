@@ -1,0 +1,129 @@
+"""What the tests of cancel, expiry and retry share: workers that store, and what must add up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from celery import Celery
+from sqlalchemy import Engine, insert, select
+
+from contract import remaining
+from contract.database import reading
+from contract.error_codes import Failure
+from contract.message import ChunkMessage
+from contract.settings import Settings
+from contract.tables import chunks, models, results
+from producer.fold import fold
+from producer.jobs import read_job
+from producer.publish import publish
+from producer.settle import settle
+from tests.integration.dispatching import (
+    claim_as,
+    identity_of,
+    job_of,
+    submit_chunks,
+    take,
+    waiting,
+)
+from worker.chunk_run import Snapshot
+from worker.claim import Claim
+from worker.database import Database
+from worker.outcome import Outcome, Prediction, Provenance
+from worker.store import Store, Stored
+
+IMAGES = 4
+"""In a chunk."""
+CLASSIFIED = Outcome(Prediction((1,), (1.0,)), Provenance())
+MODEL_NUMBER = 7
+
+
+def failed(code: str) -> Outcome:
+    return Outcome(Failure(code), Provenance())
+
+
+def submit_job(engine: Engine, number: int = 3) -> int:
+    """A job of so many chunks, and a model that workers classify with."""
+    _register_model(engine)
+    return submit_chunks(engine, number, images=IMAGES)
+
+
+def _register_model(engine: Engine) -> None:
+    name = {"title": "m/w", "model": "m", "weights": "w", "weights_sha256": "00"}
+    with engine.begin() as connection:
+        connection.execute(insert(models).values(number=MODEL_NUMBER, **name))
+
+
+def claim_next(engine: Engine, app: Celery, worker: str = "w1") -> Claim:
+    claimed = claim_as(engine, worker, take(app).message)
+    assert claimed is not None
+    return claimed
+
+
+def store(
+    engine: Engine,
+    claimed: Claim,
+    outcomes: Iterable[Outcome],
+    *,
+    worker: str = "w1",
+    closed: bool = False,
+) -> Stored:
+    """The outcomes of its first images; the others still load, or are handed back."""
+    by_position = dict(zip(claimed.images, outcomes, strict=False))
+    unsettled = frozenset(claimed.images) - by_position.keys()
+    identity = identity_of(worker, MODEL_NUMBER)
+    stores = Store(Database(engine), identity, max_attempts=3, retry_backoff_s=5.0)
+    return stores.store(claimed, Snapshot(by_position, unsettled, closed))
+
+
+def run_all(
+    engine: Engine, app: Celery, settings: Settings, outcomes: Iterable[Outcome] = ()
+) -> list[ChunkMessage]:
+    """Publishes what is due, and a worker stores it all; by default, classified."""
+    messages = []
+    outcomes = tuple(outcomes) or (CLASSIFIED,) * IMAGES
+    while publish(engine, app, settings):
+        while waiting(app):
+            claimed = claim_next(engine, app)
+            store(engine, claimed, outcomes)
+            messages.append(claimed.message)
+    return messages
+
+
+def dispatch(engine: Engine) -> None:
+    """Ticks without Redis, until there is nothing to settle and to fold."""
+    while settle(engine, for_s=60) or fold(engine):
+        pass
+
+
+def codes(engine: Engine, job: int) -> dict[int, str | None]:
+    """Of each image that has a row, by position; None: classified."""
+    with reading(engine) as connection:
+        rows = connection.execute(
+            select(results.c.position, results.c.error_code).where(results.c.job_number == job)
+        )
+        return {row.position: row.error_code for row in rows}
+
+
+def assert_counts_true(engine: Engine, job: int) -> None:
+    """What people are told is what the rows say, and each image is settled or left, never both."""
+    with reading(engine) as connection:
+        told = read_job(connection, job)
+        left = [
+            chunk.first_position + offset
+            for chunk in connection.execute(select(chunks).where(chunks.c.job_number == job))
+            for offset in remaining.decode(chunk.remaining)
+        ]
+    found = codes(engine, job)
+    errors = Counter(code for code in found.values() if code is not None)
+    assert (told.classified, told.failed) == (len(found) - errors.total(), errors.total())
+    assert told.errors == dict(errors)
+    assert sorted([*found, *left]) == list(range(told.total))
+
+
+def assert_ended(engine: Engine, job: int, state: str) -> None:
+    """Every image has its row, and the job its end."""
+    assert_counts_true(engine, job)
+    row = job_of(engine, job)
+    assert (row.state, row.classified + row.failed) == (state, row.total)
+    assert row.finished_at >= row.created_at
