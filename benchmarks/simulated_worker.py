@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from child import answer_questions
+from prometheus_client import CollectorRegistry
 
 import worker.task
 from contract.broker import check_broker, make_celery
@@ -166,7 +167,7 @@ def run(settings: Settings, device: Device) -> None:
     loaders = LoaderPool(settings, device.spec.preprocessing)
     loaders.start()
     try:
-        serve(settings, engine, app, loaders, device)  # type: ignore[arg-type]
+        serve(settings, engine, app, loaders, device, CollectorRegistry())  # type: ignore[arg-type]
     finally:
         loaders.close()
         engine.dispose()

@@ -6,10 +6,11 @@ import json
 
 
 def test_a_job_is_cancelled_in_the_middle_and_what_was_left_is_run_again(
-    installation, many, gate
+    installation, web, gate
 ) -> None:
-    # One chunk at a time, so that most of them are left.
-    installation.environment["RESNEXT_CHUNKS_IN_FLIGHT"] = "1"
+    # One chunk at a time, of which all but the first image are held: most are left for long.
+    installation.environment |= {"RESNEXT_CHUNKS_IN_FLIGHT": "1", "RESNEXT_CHUNK_PATIENCE_S": "2"}
+    many = [f"{web}/chelsea.jpg?{'held' if n % 8 else 'n'}={n}" for n in range(64)]
     job = installation.submit(*many)
     installation.start("dispatch")
     installation.start("worker")
