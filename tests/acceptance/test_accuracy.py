@@ -32,6 +32,7 @@ def pictures(tmp_path) -> list[Path]:
     return [tmp_path / "web" / member.name for member in chosen]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.skipif(
     not ARCHIVE.exists(), reason=f"no test pictures: CIFAR10_TEST names none, and no {ARCHIVE.name}"
 )

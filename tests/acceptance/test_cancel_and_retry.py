@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+# On both databases without a network to load: tests/integration/test_cancel.py and test_retry.py.
+pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
 
 def test_a_job_is_cancelled_in_the_middle_and_what_was_left_is_run_again(
     installation, web, gate

@@ -12,6 +12,10 @@ def begun(status) -> bool:
     return status["classified"] > 0
 
 
+# What has nothing to do with the database, or is tested on both without a network to load.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
 def test_every_image_gets_its_classes_or_the_reason_why_not(installation, web, tmp_path) -> None:
     (tmp_path / "words.jpg").write_text("These are words.")
     job = installation.submit(
@@ -62,6 +66,7 @@ def test_a_worker_killed_in_mid_job_loses_nothing_and_doubles_nothing(
     assert len({str([guess["class_id"] for guess in r["top5"]]) for r in results}) == 4
 
 
+@on_sqlite
 def test_a_worker_that_is_stopped_hands_back_what_it_has_not_classified(
     installation, many, gate
 ) -> None:
@@ -97,6 +102,7 @@ def test_redis_flushed_in_mid_job_loses_nothing(installation, many, gate, valkey
     assert len(installation.results(job)) == len(many)
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -121,6 +127,7 @@ def test_weights_that_are_missing_or_of_another_network_stop_the_worker(
     assert "Traceback" not in done.stderr
 
 
+@on_sqlite
 @pytest.mark.parametrize("command", ["dispatch", "worker", "flower"])
 def test_redis_that_does_not_answer_stops_a_command_with_its_address(installation, command) -> None:
     installation.environment |= {
@@ -146,6 +153,7 @@ def test_a_database_that_does_not_answer_stops_a_command_with_its_address(
     assert "Traceback" not in done.stderr
 
 
+@on_sqlite
 def test_the_dashboard_without_a_login_is_refused(installation) -> None:
     done = installation.call("flower")
     assert done.returncode == 2
