@@ -159,7 +159,7 @@ class Fetcher:
     """Fetches for all threads of a loader: one pool of connections, no cookies, no proxies.
 
     By urllib3 itself: a fetch through requests, which adds nothing that is wanted here, takes
-    1.33 ms of a core instead of 0.78 (docs/benchmarks.md).
+    1.33 ms of a core instead of 0.78.
     """
 
     def __init__(self, limits: FetchLimits, *, threads: int) -> None:
