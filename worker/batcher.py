@@ -36,7 +36,7 @@ RATE_HALF_LIFE_S: Final = 10.0
 FAULTS_TO_STOP: Final = 3
 
 
-@dataclass(slots=True)  # frozen, to make one would take three times as long
+@dataclass(slots=True)  # not frozen, which is slower to make
 class _Entry:
     """An image that waits for its batch."""
 

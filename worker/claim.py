@@ -70,7 +70,7 @@ def generation_of(message: ChunkMessage) -> dict[str, Any]:
 
 
 # All that a claim has to know, in one statement, since each costs as much as several images;
-# and built here, since to build one costs ten times as much as to execute it.
+# and built here, since to build one costs more than to execute it.
 _KNOWN: Final = (
     chunks.c.attempt,
     chunks.c.first_position,

@@ -36,7 +36,7 @@ SHORTEST_FAULT_DELAY_S: Final = 2.0
 # come all at once.
 SHORTEST_DEFERRAL_S: Final = 20.0
 LONGEST_DEFERRAL_S: Final = 40.0
-# Built once, since to build a statement costs ten times as much as to execute it. The columns
+# Built once, since to build a statement costs more than to execute it. The columns
 # that change are given when it is executed.
 _CHANGE: Final = update(chunks).where(
     *IN_GENERATION, chunks.c.state == "running", chunks.c.worker == bindparam("the_worker")
