@@ -13,8 +13,8 @@ from sqlalchemy import Connection, inspect, text
 from contract.failure import SchemaMismatch
 from contract.settings import PREFIX
 
-OLDEST_SCHEMA: Final = 1
-NEWEST_SCHEMA: Final = 1
+OLDEST_SCHEMA: Final = 2
+NEWEST_SCHEMA: Final = 2
 
 
 def revision_of(connection: Connection) -> int:

@@ -3,6 +3,7 @@
 A job is cut into chunks; a chunk has a life (state, generation) and its URIs, in a row of its
 own that is never rewritten. An image is known by (job number, position) and has one row in
 `results` once it is settled. Workers add `tallies`, which the dispatcher folds into `jobs`.
+Of several dispatchers the one in `leaders` is at work.
 The view `predictions` (made by the first migration) joins an image's top 5 with their labels.
 """
 
@@ -91,6 +92,11 @@ chunks = Table(
     Column("worker", Text),
     Column("remaining", LargeBinary, nullable=False),  # see contract.remaining
     Column("remaining_images", SmallInteger, nullable=False),
+    # Of a chunk whose images are run one by one, since workers have died of it: the offset of
+    # the one that ran last, in which generation, and how often each has crashed its worker.
+    Column("alone_offset", SmallInteger),
+    Column("alone_generation", Integer),
+    Column("crashes", JSON(none_as_null=True)),  # {offset: times}
     # The dispatcher's two questions: what is due for a job, and what is out.
     Index("ix_chunks_due", "job_number", "state", "shuffle"),
     Index("ix_chunks_out", "state", "worker"),
@@ -180,4 +186,13 @@ workers = Table(
     Column("started_at", UtcDateTime, nullable=False),
     Column("heartbeat_at", UtcDateTime, nullable=False),
     Column("stopping", Boolean, nullable=False),
+    Column("crashed_by", Text),  # the signal of its own making that has ended it: SIGSEGV, …
+)
+
+leaders = Table(
+    "leaders",
+    metadata,
+    Column("role", String(16), primary_key=True, autoincrement=False),  # dispatcher
+    Column("holder", Text, nullable=False),  # unique to one life of one process
+    Column("held_at", UtcDateTime, nullable=False),
 )

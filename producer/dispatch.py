@@ -2,8 +2,8 @@
 
 Every `dispatch_interval_s`: fold what workers have stored, take back what dead workers ran,
 settle what is left of jobs that were cancelled or have expired, take back what Redis has lost,
-publish what is due. A database or a Redis that is away is waited for. Several dispatchers at
-once do no harm and no good.
+publish what is due. A database or a Redis that is away is waited for. Of several dispatchers
+one leads, and the others stand by.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from contract.broker import check_broker, make_celery
 from contract.database import connect_database
 from contract.settings import Settings
 from producer.fold import fold
+from producer.leadership import TERM_S, Leadership
 from producer.lost import Lost
 from producer.publish import publish
 from producer.reap import Reaper
@@ -34,7 +35,9 @@ from producer.settle import expire, settle
 log = logging.getLogger(__name__)
 
 FIRST_WAIT_S: Final = 0.5
-LONGEST_WAIT_S: Final = 10.0
+# What was lost with Redis is known to be so five seconds after it is back.
+LONGEST_WAIT_S: Final = 4.0
+TICKS_A_TERM: Final = 4
 # Of a tick: a large job that was cancelled is not to starve those that run.
 SETTLE_SHARE: Final = 0.5
 
@@ -77,6 +80,8 @@ class Dispatcher:
             pause_s=max(settings.lease_s / 2, 2 * settings.dispatch_interval_s),
         )
         self._lost = Lost()
+        self._leadership = Leadership(max(TERM_S, TICKS_A_TERM * settings.dispatch_interval_s))
+        self._leads = False
         self._database = Outage("The database", (DBAPIError,))
         self._redis = Outage("Redis", (BrokerError, redis.exceptions.RedisError, OSError))
 
@@ -87,13 +92,24 @@ class Dispatcher:
             wait_s = max(self._database.wait_s, self._redis.wait_s)
             spent_s = time.monotonic() - began
             stop.wait(wait_s or max(0.0, self._settings.dispatch_interval_s - spent_s))
+        if self._leads:
+            self._database.holds(lambda: self._leadership.leave(self._engine))
 
     def tick(self) -> None:
         """The counts need no Redis: they go on without it."""
+        if not self._database.holds(self._ask_to_lead):
+            self._reaper.forget()
+            return
+        if not self._leads:
+            self._reaper.note_reached()
+            return
         if not self._database.holds(self._keep_counts):
             self._reaper.forget()
             return
         self._database.holds(lambda: self._redis.holds(self._feed))
+
+    def _ask_to_lead(self) -> None:
+        self._leads = self._leadership.ask(self._engine)
 
     def _keep_counts(self) -> None:
         fold(self._engine)

@@ -35,11 +35,13 @@ from contract.clock import db_now
 from contract.database import connect_database, reaching_database, reading
 from contract.schema import NEWEST_SCHEMA, OLDEST_SCHEMA, revision_of
 from contract.settings import PREFIX, Settings, unknown_variables
-from contract.tables import chunks, jobs, workers
+from contract.tables import chunks, jobs, leaders, workers
 from producer.jobs import live_workers, no_worker
+from producer.leadership import ROLE
 
 STYLES: Final = {"ok": "green", "warning": "yellow", "failure": "bold red"}
-# A dispatcher looks every half second; what has been due for so long has been seen by none.
+# A dispatcher looks every half second; what has been due for so long has been seen by none, and
+# one that has not been seen for so long is dead, whatever its settings.
 OVERDUE_S: Final = 15.0
 # Where clouds hand out credentials to whoever asks from inside.
 METADATA: Final = ipaddress.ip_address("169.254.169.254")
@@ -227,30 +229,44 @@ def _workers(connection: Connection, settings: Settings) -> Iterator[Check]:
 
 
 def _dispatcher(connection: Connection) -> Check:
-    """It leaves no heartbeat; what it leaves undone tells."""
-    running = chunks.join(jobs, jobs.c.number == chunks.c.job_number)
-    overdue = connection.scalar(
+    """The one that leads, and what it leaves undone."""
+    leader = connection.execute(
+        select(leaders.c.holder, leaders.c.held_at, db_now().label("now")).where(
+            leaders.c.role == ROLE, leaders.c.held_at > db_now(-OVERDUE_S)
+        )
+    ).one_or_none()
+    overdue, queued = _overdue(connection), _queued(connection)
+    waits = f"{overdue:,} chunks are due and none is queued" if overdue and not queued else ""
+    if leader is None:
+        found = "none runs" + (f": {waits}" if waits else "")
+        return Check("dispatcher", "warning", found, "Start one with `resnextq dispatch`.")
+    held_s = (leader.now - leader.held_at).total_seconds()
+    found = f"{leader.holder} leads, seen {held_s:.0f} s ago; "
+    if waits:
+        return Check("dispatcher", "warning", found + waits, "Its log says what it waits for.")
+    found += (
+        f"{queued:,} chunks are queued, {overdue:,} wait" if overdue else "nothing waits for it"
+    )
+    return Check("dispatcher", "ok", found)
+
+
+def _overdue(connection: Connection) -> int:
+    """Chunks that are due for longer than a dispatcher takes to see it."""
+    return connection.execute(
         select(func.count())
-        .select_from(running)
+        .select_from(chunks.join(jobs, jobs.c.number == chunks.c.job_number))
         .where(
             jobs.c.state == "running",
             chunks.c.state == "pending",
             chunks.c.due_at < db_now(-OVERDUE_S),
         )
-    )
-    queued = connection.scalar(
+    ).scalar_one()
+
+
+def _queued(connection: Connection) -> int:
+    return connection.execute(
         select(func.count()).select_from(chunks).where(chunks.c.state == "queued")
-    )
-    if not overdue:
-        return Check("dispatcher", "ok", "nothing that is due waits for one")
-    if queued:
-        return Check("dispatcher", "ok", f"{queued:,} chunks are queued, {overdue:,} wait")
-    return Check(
-        "dispatcher",
-        "warning",
-        f"{overdue:,} chunks are due and none is queued: no dispatcher seems to run",
-        "Start one with `resnextq dispatch`.",
-    )
+    ).scalar_one()
 
 
 def _private_addresses(settings: Settings) -> Check:

@@ -28,6 +28,10 @@ class Reaper:
         """The database was away."""
         self._reached_since = None
 
+    def note_reached(self) -> None:
+        """The database has answered, and another dispatcher leads: it counts for the lease."""
+        self._may_judge()
+
     def reap(self, engine: Engine) -> int:
         """Makes the chunks of dead workers pending; returns how many there were."""
         if not self._may_judge():

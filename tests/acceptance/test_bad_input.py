@@ -55,6 +55,7 @@ def assert_refused(installation, command: str, status: int, *words: str) -> None
 
 OUTSIDE = {
     "0000": ("no schema yet", "Run `resnextq db upgrade`"),
+    "0001": ("is 0001, too old", "Run `resnextq db upgrade`"),
     "0999": ("is 0999, too new", "Upgrade resnext-queue"),
 }
 
@@ -66,7 +67,7 @@ def test_a_schema_outside_the_range_stops_every_command(
 ) -> None:
     set_schema(database_url, schema)
     before = contents()
-    assert_refused(installation, command, 3, *OUTSIDE[schema], "works with schema 0001 to 0001")
+    assert_refused(installation, command, 3, *OUTSIDE[schema], "works with schema 0002 to 0002")
     assert contents() == before
 
 

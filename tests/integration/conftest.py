@@ -10,7 +10,7 @@ from celery import Celery
 
 from contract.broker import make_celery
 from contract.settings import Settings
-from producer import lost, reap
+from producer import leadership, lost, reap
 from tests.integration.dispatching import Clock
 from worker.embedded.valkey import Valkey
 
@@ -32,8 +32,8 @@ def mortal_valkey(tmp_path: Path) -> Iterator[Valkey]:
 
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
-    """The time by which the dispatcher measures grace and lease; the database has its own."""
+    """The time by which the dispatcher measures grace, lease and term; the database has its own."""
     clock = Clock()
-    for module in (lost, reap):
+    for module in (leadership, lost, reap):
         monkeypatch.setattr(module, "time", clock)
     return clock

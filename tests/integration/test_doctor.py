@@ -19,6 +19,7 @@ from contract.check import Check, guarded
 from contract.clock import db_now
 from contract.settings import Settings
 from producer.doctor import check_servers, line
+from producer.leadership import Leadership
 from tests.integration.dispatching import (
     QUEUE,
     WITHIN_S,
@@ -45,7 +46,16 @@ def weights(checks: Iterable[Check], title: str) -> Check:
     return found
 
 
-def test_where_all_is_well_nothing_is_a_failure(settings: Settings, engine: Engine) -> None:
+@pytest.fixture
+def leader(engine: Engine) -> Leadership:
+    leadership = Leadership()
+    assert leadership.ask(engine)
+    return leadership
+
+
+def test_where_all_is_well_nothing_is_a_failure(
+    settings: Settings, engine: Engine, leader: Leadership
+) -> None:
     add_worker(engine, "w1", images_per_s=12.5)
     found = by_name(check_servers(settings))
     assert {check.state for check in found.values()} == {"ok"}
@@ -55,7 +65,7 @@ def test_where_all_is_well_nothing_is_a_failure(settings: Settings, engine: Engi
     ]
     assert "Valkey" in found["broker"].found
     assert found["broker memory"].found == "maxmemory-policy noeviction"
-    assert "schema is 0001" in found["database"].found
+    assert "schema is 0002" in found["database"].found
     assert found["workers"].found == f"1 on {QUEUE}, which new jobs ask for"
     assert "w1" in found["worker"].found
     assert "12.5 images/s" in found["worker"].found
@@ -125,15 +135,28 @@ def test_a_queue_that_nobody_serves_is_a_warning(settings: Settings, engine: Eng
     assert "other" in found["worker"].found
 
 
-def test_chunks_that_nobody_publishes_are_a_warning(settings: Settings, engine: Engine) -> None:
-    job = submit_chunks(engine, 2)
-    assert by_name(check_servers(settings))["dispatcher"].state == "ok"
-    change_chunks(engine, job, due_at=db_now(-60.0))
+def test_that_no_dispatcher_runs_is_a_warning(settings: Settings, engine: Engine) -> None:
     dispatcher = by_name(check_servers(settings))["dispatcher"]
-    assert (dispatcher.state, dispatcher.advice) == (
+    assert (dispatcher.state, dispatcher.found, dispatcher.advice) == (
         "warning",
+        "none runs",
         "Start one with `resnextq dispatch`.",
     )
+    change_chunks(engine, submit_chunks(engine, 2), due_at=db_now(-60.0))
+    dispatcher = by_name(check_servers(settings))["dispatcher"]
+    assert dispatcher.found == "none runs: 2 chunks are due and none is queued"
+
+
+def test_chunks_that_the_dispatcher_leaves_alone_are_a_warning(
+    settings: Settings, engine: Engine, leader: Leadership
+) -> None:
+    job = submit_chunks(engine, 2)
+    dispatcher = by_name(check_servers(settings))["dispatcher"]
+    assert dispatcher.state == "ok"
+    assert f"{leader.name} leads" in dispatcher.found
+    change_chunks(engine, job, due_at=db_now(-60.0))
+    dispatcher = by_name(check_servers(settings))["dispatcher"]
+    assert (dispatcher.state, dispatcher.advice) == ("warning", "Its log says what it waits for.")
     change_chunks(engine, job, 0, state="queued")
     assert by_name(check_servers(settings))["dispatcher"].state == "ok"
 

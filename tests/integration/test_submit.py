@@ -310,11 +310,11 @@ def test_a_schema_outside_the_range_stops_the_command(engine: Engine, run: Run) 
 
 
 def test_a_schema_that_is_too_old_asks_for_the_upgrade(engine: Engine, monkeypatch) -> None:
-    """There is no older schema yet, so the program is made a newer one."""
+    """Whatever the oldest one is by now, the program is made a newer one."""
     from contract import schema
 
-    monkeypatch.setattr(schema, "OLDEST_SCHEMA", 2)
-    monkeypatch.setattr(schema, "NEWEST_SCHEMA", 2)
+    monkeypatch.setattr(schema, "OLDEST_SCHEMA", schema.NEWEST_SCHEMA + 1)
+    monkeypatch.setattr(schema, "NEWEST_SCHEMA", schema.NEWEST_SCHEMA + 1)
     with reading(engine) as connection, pytest.raises(UnavailableError, match="too old") as it:
         schema.check_schema(connection)
     assert "resnextq db upgrade" in str(it.value)
@@ -330,8 +330,8 @@ def test_db_upgrade_makes_the_database_and_says_what_it_did(tmp_path) -> None:
         for _ in range(2)
     ]
     assert told == [
-        f"sqlite:///{path} upgraded: schema 0000 → 0001\n",
-        f"sqlite:///{path} is at schema 0001 already\n",
+        f"sqlite:///{path} upgraded: schema 0000 → 0002\n",
+        f"sqlite:///{path} is at schema 0002 already\n",
     ]
     engine = make_engine(f"sqlite:///{path}")
     upgrade(engine)
