@@ -139,7 +139,7 @@ ERROR_CODES: Final = {
         ),
         ErrorCode(
             name="crashed",
-            cause="The decoder crashed on this image.",
+            cause="The decoder crashed on this image, or its worker did, each time.",
             advice="The file is damaged or hostile; please report it.",
         ),
         ErrorCode(

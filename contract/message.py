@@ -12,6 +12,11 @@ from typing import Any, Final, Self
 
 TASK_NAME: Final = "resnext.classify_chunk"
 MESSAGE_VERSION: Final = 1
+ALONE_VERSION: Final = 2
+"""One image, to be run with nothing else in flight in its worker. Of a version of its own, so
+that a worker which cannot do that leaves it to one that can.
+"""
+READ_VERSIONS: Final = (MESSAGE_VERSION, ALONE_VERSION)
 PUBLISHED_AT_HEADER: Final = "published_at"
 """Message header: `chunks.published_at` of this publication, ISO 8601, the database's time."""
 
@@ -26,7 +31,7 @@ class MalformedMessage(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkMessage:
-    """A chunk's images that are not settled, in one of its generations."""
+    """A chunk's images that are not settled, in one of its generations; or one of them alone."""
 
     job: str
     """The public id of the job."""
@@ -43,12 +48,20 @@ class ChunkMessage:
                 f"chunk {self.chunk} of job {self.job}: "
                 f"{len(self.positions)} positions for {len(self.uris)} URIs"
             )
+        if self.alone and len(self.uris) != 1:
+            raise MalformedMessage(
+                f"chunk {self.chunk} of job {self.job}: {len(self.uris)} images as one alone"
+            )
+
+    @property
+    def alone(self) -> bool:
+        return self.version == ALONE_VERSION
 
     def __str__(self) -> str:
         """As people see it in Flower and in logs."""
         return (
             f"job={self.job} chunk={self.chunk} generation={self.generation} "
-            f"images={len(self.uris)}"
+            f"images={len(self.uris)}{' alone' if self.alone else ''}"
         )
 
     def encode(self) -> dict[str, Any]:
@@ -58,13 +71,14 @@ class ChunkMessage:
     def decode(cls, fields: Mapping[str, Any]) -> Self:
         """
         Raises:
-            UnknownMessageVersion: the version is not this program's.
+            UnknownMessageVersion: the version is none of this program's.
             MalformedMessage: fields are missing or of the wrong type.
         """
         version = fields.get("version")
-        if version != MESSAGE_VERSION:
+        if version not in READ_VERSIONS:
+            known = " and ".join(map(str, READ_VERSIONS))
             raise UnknownMessageVersion(
-                f"message version {version!r}; this program reads version {MESSAGE_VERSION}: "
+                f"message version {version!r}; this program reads versions {known}: "
                 "upgrade the worker"
             )
         try:
@@ -75,6 +89,7 @@ class ChunkMessage:
                 generation=int(fields["generation"]),
                 positions=tuple(int(position) for position in _list(fields["positions"])),
                 uris=tuple(str(uri) for uri in _list(fields["uris"])),
+                version=version,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise MalformedMessage(f"not a chunk message: {error!r}") from error

@@ -25,9 +25,16 @@ from sqlalchemy import Connection, Engine, Row, func, select, tuple_, update
 from contract import remaining
 from contract.clock import db_now
 from contract.database import reading
-from contract.message import PUBLISHED_AT_HEADER, TASK_NAME, ChunkMessage
+from contract.message import (
+    ALONE_VERSION,
+    MESSAGE_VERSION,
+    PUBLISHED_AT_HEADER,
+    TASK_NAME,
+    ChunkMessage,
+)
 from contract.settings import Settings
 from contract.tables import chunk_uris, chunks, jobs, workers
+from producer.poison import is_suspect, next_alone
 
 # Before a rate is known, so many chunks wait for each worker: one to run, one to go on with.
 CHUNKS_A_WORKER: Final = 8
@@ -224,6 +231,9 @@ def _queue_due(connection: Connection, job_number: int, places: int) -> list[Pub
             chunks.c.first_position,
             chunks.c.remaining,
             chunks.c.shuffle,
+            chunks.c.deaths,
+            chunks.c.attempt,
+            chunks.c.alone_offset,
         )
     ).all()
     if not queued:
@@ -251,6 +261,9 @@ def _uris_of(
 
 def _message(job: str, job_number: int, chunk: Row[Any], uris: Sequence[str]) -> ChunkMessage:
     offsets = remaining.decode(chunk.remaining)
+    alone = is_suspect(chunk)
+    if alone:
+        offsets = [next_alone(chunk, offsets)]
     return ChunkMessage(
         job=job,
         job_number=job_number,
@@ -258,4 +271,5 @@ def _message(job: str, job_number: int, chunk: Row[Any], uris: Sequence[str]) ->
         generation=chunk.generation,
         positions=tuple(chunk.first_position + offset for offset in offsets),
         uris=tuple(uris[offset] for offset in offsets),
+        version=ALONE_VERSION if alone else MESSAGE_VERSION,
     )

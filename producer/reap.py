@@ -1,16 +1,24 @@
-"""Chunks of dead workers: whoever has no heartbeat for `lease_s` has lost what it ran."""
+"""Chunks of dead workers: whoever has no heartbeat for `lease_s` has lost what it ran.
+
+So has at once whoever has crashed and was seen to. A run that was cut off counts as no attempt
+of its images, and as a death of its chunk; what that means is for `producer.poison` to say.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 
-from sqlalchemy import Connection, Engine, delete, exists, select, tuple_, update
+from sqlalchemy import Connection, Engine, case, delete, exists, or_, select, tuple_, update
 
 from contract.clock import db_now
 from contract.tables import chunks, workers
+from producer.poison import count_crashes
 
 log = logging.getLogger(__name__)
+
+# More than that tell nothing new, and the column is a small one.
+MOST_DEATHS = 1000
 
 
 class Reaper:
@@ -37,6 +45,7 @@ class Reaper:
         if not self._may_judge():
             return 0
         with engine.begin() as connection:
+            count_crashes(connection)
             reaped = self._take_back(connection)
             if not self._may_judge():  # it stood still before it answered
                 connection.rollback()
@@ -54,7 +63,8 @@ class Reaper:
         return now - self._reached_since >= self._lease_s
 
     def _take_back(self, connection: Connection) -> int:
-        alive = select(workers.c.name).where(workers.c.heartbeat_at > db_now(-self._lease_s))
+        beats = workers.c.heartbeat_at > db_now(-self._lease_s)
+        alive = select(workers.c.name).where(beats, workers.c.crashed_by.is_(None))
         dead = (
             select(chunks.c.job_number, chunks.c.chunk)
             .where(chunks.c.state == "running", chunks.c.worker.not_in(alive))
@@ -69,14 +79,17 @@ class Reaper:
                 state="pending",
                 due_at=db_now(),
                 worker=None,
-                deaths=chunks.c.deaths + 1,
+                attempt=case((chunks.c.attempt > 0, chunks.c.attempt - 1), else_=0),
+                deaths=case(
+                    (chunks.c.deaths < MOST_DEATHS, chunks.c.deaths + 1), else_=MOST_DEATHS
+                ),
             )
             .returning(chunks.c.chunk)
         ).all()
         gone = (
             select(workers.c.name)
             .where(
-                workers.c.heartbeat_at <= db_now(-self._lease_s),
+                or_(~beats, workers.c.crashed_by.is_not(None)),
                 ~exists().where(chunks.c.state == "running", chunks.c.worker == workers.c.name),
             )
             .with_for_update(skip_locked=True)

@@ -202,6 +202,8 @@ def _put_back_chunk(
                 state="pending",
                 attempt=0,
                 deaths=0,
+                alone_offset=None,
+                crashes=None,
                 due_at=db_now(),
                 remaining=remaining.encode(offsets),
                 remaining_images=len(offsets),

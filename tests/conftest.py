@@ -96,6 +96,15 @@ def postgres_database(postgres_url: str) -> Iterator[str]:
     _administer(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture
+def empty_postgres_database(postgres_url: str) -> Iterator[str]:
+    """The URL of a new PostgreSQL database without a schema."""
+    name = f"test_{uuid.uuid4().hex}"
+    _administer(postgres_url, f"CREATE DATABASE {name}")
+    yield _driver(postgres_url, name)
+    _administer(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture(scope="session")
 def _migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("sqlite") / "template.db"

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from celery.apps.worker import Worker
 from celery.worker import state
 
 from contract.settings import Settings
+from worker.witness import STOP_SIGNAL
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +54,12 @@ class Shutdown:
         self._drain = drain
         self._within_s = within_s
         self._asked = threading.Event()
+        self._signals: Counter[bool] = Counter()  # how often, by whether the witness passed it on
 
     def install(self) -> None:
         """From the main thread. The thread is started now: a signal handler may take no lock."""
         threading.Thread(target=self._run, name="shutdown", daemon=True).start()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, STOP_SIGNAL):
             signal.signal(number, self._on_signal)
 
     def stop(self, status: int) -> None:
@@ -64,10 +67,13 @@ class Shutdown:
         state.should_stop = status  # Celery's loop looks at it every second
         self._asked.set()
 
-    def _on_signal(self, *_: object) -> None:
-        if self._asked.is_set():
+    def _on_signal(self, number: int, _frame: object) -> None:
+        """The same request may come from the witness and from who has asked it."""
+        self._signals[number == STOP_SIGNAL] += 1
+        if max(self._signals.values()) > 1:
             os._exit(1)  # what is in hand comes again from SQL, once the lease is over
-        self.stop(os.EX_OK)
+        if not self._asked.is_set():
+            self.stop(os.EX_OK)
 
     def _run(self) -> None:
         self._asked.wait()

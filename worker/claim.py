@@ -45,6 +45,8 @@ class Claim:
     """Which run this is of its images, from 1."""
     first_position: int
     images: dict[int, Image]
+    others: frozenset[int] = frozenset()
+    """The chunk's further positions that are not settled, where one image of it runs alone."""
     queue_wait_s: float | None = None
     """From its publication to this claim, by the database's clock; None: it does not say."""
 
@@ -102,6 +104,11 @@ _TAKE: Final = (
     .values(state="running", worker=bindparam("the_worker"), attempt=chunks.c.attempt + 1)
     .returning(*_KNOWN)
 )
+_BEGIN_ALONE: Final = (
+    update(chunks)
+    .where(*IN_GENERATION, chunks.c.state == "running", chunks.c.worker == bindparam("the_worker"))
+    .values(alone_offset=bindparam("the_offset"), alone_generation=chunks.c.generation)
+)
 _TAKEN_BEFORE: Final = select(*_KNOWN).where(
     *IN_GENERATION, chunks.c.state == "running", chunks.c.worker == bindparam("the_worker")
 )
@@ -128,6 +135,15 @@ def claim(database: Database, identity: Identity, message: ChunkMessage) -> Clai
     if claimed is None:
         log.debug("%s: not to be claimed; its message is dropped", message)
     return claimed
+
+
+def begin_alone(database: Database, identity: Identity, claimed: Claim) -> None:
+    """Notes that the claim's one image runs, and that from now on nothing else does."""
+    (position,) = claimed.images
+    noted = {"the_worker": identity.worker, "the_offset": position - claimed.first_position}
+    database.transact(
+        lambda connection: connection.execute(_BEGIN_ALONE, generation_of(claimed.message) | noted)
+    )
 
 
 def _take(connection: Connection, identity: Identity, message: ChunkMessage) -> _Taken | None:
@@ -184,8 +200,9 @@ def _pin(connection: Connection, identity: Identity, message: ChunkMessage) -> s
 
 
 def _claimed(message: ChunkMessage, row: _Taken) -> Claim:
-    positions = [row.first_position + offset for offset in remaining.decode(row.remaining)]
-    if sorted(message.positions) != positions:
+    left = {row.first_position + offset for offset in remaining.decode(row.remaining)}
+    others = left.difference(message.positions)
+    if not left.issuperset(message.positions) or (others and not message.alone):
         raise MalformedMessage(f"{message} names other images than SQL does")
     return Claim(
         message=message,
@@ -195,6 +212,7 @@ def _claimed(message: ChunkMessage, row: _Taken) -> Claim:
             position: Image(uri, row.refs[position - row.first_position] if row.refs else None)
             for position, uri in zip(message.positions, message.uris, strict=True)
         },
+        others=frozenset(others),
         queue_wait_s=_seconds_between(row.published_at, row.claimed_at),
     )
 

@@ -1,7 +1,8 @@
 """`resnextq worker`: builds every part once, and runs them until a signal comes.
 
 Database, broker and the metrics' port are asked for first, so that a mistake is told before
-weights are loaded; the loaders' processes start before anything touches CUDA.
+weights are loaded; the loaders' processes start before anything touches CUDA. All of it is in a
+child of the process that was started, which stays as its witness.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from worker.runs import Runs
 from worker.store import Store
 from worker.stragglers import Stragglers
 from worker.task import ChunkTask, register_task
+from worker.witness import watched
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
     from resnext.classifier import Classifier
@@ -58,6 +60,10 @@ def run_worker(settings: Settings) -> None:
     # A decoder that was taken over is of the same user, and would read the passwords in /proc.
     prctl(PR_SET_DUMPABLE, 0)
     configure_logging(settings)
+    watched(settings, lambda name: _run(settings, name))
+
+
+def _run(settings: Settings, name: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)  # until there is something in hand
     engine = connect(settings)
@@ -69,7 +75,7 @@ def run_worker(settings: Settings) -> None:
         )
         loaders.start()
         try:
-            serve(settings, engine, app, loaders, load_classifier(settings), registry)
+            serve(settings, engine, app, loaders, load_classifier(settings), registry, name=name)
         finally:
             loaders.close()
             engine.dispose()
@@ -92,14 +98,24 @@ def serve(  # noqa: PLR0913, PLR0917  (each part is built once, above)
     loaders: LoaderPool,
     classifier: Classifier,
     registry: CollectorRegistry,
+    *,
+    name: str | None = None,
 ) -> None:
     """Runs chunks until a signal comes, then finishes what the classifier has and hands back
-    the rest. The caller closes `loaders` and `engine`.
+    the rest. The caller closes `loaders` and `engine`. `name` is the worker's, where a witness
+    has given it one.
 
     Raises:
         ResnextQueueError: the classifier is broken, or Celery stopped by itself; the log says why.
     """
-    parts = build(settings, engine, loaders, classifier, when_broken=lambda: shutdown.stop(FAILED))
+    parts = build(
+        settings,
+        engine,
+        loaders,
+        classifier,
+        when_broken=lambda: shutdown.stop(FAILED),
+        name=name,
+    )
     shutdown = Shutdown(parts.drain, within_s=settings.stop_within_s)
     register_task(app, parts.task)
     registry.register(WorkerCollector(parts.metrics, parts.runs, parts.identity))
@@ -153,17 +169,18 @@ class Parts:
         self.loaders.stop_accepting()
 
 
-def build(
+def build(  # noqa: PLR0913  (the same)
     settings: Settings,
     engine: Engine,
     loaders: LoaderPool,
     classifier: Classifier,
     *,
     when_broken: Callable[[], object],
+    name: str | None = None,
 ) -> Parts:
     """Registers the worker's model and joins the parts; nothing is started."""
     database = Database(engine)
-    identity = register(database, settings, classifier, name_worker())
+    identity = register(database, settings, classifier, name or name_worker())
     store = Store(
         database,
         identity,

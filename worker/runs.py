@@ -17,6 +17,7 @@ from typing import Final
 from contract.error_codes import Failure
 from worker.chunk_run import ChunkRun, ClassifierFault, Snapshot
 from worker.claim import Claim
+from worker.gate import Gate
 from worker.metrics import Metrics
 from worker.outcome import Outcome, Provenance
 from worker.store import FencedOff, Store, Stored
@@ -40,6 +41,8 @@ class Runs:
     ) -> None:
         """`chunk_images`: what a chunk is taken to have until some have come."""
         self.stopping = threading.Event()
+        self.gate = Gate()
+        """Entered by the task before a run is, and left with it."""
         self.images_per_chunk = float(chunk_images)
         self._store = store
         self._max_attempts = max_attempts
@@ -63,13 +66,16 @@ class Runs:
         self._metrics.note_claim(run.claim.queue_wait_s)
         with self._lock:
             self._live.add(run)
-            self.images_per_chunk += NEWEST_WEIGHT * (len(run.claim.images) - self.images_per_chunk)
+            if not run.claim.message.alone:
+                more = len(run.claim.images) - self.images_per_chunk
+                self.images_per_chunk += NEWEST_WEIGHT * more
         if self.stopping.is_set():
             run.drain()
 
     def drain(self) -> None:
         """No image is begun any more; what is not with the classifier is handed back."""
         self.stopping.set()
+        self.gate.open()
         with self._lock:
             live = list(self._live)
         for run in live:
@@ -129,7 +135,10 @@ class Runs:
     def _leave(self, run: ChunkRun) -> None:
         run.close()
         with self._lock:
+            is_first = run in self._live
             self._live.discard(run)
+        if is_first:
+            self.gate.leave()
 
 
 def _counts(stored: Stored, retried: Iterable[Outcome]) -> dict[tuple[str, ...], int]:

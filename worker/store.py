@@ -146,7 +146,7 @@ class Store:
         self, claim: Claim, snapshot: Snapshot, retries: dict[int, Failure]
     ) -> dict[str, Any]:
         """The chunk's columns after this transaction; `due_in_s` only where it is due again."""
-        left = {*retries, *snapshot.unsettled}
+        left = {*retries, *snapshot.unsettled, *claim.others}
         values = {
             "remaining": _remaining(claim, left),
             "remaining_images": len(left),
@@ -162,6 +162,8 @@ class Store:
             return values | {"attempt": claim.attempt - 1, "due_in_s": 0.0}
         if retries:
             return values | {"due_in_s": self._delay_s(claim, retries.values())}
+        if claim.others:  # the next one alone has attempts of its own
+            return values | {"attempt": 0, "due_in_s": 0.0}
         return values
 
     def _deferred(
@@ -188,7 +190,7 @@ class Store:
         Raises:
             FencedOff: the chunk is another run's by now.
         """
-        before = _remaining(claim, {*snapshot.outcomes, *snapshot.unsettled})
+        before = _remaining(claim, {*snapshot.outcomes, *snapshot.unsettled, *claim.others})
         fence = self._fence(claim) | {"the_remaining": before}
         settle = _SETTLE_AND_DUE if "due_in_s" in values else _SETTLE
         changed = connection.execute(settle, fence | values)

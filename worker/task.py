@@ -18,7 +18,7 @@ from celery.exceptions import Reject
 from contract.message import TASK_NAME, ChunkMessage, MalformedMessage, UnknownMessageVersion
 from worker.batcher import Batcher
 from worker.chunk_run import ChunkRun
-from worker.claim import Image, claim
+from worker.claim import Claim, Image, begin_alone, claim
 from worker.database import Database
 from worker.loaders import LineFull, Loaded, LoaderPool, LoadFailed, PoolClosed
 from worker.metrics import to_ms
@@ -69,7 +69,7 @@ class ChunkTask:
             raise Reject("this worker is stopping", requeue=True)
         try:
             message = ChunkMessage.decode(fields)
-            claimed = claim(self._database, self._identity, message)
+            claimed = self._claim_alone(message) if message.alone else self._claim(message)
         except UnknownMessageVersion as unknown:
             self._leave_to_newer(unknown)
         except MalformedMessage as malformed:
@@ -78,6 +78,31 @@ class ChunkTask:
         if claimed is None:
             return "dropped: not to be claimed"
         return self._run(ChunkRun(claimed))
+
+    def _claim(self, message: ChunkMessage) -> Claim | None:
+        """Waits first while an image runs alone, which might end this worker: what is claimed
+        then would have a part in its death.
+        """
+        self._runs.gate.enter()
+        claimed = None
+        try:
+            claimed = claim(self._database, self._identity, message)
+        finally:
+            if claimed is None:
+                self._runs.gate.leave()
+        return claimed
+
+    def _claim_alone(self, message: ChunkMessage) -> Claim | None:
+        """Claims first, since the chunk would be taken for lost while the others end. A worker
+        that stops waits for nothing, and hands it back.
+        """
+        claimed = claim(self._database, self._identity, message)
+        if claimed is None:
+            return None
+        self._runs.gate.enter_alone()
+        if not self._runs.stopping.is_set():
+            begin_alone(self._database, self._identity, claimed)
+        return claimed
 
     def _leave_to_newer(self, unknown: UnknownMessageVersion) -> NoReturn:
         log.error(

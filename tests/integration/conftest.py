@@ -1,17 +1,22 @@
-"""What surrounds the dispatcher: a broker, one that a test may kill, and the time."""
+"""What surrounds dispatcher and workers: a broker, one that a test may kill, and the time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from celery import Celery
+from sqlalchemy import Engine
+from sqlalchemy.engine import make_url
 
 from contract.broker import make_celery
+from contract.database import make_engine
 from contract.settings import Settings
 from producer import leadership, lost, reap
 from tests.integration.dispatching import Clock
+from tests.integration.installation import Installation
 from worker.embedded.valkey import Valkey
 
 
@@ -37,3 +42,42 @@ def clock(monkeypatch) -> Clock:
     for module in (leadership, lost, reap):
         monkeypatch.setattr(module, "time", clock)
     return clock
+
+
+@pytest.fixture
+def installation(tmp_path: Path, settings: Settings, engine: Engine) -> Iterator[Installation]:
+    environment = os.environ | {
+        "RESNEXT_BROKER_URL": settings.broker(),
+        "RESNEXT_DATABASE_URL": settings.database(),
+        "RESNEXT_CHUNK_PATIENCE_S": "0.2",
+        "RESNEXT_CHUNKS_IN_FLIGHT": "2",
+        "RESNEXT_LEASE_S": "1",
+        "RESNEXT_RETRY_BACKOFF_S": "0",
+        "RESNEXT_MAX_BATCH_WAIT_MS": "10",
+    }
+    app = make_celery(settings)
+    installation = Installation(tmp_path, settings, engine, app, environment)
+    yield installation
+    installation.end()
+    installation.app.close()
+
+
+@pytest.fixture
+def set_reachable(settings: Settings, postgres_url: str) -> Iterator[Callable[..., None]]:
+    """Takes the database away from everybody who uses it, and brings it back."""
+    server = make_engine(
+        postgres_url.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
+    )
+    name = make_url(settings.database()).database
+
+    def change(*, reachable: bool) -> None:
+        with server.connect() as connection:
+            connection.exec_driver_sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {reachable}")
+            if not reachable:
+                connection.exec_driver_sql(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    f"WHERE datname = '{name}'"
+                )
+
+    yield change
+    server.dispose()

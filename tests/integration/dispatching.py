@@ -150,6 +150,11 @@ def add_worker(
         )
 
 
+def change_worker(engine: Engine, name: str, **values: Any) -> None:
+    with engine.begin() as connection:
+        connection.execute(update(workers).where(workers.c.name == name).values(**values))
+
+
 def identity_of(worker: str, model_number: int = 0) -> Identity:
     return Identity(
         worker=worker,

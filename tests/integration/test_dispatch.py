@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from celery import Celery
 from sqlalchemy import Engine, insert
-from sqlalchemy.engine import make_url
 
 from contract.broker import make_celery
 from contract.database import make_engine
@@ -38,7 +37,7 @@ RESNEXTQ = Path(sys.executable).with_name("resnextq")
 class Dispatch:
     """`resnextq dispatch`, and what it says."""
 
-    def __init__(self, settings: Settings, log: Path) -> None:
+    def __init__(self, settings: Settings, log: Path, **variables: str) -> None:
         self.log = log
         environment = {
             "RESNEXT_BROKER_URL": settings.broker(),
@@ -48,7 +47,7 @@ class Dispatch:
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [RESNEXTQ, "dispatch"],
-                env=os.environ | environment,
+                env=os.environ | environment | {f"RESNEXT_{k}": v for k, v in variables.items()},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -149,27 +148,6 @@ def test_a_command_that_waits_for_redis_heeds_a_signal(
     submit_chunks(engine, 1)
     dispatcher.await_words("Redis does not answer")
     assert dispatcher.stop() == 0
-
-
-@pytest.fixture
-def set_reachable(settings: Settings, postgres_url: str) -> Iterator[Callable[..., None]]:
-    """Takes the database away from everybody who uses it, and brings it back."""
-    server = make_engine(
-        postgres_url.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
-    )
-    name = make_url(settings.database()).database
-
-    def change(*, reachable: bool) -> None:
-        with server.connect() as connection:
-            connection.exec_driver_sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {reachable}")
-            if not reachable:
-                connection.exec_driver_sql(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    f"WHERE datname = '{name}'"
-                )
-
-    yield change
-    server.dispose()
 
 
 @on_postgresql  # SQLite is a file that is there or not

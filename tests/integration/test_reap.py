@@ -15,11 +15,13 @@ from contract.message import ChunkMessage
 from contract.settings import Settings
 from contract.tables import workers
 from producer.publish import publish
-from producer.reap import Reaper
+from producer.reap import MOST_DEATHS, Reaper
 from tests.integration.dispatching import (
     WITHIN_S,
     Clock,
     add_worker,
+    change_chunks,
+    change_worker,
     chunk_of,
     claim_as,
     in_mid_transaction,
@@ -88,7 +90,7 @@ def test_what_a_dead_worker_ran_goes_out_again_and_its_death_is_counted(
     assert publish(engine, app, settings) == 1
     again = take(app).message
     assert (again.chunk, again.generation) == (of_dead.chunk, 2)
-    assert claim_as(engine, "alive", again).attempt == 2
+    assert claim_as(engine, "alive", again).attempt == 1, "its images are not to blame"
 
 
 def test_a_chunk_is_taken_back_once_for_each_death(
@@ -100,6 +102,31 @@ def test_a_chunk_is_taken_back_once_for_each_death(
     assert claim_as(engine, "second", take(app).message) is not None
     assert reaper.reap(engine) == 1
     assert chunk_of(engine, message.job_number).deaths == 2
+
+
+def test_a_worker_that_was_seen_to_crash_is_not_waited_for(
+    engine: Engine, app: Celery, settings: Settings, reach_for: ReachFor
+) -> None:
+    (message,) = run_on(engine, app, settings, "crashed")
+    reach_for(LEASE_S)
+    publish(engine, app, settings)
+    again = take(app).message
+    add_worker(engine, "w2")
+    assert claim_as(engine, "w2", again)
+    change_worker(engine, "w2", crashed_by="SIGSEGV")
+    assert reach_for(0) == 1
+    assert chunk_of(engine, message.job_number).deaths == 2
+    assert reach_for(0) == 0
+    assert names_of_workers(engine) == set()
+
+
+def test_deaths_are_counted_up_to_some_number(
+    engine: Engine, app: Celery, settings: Settings, reach_for: ReachFor
+) -> None:
+    (message,) = run_on(engine, app, settings, "dead")
+    change_chunks(engine, message.job_number, deaths=MOST_DEATHS)
+    assert reach_for(LEASE_S) == 1
+    assert chunk_of(engine, message.job_number).deaths == MOST_DEATHS
 
 
 def test_a_worker_without_a_row_is_dead(

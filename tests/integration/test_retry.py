@@ -123,10 +123,12 @@ def test_an_unknown_job_is_named(engine: Engine, job: int) -> None:
 def test_they_are_due_at_once_and_have_all_their_attempts_again(
     engine: Engine, app: Celery, settings: Settings, job: int
 ) -> None:
-    change_chunks(engine, job, attempt=3, deaths=2, due_at=db_now(3600))
+    of_poison = {"deaths": 2, "crashes": {"0": 3}, "alone_offset": 0}
+    change_chunks(engine, job, attempt=3, due_at=db_now(3600), **of_poison)
     again(engine, job)
     chunk = chunk_of(engine, job)
     assert (chunk.attempt, chunk.deaths, chunk.remaining_images) == (0, 0, 2)
+    assert (chunk.crashes, chunk.alone_offset) == (None, None)
     assert chunk.due_at <= chunk.now
     generation = chunk.generation
     publish(engine, app, settings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -11,193 +10,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
-from celery import Celery
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import update
 
-from contract import remaining
-from contract.broker import make_celery, redis_of
-from contract.clock import db_now
-from contract.database import reading
-from contract.message import TASK_NAME, ChunkMessage
-from contract.settings import Settings
-from contract.tables import chunk_uris, chunks, jobs, results, tallies, workers
+from contract.tables import chunks
 from tests.integration.dispatching import WITHIN_S, until
+from tests.integration.installation import Installation
 from worker.app import RESIZE_S
-
-PROGRAM = Path(__file__).with_name("worker_double.py")
-
-
-@dataclass
-class Installation:
-    """A database, a broker, and workers that are started and stopped."""
-
-    folder: Path
-    settings: Settings
-    engine: Engine
-    app: Celery
-    environment: dict[str, str]
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    @property
-    def log(self) -> str:
-        return "".join(path.read_text() for path in sorted(self.folder.glob("worker-*.log")))
-
-    @property
-    def queue(self) -> str:
-        return str(self.app.conf.task_default_queue)
-
-    def start(self, **variables: str) -> subprocess.Popen[bytes]:
-        """Returns once the worker takes messages."""
-        path = self.folder / f"worker-{len(self.processes)}.log"
-        with path.open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, PROGRAM],
-                env=self.environment | {f"RESNEXT_{k}": v for k, v in variables.items()},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.processes.append(process)
-        until(lambda: " ready: " in path.read_text() or process.poll() is not None, path.read_text)
-        assert process.poll() is None, path.read_text()
-        return process
-
-    def submit(self, *chunks_of_uris: list[str]) -> None:
-        """A job; its chunks are numbered from 0 and begin at position 100 times their number."""
-        with self.engine.begin() as connection:
-            job = connection.execute(
-                insert(jobs)
-                .values(
-                    id="job", owner="me", priority=0, state="running", model="resnext101_32x4d",
-                    weights="nvidia", precision="amp", queue=self.queue, created_at=db_now(),
-                    total=1, classified=0, failed=0, errors={}, images_per_s=0.0,
-                )
-                .returning(jobs.c.number)
-            ).scalar_one()  # fmt: skip
-            for number, uris in enumerate(chunks_of_uris):
-                connection.execute(
-                    insert(chunks).values(
-                        job_number=job, chunk=number, first_position=100 * number,
-                        images=len(uris), shuffle=1, state="pending", generation=0, attempt=0,
-                        deaths=0, due_at=db_now(), remaining=remaining.all_of(len(uris)),
-                        remaining_images=len(uris),
-                    )
-                )  # fmt: skip
-                row = {"job_number": job, "chunk": number, "uris": uris}
-                connection.execute(insert(chunk_uris).values(row))
-
-    def publish(self) -> list[ChunkMessage]:
-        """What the dispatcher does with what is pending."""
-        with self.engine.begin() as connection:
-            rows = connection.execute(
-                update(chunks)
-                .where(chunks.c.state == "pending")
-                .values(
-                    state="queued",
-                    generation=chunks.c.generation + 1,
-                    published_at=db_now(),
-                )
-                .returning(chunks)
-            ).all()
-            uris = {
-                row.chunk: connection.scalar(
-                    select(chunk_uris.c.uris).where(chunk_uris.c.chunk == row.chunk)
-                )
-                for row in rows
-            }
-        messages = []
-        for row in rows:
-            offsets = remaining.decode(row.remaining)
-            messages.append(
-                ChunkMessage(
-                    job="job",
-                    job_number=row.job_number,
-                    chunk=row.chunk,
-                    generation=row.generation,
-                    positions=tuple(row.first_position + offset for offset in offsets),
-                    uris=tuple(uris[row.chunk][offset] for offset in offsets),
-                )
-            )
-        for message in messages:
-            self.send(message.encode(), str(message))
-        return messages
-
-    def send(self, fields: dict[str, Any], shown: str = "?") -> None:
-        self.app.send_task(
-            TASK_NAME, kwargs=fields, queue=self.queue, argsrepr="", kwargsrepr=shown
-        )
-
-    def states(self) -> dict[int, str]:
-        with reading(self.engine) as connection:
-            rows = connection.execute(select(chunks.c.chunk, chunks.c.state)).all()
-        return {row.chunk: row.state for row in rows}
-
-    def left(self) -> set[int]:
-        """Positions that are not settled."""
-        with reading(self.engine) as connection:
-            rows = connection.execute(select(chunks.c.first_position, chunks.c.remaining)).all()
-        return {
-            row.first_position + offset
-            for row in rows
-            for offset in remaining.decode(row.remaining)
-        }
-
-    def rows(self) -> dict[int, Any]:
-        with reading(self.engine) as connection:
-            return {row.position: row for row in connection.execute(select(results))}
-
-    def tallied(self) -> int:
-        with reading(self.engine) as connection:
-            return sum(
-                row.classified + row.failed for row in connection.execute(select(tallies)).all()
-            )
-
-    def workers(self) -> list[str]:
-        with reading(self.engine) as connection:
-            return list(connection.scalars(select(workers.c.name)))
-
-    def waiting_messages(self) -> int:
-        return int(redis_of(self.app).llen(self.queue))
-
-    def unacknowledged(self) -> int:
-        return int(redis_of(self.app).hlen("unacked"))
-
-    def await_states(self, *states: str) -> None:
-        until(
-            lambda: self.states() == dict(enumerate(states)), lambda: f"{self.states()}\n{self.log}"
-        )
-
-    def end(self) -> None:
-        for process in self.processes:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-@pytest.fixture
-def installation(tmp_path: Path, settings: Settings, engine: Engine) -> Iterator[Installation]:
-    environment = os.environ | {
-        "RESNEXT_BROKER_URL": settings.broker(),
-        "RESNEXT_DATABASE_URL": settings.database(),
-        "RESNEXT_CHUNK_PATIENCE_S": "0.2",
-        "RESNEXT_CHUNKS_IN_FLIGHT": "2",
-        "RESNEXT_LEASE_S": "1",
-        "RESNEXT_RETRY_BACKOFF_S": "0",
-        "RESNEXT_MAX_BATCH_WAIT_MS": "10",
-    }
-    app = make_celery(settings)
-    installation = Installation(tmp_path, settings, engine, app, environment)
-    yield installation
-    installation.end()
-    app.close()
 
 
 def test_a_chunk_is_classified_and_its_failures_are_stored(installation: Installation) -> None:

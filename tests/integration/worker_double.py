@@ -1,18 +1,23 @@
 """A worker as a process of its own, with loaders and classifier that do what URIs say.
 
-Run by test_worker_task.py; settings come from the environment. A URI is `double:` and
+Run by test_worker_task.py; settings come from the environment. With `watched` as an argument it
+has a witness, as `resnextq worker` has; as `older` it knows no images alone. A URI is `double:` and
 
     ok            a picture, at once
     hang          never loads
     after:FILE    a picture, once the file exists
     fail:CODE     that failure
     break:FILE    a picture on which the classifier fails while the file exists
+    crash:SIGNAL  a picture at which the classifier ends the process: SIGSEGV, …
     hold:FILE     a picture whose batch the classifier holds until the file exists; it makes
                   FILE.held when it has it
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -22,21 +27,24 @@ from typing import Any
 
 import numpy as np
 
+from contract import message
 from contract.broker import check_broker, make_celery
 from contract.error_codes import Failure
-from contract.settings import load_settings
+from contract.settings import Settings, load_settings
 from worker.app import configure_logging
 from worker.database import connect
 from worker.exporter import exporting
 from worker.loaders import Loaded, LoadFailed, PoolClosed
 from worker.main import serve
 from worker.outcome import Provenance
+from worker.witness import watched
 
 CROP = 4
 BYTES = 1000
 POLL_S = 0.01
 held: SimpleQueue[Path] = SimpleQueue()
 breaking: SimpleQueue[Path] = SimpleQueue()
+crashing: SimpleQueue[str] = SimpleQueue()
 
 
 def await_file(path: Path) -> None:
@@ -71,6 +79,8 @@ class Loaders:
             held.put(Path(rest))
         if what == "break":
             breaking.put(Path(rest))
+        if what == "crash":
+            crashing.put(rest)
         done(picture())
 
     def stop_accepting(self) -> None:
@@ -95,6 +105,8 @@ class Classifier:
         return SimpleNamespace(is_done=lambda: True, result=lambda: found)
 
     def _classify(self, images: np.ndarray) -> SimpleNamespace:
+        if not crashing.empty():
+            os.kill(os.getpid(), signal.Signals[crashing.get()])
         while not held.empty():
             path = held.get()
             path.with_suffix(".held").touch()
@@ -113,11 +125,20 @@ class Classifier:
 def main() -> None:
     settings = load_settings()
     configure_logging(settings)
+    if "older" in sys.argv:
+        message.READ_VERSIONS = (message.MESSAGE_VERSION,)  # type: ignore[misc]
+    if "watched" in sys.argv:
+        watched(settings, lambda name: run(settings, name))
+    else:
+        run(settings)
+
+
+def run(settings: Settings, name: str | None = None) -> None:
     engine = connect(settings)
     app = make_celery(settings)
     check_broker(app)
     with exporting(settings) as registry:
-        serve(settings, engine, app, Loaders(), Classifier(), registry)
+        serve(settings, engine, app, Loaders(), Classifier(), registry, name=name)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from contract.message import (
+    ALONE_VERSION,
     MESSAGE_VERSION,
+    READ_VERSIONS,
     ChunkMessage,
     MalformedMessage,
     UnknownMessageVersion,
@@ -31,10 +34,27 @@ def test_its_version_travels_with_it() -> None:
     assert MESSAGE.encode()["version"] == MESSAGE_VERSION
 
 
-@pytest.mark.parametrize("version", [MESSAGE_VERSION + 1, 0, "1", None])
+@pytest.mark.parametrize("version", [max(READ_VERSIONS) + 1, 0, "1", None])
 def test_another_version_is_refused_and_the_way_out_named(version) -> None:
     with pytest.raises(UnknownMessageVersion, match="upgrade the worker"):
         ChunkMessage.decode(MESSAGE.encode() | {"version": version})
+
+
+def test_an_image_alone_is_of_a_version_that_older_workers_leave_to_newer_ones() -> None:
+    alone = replace(MESSAGE, positions=(320,), uris=("http://a.org/1",), version=ALONE_VERSION)
+    assert alone.encode()["version"] == 2
+    assert ChunkMessage.decode(json.loads(json.dumps(alone.encode()))) == alone
+    assert (alone.alone, MESSAGE.alone) == (True, False)
+    assert str(alone).endswith("images=1 alone")
+
+
+def test_several_images_are_not_alone() -> None:
+    with pytest.raises(MalformedMessage, match="2 images as one alone"):
+        ChunkMessage.decode(MESSAGE.encode() | {"version": ALONE_VERSION})
+
+
+def test_fields_that_a_newer_program_has_added_are_ignored() -> None:
+    assert ChunkMessage.decode(MESSAGE.encode() | {"colour": "blue"}) == MESSAGE
 
 
 def test_a_message_without_a_version_is_refused() -> None:

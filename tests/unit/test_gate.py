@@ -1,0 +1,73 @@
+"""Runs enter a worker together, and one that has to be alone enters it by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from worker.gate import Gate
+
+WITHIN_S = 30.0
+# That somebody waits is seen by his not being inside after so long.
+STILL_S = 0.1
+
+Enter = Callable[[Callable[[], None]], Future[None]]
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def enter(gate: Gate) -> Iterator[Enter]:
+    """Somebody enters, in a thread of his own."""
+    with ThreadPoolExecutor(8) as threads:
+        yield threads.submit
+        gate.open()  # whoever waits where a test has failed
+
+
+def test_any_number_may_be_inside(gate: Gate, enter: Enter) -> None:
+    for _ in range(3):
+        enter(gate.enter).result(WITHIN_S)
+
+
+def test_who_has_to_be_alone_waits_for_the_others_and_they_for_him(
+    gate: Gate, enter: Enter
+) -> None:
+    gate.enter()
+    gate.enter()
+    alone = enter(gate.enter_alone)
+    waits(alone)
+    late = enter(gate.enter)
+    waits(late)
+    gate.leave()
+    waits(alone)
+    gate.leave()
+    alone.result(WITHIN_S)
+    waits(late)
+    gate.leave()
+    late.result(WITHIN_S)
+
+
+def test_of_two_that_have_to_be_alone_one_waits_for_the_other(gate: Gate, enter: Enter) -> None:
+    gate.enter_alone()
+    second = enter(gate.enter_alone)
+    waits(second)
+    gate.leave()
+    second.result(WITHIN_S)
+
+
+def test_an_open_gate_lets_everybody_in(gate: Gate, enter: Enter) -> None:
+    gate.enter_alone()
+    waiting = [enter(gate.enter), enter(gate.enter_alone), enter(gate.enter)]
+    gate.open()
+    for one in waiting:
+        one.result(WITHIN_S)
+
+
+def waits(entering: Future[None]) -> None:
+    with pytest.raises(TimeoutError):
+        entering.result(STILL_S)
