@@ -11,6 +11,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from celery import Celery
+from celery.app.amqp import AMQP
+from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 
 from contract.failure import BrokerUnavailable
@@ -22,6 +24,22 @@ VISIBILITY_TIMEOUT_S: Final = 7 * 24 * 3600
 # A half-open connection is noticed after this; kombu's own polling answers every second.
 SOCKET_TIMEOUT_S: Final = 15
 CONNECT_TIMEOUT_S: Final = 5
+# Kombu's own waits between tries grow to 30 s, and no setting of Celery's changes that.
+LONGEST_RECONNECT_S: Final = 3.0
+
+
+class PromptConnection(Connection):  # type: ignore[misc]  # kombu has no types
+    """Finds a broker that was away within moments of its being back."""
+
+    def _ensure_connection(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+        options = {"interval_start": 1, "interval_step": 1} | options
+        return super()._ensure_connection(*args, **options | {"interval_max": LONGEST_RECONNECT_S})
+
+
+class PromptAMQP(AMQP):  # type: ignore[misc]  # nor has Celery
+    """How a Celery app comes to its connections."""
+
+    Connection = PromptConnection
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -30,7 +48,7 @@ def make_celery(settings: Settings) -> Celery:
     Raises:
         UnavailableError: no broker is configured.
     """
-    app = Celery("resnextq", broker=settings.broker(), set_as_current=False)
+    app = Celery("resnextq", broker=settings.broker(), amqp=PromptAMQP, set_as_current=False)
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",

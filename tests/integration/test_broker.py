@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 import redis.exceptions
 from celery import Celery
+from kombu.exceptions import OperationalError
 
-from contract.broker import make_celery, redis_of
+from contract.broker import LONGEST_RECONNECT_S, make_celery, redis_of
 from contract.settings import Settings
 from tests.integration.dispatching import on_broker, until
 from worker.embedded.valkey import Valkey
@@ -39,6 +40,20 @@ def test_a_client_that_is_asked_for_again_and_again_makes_no_further_connection(
         for _ in range(20):
             redis_of(app).ping()
         assert len(client.client_list()) == before
+
+
+def test_tries_to_reach_a_broker_that_is_away_are_never_far_from_each_other(
+    mortal_valkey: Valkey, app: Celery, monkeypatch
+) -> None:
+    """Kombu's own come to be 30 s apart."""
+    mortal_valkey.kill()
+    waits_s: list[float] = []
+    monkeypatch.setattr("kombu.utils.functional.sleep", lambda _: None)
+    with app.connection_for_read() as connection, pytest.raises(OperationalError):
+        connection.ensure_connection(lambda _, wait_s: waits_s.append(wait_s), max_retries=12)
+    assert len(waits_s) == 12
+    assert max(waits_s) == LONGEST_RECONNECT_S
+    mortal_valkey.start()
 
 
 def test_a_client_finds_a_broker_that_was_away(app: Celery, mortal_valkey: Valkey) -> None:
