@@ -7,6 +7,7 @@ with its server or on the way is noticed and replaced, and nobody is waited for 
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, OperationalError
 
 from contract.failure import DatabaseUnavailable, SettingsError
 from contract.schema import check_schema
@@ -104,6 +105,8 @@ def reaching_database(engine: Engine) -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
+        if is_full(error):
+            raise _full(engine) from error
         where = engine.url.render_as_string(hide_password=True)
         reason = str(error.orig).strip().splitlines()[0]
         raise DatabaseUnavailable(
@@ -119,6 +122,20 @@ def reaching_database(engine: Engine) -> Iterator[None]:
             f"The database {where} cannot be used: {reason}. "
             f"Correct {PREFIX}DATABASE_URL, or what its user may do."
         ) from error
+
+
+def is_full(error: DBAPIError) -> bool:
+    """There is no room for what was to be written: SQLITE_FULL, or 53100 of PostgreSQL."""
+    full = getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return full or getattr(error.orig, "sqlstate", None) == "53100"
+
+
+def _full(engine: Engine) -> DatabaseUnavailable:
+    where = engine.url.render_as_string(hide_password=True)
+    return DatabaseUnavailable(
+        f"The disk of the database {where} is full. Make room on it, and try again; workers and "
+        "dispatcher go on by themselves."
+    )
 
 
 def _is_refusal(error: DatabaseError) -> bool:

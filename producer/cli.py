@@ -165,7 +165,9 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
         str | None,
         typer.Option(help="A key of your own: repeated with it, a submit changes nothing."),
     ] = None,
-    priority: Annotated[int, typer.Option(min=-1000, max=1000, help="Higher goes first.")] = 0,
+    priority: Annotated[
+        int, typer.Option(min=-1000, max=1000, help="Each step doubles its part.")
+    ] = 0,
     expires: Annotated[
         str | None,
         typer.Option(
@@ -592,17 +594,26 @@ def _read(engine: Engine, text: str) -> Job:
         return find_job(connection, text)
 
 
+def _reader(engine: Engine, job: str) -> Callable[[], Job]:
+    """Who waits for a job waits for its database as well."""
+    from contract.patience import Database
+    from producer.jobs import find_job
+
+    database = Database(engine)
+    return lambda: database.read(lambda connection: find_job(connection, job))
+
+
 def _watch(engine: Engine, job: str) -> None:
     from producer.progress import watching
 
-    watching(lambda: _read(engine, job))
+    watching(_reader(engine, job))
 
 
 def _print_changes(engine: Engine, job: str) -> None:
     from producer.progress import poll
 
     last = None
-    for found in poll(lambda: _read(engine, job)):
+    for found in poll(_reader(engine, job)):
         if found != last:
             _print_json(found)
         last = found

@@ -21,17 +21,28 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain, islice
+from functools import partial
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Engine, delete, insert, null, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    delete,
+    exists,
+    insert,
+    null,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from contract.broker import queue_of
 from contract.clock import db_now
-from contract.database import reading
 from contract.failure import SourceError, UnavailableError, UsageError
+from contract.patience import Database
 from contract.remaining import all_of
 from contract.settings import Settings
 from contract.tables import chunk_uris, chunks, jobs
@@ -91,7 +102,7 @@ def submit(  # noqa: PLR0913  (the client's one call; all but two are by keyword
         name: for people; need not be unique.
         key: of your own, unique for each user: a submit that is repeated with it returns the
             id of the job that is there, and submits nothing.
-        priority: higher goes first; -1000 to 1000.
+        priority: each step doubles the job's part of the workers; -1000 to 1000.
         expires_s: counted from the end of the submit; what is not done by then is given up,
             with the error code `expired`. None: never.
         settings: model, weights, precision, images in a chunk, and folders of file URIs;
@@ -193,12 +204,14 @@ def submit_entries(
     first = next(groups, None)  # before the job's row: most bad lists are found out here
     if first is None:
         raise SourceError("There is no URI in what was given, so nothing is submitted.")
-    draft = _begin(engine, order)
+    # It takes hours to read some lists again: a database that goes away is waited for.
+    database = Database(engine, waits_for_room=False)
+    draft = _begin(database, order)
     if isinstance(draft, Submission):
         return draft
     try:
-        images = _insert_groups(engine, draft, chain([first], groups), order, advance)
-        _set_running(engine, draft, images, order.expires_s)
+        images = _insert_groups(database, draft, chain([first], groups), order, advance)
+        _set_running(database, draft, images, order.expires_s)
     except BaseException:
         with suppress(SQLAlchemyError):  # what went wrong first is what to tell
             _discard(engine, draft)
@@ -227,8 +240,7 @@ def _find_whole(engine: Engine, order: Order) -> Submission | None:
     """The job that was submitted with this key, whole."""
     if order.key is None:
         return None
-    with reading(engine) as connection:
-        return _whole(connection, order)
+    return Database(engine).read(lambda connection: _whole(connection, order))
 
 
 def _whole(connection: Connection, order: Order) -> Submission | None:
@@ -240,14 +252,14 @@ def _whole(connection: Connection, order: Order) -> Submission | None:
     return None if found is None else Submission(found.id, found.total, repeated=True)
 
 
-def _begin(engine: Engine, order: Order) -> Draft | Submission:
+def _begin(database: Database, order: Order) -> Draft | Submission:
     """The job's row; or the job with the same key that another submit has finished meanwhile."""
     for _ in range(KEY_ROUNDS):
-        earlier = _find_whole(engine, order)
+        earlier = _find_whole(database.engine, order)
         if earlier is not None:
             return earlier
         try:
-            return _insert_job(engine, order)
+            return _insert_job(database, order)
         except IntegrityError:  # another submit with this key, at the same time
             continue
     raise TakenAwayError(
@@ -255,9 +267,16 @@ def _begin(engine: Engine, order: Order) -> Draft | Submission:
     )
 
 
-def _insert_job(engine: Engine, order: Order) -> Draft:
-    """A leftover with the same key, of a submit that was killed, makes room."""
-    with engine.begin() as connection:
+def _insert_job(database: Database, order: Order) -> Draft:
+    """A leftover with the same key, of a submit that was killed, makes room; so does an earlier
+    try of this one, whose commit was not reported.
+    """
+    values = _job_row(order)
+
+    def work(connection: Connection) -> Draft:
+        connection.execute(
+            delete(jobs).where(jobs.c.id == values["id"], jobs.c.state == "submitting")
+        )
         if order.key is not None:
             connection.execute(
                 delete(jobs).where(
@@ -267,11 +286,11 @@ def _insert_job(engine: Engine, order: Order) -> Draft:
                 )
             )
         row = connection.execute(
-            insert(jobs)
-            .values(**_job_row(order))
-            .returning(jobs.c.number, jobs.c.id, jobs.c.created_at)
+            insert(jobs).values(**values).returning(jobs.c.number, jobs.c.id, jobs.c.created_at)
         ).one()
-    return Draft(row.number, row.id, row.created_at)
+        return Draft(row.number, row.id, row.created_at)
+
+    return database.transact(work)
 
 
 def _job_row(order: Order) -> dict[str, Any]:
@@ -296,7 +315,7 @@ def _job_row(order: Order) -> dict[str, Any]:
 
 
 def _insert_groups(
-    engine: Engine,
+    database: Database,
     job: Draft,
     groups: Iterable[list[Entry]],
     order: Order,
@@ -305,26 +324,38 @@ def _insert_groups(
     """How many images there were."""
     images = 0
     for group in groups:
-        with engine.begin() as connection:
-            _insert_group(connection, job, group, images, order.chunk_images)
+        database.transact(partial(_insert_group, job, group, images, order.chunk_images, count()))
         images += len(group)
         advance(len(group))
     return images
 
 
-def _insert_group(
-    connection: Connection, job: Draft, group: list[Entry], first_position: int, chunk_images: int
+def _insert_group(  # noqa: PLR0913, PLR0917  (of one group, again and again)
+    job: Draft,
+    group: list[Entry],
+    first_position: int,
+    chunk_images: int,
+    tries: Iterator[int],
+    connection: Connection,
 ) -> None:
     """Some chunks; every group but the last one is of whole chunks."""
     _check_ours(connection, job)
     cuts = range(0, len(group), chunk_images)
     first_chunk = first_position // chunk_images
+    if next(tries) and _is_inserted(connection, job, first_chunk):
+        return
     parts = [(first_chunk + n, group[cut : cut + chunk_images]) for n, cut in enumerate(cuts)]
     connection.execute(
         insert(chunks),
         [_chunk_row(job, chunk, part, chunk * chunk_images) for chunk, part in parts],
     )
     connection.execute(insert(chunk_uris), [_uris_row(job, *numbered) for numbered in parts])
+
+
+def _is_inserted(connection: Connection, job: Draft, chunk: int) -> bool:
+    """By an earlier try, whose commit was not reported."""
+    of_job = (chunks.c.job_number == job.number) & (chunks.c.chunk == chunk)
+    return connection.scalar(select(exists().where(of_job))) is True
 
 
 def _check_ours(connection: Connection, job: Draft) -> None:
@@ -370,15 +401,26 @@ def _uris_row(job: Draft, chunk: int, part: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
-def _set_running(engine: Engine, job: Draft, images: int, expires_s: float | None) -> None:
+def _set_running(database: Database, job: Draft, images: int, expires_s: float | None) -> None:
     """The one statement that makes the job exist for the others; its time begins with it."""
     values = {"state": "running", "total": images}
     if expires_s is not None:
         values |= {"expires_at": db_now(expires_s)}
-    with engine.begin() as connection:
+    tries = count()
+
+    def work(connection: Connection) -> None:
+        again = next(tries) > 0
         changed = connection.execute(update(jobs).where(_is_draft(job)).values(**values))
-        if changed.rowcount != 1:
+        if changed.rowcount != 1 and not (again and _is_whole(connection, job)):
             raise _taken_away(connection, job)
+
+    database.transact(work)
+
+
+def _is_whole(connection: Connection, job: Draft) -> bool:
+    """An earlier try was committed; it may run by now, or even be complete."""
+    state = connection.scalar(select(jobs.c.state).where(jobs.c.id == job.id))
+    return state in ("running", "completed")
 
 
 def _taken_away(connection: Connection, job: Draft) -> TakenAwayError:

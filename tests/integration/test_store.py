@@ -619,7 +619,7 @@ def lost_answers(engine: Engine, commits: int) -> Iterator[None]:
 
 @pytest.fixture
 def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.database.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("contract.patience.FIRST_WAIT_S", 0.01)
 
 
 @pytest.mark.usefixtures("_no_waits")
@@ -671,7 +671,7 @@ def test_a_database_that_is_away_is_waited_for_and_spoken_of_twice(
     event.remove(fleet.engine, "begin", refuse)
 
     assert len(fleet.rows()) == IMAGES
-    spoken = [record.message for record in caplog.records if record.name == "worker.database"]
+    spoken = [record.message for record in caplog.records if record.name == "contract.patience"]
     assert len(spoken) == 2
     assert "does not answer; trying on: no route to host" in spoken[0]
     assert "is back" in spoken[1]
