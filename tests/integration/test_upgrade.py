@@ -1,0 +1,120 @@
+"""Programs of two versions at once: messages, and a schema that changes under those who run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from contract.database import make_engine, reading
+from contract.message import ALONE_VERSION, ChunkMessage
+from contract.schema import check_schema
+from migrations.upgrade import upgrade
+from producer.fold import fold
+from tests.integration.dispatching import (
+    WITHIN_S,
+    change_chunks,
+    claim_as,
+    identity_of,
+    job_of,
+    states,
+    until,
+)
+from tests.integration.ending import CLASSIFIED, IMAGES, codes, store, submit_job
+from tests.integration.installation import Installation
+from worker.database import Database
+from worker.presence import Presence
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@on_sqlite
+def test_an_older_worker_takes_a_message_to_which_a_newer_program_has_added(
+    installation: Installation,
+) -> None:
+    installation.submit(["double:ok"] * 2)
+    installation.start()
+    installation.publish(colour="blue")
+    installation.await_states("done")
+    assert (set(installation.rows()), installation.tallied()) == ({0, 1}, 2)
+
+
+@on_sqlite
+def test_an_older_worker_leaves_what_it_cannot_run_to_a_newer_one(
+    installation: Installation,
+) -> None:
+    """An image alone, which no worker knew before."""
+    installation.submit(["double:ok"])
+    older = installation.start("older")
+    installation.publish(version=ALONE_VERSION)
+    until(lambda: "message version 2; this program reads versions 1" in installation.log)
+    assert installation.states() == {0: "queued"}
+    installation.start()
+    older.terminate()  # it holds the message for ten seconds; stopped, it gives it back at once
+    installation.await_states("done")
+    until(lambda: installation.unacknowledged() == installation.waiting_messages() == 0)
+    assert (set(installation.rows()), installation.tallied()) == ({0}, 1)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def older_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """A database as the version before has it."""
+    if request.param == "sqlite":
+        engine = make_engine(f"sqlite:///{tmp_path / 'older.db'}")
+    else:
+        engine = make_engine(request.getfixturevalue("empty_postgres_database"))
+    upgrade(engine, "0001")
+    yield engine
+    engine.dispose()
+
+
+CHUNKS = 90
+WORKERS = 3
+
+
+def test_a_schema_changes_while_workers_store(older_database: Engine) -> None:
+    """They claim, store and send heartbeats as on any day: what they say has not changed since
+    the version before. Nothing of it fails, is lost, or is done twice.
+    """
+    engine = older_database
+    job = submit_job(engine, CHUNKS)
+    change_chunks(engine, job, state="queued", generation=1)
+    with ThreadPoolExecutor(WORKERS) as threads:
+        workers = [threads.submit(run_every_third, engine, job, n) for n in range(WORKERS)]
+        until(lambda: codes(engine, job))
+        upgrade(engine)
+        left = states(engine, job).count("queued")
+        for worker in workers:
+            worker.result(WITHIN_S)
+    assert left > 0, "they were at work"
+    assert codes(engine, job) == dict.fromkeys(range(CHUNKS * IMAGES))
+    assert set(states(engine, job)) == {"done"}
+    with reading(engine) as connection:
+        check_schema(connection)
+    fold(engine)
+    assert job_of(engine, job).classified == CHUNKS * IMAGES
+
+
+def run_every_third(engine: Engine, job: int, n: int) -> None:
+    """What a worker does with the chunks that fall to it."""
+    presence = Presence(
+        Database(engine), identity_of(f"w{n}"), lease_s=0.05, images_per_s=lambda: 1.0
+    )
+    presence.start()
+    for chunk in range(n, CHUNKS, WORKERS):
+        positions = tuple(range(chunk * IMAGES, (chunk + 1) * IMAGES))
+        message = ChunkMessage(
+            job="of the version before",
+            job_number=job,
+            chunk=chunk,
+            generation=1,
+            positions=positions,
+            uris=tuple(f"https://a.example/{position}.jpg" for position in positions),
+        )
+        claimed = claim_as(engine, f"w{n}", message)
+        assert claimed is not None
+        store(engine, claimed, [CLASSIFIED] * IMAGES, worker=f"w{n}")
+    presence.close()
