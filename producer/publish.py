@@ -6,7 +6,8 @@ queued without a message, which `producer.lost` finds. Two dispatchers at once p
 chunk twice, since the transaction takes it out of `pending`.
 
 What waits in Redis is the window, about two seconds of the fleet's work. Jobs of one priority
-have equal parts of it, and a job of lower priority has what the higher ones leave.
+have equal parts of it, and each step of priority doubles a job's part: a few overtake, and no
+job is held up for ever by one that is a step more urgent.
 """
 
 from __future__ import annotations
@@ -180,22 +181,27 @@ def _demands(
 def share(demands: Sequence[Demand], places: int) -> list[tuple[int, int]]:
     """Places for each job, the most urgent first.
 
-    One by one they go to the job of the highest priority that has the fewest chunks in the
-    window, the earliest of equals. So what a job has there already counts: it gets nothing
-    until the others of its priority have as much, or have no more that is due.
+    One by one they go to the job that would have the fewest chunks in the window for its
+    weight, the more urgent and then the earlier of equals. So what a job has there already
+    counts: it gets nothing until the others have as much for theirs, or no more that is due.
     """
-    heap = [(-demand.priority, demand.queued, n) for n, demand in enumerate(demands)]
+    heap = [(_load(demand, 1), -demand.priority, n) for n, demand in enumerate(demands)]
     heapq.heapify(heap)
     given: Counter[int] = Counter()
     for _ in range(places):
         if not heap:
             break
-        priority, in_window, n = heapq.heappop(heap)
+        _, priority, n = heapq.heappop(heap)
         given[n] += 1
         if given[n] < demands[n].due:
-            heapq.heappush(heap, (priority, in_window + 1, n))
+            heapq.heappush(heap, (_load(demands[n], given[n] + 1), priority, n))
     urgent = sorted(given, key=lambda n: (-demands[n].priority, n))
     return [(demands[n].job_number, given[n]) for n in urgent]
+
+
+def _load(demand: Demand, given: int) -> float:
+    """Chunks in the window, with so many more, for the job's weight of 2 to its priority."""
+    return (demand.queued + given) / 2.0**demand.priority
 
 
 def _queue_due(connection: Connection, job_number: int, places: int) -> list[Publication]:

@@ -1,4 +1,4 @@
-"""Which job's chunks go out: jobs of one priority alike, and those of a higher one before."""
+"""Which job's chunks go out: jobs of one priority alike, and twice as many for each step of it."""
 
 from __future__ import annotations
 
@@ -78,11 +78,21 @@ def test_a_job_of_higher_priority_overtakes(
     """It waits for what is in the window already, and for nothing else of the other job."""
     large = submit_chunks(engine, 100)
     publish(engine, app, settings)
-    urgent = submit_chunks(engine, 15, priority=1)
+    urgent = submit_chunks(engine, 15, priority=10)
     assert run(engine, app, settings, WINDOW) == {large: WINDOW}
     assert in_window(app) == {urgent: WINDOW}
     assert run(engine, app, settings, 15 + WINDOW) == {urgent: 15, large: WINDOW}
     assert set(states(engine, urgent)) == {"running"}
+
+
+def test_a_step_of_priority_is_twice_the_part_and_not_the_whole(
+    engine: Engine, app: Celery, settings: Settings
+) -> None:
+    low, high = (submit_chunks(engine, 100, priority=priority) for priority in (0, 1))
+    publish(engine, app, settings)
+    assert in_window(app) == {low: 3, high: 7}
+    ran = run(engine, app, settings, 60)
+    assert (ran[low], ran[high]) == (18, 42), "places are whole"
 
 
 def test_a_job_of_higher_priority_that_has_nothing_due_holds_up_nobody(
@@ -107,12 +117,14 @@ def demand(job_number: int, priority: int, queued: int, due: int) -> Demand:
         ([demand(1, 0, 4, 9), demand(2, 0, 0, 9)], 3, [(2, 3)]),
         ([demand(1, 0, 4, 9), demand(2, 0, 0, 9)], 6, [(1, 1), (2, 5)]),
         ([demand(1, 0, 0, 9), demand(2, 0, 0, 9), demand(3, 0, 0, 1)], 6, [(1, 3), (2, 2), (3, 1)]),
+        ([demand(1, 0, 0, 9), demand(2, 2, 0, 9)], 5, [(2, 4), (1, 1)]),
+        ([demand(1, 0, 0, 9), demand(2, 2, 8, 9)], 5, [(2, 3), (1, 2)]),
         (
-            [demand(1, -5, 0, 9), demand(2, 5, 9, 2), demand(3, 0, 0, 1)],
+            [demand(1, -1000, 0, 9), demand(2, 1000, 9, 2), demand(3, 0, 0, 1)],
             5,
             [(2, 2), (3, 1), (1, 2)],
         ),
     ],
 )
-def test_places_go_to_who_has_least_of_the_highest_priority(demands, places, expected) -> None:
+def test_places_go_to_who_has_least_for_his_weight(demands, places, expected) -> None:
     assert share(demands, places) == expected
