@@ -28,15 +28,16 @@ CONNECT_TIMEOUT_S: Final = 5
 LONGEST_RECONNECT_S: Final = 3.0
 
 
-class PromptConnection(Connection):  # type: ignore[misc]  # kombu has no types
+class PromptConnection(Connection):
     """Finds a broker that was away within moments of its being back."""
 
     def _ensure_connection(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401
         options = {"interval_start": 1, "interval_step": 1} | options
-        return super()._ensure_connection(*args, **options | {"interval_max": LONGEST_RECONNECT_S})
+        options["interval_max"] = LONGEST_RECONNECT_S
+        return super()._ensure_connection(*args, **options)  # type: ignore[no-untyped-call]
 
 
-class PromptAMQP(AMQP):  # type: ignore[misc]  # nor has Celery
+class PromptAMQP(AMQP):  # type: ignore[misc]  # Celery has no types
     """How a Celery app comes to its connections."""
 
     Connection = PromptConnection

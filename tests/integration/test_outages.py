@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from contract.database import make_engine, reaching_database, reading
 from contract.failure import DatabaseUnavailable
+from contract.patience import Database
 from contract.settings import Settings
 from contract.tables import jobs
 from producer.sources import Entry
@@ -83,6 +85,21 @@ def test_a_worker_waits_for_room_on_the_databases_disk(installation: Installatio
     execute(installation.engine, "DROP TRIGGER fill ON results")
     installation.await_states("done")
     assert (set(installation.rows()), installation.tallied()) == ({0}, 1)
+
+
+def test_room_in_a_file_is_waited_for_as_well(sqlite_database: str, monkeypatch, caplog) -> None:
+    monkeypatch.setattr("contract.patience.FIRST_WAIT_S", 0.0)
+    engine, tries = make_engine(sqlite_database), itertools.count()
+
+    def work(connection: Connection) -> None:
+        room = 2**20 if next(tries) else 1
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {room}")
+        connection.exec_driver_sql("CREATE TABLE large AS SELECT zeroblob(1000000) AS blob")
+
+    Database(engine).transact(work)
+    assert next(tries) == 2
+    assert "trying on: database or disk is full" in caplog.text
+    engine.dispose()
 
 
 @on_postgresql
