@@ -405,7 +405,7 @@ def classify(  # noqa: PLR0913, PLR0917  (a parameter for each option)
 @app.command()
 def worker() -> None:
     """Run a worker: fetch, decode, classify, store. One for each GPU."""
-    _run("worker.main", "run_worker", needs="torch", extra="worker")
+    _run("worker.witness", "run_watched", needs="torch", extra="worker")
 
 
 @app.command()

@@ -90,19 +90,20 @@ MakeDatabase = Callable[[], str]
 @pytest.fixture
 def postgres_database(postgres_url: str) -> Iterator[str]:
     """The URL of a new, migrated PostgreSQL database."""
-    name = f"test_{uuid.uuid4().hex}"
-    _administer(postgres_url, f"CREATE DATABASE {name} TEMPLATE template_resnext")
-    yield _driver(postgres_url, name)
-    _administer(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+    yield from _new_database(postgres_url, "TEMPLATE template_resnext")
 
 
 @pytest.fixture
 def empty_postgres_database(postgres_url: str) -> Iterator[str]:
     """The URL of a new PostgreSQL database without a schema."""
+    yield from _new_database(postgres_url)
+
+
+def _new_database(url: str, how: str = "") -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex}"
-    _administer(postgres_url, f"CREATE DATABASE {name}")
-    yield _driver(postgres_url, name)
-    _administer(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+    _administer(url, f"CREATE DATABASE {name} {how}")
+    yield _driver(url, name)
+    _administer(url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")

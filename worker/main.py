@@ -1,8 +1,7 @@
-"""`resnextq worker`: builds every part once, and runs them until a signal comes.
+"""The worker below its witness: builds every part once, and runs them until a signal comes.
 
 Database, broker and the metrics' port are asked for first, so that a mistake is told before
-weights are loaded; the loaders' processes start before anything touches CUDA. All of it is in a
-child of the process that was started, which stays as its witness.
+weights are loaded; the loaders' processes start before anything touches CUDA.
 """
 
 from __future__ import annotations
@@ -39,7 +38,6 @@ from worker.runs import Runs
 from worker.store import Store
 from worker.stragglers import Stragglers
 from worker.task import ChunkTask, register_task
-from worker.witness import watched
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
     from resnext.classifier import Classifier
@@ -49,8 +47,8 @@ log = logging.getLogger(__name__)
 FAILED: Final = 1  # Celery's exit status; the command's own is that of the error
 
 
-def run_worker(settings: Settings) -> None:
-    """Returns after a clean stop.
+def run_worker(settings: Settings, name: str | None = None) -> None:
+    """Returns after a clean stop. `name` is what the witness calls this worker.
 
     Raises:
         UnavailableError: database, broker or weights are not there, or do not fit; the metrics'
@@ -60,10 +58,6 @@ def run_worker(settings: Settings) -> None:
     # A decoder that was taken over is of the same user, and would read the passwords in /proc.
     prctl(PR_SET_DUMPABLE, 0)
     configure_logging(settings)
-    watched(settings, lambda name: _run(settings, name))
-
-
-def _run(settings: Settings, name: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)  # until there is something in hand
     engine = connect(settings)

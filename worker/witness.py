@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from contract.database import make_engine
 from contract.settings import Settings
 from contract.tables import workers
-from worker.prctl import PR_SET_PDEATHSIG, prctl
+from worker.prctl import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
 from worker.registration import name_worker
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,28 @@ CRASHES: Final = frozenset(
 REPORT_WITHIN_S: Final = 10.0
 REPORT_PAUSE_S: Final = 0.5
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+def run_watched(settings: Settings) -> None:
+    """Returns in the worker, after a clean stop; this process ends as the worker does.
+
+    Raises:
+        UnavailableError, UsageError: in the worker, as `worker.main.run_worker` does.
+    """
+    prctl(PR_SET_DUMPABLE, 0)  # passwords are in its environment as well
+    logging.basicConfig(
+        level=settings.log_level,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    watched(settings, lambda name: _run(settings, name))
+
+
+def _run(settings: Settings, name: str) -> None:
+    # Below the fork, so that the witness stays small.
+    from worker.main import run_worker  # noqa: PLC0415
+
+    run_worker(settings, name)
 
 
 def watched(settings: Settings, work: Callable[[str], None]) -> None:
