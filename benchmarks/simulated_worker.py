@@ -27,6 +27,7 @@ import numpy as np
 from child import answer_questions
 from prometheus_client import CollectorRegistry
 
+import worker.batcher
 import worker.task
 from contract.broker import check_broker, make_celery
 from contract.settings import Settings, load_settings
@@ -50,6 +51,8 @@ PARTS = {
     "presence": "SQL",
 }
 REST = "the rest"
+GATHER = "gather"
+"""Pixels copied into the classifier's memory: the model's input."""
 
 
 class Device:
@@ -69,6 +72,11 @@ class Device:
         self._class_ids = np.tile(np.arange(TOP), (self.batch_images, 1))
         self._scores = np.full((self.batch_images, TOP), 1 / TOP, np.float32)
         self._finite = np.ones(self.batch_images, bool)
+        crop = self.spec.preprocessing.crop
+        self._room = np.zeros((self.batch_images, crop, crop, 3), np.uint8)
+
+    def room(self) -> np.ndarray:
+        return self._room
 
     def start(self, images: np.ndarray) -> SimpleNamespace:
         n = len(images)
@@ -102,7 +110,9 @@ class Ledger:
         self._lock = threading.Lock()
 
     def timed(self, part: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        """`work`, whichever thread does it, is booked to this part; once a chunk, not an image."""
+        """`work`, whichever thread does it, is booked to this part; once a chunk or batch, not an
+        image.
+        """
 
         def timing(*arguments: Any, **options: Any) -> Any:
             began_s = time.thread_time()
@@ -150,6 +160,7 @@ def main() -> None:
     worker.task.claim = ledger.timed("SQL", worker.task.claim)
     Store.store = ledger.timed("SQL", Store.store)  # type: ignore[method-assign]
     ChunkTask._load = ledger.timed("hand-over", ChunkTask._load)  # type: ignore[method-assign]
+    worker.batcher._gather = ledger.timed(GATHER, worker.batcher._gather)
 
     def listen_to_parent() -> None:
         answer_questions(lambda: device.counts() | {"cpu_s": ledger.cpu_s()})

@@ -11,10 +11,12 @@ unfair to none.
 
     claim       from the message to the chunk's images, SQL
     hand out    to the loaders, by the task's thread
-    take in     the loaders' answers, by their readers
-    batch       pixels copied, answers settled, by the batcher
+    take in     the loaders' answers, by their reader
+    batch       images put together, answers settled, by the batcher
     store       rows into SQL
-    all         of the process, whatever thread it was
+    the worker  of the process, whatever thread it was, but for
+    gather      pixels copied into the classifier's memory: the model's input
+    all         both
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine, insert
 
-import worker.loaders
+import worker.batcher
+import worker.loader_process
 import worker.task
 from contract import remaining
 from contract.broker import queue_of
@@ -58,15 +61,23 @@ from worker.loader import LoaderConfig
 from worker.loaders import LoaderPool
 from worker.main import Parts, build
 from worker.outcome import Provenance
-from worker.records import MAX_RECORD_BYTES, Done, pack_done, unpack_load
+from worker.records import (
+    MAX_PACKET_BYTES,
+    Done,
+    pack_done,
+    pack_packets,
+    unpack_load,
+    unpack_packet,
+)
 from worker.slots import Slots
 
 CHUNK_IMAGES = (64, 256)
 CHUNKS_AT_A_TIME = 16
 LOADERS = 2
 PATIENCE_S = 600.0  # no image is left to the straggler keeper, however busy the machine
-PARTS = ("claim", "hand out", "take in", "batch", "store", "all")
-URI = "https://images.example.com/some/path/to/a/picture.jpg"
+PARTS = ("claim", "hand out", "take in", "batch", "store", "the worker", "gather", "all")
+HOSTS = 64
+"""Of the images, in turn: a crawl has many."""
 CAME = Provenance(bytes=108_000, sha256="c3" * 32, format="JPEG", width=640, height=480)
 
 
@@ -76,6 +87,13 @@ class Classifier:
     model, weights, weights_sha256 = "resnext101_32x4d", "nvidia", "e" * 64
     device, precision, batch_images = "cpu", "fp32", 64
     spec = find_spec("resnext101_32x4d")
+
+    def __init__(self) -> None:
+        crop = self.spec.preprocessing.crop
+        self._room = np.zeros((self.batch_images, crop, crop, 3), np.uint8)
+
+    def room(self) -> np.ndarray:
+        return self._room
 
     def start(self, images: np.ndarray) -> SimpleNamespace:
         n = len(images)
@@ -88,14 +106,18 @@ class Classifier:
 
 
 def answer(descriptor: int, memory: int) -> None:
-    """What stands in a loader's place."""
+    """What stands in a loader's place: each answer in a packet of its own, as they come where each
+    image is decoded.
+    """
     connection = socket.socket(fileno=descriptor)
-    config = LoaderConfig.decode(connection.recv(MAX_RECORD_BYTES))
+    config = LoaderConfig.decode(connection.recv(MAX_PACKET_BYTES))
     slots = Slots(memory, count=config.slots, crop=config.preprocessing.crop)
-    while packet := connection.recv(MAX_RECORD_BYTES):
-        slot, _, _ = unpack_load(packet)
-        slots.pixels(slot)[:] = slot % 256
-        connection.send(pack_done(Done(slot, None, CAME)))
+    while packet := connection.recv(MAX_PACKET_BYTES):
+        for record in unpack_packet(packet):
+            slot, _, _ = unpack_load(record)
+            slots.pixels(slot)[:] = slot % 256
+            for answered in pack_packets([pack_done(Done(slot, None, CAME))]):
+                connection.send(answered)
 
 
 def start_answering(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
@@ -131,7 +153,7 @@ class Bench:
         self._settings = settings
         self._engine = engine
         self._jobs = 0
-        self._claim, self._store = Stopwatch(), Stopwatch()
+        self._claim, self._store, self._gather = Stopwatch(), Stopwatch(), Stopwatch()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -153,6 +175,7 @@ class Bench:
         """µs an image, by part."""
         messages = self._publish(images, chunk_images)
         worker.task.claim = self._claim.over(CLAIM)
+        worker.batcher._gather = self._gather.over(GATHER)
         before = self._clocks()
         for summary in self._tasks.map(self._task.classify_chunk, messages):
             assert summary["classified"] == chunk_images, summary
@@ -164,19 +187,25 @@ class Bench:
         database's worker is idle meanwhile.
         """
         claim_s, store_s = self._claim.read_s(), self._store.read_s()
+        gather_s, all_s = self._gather.read_s(), time.process_time()
         return {
             "claim": claim_s,
             "hand out": _cpu_s("task") - claim_s - store_s,
             "take in": _cpu_s("loader-"),
-            "batch": _cpu_s("batcher"),
+            "batch": _cpu_s("batcher") - gather_s,
             "store": store_s,
-            "all": time.process_time(),
+            "the worker": all_s - gather_s,
+            "gather": gather_s,
+            "all": all_s,
         }
 
     def _publish(self, images: int, chunk_images: int) -> list[dict[str, Any]]:
         """A job of whole chunks, as a dispatcher would have queued it."""
         self._jobs += 1
-        uris = (URI,) * chunk_images
+        uris = tuple(
+            f"https://images-{n % HOSTS}.example.com/some/path/to/a/picture.jpg"
+            for n in range(chunk_images)
+        )
         numbers = range(images // chunk_images)
         with self._engine.begin() as connection:
             job = connection.execute(
@@ -216,7 +245,7 @@ class Bench:
         ]
 
 
-CLAIM = worker.task.claim
+CLAIM, GATHER = worker.task.claim, worker.batcher._gather
 
 
 def _cpu_s(name: str) -> float:
@@ -248,7 +277,8 @@ def main() -> None:
     if chosen.answer:
         answer(*chosen.answer)
         return
-    worker.loaders.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": start_answering})
+    in_place_of_loaders = vars(subprocess) | {"Popen": start_answering}
+    worker.loader_process.subprocess = SimpleNamespace(**in_place_of_loaders)
     for name in [name for name in os.environ if name.startswith("RESNEXT_")]:
         del os.environ[name]
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:

@@ -151,6 +151,13 @@ class Classifier:
         """
         return self.start(images).result()
 
+    def room(self) -> Pixels:
+        """(batch_images, crop, crop, 3) uint8: a batch whose pictures are written here, from the
+        first one on, is classified without another copy. It is the next batch's alone; ask anew
+        for the one after.
+        """
+        return self._runner.room()
+
     def start(self, images: Pixels) -> Pending:
         """As `classify`; on CUDA it returns while the batch is computed, and up to two may be
         under way.

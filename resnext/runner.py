@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Final, Protocol
 
 import numpy as np
@@ -42,8 +41,14 @@ class Started(Protocol):
 class Runner(Protocol):
     """One thread at a time."""
 
+    def room(self) -> Pixels:
+        """Memory of the largest batch's shape that is the next batch's until its `start`: what
+        is written here need not be copied before it goes to the device.
+        """
+
     def start(self, images: Pixels, bucket: int) -> Started:
-        """`images` (N, crop, crop, 3) uint8 are read before this returns; N ≤ bucket.
+        """`images` (N, crop, crop, 3) uint8 are read before this returns; N ≤ bucket. They are
+        the first N of `room`, or anything else.
 
         Raises:
             torch.OutOfMemoryError, RuntimeError: from the device.
@@ -56,7 +61,7 @@ def make_runner(
     """`shape` is that of the largest batch: (N, crop, crop, 3)."""
     if device.type == "cuda":
         return CudaRunner(forward, top, shape, device)
-    return CpuRunner(forward, top)
+    return CpuRunner(forward, top, shape)
 
 
 @dataclass(frozen=True)
@@ -71,9 +76,17 @@ class _Done:
 
 
 class CpuRunner:
-    def __init__(self, forward: Forward, top: Callable[[Tensor], Top]) -> None:
+    """Owns the memory of one batch, which is read while `start` runs."""
+
+    def __init__(
+        self, forward: Forward, top: Callable[[Tensor], Top], shape: Sequence[int]
+    ) -> None:
         self._forward = forward
         self._top = top
+        self._room = np.empty(shape, np.uint8)
+
+    def room(self) -> Pixels:
+        return self._room
 
     def start(self, images: Pixels, bucket: int) -> Started:
         with torch.inference_mode():
@@ -136,17 +149,25 @@ class CudaRunner:
         self._copying = torch.cuda.Stream(device)
         self._computing = torch.cuda.Stream(device)
         self._lanes = [_Lane(shape, device) for _ in range(LANES)]
-        self._next = cycle(self._lanes)
+        self._turn = 0
         self._graphs = True
         # One memory for all graphs: each is done, and its answers copied, before the next runs.
         self._pool = torch.cuda.graph_pool_handle()
         torch.backends.cudnn.benchmark = True  # sizes are few and fixed
 
+    def room(self) -> Pixels:
+        lane = self._lanes[self._turn]
+        lane.copied.synchronize()  # of the batch before the last
+        return lane.pinned.numpy()
+
     def start(self, images: Pixels, bucket: int) -> Started:
-        lane = next(self._next)
+        lane = self._lanes[self._turn]
+        self._turn = (self._turn + 1) % LANES
         lane.done.synchronize()  # of the batch before the last
         # What the last batch left beyond the images is classified as well, and dropped.
-        lane.pinned[: len(images)].copy_(_tensor_of(images))
+        pixels = _tensor_of(images)
+        if pixels.data_ptr() != lane.pinned.data_ptr():  # else they are there already
+            lane.pinned[: len(images)].copy_(pixels)
         with torch.inference_mode(), torch.cuda.stream(self._copying):
             lane.pixels[:bucket].copy_(lane.pinned[:bucket], non_blocking=True)
             lane.copied.record(self._copying)

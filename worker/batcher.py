@@ -1,8 +1,9 @@
 """Between loaders and classifier: fills batches from all chunks, and settles what comes of them.
 
-Pool threads put in loaded images; one thread of its own copies their pixels out, gives the
-loaders their slots back, and runs the classifier, which nothing else touches. On a device that
-computes by itself the next batch is filled and sent off while the last one is under way.
+The pool's reader puts in loaded images, as many at a time as have come; one thread of its own
+gathers their pixels in the classifier's memory, gives the loaders their slots back, and runs the
+classifier, which nothing else touches. On a device that computes by itself the next batch is
+filled and sent off while the last one is under way.
 """
 
 from __future__ import annotations
@@ -11,17 +12,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import numpy as np
-
 from contract.error_codes import Failure
+from resnext.resample import Pixels
 from worker.chunk_run import ChunkRun, ClassifierFault
-from worker.loaders import Loaded
+from worker.loaders import Loaded, release
 from worker.metrics import Metrics
-from worker.outcome import Measured, Outcome, Prediction, Provenance
+from worker.outcome import Outcome, Prediction
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
     from resnext.classifier import Classifier, Pending, Predictions
@@ -36,51 +36,72 @@ RATE_HALF_LIFE_S: Final = 10.0
 FAULTS_TO_STOP: Final = 3
 
 
-@dataclass(slots=True)  # not frozen, which is slower to make
-class _Entry:
-    """An image that waits for its batch."""
+class _Arrived(NamedTuple):
+    """Images of one run that have come together and wait for their batch."""
 
     run: ChunkRun
-    position: int
-    loaded: Loaded
+    images: list[tuple[int, Loaded]]
+    """By position."""
     came_at: float
 
-
-class _Place(NamedTuple):
-    """An image in the batch; its pixels are copied."""
-
-    run: ChunkRun
-    position: int
-    provenance: Provenance
-    measured: Measured
-    came_at: float
+    def split(self, number: int) -> tuple[_Arrived, _Arrived]:
+        """The first ones, and the rest."""
+        return self._replace(images=self.images[:number]), self._replace(
+            images=self.images[number:]
+        )
 
 
 @dataclass
 class _Batch:
-    """Images that the classifier has."""
+    """What a batch is made of; with the classifier once it has `pending`."""
 
-    pending: Pending
-    places: list[_Place]
-    began_at: float
-    started_at: float
+    parts: list[_Arrived] = field(default_factory=list)
+    images: int = 0
+    pending: Pending | None = None
+    started_at: float = 0.0
     done_at: float | None = None
     """When it was first seen to be done."""
 
+    def add(self, part: _Arrived) -> None:
+        self.parts.append(part)
+        self.images += len(part.images)
+
+    @property
+    def began_at(self) -> float:
+        return self.parts[0].came_at
+
+    @property
+    def runs(self) -> set[ChunkRun]:
+        return {part.run for part in self.parts}
+
     def is_done(self) -> bool:
-        if self.done_at is None and self.pending.is_done():
+        if self.done_at is None and self.pending is not None and self.pending.is_done():
             self.done_at = time.monotonic()
         return self.done_at is not None
 
+    def result(self) -> Predictions:
+        """Waits for it."""
+        assert self.pending is not None  # noqa: S101  (nobody else asks)
+        return self.pending.result()
+
     def settle(self, answers: list[Prediction | Failure], device_s: float) -> None:
-        images = len(self.places)
-        for place, answer in zip(self.places, answers, strict=True):
-            measured = (*place.measured, self.started_at - place.came_at, device_s, images)
-            place.run.settle(place.position, Outcome(answer, place.provenance, measured))
+        """Each run is told once, of all its images."""
+        if len(answers) != self.images:
+            raise ValueError(f"{len(answers)} answers for {self.images} images")
+        outcomes: dict[ChunkRun, dict[int, Outcome]] = {run: {} for run in self.runs}
+        left = iter(answers)
+        for part in self.parts:
+            last_stages = (self.started_at - part.came_at, device_s, self.images)
+            of_run = outcomes[part.run]
+            for (position, loaded), answer in zip(part.images, left, strict=False):
+                measured = loaded.measured + last_stages
+                of_run[position] = Outcome(answer, loaded.provenance, measured)
+        for run, settled in outcomes.items():
+            run.settle(settled)
 
 
 class Batcher:
-    """Owns the classifier and the batch's memory."""
+    """Owns the classifier."""
 
     def __init__(
         self,
@@ -91,13 +112,12 @@ class Batcher:
         metrics: Metrics | None = None,
     ) -> None:
         """`when_broken` is called once so many batches in a row have failed that all will."""
-        crop = classifier.spec.preprocessing.crop
         self._classifier = classifier
         self._max_wait_s = max_wait_s
         self._when_broken = when_broken
         self._faults = 0  # since the last batch that went well
-        self._pixels = np.empty((classifier.batch_images, crop, crop, 3), np.uint8)
-        self._entries: SimpleQueue[_Entry | None] = SimpleQueue()
+        self._arrived: SimpleQueue[_Arrived | None] = SimpleQueue()
+        self._left: _Arrived | None = None  # by the last batch, which was full
         self._rate = _Rate()
         self._metrics = metrics or Metrics()
         self._device_free_at = 0.0
@@ -111,70 +131,63 @@ class Batcher:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, run: ChunkRun, position: int, loaded: Loaded) -> None:
-        """Never blocks: the loaders' slots bound what can wait here."""
-        self._entries.put(_Entry(run, position, loaded, time.monotonic()))
+    def put(self, run: ChunkRun, images: list[tuple[int, Loaded]]) -> None:
+        """By position. Never blocks: the loaders' slots bound what can wait here."""
+        self._arrived.put(_Arrived(run, images, time.monotonic()))
 
     def close(self) -> None:
         """Returns once everything that was put in before is settled."""
-        self._entries.put(None)
+        self._arrived.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         under_way: _Batch | None = None
         closing = False
         while under_way is not None or not closing:
-            began_at, places = 0.0, list[_Place]()
+            batch, room = _Batch(), self._classifier.room()
             if not closing:
-                began_at, places, closing = self._fill(under_way)
-            started = self._start(places, began_at) if places else None
+                closing = self._fill(batch, room, under_way)
+            started = batch.images > 0 and self._start(batch, room)
             if under_way is not None:
                 self._finish(under_way)
-            if started is not None and started.is_done():  # as always on a CPU
-                self._finish(started)
-                started = None
-            under_way = started
+            if started and batch.is_done():  # as always on a CPU
+                self._finish(batch)
+                started = False
+            under_way = batch if started else None
 
-    def _fill(self, under_way: _Batch | None) -> tuple[float, list[_Place], bool]:
-        """Fills a batch from its first image on: since when there was work, the batch, and
-        whether it is the last one. No images: the batch that is under way is done before.
+    def _fill(self, batch: _Batch, room: Pixels, under_way: _Batch | None) -> bool:
+        """Fills a batch from its first image on; returns whether it is the last one. No images:
+        the batch that is under way is done before.
         """
         try:
-            first = self._first(under_way)
+            arrived = self._first(under_way)
+            while arrived is not None:
+                self._add(batch, room, arrived)
+                if batch.images == len(room):
+                    return False
+                left_s = max(0.0, batch.began_at + self._max_wait_s - time.monotonic())
+                arrived = self._next(under_way, left_s)
         except Empty:
-            return 0.0, [], False
-        if first is None:
-            return 0.0, [], True
-        places = [self._copy(0, first)]
-        leaves_at = first.came_at + self._max_wait_s
-        while len(places) < len(self._pixels):
-            try:
-                left_s = max(0.0, leaves_at - time.monotonic())
-                if under_way is None:
-                    entry = self._entries.get(timeout=left_s)
-                else:
-                    entry = self._get_watching(under_way, left_s)
-            except Empty:
-                break
-            if entry is None:
-                return first.came_at, places, True
-            places.append(self._copy(len(places), entry))
-        return first.came_at, places, False
+            return False
+        return True
 
-    def _first(self, under_way: _Batch | None) -> _Entry | None:
+    def _first(self, under_way: _Batch | None) -> _Arrived | None:
         """
         Raises:
             Empty: the batch that is under way is done, and nothing has come.
         """
+        if self._left is not None:
+            left, self._left = self._left, None
+            return left
         while under_way is not None:
             try:
-                return self._entries.get(timeout=POLL_S)
+                return self._arrived.get(timeout=POLL_S)
             except Empty:
                 if under_way.is_done():
                     raise
-        return self._entries.get()
+        return self._arrived.get()
 
-    def _get_watching(self, under_way: _Batch, within_s: float) -> _Entry | None:
+    def _next(self, under_way: _Batch | None, within_s: float) -> _Arrived | None:
         """Notes when the batch that is under way is done: while images are waited for, the
         device must not pass for busy.
 
@@ -182,52 +195,73 @@ class Batcher:
             Empty: nothing has come in time.
         """
         ends_at = time.monotonic() + within_s
-        while within_s > POLL_S and under_way.done_at is None:
+        while under_way is not None and within_s > POLL_S and under_way.done_at is None:
             try:
-                return self._entries.get(timeout=POLL_S)
+                return self._arrived.get(timeout=POLL_S)
             except Empty:
                 under_way.is_done()
             within_s = max(0.0, ends_at - time.monotonic())
-        return self._entries.get(timeout=within_s)
+        return self._arrived.get(timeout=within_s)
 
-    def _copy(self, index: int, entry: _Entry) -> _Place:
-        self._pixels[index] = entry.loaded.pixels
-        entry.loaded.release()
-        loaded = entry.loaded
-        return _Place(entry.run, entry.position, loaded.provenance, loaded.measured, entry.came_at)
+    def _add(self, batch: _Batch, room: Pixels, first: _Arrived) -> None:
+        """It, and all that has come besides: their slots are given back in one call."""
+        parts = self._at_hand(first, len(room) - batch.images)
+        loads = [loaded for part in parts for _, loaded in part.images]
+        _gather(loads, room[batch.images :])
+        release(loads)
+        for part in parts:
+            batch.add(part)
 
-    def _start(self, places: list[_Place], began_at: float) -> _Batch | None:
-        """None if it has failed; a fault costs the runs of this batch, which come again, and
+    def _at_hand(self, first: _Arrived, most: int) -> list[_Arrived]:
+        """As many images as fit; the rest of the last part is left for the next batch."""
+        parts, part = list[_Arrived](), first
+        while len(part.images) < most:
+            parts.append(part)
+            most -= len(part.images)
+            try:
+                further = self._arrived.get_nowait()
+            except Empty:
+                return parts
+            if further is None:  # to be found when nothing else is there
+                self._arrived.put(None)
+                return parts
+            part = further
+        fits, rest = part.split(most)
+        self._left = rest if rest.images else None
+        return [*parts, fits]
+
+    def _start(self, batch: _Batch, room: Pixels) -> bool:
+        """False if it has failed; a fault costs the runs of this batch, which come again, and
         settles no image.
         """
-        started_at = time.monotonic()
+        batch.started_at = time.monotonic()
         try:
-            pending = self._classifier.start(self._pixels[: len(places)])
+            batch.pending = self._classifier.start(room[: batch.images])
         except Exception as error:
-            log.exception("The classifier failed on a batch of %d images.", len(places))
-            self._fail(places, error)
-            return None
-        return _Batch(pending, places, began_at, started_at)
+            log.exception("The classifier failed on a batch of %d images.", batch.images)
+            self._fail(batch, error)
+            return False
+        return True
 
     def _finish(self, batch: _Batch) -> None:
         try:
-            predictions = batch.pending.result()
+            predictions = batch.result()
             done_at = batch.done_at or time.monotonic()
             answers = _answers(predictions)
         except Exception as error:
-            log.exception("The classifier failed on a batch of %d images.", len(batch.places))
-            self._fail(batch.places, error)
+            log.exception("The classifier failed on a batch of %d images.", batch.images)
+            self._fail(batch, error)
             return
         self._faults = 0
         # What is under way together is computed one after the other.
         device_s = done_at - max(batch.started_at, self._device_free_at)
         self._device_free_at = done_at
-        self._metrics.note_batch(len(batch.places), device_s)
+        self._metrics.note_batch(batch.images, device_s)
         batch.settle(answers, device_s)
-        self._rate.note(len(batch.places), batch.began_at)
+        self._rate.note(batch.images, batch.began_at)
 
-    def _fail(self, places: list[_Place], error: Exception) -> None:
-        for run in {place.run for place in places}:
+    def _fail(self, batch: _Batch, error: Exception) -> None:
+        for run in batch.runs:
             run.fail(ClassifierFault(f"the classifier failed with {type(error).__name__}"))
         self._faults += 1
         if self._faults == FAULTS_TO_STOP:
@@ -238,6 +272,12 @@ class Batcher:
                 error,
             )
             self._when_broken()
+
+
+def _gather(loads: list[Loaded], room: Pixels) -> None:
+    """The one copy of an image's pixels on their way to the device's memory."""
+    for place, loaded in enumerate(loads):
+        room[place] = loaded.pixels
 
 
 def _answers(predictions: Predictions) -> list[Prediction | Failure]:

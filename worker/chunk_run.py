@@ -1,15 +1,17 @@
 """One run of one chunk: which of its images are where, and what has become of them.
 
 The task's thread makes it and waits on it; loaders and the batcher settle its images from
-their threads, each once. Owns the outcomes until the store has them.
+their threads, as many in one call as there are, each image once. Owns the outcomes until the
+store has them.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from math import inf
 
 from worker.claim import Claim
 from worker.outcome import Outcome
@@ -47,6 +49,8 @@ class ChunkRun:
         self._classifying: set[int] = set()
         self._deferred: frozenset[int] = frozenset()
         self._draining = False
+        self._impatient = False
+        """Who waits has waited for long enough, but for the classifier."""
         self._closed = False
         self._fault: ClassifierFault | None = None
         self._when_ready: Callable[[ChunkRun], None] | None = None
@@ -60,15 +64,15 @@ class ChunkRun:
             "settled": len(self._outcomes),
         }
 
-    def begin_loading(self, position: int, since: float | None = None) -> None:
-        """A loader has accepted it, or it is parked; its outcome may have come before this call.
+    def begin_loading(self, positions: Collection[int], since: float | None = None) -> None:
+        """Loaders have accepted them, or they are parked; outcomes may have come before this call.
 
-        `since` is for one that was refused first: it has been waited for since then.
+        `since` is for those that were refused first: they have been waited for since then.
         """
         with self._changed:
-            if position in self._waiting:
-                self._waiting.remove(position)
-                self._loading[position] = time.monotonic() if since is None else since
+            begun = self._waiting.intersection(positions)
+            self._waiting -= begun
+            self._loading |= dict.fromkeys(begun, time.monotonic() if since is None else since)
 
     def defer(self, positions: Collection[int]) -> None:
         """These are not waited for: they come again later, in another run."""
@@ -76,22 +80,25 @@ class ChunkRun:
             self._deferred = frozenset(self._waiting.intersection(positions))
             self._waiting -= self._deferred
 
-    def begin_classifying(self, position: int) -> bool:
-        """False if the run has handed it back meanwhile."""
+    def begin_classifying(self, positions: Collection[int]) -> bool:
+        """False if the run has handed them back meanwhile."""
         with self._changed:
             if self._closed or self._fault is not None:
                 return False
-            self._waiting.discard(position)
-            self._loading.pop(position, None)
-            self._classifying.add(position)
+            self._waiting.difference_update(positions)
+            for position in positions:
+                self._loading.pop(position, None)
+            self._classifying.update(positions)
             return True
 
-    def settle(self, position: int, outcome: Outcome) -> None:
-        """Ignored where the image is settled already, or handed back."""
+    def settle(self, outcomes: Mapping[int, Outcome]) -> None:
+        """By position. Ignored where an image is settled already, or handed back."""
         with self._changed:
-            if self._closed or not self._leave(position):
+            if self._closed:
                 return
-            self._outcomes[position] = outcome
+            for position, outcome in outcomes.items():
+                if self._leave(position):
+                    self._outcomes[position] = outcome
             callback = self._announce()
         if callback is not None:
             callback(self)
@@ -171,22 +178,22 @@ class ChunkRun:
         """0: wait no more; None: until something changes."""
         if self._is_ready():
             return 0
-        if self._classifying or self._waiting:
-            return None
-        newest = max(self._loading.values())
-        return max(0.0, newest + patience_s - time.monotonic())
+        newest = max(self._loading.values(), default=-inf)
+        left_s = max(0.0, newest + patience_s - time.monotonic())
+        self._impatient = not left_s
+        return None if self._impatient and (self._classifying or self._waiting) else left_s
 
     def _is_ready(self) -> bool:
         return not self._classifying and (self._draining or not (self._waiting or self._loading))
 
     def _announce(self) -> Callable[[ChunkRun], None] | None:
-        """Wakes who waits, where it matters to them: 64 wake-ups a chunk would cost more than
-        the chunk. Returns the callback that is due, to be called without the lock.
+        """Wakes who waits, where it matters to them: a wake-up a batch would cost more than the
+        chunk. Returns the callback that is due, to be called without the lock.
         """
-        if self._classifying:
-            return None
-        self._changed.notify_all()
-        if not self._is_ready():
+        ready = self._is_ready()
+        if ready or (self._impatient and not self._classifying):
+            self._changed.notify_all()
+        if not ready:
             return None
         callback, self._when_ready = self._when_ready, None
         return callback

@@ -95,11 +95,10 @@ def settle(feed: Feed, classifier: Classifier, *, max_wait_s: float) -> Iterator
     Raises:
         UnavailableError: the classifier failed.
     """
-    crop = classifier.spec.preprocessing.crop
-    pixels = np.empty((classifier.batch_images, crop, crop, 3), np.uint8)
     came = True
     while came:
         came = False
+        pixels = classifier.room()
         batch: list[tuple[Image, Provenance]] = []
         for arrival in feed.take(len(pixels), max_wait_s):
             came = True

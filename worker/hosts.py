@@ -7,6 +7,7 @@ keeps no other one waiting.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,11 +23,17 @@ PARKED_A_PLACE: Final = 4
 # parked image keeps its run, and so its chunk, in this worker's hands.
 LONGEST_LINE_S: Final = 30.0
 
+# As most URIs are written: there is nothing that `urlsplit`, which takes longer, would change.
+_PLAIN: Final = re.compile(r"https?://([a-z0-9.-]*[a-z0-9])(?::[0-9]*)?/")
+
 T = TypeVar("T")
 
 
 def host_of(uri: str) -> str | None:
     """In lower case; None of a file, and where no loader will find a host either."""
+    plain = _PLAIN.match(uri)
+    if plain is not None:
+        return plain[1]
     if is_file(uri):
         return None
     try:

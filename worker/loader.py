@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,7 +27,14 @@ from resnext.decode import DecodeError, Route, decode
 from resnext.preprocess import Preprocessing
 from worker.fetch import HELPERS_A_FETCH, Fetched, Fetcher, FetchError, FetchLimits
 from worker.outcome import Measured, Provenance
-from worker.records import MAX_RECORD_BYTES, Done, pack_done, unpack_load
+from worker.records import (
+    MAX_PACKET_BYTES,
+    Done,
+    pack_done,
+    pack_packets,
+    unpack_load,
+    unpack_packet,
+)
 from worker.slots import Slots
 
 if TYPE_CHECKING:  # a loader starts without pydantic
@@ -129,20 +137,28 @@ class Loader:
         self._decoding = threading.Lock()
         self._sending = threading.Lock()
         self._orders: SimpleQueue[tuple[int, str, Path | None]] = SimpleQueue()
+        self._answers: deque[bytes] = deque()
 
     def run(self) -> None:
         """Until the worker is gone."""
         for n in range(self._config.slots):
             threading.Thread(target=self._work, name=f"fetch-{n}", daemon=True).start()
-        while packet := self._connection.recv(MAX_RECORD_BYTES):
-            self._orders.put(unpack_load(packet))
+        while packet := self._connection.recv(MAX_PACKET_BYTES):
+            for record in unpack_packet(packet):
+                self._orders.put(unpack_load(record))
 
     def _work(self) -> None:
         while True:
             slot, uri, root = self._orders.get()
-            packet = self._answer(slot, uri, root)
+            self._answers.append(self._answer(slot, uri, root))
+            self._send()
+
+    def _send(self) -> None:
+        """All answers that are ready: who has waited for the lock may find his own sent."""
+        with self._sending:
+            ready = [self._answers.popleft() for _ in range(len(self._answers))]
             try:
-                with self._sending:
+                for packet in pack_packets(ready):
                     self._connection.send(packet)
             except OSError:  # the worker is gone
                 os._exit(0)
@@ -200,7 +216,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to answer
     os.nice(NICENESS)
     connection = socket.socket(fileno=int(sys.argv[1]))
-    packet = connection.recv(MAX_RECORD_BYTES)
+    packet = connection.recv(MAX_PACKET_BYTES)
     if not packet:
         return
     config = LoaderConfig.decode(packet)

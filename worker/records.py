@@ -1,4 +1,4 @@
-"""What a worker and its loaders say to each other: fixed binary records, one a packet.
+"""What a worker and its loaders say to each other: fixed binary records, several a packet.
 
 Never pickle: a decoder that has been taken over must not run code in the process that holds
 the credentials. So the worker trusts nothing that comes back: every length and number is
@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from math import isnan, nan
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from contract.error_codes import Failure, is_known
 from worker.outcome import LOADER_STAGES, NOT_MEASURED, UNKNOWN, Measured, Provenance
 
-# A URI of 8192 characters of four bytes, a path of 4096 bytes, and a header; the kernel's packets
-# may be larger.
-MAX_RECORD_BYTES: Final = 48 * 1024
+# More than a record of a URI of 8192 characters of four bytes and a path of 4096 bytes; the
+# kernel's packets may be larger.
+MAX_PACKET_BYTES: Final = 64 * 1024
 
+_SIZE: Final = struct.Struct("<I")
 _LOAD: Final = struct.Struct("<I")  # slot; then the root, a NUL, and the URI
 # slot, whether it failed, bytes, width, height (-1: unknown), retry after (NaN: none), SHA-256;
-# seconds of fetch, of the wait for the decoder and of decoding (-1: it did not come to that)
-_DONE: Final = struct.Struct("<I?iiid32sddd")
+# seconds of fetch, of the wait for the decoder and of decoding (-1: it did not come to that);
+# lengths of the texts behind: format, final URI, error code and its detail
+_DONE: Final = struct.Struct("<I?iiid32sdddHHHH")
 _LARGEST: Final = 2**31 - 1  # as in `results`, where these are INTEGER
 # A sum that one lie has spoilt stays so until the worker ends; no stage lasts a day.
 _LONGEST_S: Final = 86400.0
-_LENGTH: Final = struct.Struct("<H")
 _NO_HASH: Final = bytes(32)
 
 
@@ -36,8 +37,7 @@ class BadRecord(ValueError):
     """No record of ours: the loader is broken, or not ours any more."""
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """A loader's answer for one slot. Without a failure, the slot holds the pixels."""
 
     slot: int
@@ -45,6 +45,39 @@ class Done:
     provenance: Provenance
     measured: Measured = NOT_MEASURED
     """A loader's stages, or as many of them as it came to."""
+
+
+def pack_packets(records: Iterable[bytes]) -> Iterator[bytes]:
+    """As few as hold them."""
+    packet = bytearray()
+    for record in records:
+        if packet and len(packet) + _SIZE.size + len(record) > MAX_PACKET_BYTES:
+            yield bytes(packet)
+            packet.clear()
+        packet += _SIZE.pack(len(record))
+        packet += record
+    if packet:
+        yield bytes(packet)
+
+
+def unpack_packet(packet: bytes) -> list[bytes]:
+    """
+    Raises:
+        BadRecord: the lengths are not those of its records.
+    """
+    records, begin = [], 0
+    while begin < len(packet):
+        try:
+            (length,) = _SIZE.unpack_from(packet, begin)
+        except struct.error as error:
+            raise BadRecord("a packet that ends early") from error
+        begin += _SIZE.size
+        record = packet[begin : begin + length]
+        if len(record) != length:
+            raise BadRecord("a packet that ends early")
+        records.append(record)
+        begin += length
+    return records
 
 
 def pack_load(slot: int, uri: str, root: Path | None = None) -> bytes:
@@ -61,6 +94,15 @@ def unpack_load(record: bytes) -> tuple[int, str, Path | None]:
 def pack_done(done: Done) -> bytes:
     came, failure = done.provenance, done.failure
     retry_after_s = failure.retry_after_s if failure else None
+    texts = [
+        text.encode(errors="replace")
+        for text in (
+            came.format or "",
+            came.final_uri or "",
+            failure.code if failure else "",
+            failure.detail if failure else "",
+        )
+    ]
     head = _DONE.pack(
         done.slot,
         failure is not None,
@@ -70,14 +112,9 @@ def pack_done(done: Done) -> bytes:
         nan if retry_after_s is None else retry_after_s,
         bytes.fromhex(came.sha256) if came.sha256 else _NO_HASH,
         *(done.measured + NOT_MEASURED)[:LOADER_STAGES],
+        *map(len, texts),
     )
-    texts = (
-        came.format or "",
-        came.final_uri or "",
-        failure.code if failure else "",
-        failure.detail if failure else "",
-    )
-    return head + b"".join(map(_pack_text, texts))
+    return head + b"".join(texts)
 
 
 def unpack_done(record: bytes) -> Done:
@@ -86,9 +123,11 @@ def unpack_done(record: bytes) -> Done:
         BadRecord: lengths, numbers or the error code are not as `pack_done` makes them.
     """
     try:
-        fields = _DONE.unpack_from(record)
-        slot, failed, size, width, height, retry_after_s, sha256 = fields[:-LOADER_STAGES]
-        image_format, final_uri, code, detail = _unpack_texts(record, _DONE.size)
+        (
+            slot, failed, size, width, height, retry_after_s, sha256,
+            fetch_s, decode_wait_s, decode_s, *lengths,
+        ) = _DONE.unpack_from(record)  # fmt: skip
+        image_format, final_uri, code, detail = _unpack_texts(record, lengths)
     except (struct.error, ValueError) as error:
         raise BadRecord("a record of the wrong form") from error
     if failed and not is_known(code):
@@ -105,7 +144,7 @@ def unpack_done(record: bytes) -> Done:
             width=_known(width),
             height=_known(height),
         ),
-        _credible(*fields[-LOADER_STAGES:]),
+        _credible(fetch_s, decode_wait_s, decode_s),
     )
 
 
@@ -126,19 +165,11 @@ def _credible(*stages_s: float) -> Measured:
     return stages_s
 
 
-def _pack_text(text: str) -> bytes:
-    content = text.encode(errors="replace")
-    return _LENGTH.pack(len(content)) + content
-
-
-def _unpack_texts(record: bytes, begin: int) -> list[str]:
-    texts = []
-    while begin < len(record):
-        (length,) = _LENGTH.unpack_from(record, begin)
-        begin += _LENGTH.size
-        content = record[begin : begin + length]
-        if len(content) != length:
-            raise BadRecord("a text that ends early")
-        texts.append(content.decode())
+def _unpack_texts(record: bytes, lengths: list[int]) -> list[str]:
+    texts, begin = [], _DONE.size
+    for length in lengths:
+        texts.append(record[begin : begin + length].decode() if length else "")
         begin += length
+    if begin != len(record):
+        raise BadRecord("texts of other lengths than it says")
     return texts

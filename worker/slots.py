@@ -39,6 +39,7 @@ class Slots:
         self._shape = (crop, crop, 3)
         self._image_bytes = crop * crop * 3
         self._memory = mmap.mmap(descriptor, _PAGE_BYTES + count * self._image_bytes)
+        self._views = [self._view(slot) for slot in range(count)]
         self._decodes = 0
 
     @staticmethod
@@ -50,6 +51,9 @@ class Slots:
 
     def pixels(self, slot: int) -> Pixels:
         """A view, not a copy; it keeps the memory alive."""
+        return self._views[slot]
+
+    def _view(self, slot: int) -> Pixels:
         start = _PAGE_BYTES + slot * self._image_bytes
         flat = np.frombuffer(self._memory, np.uint8, self._image_bytes, start)
         return flat.reshape(self._shape)

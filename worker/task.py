@@ -20,7 +20,7 @@ from worker.batcher import Batcher
 from worker.chunk_run import ChunkRun
 from worker.claim import Claim, Image, begin_alone, claim
 from worker.database import Database
-from worker.loaders import LineFull, Loaded, LoaderPool, LoadFailed, PoolClosed
+from worker.loaders import Load, Loaded, LoaderPool, LoadFailed, PoolClosed, release
 from worker.metrics import to_ms
 from worker.outcome import Outcome
 from worker.registration import Identity
@@ -146,24 +146,28 @@ class ChunkTask:
         self, run: ChunkRun, images: dict[int, Image], since: float | None = None
     ) -> dict[int, Image]:
         """Gives them to the loaders; returns those whose hosts have no room for them."""
-        refused = {}
-        for position, image in images.items():
-            try:
-                self._loaders.load(image.uri, partial(self._take_in, run, position))
-            except LineFull:
-                refused[position] = image
-            else:
-                run.begin_loading(position, since)
-        return refused
+        refused = self._loaders.load_all(
+            [(position, image.uri) for position, image in images.items()],
+            partial(self._take_in, run),
+            partial(run.begin_loading, since=since),
+        )
+        return {position: images[position] for position in refused}
 
-    def _take_in(self, run: ChunkRun, position: int, load: Loaded | LoadFailed) -> None:
-        """Called by the pool's threads, once for each image."""
-        if isinstance(load, LoadFailed):
-            run.settle(position, Outcome(load.failure, load.provenance, load.measured))
-        elif run.begin_classifying(position):
-            self._batcher.put(run, position, load)
-        else:
-            load.release()
+    def _take_in(self, run: ChunkRun, loads: list[tuple[int, Load]]) -> None:
+        """Called by the pool's threads; each image comes once."""
+        loaded = [(position, load) for position, load in loads if isinstance(load, Loaded)]
+        if loaded and run.begin_classifying([position for position, _ in loaded]):
+            self._batcher.put(run, loaded)
+        elif loaded:
+            release([load for _, load in loaded])
+        if len(loaded) < len(loads):
+            run.settle(
+                {
+                    position: Outcome(load.failure, load.provenance, load.measured)
+                    for position, load in loads
+                    if isinstance(load, LoadFailed)
+                }
+            )
 
 
 def _summary(run: ChunkRun, stored: Stored) -> dict[str, Any]:

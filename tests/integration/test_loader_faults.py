@@ -23,7 +23,8 @@ from contract.error_codes import Failure
 from contract.settings import Settings
 from resnext.catalogue import find_spec
 from tests.integration.dispatching import WITHIN_S, until
-from worker.loaders import Loaded, LoaderPool, LoadFailed, PoolClosed, _Process
+from worker.loader_process import LoaderProcess
+from worker.loaders import Loaded, LoaderPool, LoadFailed, PoolClosed
 
 GOOD = Path(__file__).parents[2] / "demo/pictures/chelsea.jpg"
 
@@ -231,15 +232,15 @@ def test_a_pool_that_has_no_loader_any_more_can_be_closed(
 def test_a_pool_can_be_closed_while_a_loader_is_being_buried(
     make_pool: MakePool, monkeypatch
 ) -> None:
-    buried, end, go_on = threading.Event(), _Process.end, threading.Event()
+    buried, end, go_on = threading.Event(), LoaderProcess.end, threading.Event()
 
-    def end_slowly(process: _Process) -> None:
+    def end_slowly(process: LoaderProcess) -> None:
         end(process)
         buried.set()
         assert go_on.wait(WITHIN_S)
 
     pool = make_pool()
-    monkeypatch.setattr(_Process, "end", end_slowly)
+    monkeypatch.setattr(LoaderProcess, "end", end_slowly)
     pool.inner._processes[0].child.kill()
     assert buried.wait(WITHIN_S)
     with ThreadPoolExecutor(1) as threads:

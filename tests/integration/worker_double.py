@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -34,7 +35,7 @@ from contract.settings import Settings, load_settings
 from worker.app import configure_logging
 from worker.database import connect
 from worker.exporter import exporting
-from worker.loaders import Loaded, LoadFailed, PoolClosed
+from worker.loaders import Load, Loaded, LoadFailed, PoolClosed
 from worker.main import serve
 from worker.outcome import Provenance
 from worker.witness import watched
@@ -55,19 +56,33 @@ def await_file(path: Path) -> None:
 def picture() -> Loaded:
     pixels = np.full((CROP, CROP, 3), 7, np.uint8)
     came = Provenance(sha256="d" * 64, bytes=BYTES)
-    return Loaded(pixels, came, release=lambda: None, measured=(0.25, 0.0, 0.002))
+    return Loaded(pixels, came, Home(), slot=0, measured=(0.25, 0.0, 0.002))
+
+
+class Home:
+    def take_back(self, _: Any) -> None:
+        pass
 
 
 class Loaders:
     def __init__(self) -> None:
         self._closed = threading.Event()
 
-    def load(self, uri: str, done: Any) -> None:
-        if self._closed.is_set():
-            raise PoolClosed
-        what, _, rest = uri.removeprefix("double:").partition(":")
-        if what != "hang":
-            threading.Thread(target=self._load, args=(what, rest, done), daemon=True).start()
+    def load_all(self, uris: list[tuple[int, str]], done: Any, begun: Any) -> list[int]:
+        for position, uri in uris:
+            if self._closed.is_set():
+                raise PoolClosed
+            what, _, rest = uri.removeprefix("double:").partition(":")
+            if what != "hang":
+                self._begin(what, rest, partial(self._answer, position, done))
+            begun([position])
+        return []
+
+    def _begin(self, *what: Any) -> None:
+        threading.Thread(target=self._load, args=what, daemon=True).start()
+
+    def _answer(self, position: int, done: Any, load: Load) -> None:
+        done([(position, load)])
 
     def _load(self, what: str, rest: str, done: Any) -> None:
         if what == "fail":
@@ -99,6 +114,12 @@ class Classifier:
     spec = SimpleNamespace(
         preprocessing=SimpleNamespace(crop=CROP), categories=tuple(str(n) for n in range(10))
     )
+
+    def __init__(self) -> None:
+        self._room = np.empty((self.batch_images, CROP, CROP, 3), np.uint8)
+
+    def room(self) -> np.ndarray:
+        return self._room
 
     def start(self, images: np.ndarray) -> SimpleNamespace:
         found = self._classify(images)

@@ -46,17 +46,17 @@ class Waiter:
 
 def load_all(run: ChunkRun) -> None:
     for position in (10, 11, 12):
-        run.begin_loading(position)
+        run.begin_loading([position])
 
 
 def test_the_wait_ends_when_every_image_is_settled(run: ChunkRun) -> None:
     load_all(run)
     waiter = Waiter(run, FOR_EVER_S)
-    run.settle(10, GONE)
-    run.begin_classifying(11)
-    run.settle(11, CAT)
+    run.settle({10: GONE})
+    run.begin_classifying([11])
+    run.settle({11: CAT})
     assert not waiter.woke.is_set()
-    run.settle(12, GONE)
+    run.settle({12: GONE})
     assert waiter.wakes()
     assert run.snapshot().outcomes == {10: GONE, 11: CAT, 12: GONE}
     assert run.snapshot().unsettled == set()
@@ -64,7 +64,7 @@ def test_the_wait_ends_when_every_image_is_settled(run: ChunkRun) -> None:
 
 def test_the_wait_ends_when_the_rest_has_been_loading_for_the_patience(run: ChunkRun) -> None:
     load_all(run)
-    run.settle(10, GONE)
+    run.settle({10: GONE})
     run.wait_until_settled(0.05)
     snapshot = run.snapshot()
     assert (set(snapshot.outcomes), snapshot.unsettled) == ({10}, {11, 12})
@@ -73,21 +73,21 @@ def test_the_wait_ends_when_the_rest_has_been_loading_for_the_patience(run: Chun
 
 def test_the_classifier_is_waited_for_however_long_it_takes(run: ChunkRun) -> None:
     load_all(run)
-    run.begin_classifying(10)
+    run.begin_classifying([10])
     waiter = Waiter(run, 0.0)
     assert not waiter.woke.wait(0.05)
-    run.settle(10, CAT)
+    run.settle({10: CAT})
     assert waiter.wakes()
     assert run.snapshot().unsettled == {11, 12}
 
 
 def test_a_run_that_drains_waits_for_the_classifier_alone(run: ChunkRun) -> None:
-    run.begin_loading(10)
-    run.begin_classifying(11)
+    run.begin_loading([10])
+    run.begin_classifying([11])
     waiter = Waiter(run, FOR_EVER_S)
     run.drain()
     assert not waiter.woke.wait(0.05)
-    run.settle(11, CAT)
+    run.settle({11: CAT})
     assert waiter.wakes()
     snapshot = run.snapshot()
     assert (snapshot.outcomes, snapshot.unsettled) == ({11: CAT}, {10, 12})
@@ -98,26 +98,26 @@ def test_what_comes_after_the_hand_back_is_ignored(run: ChunkRun) -> None:
     load_all(run)
     run.drain()
     assert run.snapshot().closed
-    run.settle(10, CAT)
-    assert not run.begin_classifying(11)
+    run.settle({10: CAT})
+    assert not run.begin_classifying([11])
     assert run.snapshot().outcomes == {}
     assert run.snapshot().unsettled == {10, 11, 12}
 
 
 def test_an_image_has_its_first_outcome_and_no_other(run: ChunkRun) -> None:
-    run.settle(10, GONE)
-    run.settle(10, CAT)
-    run.begin_loading(10)
+    run.settle({10: GONE})
+    run.settle({10: CAT})
+    run.begin_loading([10])
     assert run.snapshot().outcomes == {10: GONE}
     run.forget([10])
-    run.settle(10, CAT)
+    run.settle({10: CAT})
     assert run.snapshot().outcomes == {}
 
 
 def test_an_outcome_that_is_quicker_than_the_note_of_its_loading_counts(run: ChunkRun) -> None:
     for position in (10, 11, 12):
-        run.settle(position, GONE)
-        run.begin_loading(position)
+        run.settle({position: GONE})
+        run.begin_loading([position])
     run.wait_until_settled(FOR_EVER_S)
     assert run.snapshot().unsettled == set()
 
@@ -126,11 +126,11 @@ def test_the_keeper_is_called_once_when_all_is_settled(run: ChunkRun) -> None:
     called: list[ChunkRun] = []
     load_all(run)
     run.when_ready(called.append)
-    run.settle(10, GONE)
-    run.begin_classifying(11)
-    run.settle(12, GONE)
+    run.settle({10: GONE})
+    run.begin_classifying([11])
+    run.settle({12: GONE})
     assert called == []
-    run.settle(11, CAT)
+    run.settle({11: CAT})
     run.drain()
     assert called == [run]
 
@@ -138,11 +138,11 @@ def test_the_keeper_is_called_once_when_all_is_settled(run: ChunkRun) -> None:
 def test_the_keeper_is_called_when_the_run_drains(run: ChunkRun) -> None:
     called: list[ChunkRun] = []
     load_all(run)
-    run.begin_classifying(11)
+    run.begin_classifying([11])
     run.when_ready(called.append)
     run.drain()
     assert called == []
-    run.settle(11, CAT)
+    run.settle({11: CAT})
     assert called == [run]
 
 
@@ -156,13 +156,13 @@ def test_the_keeper_is_called_at_once_for_a_run_that_is_ready(run: ChunkRun) -> 
 def test_a_run_whose_classifier_failed_is_waited_for_no_longer_and_cannot_be_stored(
     run: ChunkRun,
 ) -> None:
-    run.settle(10, GONE)
-    run.begin_classifying(11)
+    run.settle({10: GONE})
+    run.begin_classifying([11])
     waiter = Waiter(run, FOR_EVER_S)
     run.fail(ClassifierFault("device fell off"))
     assert waiter.wakes()
-    assert not run.begin_classifying(12), "its loader has the slot back at once"
-    run.settle(11, CAT)
+    assert not run.begin_classifying([12]), "its loader has the slot back at once"
+    run.settle({11: CAT})
     with pytest.raises(ClassifierFault, match="device fell off"):
         run.snapshot()
 
@@ -171,7 +171,7 @@ def test_a_run_whose_classifier_failed_is_waited_for_no_longer_and_cannot_be_sto
 def test_the_keeper_is_called_when_the_classifier_fails(run: ChunkRun, order) -> None:
     called: list[ChunkRun] = []
     load_all(run)
-    run.begin_classifying(10)
+    run.begin_classifying([10])
     steps = {
         "keep": lambda: run.when_ready(called.append),
         "fail": lambda: run.fail(ClassifierFault("device fell off")),
@@ -182,8 +182,8 @@ def test_the_keeper_is_called_when_the_classifier_fails(run: ChunkRun, order) ->
 
 
 def test_a_deferred_image_is_not_waited_for_and_is_handed_back(run: ChunkRun) -> None:
-    run.begin_loading(10)
-    run.settle(10, GONE)
+    run.begin_loading([10])
+    run.settle({10: GONE})
     run.defer({11, 12})
     run.wait_until_settled(FOR_EVER_S)
     snapshot = run.snapshot()
@@ -197,12 +197,12 @@ def test_a_deferred_image_is_not_waited_for_and_is_handed_back(run: ChunkRun) ->
 
 def test_what_is_deferred_is_handed_back_when_the_others_are_settled(run: ChunkRun) -> None:
     called: list[ChunkRun] = []
-    run.begin_loading(10)
+    run.begin_loading([10])
     run.defer({11, 12})
     run.wait_until_settled(0.0)
     assert (run.snapshot().unsettled, run.snapshot().closed) == ({10, 11, 12}, False)
     run.when_ready(called.append)
-    run.settle(10, GONE)
+    run.settle({10: GONE})
     assert called == [run]
     assert (run.snapshot().unsettled, run.snapshot().closed) == ({11, 12}, True)
 
@@ -210,6 +210,18 @@ def test_what_is_deferred_is_handed_back_when_the_others_are_settled(run: ChunkR
 def test_patience_with_an_image_that_was_refused_began_when_it_was_refused(run: ChunkRun) -> None:
     long_ago = time.monotonic() - FOR_EVER_S
     for position in (10, 11, 12):
-        run.begin_loading(position, long_ago)
+        run.begin_loading([position], long_ago)
     run.wait_until_settled(FOR_EVER_S)
     assert run.snapshot().unsettled == {10, 11, 12}
+
+
+def test_patience_that_is_over_waits_for_the_classifier_and_then_ends(run: ChunkRun) -> None:
+    run.begin_loading([10, 11, 12], time.monotonic() - FOR_EVER_S)
+    run.begin_classifying([10, 11])
+    waiter = Waiter(run, FOR_EVER_S)
+    assert not waiter.woke.wait(0.05)
+    run.settle({10: CAT})
+    assert not waiter.woke.wait(0.05)
+    run.settle({11: CAT})
+    assert waiter.wakes()
+    assert run.snapshot().unsettled == {12}

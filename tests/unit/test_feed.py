@@ -19,7 +19,7 @@ from worker.feed import Arrival, Feed, Image
 from worker.loaders import Callback, Loaded, LoadFailed, PoolClosed
 from worker.outcome import Provenance
 
-PICTURE = Loaded(np.zeros((2, 2, 3), np.uint8), Provenance(), release=lambda: None)
+PICTURE = Loaded(np.zeros((2, 2, 3), np.uint8), Provenance(), home=None, slot=0)  # type: ignore[arg-type]
 TIMEOUT = LoadFailed(Failure("timeout", "no answer"), Provenance())
 
 

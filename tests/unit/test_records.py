@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from contract.error_codes import Failure
 from worker.outcome import Provenance
-from worker.records import BadRecord, Done, pack_done, unpack_done
+from worker.records import (
+    MAX_PACKET_BYTES,
+    BadRecord,
+    Done,
+    pack_done,
+    pack_packets,
+    unpack_done,
+    unpack_packet,
+)
 
 CAME = Provenance(
     final_uri="https://a.example/ü.jpg", bytes=7, sha256="ab" * 32, format="PNG", width=3, height=2
@@ -53,8 +61,32 @@ def test_seconds_that_no_stage_takes_are_unknown(seconds) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda good: good[:-1], lambda good: good + b"\x05\x00ab", lambda _: b"", bytes.upper]
+    "spoil", [lambda good: good[:-1], lambda good: good + b"ab", lambda _: b"", bytes.upper]
 )
 def test_what_no_loader_sends_is_no_record(spoil) -> None:
     with pytest.raises(BadRecord):
         unpack_done(spoil(pack_done(Done(0, Failure("dns", "b"), CAME))))
+
+
+def test_records_share_packets_as_far_as_they_fit() -> None:
+    few, many = [b"a", b"bc"], [bytes([n]) * (MAX_PACKET_BYTES // 3) for n in range(5)]
+    assert [unpack_packet(packet) for packet in pack_packets(few)] == [few]
+    packets = list(pack_packets(many))
+    assert [unpack_packet(packet) for packet in packets] == [many[:2], many[2:4], many[4:]]
+    assert max(map(len, packets)) <= MAX_PACKET_BYTES
+    assert list(pack_packets([])) == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda good: good[:-1],
+        lambda good: good[:2],
+        lambda good: good + b"\xff",
+        lambda good: b"\xff\xff\xff\xff" + good[4:],
+    ],
+)
+def test_what_no_loader_packs_is_no_packet(spoil) -> None:
+    (good,) = pack_packets([b"abc", b"de"])
+    with pytest.raises(BadRecord):
+        unpack_packet(spoil(good))

@@ -408,3 +408,19 @@ def test_an_unknown_model_is_told_before_anything_is_loaded(tmp_path: Path) -> N
 def test_specs_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         find_spec(MODEL).name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("number", [1, 4, 6])
+def test_pictures_in_the_classifiers_own_memory_have_the_same_answers(
+    small: Classifier, number: int
+) -> None:
+    """To the bit, and whatever the batch before has left there."""
+    images = small_pictures(number)
+    expected = small.classify(images)
+    room = small.room()
+    assert room.shape == (small.batch_images, 32, 32, 3)
+    room[:] = 255
+    room[:number] = images
+    found = small.classify(room[:number])
+    assert np.array_equal(found.class_ids, expected.class_ids)
+    assert np.array_equal(found.scores, expected.scores)

@@ -1,0 +1,179 @@
+"""One life of a loader, seen from the worker: its process, its socket, its slots and its orders.
+
+`worker.loaders` starts one, gives it orders under the lock of the pool, and buries it;
+`worker.loader_reader` reads its answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from worker.loader import LoaderConfig
+from worker.records import (
+    MAX_PACKET_BYTES,
+    BadRecord,
+    Done,
+    pack_load,
+    pack_packets,
+    unpack_done,
+    unpack_packet,
+)
+from worker.slots import Note, Slots
+
+log = logging.getLogger(__name__)
+
+# A loader gets no more of our environment than this: there may be secrets in it.
+KEPT_VARIABLES: Final = frozenset(
+    {"PATH", "LANG", "LC_ALL", "TZ", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR",
+     "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "RES_OPTIONS"}
+)  # fmt: skip
+# Each of glibc's arenas takes 64 MiB of address space, of which a loader has a limited amount; it
+# decodes one image at a time, so threads that wait for each other's allocations cost nothing.
+ADDED_VARIABLES: Final = {"MALLOC_ARENA_MAX": "2"}
+END_WITHIN_S: Final = 2.0
+# How a process ends that its own code has ended. Any other end (SIGKILL, for want of memory or by
+# a person) may be no fault of the image that it was decoding.
+CRASHES: Final = frozenset(
+    -number
+    for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+)
+# So often a loader is looked at within the time that it may decode one image.
+LOOKS: Final = 20
+
+
+@dataclass(slots=True)  # not frozen, which is slower to make
+class Order:
+    """An image that is to be loaded; nobody changes it."""
+
+    key: Any
+    """What `done` is told that it is."""
+    uri: str
+    root: Path | None
+    host: str | None
+    done: Callable[[list[tuple[Any, Any]]], None]
+    """Called with the keys and the loads of some of its images."""
+    deaths: int = 0
+    """Loaders that something else ended while they decoded it."""
+
+
+@dataclass(eq=False)
+class LoaderProcess:
+    """Its slots are free, ordered, or hold pixels to be released: the pool's lock guards them."""
+
+    child: subprocess.Popen[bytes]
+    connection: socket.socket
+    slots: Slots
+    free: list[int]
+    orders: dict[int, Order] = field(default_factory=dict)
+    loaded: int = 0
+    gone: threading.Event = field(default_factory=threading.Event)
+    """Nobody reads its answers any more."""
+    distrusted: bool = False
+    """It has said what no loader of ours would, and was killed for it."""
+    seen: Note | None = None
+    """What it was decoding when it was last looked at."""
+    looks: int = 0
+    """How often it has been found at that since."""
+    overdue: Note | None = None
+    """What it decoded for too long, and was killed for."""
+
+    def assign(self, order: Order) -> tuple[int, Order]:
+        """A free slot is the order's, which is then to be sent."""
+        slot = self.free.pop()
+        self.orders[slot] = order
+        return slot, order
+
+    def send(self, assigned: Iterable[tuple[int, Order]]) -> None:
+        """Without the lock."""
+        records = [pack_load(slot, order.uri, order.root) for slot, order in assigned]
+        # If it has died, the orders are found when it is buried, and go to the replacement.
+        with suppress(OSError):
+            for packet in pack_packets(records):
+                self.connection.send(packet)
+
+    def receive(self) -> tuple[list[Done], bool]:
+        """All answers that are there, and whether more may come: not of a loader that is gone,
+        or that says what no loader of ours would.
+        """
+        answers: list[Done] = []
+        try:
+            for _ in range(self.slots.count):  # so that none keeps the others waiting
+                packet = self.connection.recv(MAX_PACKET_BYTES, socket.MSG_DONTWAIT)
+                if not packet:
+                    return answers, False
+                answers += map(unpack_done, unpack_packet(packet))
+        except BlockingIOError:
+            pass
+        except OSError:
+            return answers, False
+        except BadRecord as error:
+            self.distrust(error)
+            return answers, False
+        return answers, True
+
+    def distrust(self, error: BadRecord) -> None:
+        """It is broken, or not ours any more."""
+        log.error("A loader sent %s; it is replaced.", error)
+        self.distrusted = True
+        self.child.kill()
+
+    def look(self) -> None:
+        """Kills it if it decodes what it did LOOKS looks ago.
+
+        Looks are counted, and no time is taken: after a pause of the whole machine a clock
+        would say that everything had taken too long.
+        """
+        note = self.slots.noted()
+        self.looks = self.looks + 1 if note == self.seen else 0
+        self.seen = note
+        if note is not None and self.looks >= LOOKS:
+            self.overdue = note
+            self.child.kill()
+
+    def hang_up(self) -> None:
+        """It ends, and whoever reads its answers hears of it."""
+        with suppress(OSError):  # it died, and its connection has been closed
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def end(self) -> None:
+        self.connection.close()
+        try:
+            self.child.wait(END_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+
+
+def start_process(config: LoaderConfig) -> LoaderProcess:
+    """
+    Raises:
+        OSError: the system has no room for it.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ExitStack() as failed, ExitStack() as passed_on:
+        failed.callback(ours.close)
+        passed_on.callback(theirs.close)
+        memory = Slots.make(count=config.slots, crop=config.preprocessing.crop)
+        passed_on.callback(os.close, memory)
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "worker.loader", str(theirs.fileno()), str(memory)],
+            pass_fds=(theirs.fileno(), memory),
+            env={k: v for k, v in os.environ.items() if k in KEPT_VARIABLES} | ADDED_VARIABLES,
+            stdin=subprocess.DEVNULL,
+        )
+        slots = Slots(memory, count=config.slots, crop=config.preprocessing.crop)
+        failed.pop_all()
+    with suppress(OSError):  # it has died already, which its reader finds out
+        ours.send(config.encode())
+    return LoaderProcess(child, ours, slots, free=list(range(config.slots)))
