@@ -51,7 +51,7 @@ class Leadership:
             with engine.begin() as connection:
                 other = None if self._take(connection) else self._living_other(connection)
         leads = other is None
-        self._tell(leads, other)
+        self._tell(other, leads=leads)
         self._renewed_at = now if leads else None
         return leads
 
@@ -88,7 +88,7 @@ class Leadership:
         )
         return made.rowcount == 1
 
-    def _tell(self, leads: bool, other: str | None) -> None:  # noqa: FBT001
+    def _tell(self, other: str | None, *, leads: bool) -> None:
         if leads and self._renewed_at is None:
             log.info("leads as %s", self.name)
         elif not leads and other != self._followed:

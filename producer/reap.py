@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Final
 
 from sqlalchemy import Connection, Engine, case, delete, exists, or_, select, tuple_, update
 
@@ -18,7 +19,7 @@ from producer.poison import count_crashes
 log = logging.getLogger(__name__)
 
 # More than that tell nothing new, and the column is a small one.
-MOST_DEATHS = 1000
+MOST_DEATHS: Final = 1000
 
 
 class Reaper:
