@@ -110,6 +110,8 @@ def _status(settings: Settings, name: str, code: int) -> int:
     if code >= 0:
         return code
     ended_by = signal.Signals(-code)
+    if ended_by is STOP_SIGNAL:  # a second one, when Python had put its handlers away at the end
+        return 1
     log.error("The worker was ended by %s.", ended_by.name)
     if ended_by in CRASHES:
         _report(settings, name, ended_by.name)
