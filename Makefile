@@ -17,6 +17,8 @@ PHOTOGRAPHS ?=
 CIFAR10_TEST ?=
 # Rows of `make bench-pipeline`; empty: all of them.
 ROWS ?=
+# Rows of `make chaos`, by the names in tests/chaos/rows.py; empty: all of them.
+FAULTS ?=
 
 # A stamp names what it stands for, so a changed lock (or a moved folder, whose scripts would
 # point to the old one) has none. It is made last: an interrupted set-up has none either.
@@ -63,6 +65,10 @@ bench-model: $(PEERS) ## the network beside what else could run it; PHOTOGRAPHS=
 .PHONY: bench-pipeline
 bench-pipeline: setup ## the worker between network and device, beside its peers; PHOTOGRAPHS=photos.tar [ROWS="busy cpu"]
 	@$(BIN)/python $(PIPELINE_BENCHMARK) $(if $(PHOTOGRAPHS),"$(PHOTOGRAPHS)") $(if $(ROWS),--row $(ROWS))
+
+.PHONY: chaos
+chaos: setup ## cause every fault, again and again, on both databases; some 40 minutes [FAULTS="kill-worker steal"]
+	@$(BIN)/python -m tests.chaos $(FAULTS:%=--row %)
 
 .PHONY: docs
 docs: setup ## write docs/settings.md, errors.md and metrics.md anew from the code

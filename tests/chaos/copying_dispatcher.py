@@ -1,0 +1,25 @@
+"""`resnextq dispatch`, which sends every message CHAOS_COPIES times. Run by `faults.messages`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from celery import Celery
+
+from contract.settings import load_settings
+from producer import publish
+from producer.dispatch import run_dispatcher
+from producer.publish import Publication
+
+push = publish.push
+
+
+def push_copies(app: Celery, publications: Sequence[Publication]) -> None:
+    copies = int(os.environ["CHAOS_COPIES"])
+    push(app, [one for publication in publications for one in [publication] * copies])
+
+
+if __name__ == "__main__":
+    publish.push = push_copies
+    run_dispatcher(load_settings())

@@ -1,0 +1,21 @@
+"""The dispatcher that leads is killed; another one is there."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from tests.chaos.trial import Trial
+
+
+def kill(trial: Trial) -> None:
+    stack = trial.stack
+    if len(stack.dispatchers) < 2:
+        stack.add_dispatcher().await_ready()
+    with trial.load:
+        for _ in trial.rounds():
+            time.sleep(trial.random.uniform(0.0, 1.0))
+            leader = stack.leader()
+            leader.signal(signal.SIGKILL)
+            trial.recovered(stack.seconds_until_progress(stack.now()))
+            stack.heal()

@@ -1,0 +1,34 @@
+"""Every message is delivered more than once."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from tests.chaos.stack import DISPATCH
+from tests.chaos.trial import Trial
+from tests.chaos.wait import until
+
+COPYING: Final = (sys.executable, "-m", "tests.chaos.copying_dispatcher")
+IMAGES: Final = 320
+
+
+def twice(trial: Trial) -> None:
+    _copy(trial, 2)
+
+
+def ten_times_at_once(trial: Trial) -> None:
+    """To two workers, both of which have threads that are free."""
+    _copy(trial, 10)
+
+
+def _copy(trial: Trial, copies: int) -> None:
+    """`times` jobs, by a dispatcher that sends all so often."""
+    stack = trial.stack
+    dispatcher = stack.dispatchers[0]
+    dispatcher.exchange(COPYING, CHAOS_COPIES=str(copies))
+    for _ in trial.rounds():
+        trial.load.submit(stack.pictures.plain(IMAGES, trial.random))
+    trial.load.finish()
+    until("every copy has been looked at", lambda: not stack.messages())
+    dispatcher.exchange(DISPATCH)

@@ -1,0 +1,64 @@
+"""Images that kill who decodes them, and workers that are killed while innocent images run."""
+
+from __future__ import annotations
+
+import signal
+from typing import Final
+
+from tests.chaos.healing import healing
+from tests.chaos.pictures import ENDS_AS
+from tests.chaos.stack import CHUNK_IMAGES
+from tests.chaos.trial import Trial
+from tests.chaos.wait import until
+
+# Of one image that kills its worker: some lives of that worker, each as long as a lease.
+WITHIN_S: Final = 600.0
+
+
+def crash(trial: Trial) -> None:
+    """An image that crashes its loader, among others."""
+    _among_others(trial, "crash")
+
+
+def exhaust_memory(trial: Trial) -> None:
+    _among_others(trial, "memory")
+
+
+def kill_workers(trial: Trial) -> None:
+    """An image that kills the whole worker, among others."""
+    with healing(trial.stack):
+        _among_others(trial, "kill")
+
+
+def nothing_but_poison(trial: Trial) -> None:
+    """Chunks of one of each kind, and a job beside them."""
+    pictures = trial.stack.pictures
+    with healing(trial.stack):
+        for _ in trial.rounds():
+            trial.load.submit([uri for kind in ENDS_AS for uri in pictures.harmful(kind, 1)])
+        trial.load.submit(pictures.plain(CHUNK_IMAGES, trial.random))
+        trial.load.finish(within_s=WITHIN_S)
+
+
+def _among_others(trial: Trial, kind: str) -> None:
+    """Each in another chunk."""
+    stack = trial.stack
+    for harmful in stack.pictures.harmful(kind, trial.times):
+        uris = stack.pictures.plain(CHUNK_IMAGES - 1, trial.random)
+        uris.insert(trial.random.randrange(CHUNK_IMAGES), harmful)
+        trial.load.submit(uris)
+        trial.caused += 1
+    trial.load.finish(within_s=WITHIN_S)
+
+
+def kill_innocent(trial: Trial) -> None:
+    """The worker is killed whenever it runs one of the same few chunks, and never to their end."""
+    stack = trial.stack
+    stack.hold.touch()
+    trial.load.submit(stack.pictures.plain(2 * CHUNK_IMAGES, trial.random))
+    for _ in trial.rounds():
+        victim = until("a worker runs one of the chunks", stack.busy_worker)
+        victim.signal(signal.SIGKILL)
+        stack.heal()
+    stack.hold.unlink()
+    trial.load.finish()

@@ -1,0 +1,74 @@
+"""A producer that is killed at any point of a submit, which is then repeated with the same key."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import func, select
+
+from contract.database import reading
+from contract.tables import chunks, jobs
+from tests.chaos.load import Job
+from tests.chaos.stack import RESNEXTQ, Stack
+from tests.chaos.trial import Trial
+
+# Three transactions, and two.
+IMAGES: Final = 9_000
+SHORT_IMAGES: Final = 4_200
+# After so long most submits of that size are over.
+LONGEST_S: Final = 3.0
+KILLS_A_KEY: Final = 10
+
+
+def kill(trial: Trial) -> None:
+    """Up to ten kills for one key, and then the submit that is left alone."""
+    left = trial.times
+    while left:
+        kills = min(left, KILLS_A_KEY)
+        _submit_at_last(trial, f"key-{trial.random.getrandbits(64):x}", kills)
+        left -= kills
+
+
+def _submit_at_last(trial: Trial, key: str, kills: int) -> None:
+    stack = trial.stack
+    uris = stack.pictures.plain(SHORT_IMAGES if trial.short else IMAGES, trial.random)
+    listed = stack.folder / f"{key}.txt"
+    listed.write_text("\n".join(uris))
+    for _ in range(kills):
+        _kill_submit(stack, key, listed, after_s=trial.random.uniform(0.0, LONGEST_S))
+        trial.caused += 1
+        trial.demand("half a job waits", holds=not _published_of_drafts(stack))
+    done = subprocess.run(
+        _command(key, listed), env=stack.environment, capture_output=True, text=True, check=False
+    )
+    trial.demand(f"the last submit ends with {done.stderr}", holds=done.returncode == 0)
+    trial.load.jobs.append(Job(id=done.stdout.strip(), uris=uris))
+
+
+def _command(key: str, listed: Path) -> list[str]:
+    return [RESNEXTQ, "submit", str(listed), "--key", key]
+
+
+def _kill_submit(stack: Stack, key: str, listed: Path, *, after_s: float) -> None:
+    with subprocess.Popen(
+        _command(key, listed),
+        env=stack.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as submitting:
+        time.sleep(after_s)
+        submitting.kill()
+
+
+def _published_of_drafts(stack: Stack) -> int:
+    """Chunks of a job that is not whole, and that somebody has begun with."""
+    statement = (
+        select(func.count())
+        .select_from(chunks.join(jobs, jobs.c.number == chunks.c.job_number))
+        .where(jobs.c.state == "submitting", chunks.c.generation > 0)
+    )
+    with reading(stack.engine) as connection:
+        return connection.scalar(statement) or 0

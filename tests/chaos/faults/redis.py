@@ -1,0 +1,141 @@
+"""Redis that dies, forgets, hangs or is cut off; and messages that it has lost or kept too long."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from typing import Final
+
+from contract.broker import redis_of
+from tests.chaos.stack import Run, Stack
+from tests.chaos.trial import Trial
+from tests.chaos.wait import seconds_until, until
+from tests.integration.dispatching import take
+
+AWAY_S: Final = 60.0
+SHORT_AWAY_S: Final = 2.0
+# Longer than a socket's time-out, so that whoever waits has noticed.
+CUT_S: Final = 20.0
+# After a kill it is back within so many seconds.
+LONGEST_RESTART_S: Final = 3.0
+APPEND_ONLY: Final = "appendonlydir"
+
+
+def kill_with_file(trial: Trial) -> None:
+    """What it had acknowledged is in its append-only file."""
+    _kill(trial)
+
+
+def kill_without_file(trial: Trial) -> None:
+    """It comes back empty."""
+    trial.stack.valkey.append_only = False
+    _restart(trial)
+    _kill(trial)
+    trial.stack.valkey.append_only = True
+    _forget(trial)
+    _restart(trial)
+
+
+def flush(trial: Trial) -> None:
+    stack = trial.stack
+    with trial.load:
+        for _ in trial.rounds():
+            waiting = until("messages wait", stack.queued)
+            with stack.valkey.client() as client:
+                client.flushall()
+            trial.recovered(_seconds_until_moved(stack, waiting))
+
+
+def put_back_old_file(trial: Trial) -> None:
+    """Messages come again that were done with long ago."""
+    folder = trial.stack.valkey.folder
+
+    def exchange() -> None:
+        shutil.rmtree(folder / APPEND_ONLY)
+        shutil.copytree(folder / "old", folder / APPEND_ONLY)
+
+    def keep() -> None:
+        shutil.rmtree(folder / "old", ignore_errors=True)
+        shutil.copytree(folder / APPEND_ONLY, folder / "old")
+
+    _kill(trial, before=keep, meanwhile=exchange)
+
+
+def stand_still(trial: Trial) -> None:
+    """Its connections stay open, and nothing is answered."""
+    stack = trial.stack
+    with trial.load:
+        for _ in trial.rounds():
+            assert stack.valkey.pid is not None
+            os.kill(stack.valkey.pid, signal.SIGSTOP)
+            time.sleep(SHORT_AWAY_S if trial.short else AWAY_S)
+            since = stack.now()
+            os.kill(stack.valkey.pid, signal.SIGCONT)
+            trial.recovered(stack.seconds_until_progress(since))
+
+
+def cut_off(trial: Trial) -> None:
+    """The network drops all packets; what was connected is half open for ever."""
+    stack = trial.stack
+    assert stack.proxy is not None
+    with trial.load:
+        for _ in trial.rounds():
+            stack.proxy.cut()
+            time.sleep(SHORT_AWAY_S if trial.short else CUT_S)
+            since = stack.now()
+            stack.proxy.mend()
+            trial.recovered(stack.seconds_until_progress(since))
+
+
+def steal(trial: Trial) -> None:
+    """A message is taken by somebody who does nothing with it."""
+    stack = trial.stack
+    with trial.load:
+        stolen = {_steal(stack) for _ in trial.rounds()}
+        trial.recovered(_seconds_until_moved(stack, stolen))
+
+
+def _kill(
+    trial: Trial,
+    *,
+    before: Callable[[], None] = lambda: None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
+    stack = trial.stack
+    with trial.load:
+        for _ in trial.rounds():
+            before()
+            time.sleep(trial.random.uniform(0.5, 1.5))
+            waiting = stack.queued()
+            stack.valkey.kill()
+            meanwhile()
+            time.sleep(trial.random.uniform(0.0, LONGEST_RESTART_S))
+            since = stack.now()
+            stack.valkey.start()
+            began = time.monotonic()
+            stack.seconds_until_progress(since)
+            _seconds_until_moved(stack, waiting)
+            trial.recovered(time.monotonic() - began)
+
+
+def _restart(trial: Trial) -> None:
+    trial.stack.valkey.stop()
+    trial.stack.valkey.start()
+
+
+def _forget(trial: Trial) -> None:
+    shutil.rmtree(trial.stack.valkey.folder / APPEND_ONLY, ignore_errors=True)
+
+
+def _steal(stack: Stack) -> Run:
+    """The oldest message of the queue, from under the workers' noses."""
+    until("a message waits", lambda: redis_of(stack.app).llen(stack.queue))
+    return take(stack.app, stack.queue).run
+
+
+def _seconds_until_moved(stack: Stack, waiting: set[Run]) -> float:
+    """Until each was taken, or is published again."""
+    return seconds_until("what waited goes on", lambda: not waiting & stack.queued())

@@ -1,0 +1,113 @@
+"""Workers that are killed in mid-batch, or stand still beyond their lease."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from itertools import cycle, repeat
+from typing import Final
+
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
+
+from contract.tables import chunks
+from tests.chaos.process import Process, program_of
+from tests.chaos.stack import LOADER, Run, Stack
+from tests.chaos.trial import Trial
+from tests.chaos.wait import seconds_until, until
+
+FENCED_OFF: Final = "another run has this chunk by now"
+
+
+def kill(trial: Trial) -> None:
+    """SIGKILL to the main process, to a loader, to all of them, in turns."""
+    _kill(trial, cycle((_kill_main, _kill_loader, kill_group)))
+
+
+def kill_at_default_lease(trial: Trial) -> None:
+    """As most installations have it."""
+    _kill(trial, repeat(kill_group))
+
+
+def freeze(trial: Trial) -> None:
+    """It is let go once its chunks are another's, and then stores nothing."""
+    stack = trial.stack
+    with trial.load:
+        for _ in trial.rounds():
+            victim = trial.random.choice(stack.workers)
+            name = _freeze(stack, victim)
+            refused = _refusals(victim)
+            trial.recovered(_seconds_until_free(stack, name, stack.runs_of(name)))
+            victim.signal(signal.SIGCONT)
+            _await_refusal(victim, refused)
+
+
+def _refusals(worker: Process) -> int:
+    return worker.said().count(FENCED_OFF)
+
+
+def _await_refusal(worker: Process, before: int) -> None:
+    until("its late store is refused", lambda: _refusals(worker) > before)
+
+
+def _kill(trial: Trial, kills: Iterator[Callable[[Stack, Process], None]]) -> None:
+    stack = trial.stack
+    with trial.load:
+        for _ in trial.rounds():
+            victim = trial.random.choice(stack.workers)
+            name = _in_mid_batch(stack, victim)
+            held = stack.runs_of(name)
+            next(kills)(stack, victim)
+            trial.recovered(_seconds_until_free(stack, name, held))
+            stack.heal()
+
+
+def _in_mid_batch(stack: Stack, worker: Process) -> str:
+    """Its name, once it runs chunks."""
+    name = stack.name_of(worker)
+    until("it runs chunks", lambda: stack.runs_of(name))
+    return name
+
+
+def _kill_main(_: Stack, worker: Process) -> None:
+    """The one that has everything in hand: the last in the line that began with the command."""
+    main = [pid for pid in worker.pids() if LOADER not in program_of(pid)][-1]
+    os.kill(main, signal.SIGKILL)
+
+
+def _kill_loader(stack: Stack, worker: Process) -> None:
+    stack.kill_loader(worker)
+
+
+def kill_group(_stack: Stack, worker: Process) -> None:
+    worker.signal(signal.SIGKILL)
+
+
+def _seconds_until_free(stack: Stack, name: str, held: set[Run]) -> float:
+    """Until it has none of these runs any more."""
+    return seconds_until(f"what {name} ran is out again", lambda: not held & stack.runs_of(name))
+
+
+def _freeze(stack: Stack, worker: Process) -> str:
+    """Not in the middle of a transaction: then it would keep its chunks, or on SQLite the whole
+    database, until it is let go or cut off.
+    """
+    while True:
+        name = _in_mid_batch(stack, worker)
+        worker.signal(signal.SIGSTOP)
+        if stack.runs_of(name) and _locks_nothing(stack, name):
+            return name
+        worker.signal(signal.SIGCONT)
+
+
+def _locks_nothing(stack: Stack, name: str) -> bool:
+    theirs = select(chunks.c.chunk).where(chunks.c.state == "running", chunks.c.worker == name)
+    try:
+        with stack.engine.begin() as connection:
+            if stack.postgres is None:
+                return True
+            connection.execute(theirs.with_for_update(nowait=True)).all()
+    except DBAPIError:
+        return False
+    return True

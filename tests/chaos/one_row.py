@@ -1,0 +1,82 @@
+"""One row on one database, in a process of its own; its outcome is the last line it prints.
+
+`suite` starts it, for the disk's row in a mount namespace of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from tests.chaos.outcome import Outcome
+from tests.chaos.rows import ROWS, Row
+from tests.chaos.stack import Database, Stack, installed
+from tests.chaos.trial import run_trial
+
+# With room for both databases' own files, and little more.
+SMALL_DISK: Final = "size=48m"
+
+
+def run_row(
+    row: Row, database: Database, stack: Stack, *, times: int, short: bool, seed: int
+) -> Outcome:
+    trial, verdict = run_trial(row.fault, stack, times=times, short=short, seed=seed)
+    return Outcome.of(row, database, trial, verdict)
+
+
+@contextmanager
+def stack_of(row: Row, database: Database, folder: Path) -> Iterator[Stack]:
+    with ExitStack() as ending:
+        data = ending.enter_context(_small_disk(folder)) if row.small_disk else None
+        yield ending.enter_context(installed(folder, database, data=data, **row.stack))
+
+
+@contextmanager
+def _small_disk(folder: Path) -> Iterator[Path]:
+    disk = folder / "small"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", SMALL_DISK, "small", disk], check=True)
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and nothing is left behind
+    logging.disable()  # the product's own words are in its processes' logs
+    options = _parse()
+    row = next(row for row in ROWS if row.name == options.row)
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-") as folder,
+        stack_of(row, options.database, Path(folder)) as stack,
+    ):
+        outcome = run_row(
+            row,
+            options.database,
+            stack,
+            times=options.times,
+            short=options.short,
+            seed=options.seed,
+        )
+    sys.stdout.write(f"{outcome.encode()}\n")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.one_row")
+    parser.add_argument("row")
+    parser.add_argument("database")
+    parser.add_argument("times", type=int)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--short", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""A program as a process group of its own, that can be killed, frozen and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from tests.chaos.wait import until
+
+ROOT: Final = Path(__file__).parents[2]
+READY: Final = " ready: "
+
+
+class Process:
+    """One after the other, with one log: a program that its keeper starts again."""
+
+    def __init__(self, command: Sequence[str], *, log: Path, environment: dict[str, str]) -> None:
+        self.log = log
+        self._command = command
+        self._environment = environment
+        self._child: subprocess.Popen[bytes] | None = None
+        self._began_at = 0
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._child is not None and self._child.poll() is None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._began_at = log.tell()
+            self._child = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def exchange(self, command: Sequence[str], **variables: str) -> None:
+        """Ends it in order, and goes on with another program."""
+        assert self._child is not None
+        self.signal_main(signal.SIGTERM)
+        self._child.wait()
+        self._command = command
+        self._environment = self._environment | variables
+        self.start()
+        self.await_ready()
+
+    def await_ready(self) -> None:
+        until(f"{self.log.name} is ready", lambda: READY in self.said() or not self.is_running)
+        assert self.is_running, f"{self.log.name} has ended:\n{self.said()[-2000:]}"
+
+    def said(self) -> str:
+        """In this life."""
+        return self.log.read_bytes()[self._began_at :].decode(errors="replace")
+
+    def pids(self) -> list[int]:
+        """Its own, and those of all that it has started."""
+        return list(descendants(self.pid))
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the whole group."""
+        os.killpg(self.pid, number)
+
+    def signal_main(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def end(self) -> None:
+        if self._child is None:
+            return
+        with suppress(ProcessLookupError):
+            self.signal(signal.SIGKILL)
+        self._child.wait()
+
+
+def descendants(pid: int) -> Iterator[int]:
+    yield pid
+    with suppress(OSError):  # it has ended
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                yield from descendants(int(child))
+
+
+def program_of(pid: int) -> str:
+    """Its command line; empty where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""

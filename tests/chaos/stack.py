@@ -1,0 +1,313 @@
+"""A whole installation as real processes: servers, dispatchers, workers; all can be killed.
+
+Workers have a classifier whose answers can be checked (`double`), and are otherwise the real
+one. What has died is started again by `heal`, as a supervisor would.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from celery import Celery
+from sqlalchemy import ColumnElement, Engine, func, select
+
+from contract.broker import make_celery, redis_of
+from contract.clock import db_now
+from contract.database import make_engine, reading
+from contract.settings import Settings
+from contract.tables import chunks, leaders, workers
+from migrations.upgrade import upgrade
+from tests.chaos.pictures import Pictures
+from tests.chaos.postgres import Postgres
+from tests.chaos.process import ROOT, Process, program_of
+from tests.chaos.proxy import Proxy
+from tests.chaos.wait import seconds_until, until
+from worker.embedded.valkey import Valkey
+
+Database = Literal["sqlite", "postgresql"]
+
+RESNEXTQ: Final = str(Path(sys.executable).with_name("resnextq"))
+DISPATCH: Final = (RESNEXTQ, "dispatch")
+WORK: Final = (sys.executable, "-m", "tests.chaos.double")
+LOADER: Final = "worker.loader"
+LEASE_S: Final = 5.0
+DEFAULT_LEASE_S: Final = float(Settings.model_fields["lease_s"].default)
+CHUNK_IMAGES: Final = 16
+BATCH_S: Final = 0.1
+
+
+Run = tuple[int, int, int]
+"""A job's number, a chunk's, and its generation."""
+
+
+@dataclass
+class Stack:
+    """Made by `installed`; owns the processes."""
+
+    folder: Path
+    settings: Settings
+    valkey: Valkey
+    proxy: Proxy | None
+    postgres: Postgres | None
+    engine: Engine
+    app: Celery
+    pictures: Pictures
+    hold: Path
+    """While this file exists, no batch ends."""
+    data: Path
+    """Where the database keeps its tables."""
+    environment: dict[str, str]
+    dispatchers: list[Process] = field(default_factory=list)
+    workers: list[Process] = field(default_factory=list)
+
+    def add_dispatcher(self, command: Sequence[str] = DISPATCH, **variables: str) -> Process:
+        name = f"dispatcher-{len(self.dispatchers)}"
+        return self._start(self.dispatchers, name, command, variables)
+
+    def add_worker(self) -> Process:
+        return self._start(self.workers, f"worker-{len(self.workers)}", WORK, {})
+
+    def heal(self) -> None:
+        """Returns once all that had died is there again."""
+        for process in self.revive():
+            process.await_ready()
+
+    def revive(self) -> list[Process]:
+        """Starts what has died; returns it."""
+        dead = [one for one in (*self.dispatchers, *self.workers) if not one.is_running]
+        for process in dead:
+            process.end()
+            process.start()
+        return dead
+
+    def end(self) -> None:
+        for process in (*self.workers, *self.dispatchers):
+            process.end()
+        self.workers.clear()
+        self.dispatchers.clear()
+
+    @property
+    def queue(self) -> str:
+        return str(self.app.conf.task_default_queue)
+
+    def messages(self) -> int:
+        """That wait in Redis, or that somebody has taken and not acknowledged."""
+        redis = redis_of(self.app)
+        return int(redis.llen(self.queue)) + int(redis.hlen("unacked"))
+
+    def busy_worker(self) -> Process | None:
+        """One that runs a chunk."""
+        alive = (worker for worker in self.workers if worker.is_running)
+        return next((worker for worker in alive if self.runs_of(self.name_of(worker))), None)
+
+    def leader(self) -> Process:
+        """The dispatcher that leads."""
+
+        def find() -> Process | None:
+            with reading(self.engine) as connection:
+                names = connection.scalars(select(leaders.c.holder)).all()
+            return next((one for one in self.dispatchers if _is_among(names, one)), None)
+
+        found: Process = until("a dispatcher leads", find)
+        return found
+
+    def now(self) -> datetime:
+        """By the database, once it answers."""
+
+        def ask() -> datetime | None:
+            with reading(self.engine) as connection:
+                return connection.scalar(select(db_now()))
+
+        now: datetime = until("the database tells the time", ask)
+        return now
+
+    def name_of(self, worker: Process) -> str:
+        """As it calls itself in SQL."""
+
+        def find() -> str | None:
+            with reading(self.engine) as connection:
+                return _is_among(connection.scalars(select(workers.c.name)), worker)
+
+        return str(until(f"{worker.log.name} has a heartbeat", find))
+
+    def queued(self) -> set[Run]:
+        """That wait in Redis, by SQL."""
+        return self._runs(chunks.c.state == "queued")
+
+    def runs_of(self, worker: str) -> set[Run]:
+        """That this worker has, by SQL."""
+        return self._runs((chunks.c.state == "running") & (chunks.c.worker == worker))
+
+    def seconds_until_progress(self, since: datetime) -> float:
+        """Until a worker has taken a chunk that was published after this time."""
+        taken = select(func.count()).where(
+            chunks.c.published_at > since, chunks.c.state.in_(("running", "done"))
+        )
+
+        def goes_on() -> bool:
+            with reading(self.engine) as connection:
+                return bool(connection.scalar(taken))
+
+        return seconds_until("chunks are published and taken", goes_on)
+
+    def kill_loader(self, worker: Process) -> None:
+        def find() -> int:
+            return next((pid for pid in worker.pids() if LOADER in program_of(pid)), 0)
+
+        os.kill(until("a loader runs", find), signal.SIGKILL)
+
+    def _runs(self, of_which: ColumnElement[bool]) -> set[Run]:
+        columns = (chunks.c.job_number, chunks.c.chunk, chunks.c.generation)
+        with reading(self.engine) as connection:
+            return {(*row,) for row in connection.execute(select(*columns).where(of_which))}
+
+    def _start(
+        self, among: list[Process], name: str, command: Sequence[str], variables: dict[str, str]
+    ) -> Process:
+        process = Process(
+            command, log=self.folder / f"{name}.log", environment=self.environment | variables
+        )
+        among.append(process)
+        process.start()
+        return process
+
+
+def _is_among(names: Iterable[str], process: Process) -> str | None:
+    """The one that names one of its processes: `host-PID-random`."""
+    pids = {str(pid) for pid in process.pids()}
+    return next((name for name in names if name.split("-")[-2] in pids), None)
+
+
+@contextmanager
+def installed(
+    folder: Path,
+    database: Database,
+    *,
+    lease_s: float = LEASE_S,
+    proxied: bool = False,
+    data: Path | None = None,
+    batch_s: float = BATCH_S,
+    dispatchers: int = 1,
+    fleet: int = 2,
+) -> Iterator[Stack]:
+    """
+    Args:
+        folder: a new one, for all that the stack writes.
+        database: which kind of them.
+        lease_s: of the workers.
+        proxied: whether there is a network to Redis that can be cut.
+        data: where the database keeps its tables, if not in `folder`.
+        batch_s: what a batch takes.
+        dispatchers: how many.
+        fleet: workers.
+    """
+    with ExitStack() as ending:
+        valkey = _start_valkey(folder, ending)
+        proxy = _start_proxy(valkey, ending) if proxied else None
+        postgres = _start_postgres(folder, data, ending) if database == "postgresql" else None
+        url = postgres.url("images") if postgres else f"sqlite:///{(data or folder) / 'images.db'}"
+        environment = _environment(folder, _broker_url(valkey, proxy), url, lease_s, batch_s)
+        settings = _settings(environment)
+        engine = make_engine(url)
+        ending.callback(engine.dispose)
+        upgrade(engine)
+        app = make_celery(settings)
+        ending.callback(app.close)
+        stack = Stack(
+            folder=folder,
+            settings=settings,
+            valkey=valkey,
+            proxy=proxy,
+            postgres=postgres,
+            engine=engine,
+            app=app,
+            pictures=Pictures(folder / "pictures"),
+            hold=folder / "hold",
+            data=data or folder,
+            environment=environment,
+        )
+        ending.callback(stack.end)
+        started = [stack.add_dispatcher() for _ in range(dispatchers)]
+        started += [stack.add_worker() for _ in range(fleet)]
+        for process in started:
+            process.await_ready()
+        yield stack
+
+
+def _start_valkey(folder: Path, ending: ExitStack) -> Valkey:
+    valkey = Valkey(folder / "valkey")
+    valkey.start()
+    ending.callback(valkey.stop)
+    return valkey
+
+
+def _start_proxy(valkey: Valkey, ending: ExitStack) -> Proxy:
+    assert valkey.socket_path is not None, "the folder's path is too long for a socket"
+    proxy = Proxy(valkey.socket_path)
+    proxy.start()
+    ending.callback(proxy.end)
+    return proxy
+
+
+def _start_postgres(folder: Path, data: Path | None, ending: ExitStack) -> Postgres:
+    postgres = Postgres(folder / "postgres")
+    postgres.start()
+    ending.callback(postgres.end)
+    postgres.make_database("images", data)
+    return postgres
+
+
+def _broker_url(valkey: Valkey, proxy: Proxy | None) -> str:
+    if proxy is None:
+        return valkey.url
+    password = (valkey.folder / "valkey.password").read_text()
+    return f"redis://:{password}@127.0.0.1:{proxy.port}/0"
+
+
+def _environment(
+    folder: Path, broker_url: str, database_url: str, lease_s: float, batch_s: float
+) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RESNEXT_")}
+    return kept | {
+        "RESNEXT_HOME": str(folder / "home"),
+        "RESNEXT_BROKER_URL": broker_url,
+        "RESNEXT_DATABASE_URL": database_url,
+        "RESNEXT_LEASE_S": f"{lease_s:g}",
+        "RESNEXT_CHUNK_IMAGES": str(CHUNK_IMAGES),
+        "RESNEXT_BATCH_IMAGES": str(CHUNK_IMAGES),
+        "RESNEXT_MAX_BATCH_WAIT_MS": "20",
+        "RESNEXT_LOADERS": "2",
+        "RESNEXT_FETCHES_PER_LOADER": "32",
+        "RESNEXT_CHUNKS_IN_FLIGHT": "8",
+        "RESNEXT_RETRY_BACKOFF_S": "0.2",
+        "RESNEXT_FILE_ROOTS": str(folder / "pictures"),
+        "CHAOS_BATCH_S": f"{batch_s:g}",
+        "CHAOS_HOLD": str(folder / "hold"),
+        # Loaders have nothing else of this environment.
+        "PYTHONPATH": f"{ROOT / 'tests/chaos/sabotage'}{os.pathsep}{ROOT}",
+    }
+
+
+class _OwnSettings(Settings):
+    """Of a dictionary, and neither of this process's environment nor of a file."""
+
+    @classmethod
+    def settings_customise_sources(cls, *_: Any, init_settings: Any, **__: Any) -> Any:
+        return (init_settings,)
+
+
+def _settings(environment: dict[str, str]) -> Settings:
+    values = {
+        name: environment[variable]
+        for name in Settings.model_fields
+        if (variable := f"RESNEXT_{name.upper()}") in environment
+    }
+    return _OwnSettings(**values)

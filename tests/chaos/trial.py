@@ -1,0 +1,67 @@
+"""One fault, caused again and again in one stack: what the faults work on, and how it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+
+from sqlalchemy import func, select
+
+from contract.database import reading
+from contract.tables import jobs
+from tests.chaos.load import Load
+from tests.chaos.stack import Stack
+from tests.chaos.verdict import Verdict, judge
+from tests.chaos.wait import WaitedInVainError
+
+
+@dataclass
+class Trial:
+    stack: Stack
+    random: Random
+    load: Load
+    times: int
+    """How often the fault is to be caused."""
+    short: bool
+    """Whether an outage lasts for a moment, instead of as long as the table says."""
+    caused: int = 0
+    recoveries_s: list[float] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    """What must hold besides, and did not."""
+
+    def rounds(self) -> Iterator[int]:
+        for n in range(self.times):
+            yield n
+            self.caused += 1
+
+    def recovered(self, seconds: float) -> None:
+        self.recoveries_s.append(seconds)
+
+    def demand(self, what: str, *, holds: bool) -> None:
+        if not holds:
+            self.complaints.append(what)
+
+
+Fault = Callable[[Trial], None]
+
+
+def run_trial(
+    fault: Fault, stack: Stack, *, times: int, short: bool, seed: int
+) -> tuple[Trial, Verdict]:
+    """Causes the fault so often, then waits until every job has ended, and judges them."""
+    random = Random(seed)
+    trial = Trial(stack, random, Load(stack, random, short=short), times, short)
+    before = _count_jobs(stack)
+    try:
+        fault(trial)
+        stack.heal()
+        trial.load.finish()
+    except WaitedInVainError as error:  # what is lost is counted all the same
+        trial.complaints.append(str(error))
+    return trial, judge(stack.engine, trial.load.jobs, before=before)
+
+
+def _count_jobs(stack: Stack) -> int:
+    with reading(stack.engine) as connection:
+        return connection.scalar(select(func.count()).select_from(jobs)) or 0

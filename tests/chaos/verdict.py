@@ -1,0 +1,101 @@
+"""What has become of every image that was submitted, by what SQL says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, Row, func, select
+
+from contract.database import reading
+from contract.tables import chunks, jobs, results
+from tests.chaos.load import Job
+from tests.chaos.pictures import answer_of
+
+MOST_FINDINGS: Final = 8
+
+
+@dataclass(frozen=True)
+class Verdict:
+    images: int = 0
+    lost: int = 0
+    """Images without a row."""
+    doubled: int = 0
+    """Rows of no image, images that the job counts more than once, jobs more than submitted."""
+    wrong: int = 0
+    """Rows with another answer or URI, counts and states that are not true, chunks not done."""
+
+    findings: tuple[str, ...] = ()
+    """Some of what is wrong, in words."""
+
+    def __add__(self, other: Verdict) -> Verdict:
+        return Verdict(
+            self.images + other.images,
+            self.lost + other.lost,
+            self.doubled + other.doubled,
+            self.wrong + other.wrong,
+            (*self.findings, *other.findings)[:MOST_FINDINGS],
+        )
+
+    @property
+    def is_clean(self) -> bool:
+        return not (self.lost or self.doubled or self.wrong)
+
+
+def judge(engine: Engine, submitted: Sequence[Job], *, before: int = 0) -> Verdict:
+    """`before`: jobs that were in the database already."""
+    with reading(engine) as connection:
+        there = connection.scalar(select(func.count()).select_from(jobs)) or 0
+        total = Verdict(doubled=max(0, there - before - len(submitted)))
+        for job in submitted:
+            total += _judge(connection, job)
+    return total
+
+
+def _judge(connection: Connection, job: Job) -> Verdict:
+    told = connection.execute(select(jobs).where(jobs.c.id == job.id)).one_or_none()
+    if told is None:
+        return Verdict(images=len(job.uris), lost=len(job.uris), findings=(f"no job {job.id}",))
+    rows = connection.execute(select(results).where(results.c.job_number == told.number)).all()
+    positions = {row.position for row in rows}
+    expected = set(range(len(job.uris)))
+    counted = told.classified + told.failed
+    wrong = [*_wrong_rows(job, rows), *_wrong_words(job, told, rows), *_left(connection, told)]
+    return Verdict(
+        images=len(job.uris),
+        lost=len(expected - positions),
+        doubled=len(positions - expected) + max(0, counted - len(rows)),
+        wrong=len(wrong),
+        findings=tuple(f"job {job.id}: {finding}" for finding in wrong),
+    )
+
+
+def _wrong_rows(job: Job, rows: Iterable[Row[Any]]) -> Iterator[str]:
+    for row in rows:
+        answer = row.error_code if row.class_1 is None else row.class_1
+        if row.position >= len(job.uris) or row.uri != job.uris[row.position]:
+            yield f"position {row.position} is {row.uri}"
+        elif answer != answer_of(row.uri) and row.error_code not in job.also:
+            yield f"{row.uri} is {answer} {row.error_detail or ''}"
+
+
+def _wrong_words(job: Job, told: Row[Any], rows: Sequence[Row[Any]]) -> Iterator[str]:
+    """What the job says of itself, where its rows say otherwise."""
+    errors = Counter(row.error_code for row in rows if row.error_code is not None)
+    classified = len(rows) - errors.total()
+    if told.state != job.state or told.finished_at is None:
+        yield f"it is {told.state}, and finished at {told.finished_at}"
+    if told.total != len(job.uris):
+        yield f"it is of {told.total} images"
+    if (told.classified, told.errors) != (classified, dict(errors)):
+        yield f"it counts {told.classified} and {told.errors} of {classified} and {dict(errors)}"
+    if told.failed != errors.total():
+        yield f"it counts {told.failed} failures of {errors.total()}"
+
+
+def _left(connection: Connection, told: Row[Any]) -> Iterator[str]:
+    of_job = (chunks.c.job_number == told.number) & (chunks.c.state != "done")
+    for row in connection.execute(select(chunks).where(of_job)):
+        yield f"chunk {row.chunk} is {row.state} in generation {row.generation}"
