@@ -7,6 +7,7 @@ message again: a chunk whose message is lost is published again from SQL.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -29,12 +30,20 @@ LONGEST_RECONNECT_S: Final = 3.0
 
 
 class PromptConnection(Connection):
-    """Finds a broker that was away within moments of its being back."""
+    """Outlasts a broker that goes away, and finds it within moments of its being back."""
 
     def _ensure_connection(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401
         options = {"interval_start": 1, "interval_step": 1} | options
         options["interval_max"] = LONGEST_RECONNECT_S
         return super()._ensure_connection(*args, **options)  # type: ignore[no-untyped-call]
+
+    def maybe_close_channel(self, channel: Any) -> None:  # noqa: ANN401
+        """Messages in hand would be given back to a broker that has gone, over a connection
+        that kombu has taken apart by then: an error that would end the worker. Their chunks are
+        stored, or go out again from SQL.
+        """
+        with suppress(AttributeError):
+            super().maybe_close_channel(channel)  # type: ignore[no-untyped-call]
 
 
 class PromptAMQP(AMQP):  # type: ignore[misc]  # Celery has no types

@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 
 from contract.broker import LONGEST_RECONNECT_S, make_celery, redis_of
 from contract.settings import Settings
-from tests.integration.dispatching import on_broker, until
+from tests.integration.dispatching import WITHIN_S, on_broker, until
 from worker.embedded.valkey import Valkey
 
 
@@ -63,3 +63,16 @@ def test_a_client_finds_a_broker_that_was_away(app: Celery, mortal_valkey: Valke
         redis_of(app).ping()
     mortal_valkey.start()
     assert until(lambda: redis_of(app).ping())
+
+
+def test_a_connection_is_closed_although_its_broker_has_died_with_messages_in_hand(
+    app: Celery, mortal_valkey: Valkey
+) -> None:
+    """As Celery closes a worker's, having taken it apart: an error then would end the worker."""
+    app.send_task("any")
+    connection = app.connection_for_read()
+    connection.SimpleQueue(app.conf.task_default_queue).get(timeout=WITHIN_S)
+    mortal_valkey.kill()
+    connection._do_close_transport()
+    connection.close()
+    mortal_valkey.start()
