@@ -22,8 +22,10 @@ from contract.settings import PREFIX, Settings
 
 # Far above any chunk's time: a message that is handed out again while it runs is of no use.
 VISIBILITY_TIMEOUT_S: Final = 7 * 24 * 3600
-# A half-open connection is noticed after this; kombu's own polling answers every second.
-SOCKET_TIMEOUT_S: Final = 15
+# Redis answers within milliseconds: a connection that does not is half open. While it is waited
+# for nothing else is done. A poll, which takes a second, is looked at every so often, and given up
+# at the second look: so a worker goes on within 15 s of a network that dropped its packets.
+SOCKET_TIMEOUT_S: Final = 5
 CONNECT_TIMEOUT_S: Final = 5
 # Kombu's own waits between tries grow to 30 s, and no setting of Celery's changes that.
 LONGEST_RECONNECT_S: Final = 3.0

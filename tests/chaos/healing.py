@@ -15,7 +15,7 @@ LOOK_S: Final = 0.1
 @contextmanager
 def healing(stack: Stack) -> Iterator[None]:
     closed = threading.Event()
-    thread = threading.Thread(target=_heal, args=(stack, closed), name="healing")
+    thread = threading.Thread(target=_heal, args=(stack, closed), name="healing", daemon=True)
     thread.start()
     try:
         yield

@@ -51,8 +51,7 @@ class Load:
         self._random = random
         self.job_images = SHORT_JOB_IMAGES if short else JOB_IMAGES
         self._closed = threading.Event()
-        self._is_given_up = False
-        self._thread = threading.Thread(target=self._run, name="load")
+        self._thread = threading.Thread(target=self._run, name="load", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -62,9 +61,9 @@ class Load:
     def __exit__(
         self, kind: type[BaseException] | None, _: object, __: TracebackType | None
     ) -> None:
-        self._is_given_up = kind is not None
         self._closed.set()
-        self._thread.join()
+        if kind is None:  # else its database may be away for good
+            self._thread.join()
 
     @property
     def images(self) -> int:
@@ -102,7 +101,7 @@ class Load:
 
     def _submit_at_last(self, key: str) -> None:
         uris = self._stack.pictures.plain(self.job_images, self._random)
-        while not self._is_given_up:
+        while True:
             try:
                 images = ((uri, None) for uri in uris)
                 number = submit(self._stack.engine, images, key=key, settings=self._stack.settings)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -49,14 +51,12 @@ def _small_disk(folder: Path) -> Iterator[Path]:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and nothing is left behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and no process is left behind
     logging.disable()  # the product's own words are in its processes' logs
     options = _parse()
     row = next(row for row in ROWS if row.name == options.row)
-    with (
-        tempfile.TemporaryDirectory(prefix="chaos-") as folder,
-        stack_of(row, options.database, Path(folder)) as stack,
-    ):
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    with stack_of(row, options.database, folder) as stack:
         outcome = run_row(
             row,
             options.database,
@@ -65,6 +65,10 @@ def main() -> None:
             short=options.short,
             seed=options.seed,
         )
+    if outcome.is_good:
+        shutil.rmtree(folder)
+    else:
+        outcome = replace(outcome, complaints=(*outcome.complaints, f"see the logs in {folder}"))
     sys.stdout.write(f"{outcome.encode()}\n")
 
 

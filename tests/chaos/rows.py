@@ -44,10 +44,8 @@ class Row:
 
 # A worker's chunks are out again, by the promise for the default lease.
 OUT_AGAIN_S: Final = 30.0
-# Processing goes on after Redis is back.
+# Processing goes on after Redis, or the network, is back.
 GOES_ON_S: Final = 15.0
-# A half-open connection is noticed by its time-out, and only then connected anew.
-CUT_NOTICED_S: Final = 30.0
 TAKES_OVER_S: Final = 10.0
 # The dispatcher looks twice a second whose lease is over.
 LOOK_S: Final = 1.0
@@ -98,7 +96,7 @@ ROWS: Final = (
         what="connections to Redis cut for 20 s, then half open",
         fault=redis.cut_off,
         times=5,
-        within_s=CUT_NOTICED_S,
+        within_s=GOES_ON_S,
         stack={"proxied": True},
     ),
     Row(
@@ -179,10 +177,10 @@ ROWS: Final = (
     ),
     Row(
         name="innocent",
-        what="the worker killed, again and again, on the same innocent chunks",
+        what="the worker killed, again and again, on the same innocent chunk",
         fault=poison.kill_innocent,
         times=50,
-        few=4,
+        few=6,
     ),
     Row(
         name="freeze-worker",
