@@ -126,7 +126,8 @@ class Load:
             return bool(connection.scalar(running))
 
     def _is_finished(self) -> bool:
-        live = select(func.count()).where(jobs.c.finished_at.is_(None))
-        left = select(func.count()).select_from(tallies)
+        ours = jobs.c.id.in_([job.id for job in self.jobs])
+        live = select(func.count()).where(ours, jobs.c.finished_at.is_(None))
+        left = select(func.count()).select_from(tallies.join(jobs)).where(ours)
         with reading(self._stack.engine) as connection:
             return not connection.scalar(live) and not connection.scalar(left)

@@ -42,6 +42,7 @@ LEASE_S: Final = 5.0
 DEFAULT_LEASE_S: Final = float(Settings.model_fields["lease_s"].default)
 CHUNK_IMAGES: Final = 16
 BATCH_S: Final = 0.1
+FLEET: Final = 2
 
 
 Run = tuple[int, int, int]
@@ -99,7 +100,9 @@ class Stack:
         return str(self.app.conf.task_default_queue)
 
     def messages(self) -> int:
-        """That wait in Redis, or that somebody has taken and not acknowledged."""
+        """That wait in Redis, or that somebody has taken and not acknowledged, be it one who was
+        killed long ago.
+        """
         redis = redis_of(self.app)
         return int(redis.llen(self.queue)) + int(redis.hlen("unacked"))
 
@@ -195,8 +198,6 @@ def installed(
     proxied: bool = False,
     data: Path | None = None,
     batch_s: float = BATCH_S,
-    dispatchers: int = 1,
-    fleet: int = 2,
 ) -> Iterator[Stack]:
     """
     Args:
@@ -206,8 +207,6 @@ def installed(
         proxied: whether there is a network to Redis that can be cut.
         data: where the database keeps its tables, if not in `folder`.
         batch_s: what a batch takes.
-        dispatchers: how many.
-        fleet: workers.
     """
     with ExitStack() as ending:
         valkey = _start_valkey(folder, ending)
@@ -235,8 +234,7 @@ def installed(
             environment=environment,
         )
         ending.callback(stack.end)
-        started = [stack.add_dispatcher() for _ in range(dispatchers)]
-        started += [stack.add_worker() for _ in range(fleet)]
+        started = [stack.add_dispatcher(), *(stack.add_worker() for _ in range(FLEET))]
         for process in started:
             process.await_ready()
         yield stack

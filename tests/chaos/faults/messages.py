@@ -27,8 +27,9 @@ def _copy(trial: Trial, copies: int) -> None:
     stack = trial.stack
     dispatcher = stack.dispatchers[0]
     dispatcher.exchange(COPYING, CHAOS_COPIES=str(copies))
+    before = stack.messages()
     for _ in trial.rounds():
         trial.load.submit(stack.pictures.plain(IMAGES, trial.random))
     trial.load.finish()
-    until("every copy has been looked at", lambda: not stack.messages())
+    until("every copy has been looked at", lambda: stack.messages() <= before)
     dispatcher.exchange(DISPATCH)
