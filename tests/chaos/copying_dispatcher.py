@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
+from typing import Final
 
 from celery import Celery
 
@@ -12,12 +14,17 @@ from producer import publish
 from producer.dispatch import run_dispatcher
 from producer.publish import Publication
 
+log = logging.getLogger(__name__)
+
+SENT: Final = "copied"
 push = publish.push
 
 
 def push_copies(app: Celery, publications: Sequence[Publication]) -> None:
     copies = int(os.environ["CHAOS_COPIES"])
     push(app, [one for publication in publications for one in [publication] * copies])
+    if publications:
+        log.info("%s: %d messages, each %d times", SENT, len(publications), copies)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,10 @@ class Stack:
         name = f"dispatcher-{len(self.dispatchers)}"
         return self._start(self.dispatchers, name, command, variables)
 
+    def remove_dispatcher(self, process: Process) -> None:
+        self.dispatchers.remove(process)
+        process.end()
+
     def add_worker(self) -> Process:
         return self._start(self.workers, f"worker-{len(self.workers)}", WORK, {})
 

@@ -10,8 +10,8 @@ from tests.chaos.trial import Trial
 
 def kill(trial: Trial) -> None:
     stack = trial.stack
-    if len(stack.dispatchers) < 2:
-        stack.add_dispatcher().await_ready()
+    other = stack.add_dispatcher()
+    other.await_ready()
     with trial.load:
         for _ in trial.rounds():
             time.sleep(trial.random.uniform(0.0, 1.0))
@@ -19,3 +19,4 @@ def kill(trial: Trial) -> None:
             leader.signal(signal.SIGKILL)
             trial.recovered(stack.seconds_until_progress(stack.now()))
             stack.heal()
+    stack.remove_dispatcher(other)

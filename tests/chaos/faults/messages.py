@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
+from tests.chaos.copying_dispatcher import SENT
 from tests.chaos.stack import DISPATCH
 from tests.chaos.trial import Trial
 from tests.chaos.wait import until
@@ -32,4 +33,5 @@ def _copy(trial: Trial, copies: int) -> None:
         trial.load.submit(stack.pictures.plain(IMAGES, trial.random))
     trial.load.finish()
     until("every copy has been looked at", lambda: stack.messages() <= before)
+    trial.demand("messages are copied", holds=SENT in dispatcher.said())
     dispatcher.exchange(DISPATCH)
