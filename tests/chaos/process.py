@@ -50,9 +50,7 @@ class Process:
 
     def exchange(self, command: Sequence[str], **variables: str) -> None:
         """Ends it in order, and goes on with another program."""
-        assert self._child is not None
-        self.signal_main(signal.SIGTERM)
-        self._child.wait()
+        self.stop()
         self._command = command
         self._environment = self._environment | variables
         self.start()
@@ -74,8 +72,11 @@ class Process:
         """To the whole group."""
         os.killpg(self.pid, number)
 
-    def signal_main(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
+    def stop(self) -> None:
+        """In order."""
+        assert self._child is not None
+        self._child.terminate()
+        self._child.wait()
 
     def end(self) -> None:
         if self._child is None:

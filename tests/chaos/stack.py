@@ -75,7 +75,7 @@ class Stack:
 
     def remove_dispatcher(self, process: Process) -> None:
         self.dispatchers.remove(process)
-        process.end()
+        process.stop()
 
     def add_worker(self) -> Process:
         return self._start(self.workers, f"worker-{len(self.workers)}", WORK, {})
