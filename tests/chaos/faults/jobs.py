@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from itertools import cycle
+from typing import Final
 
 from sqlalchemy import func, select, update
 
@@ -16,6 +17,9 @@ from tests.chaos.load import Job
 from tests.chaos.stack import CHUNK_IMAGES, Stack
 from tests.chaos.trial import Trial
 from tests.chaos.wait import until
+
+
+CANCELLED_JOBS: Final = 5
 
 
 def change(trial: Trial) -> None:
@@ -37,7 +41,9 @@ def _harms(stack: Stack) -> list[Harm]:
 
 
 def _cancel(trial: Trial, harm: Harm) -> None:
-    job = trial.load.submit(trial.stack.pictures.plain(trial.load.job_images, trial.random))
+    """So large that it does not end while others die."""
+    uris = trial.stack.pictures.plain(CANCELLED_JOBS * trial.load.job_images, trial.random)
+    job = trial.load.submit(uris)
     until("some of it is done", lambda: _rows(trial.stack, job))
     harm(trial.stack)
     until("it is cancelled", lambda: cancel(trial.stack.engine, job.id))
