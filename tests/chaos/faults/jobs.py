@@ -18,7 +18,6 @@ from tests.chaos.stack import CHUNK_IMAGES, Stack
 from tests.chaos.trial import Trial
 from tests.chaos.wait import until
 
-
 CANCELLED_JOBS: Final = 5
 
 
