@@ -13,6 +13,8 @@ from tests.chaos.wait import until
 
 # Of one image that kills its worker: some lives of that worker, each as long as a lease.
 WITHIN_S: Final = 600.0
+# Its neighbours run one by one as well.
+SHORT_CHUNK_IMAGES: Final = 4
 # So few that each is hit far more often than one that is to blame would need.
 INNOCENT_IMAGES: Final = 2
 
@@ -46,8 +48,9 @@ def _among_others(trial: Trial, kind: str) -> None:
     """Each in another chunk."""
     stack = trial.stack
     for harmful in stack.pictures.harmful(kind, trial.times):
-        uris = stack.pictures.plain(CHUNK_IMAGES - 1, trial.random)
-        uris.insert(trial.random.randrange(CHUNK_IMAGES), harmful)
+        images = SHORT_CHUNK_IMAGES if trial.short else CHUNK_IMAGES
+        uris = stack.pictures.plain(images - 1, trial.random)
+        uris.insert(trial.random.randrange(images), harmful)
         trial.load.submit(uris)
         trial.caused += 1
     trial.load.finish(within_s=WITHIN_S)
