@@ -11,9 +11,9 @@ from tests.chaos.stack import CHUNK_IMAGES
 from tests.chaos.trial import Trial
 from tests.chaos.wait import until
 
-# Of one image that kills its worker: some lives of that worker, each as long as a lease.
+# Each image that kills its worker costs five lives of one, and its neighbours run one by one.
 WITHIN_S: Final = 600.0
-# Its neighbours run one by one as well.
+# In the short run it has fewer of them.
 SHORT_CHUNK_IMAGES: Final = 4
 # So few that each is hit far more often than one that is to blame would need.
 INNOCENT_IMAGES: Final = 2
