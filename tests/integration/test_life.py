@@ -1,0 +1,135 @@
+"""Whatever happens to jobs, in whatever order: see `tests.integration.life`, on both databases."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from celery import Celery
+from hypothesis import Phase
+from hypothesis import settings as hypothesis_settings
+from hypothesis.stateful import run_state_machine_as_test
+from sqlalchemy import Engine, event, insert
+
+from contract.database import make_engine
+from contract.settings import Settings
+from contract.tables import models
+from tests.integration.dispatching import Clock
+from tests.integration.ending import CLASSIFIED, MODEL_NUMBER, failed
+from tests.integration.life import FINAL, Life
+
+# The same lives at every run of the suite, and none made shorter, which takes minutes. With
+# --hypothesis-profile=long there are many more of them, and new ones each time.
+BRIEF = hypothesis_settings(
+    max_examples=20,
+    stateful_step_count=30,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=(Phase.generate,),
+)
+LONG = "long"
+hypothesis_settings.register_profile(
+    LONG, max_examples=1_000, stateful_step_count=60, deadline=None
+)
+
+Moves = list[tuple[str, dict[str, Any]]]
+DELIVERED: Moves = [("dispatch", {"ticks": 1, "due": True}), ("deliver", {"whose": [0]})]
+FAILED: Moves = [*DELIVERED, ("settle_all", {"which": 0, "outcome": failed(FINAL)})]
+FROZEN_AND_REAPED: Moves = [
+    *DELIVERED,
+    ("settle_some", {"which": 0, "outcomes": [CLASSIFIED]}),
+    ("end", {"which": 0, "how": "freeze"}),
+    ("dispatch", {"ticks": 1, "due": False}),
+]
+STORE: tuple[str, dict[str, Any]] = ("settle_all", {"which": 0, "outcome": CLASSIFIED})
+LIVES: dict[str, Moves] = {
+    "a message comes late, when its chunk is out again": [
+        ("dispatch", {"ticks": 1, "due": True}),
+        ("lose", {"everything": True}),
+        ("dispatch", {"ticks": 2, "due": False}),
+        ("deliver_late_or_again", {"message": 0, "which": 0}),
+    ],
+    "a message comes twice": [
+        *DELIVERED,
+        ("deliver_late_or_again", {"message": 0, "which": 1}),
+        STORE,
+        ("deliver_late_or_again", {"message": 0, "which": 1}),
+    ],
+    "a frozen worker stores what another one runs": [
+        *FROZEN_AND_REAPED,
+        ("deliver", {"whose": [1]}),
+        STORE,
+        STORE,
+    ],
+    "a frozen worker stores what nobody runs": [*FROZEN_AND_REAPED, STORE],
+    "a frozen worker stores what the dispatcher has settled": [
+        *FROZEN_AND_REAPED,
+        ("cancel", {"which": 0}),
+        ("dispatch", {"ticks": 1, "due": False}),
+        STORE,
+    ],
+    "a retry before the tally is folded": [*FAILED, ("retry", {"which": 0, "codes": ()})],
+    "a retry of what is complete": [
+        *FAILED,
+        ("dispatch", {"ticks": 1, "due": False}),
+        ("retry", {"which": 0, "codes": (FINAL,)}),
+    ],
+    "a message of a job that is cancelled": [
+        ("dispatch", {"ticks": 1, "due": True}),
+        ("cancel", {"which": 0}),
+        ("deliver", {"whose": [0]}),
+    ],
+}
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """No power is cut here, so no commit waits for the disk."""
+    engine = make_engine(database_url)
+    event.listen(engine, "connect", _forget_the_disk)
+    name = {"title": "m/w", "model": "m", "weights": "w", "weights_sha256": "00"}
+    with engine.begin() as connection:
+        connection.execute(insert(models).values(number=MODEL_NUMBER, **name))
+    yield engine
+    engine.dispose()
+
+
+def _forget_the_disk(connection: Any, _record: object) -> None:
+    is_sqlite = type(connection).__module__.startswith("sqlite3")
+    connection.execute("PRAGMA synchronous = OFF" if is_sqlite else "SET synchronous_commit = off")
+    if not is_sqlite:
+        connection.commit()
+
+
+@pytest.fixture
+def life(engine: Engine, app: Celery, settings: Settings, clock: Clock, caplog) -> partial[Life]:
+    """Makes one, on empty tables; the faults in it are not told, since there are thousands."""
+    caplog.set_level(logging.CRITICAL)
+    return partial(Life, engine, app, settings, clock)
+
+
+def test_whatever_happens_counts_add_up_and_every_image_ends_with_one_row(
+    life: partial[Life],
+) -> None:
+    is_long = hypothesis_settings.get_current_profile_name() == LONG
+    lives = hypothesis_settings.get_profile(LONG) if is_long else BRIEF
+    run_state_machine_as_test(life, settings=lives)
+
+
+def test_it_is_so_in_lives_that_chance_seldom_makes(life: partial[Life]) -> None:
+    for name, moves in LIVES.items():
+        lived = life()
+        lived.begin(images=2)
+        lived.compare()
+        for move, arguments in moves:
+            try:
+                getattr(lived, move)(**arguments)
+                lived.compare()
+            except AssertionError as error:
+                error.add_note(f"{name}: {move}")
+                raise
+        lived.teardown()
