@@ -26,31 +26,20 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Engine,
-    delete,
-    exists,
-    insert,
-    null,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from contract.broker import queue_of
 from contract.clock import db_now
 from contract.failure import SourceError, UnavailableError, UsageError
 from contract.patience import Database
-from contract.remaining import all_of
 from contract.settings import Settings
-from contract.tables import chunk_uris, chunks, jobs
+from contract.tables import chunks, jobs
+from producer.parts import Part, insert_parts
 from producer.sources import Entry, check, shorten
 
 # About what one transaction inserts: some tens of milliseconds, a few hundred kilobytes.
 IMAGES_PER_TRANSACTION: Final = 4_096
-MAX_SHUFFLE: Final = 2**31 - 1
 MAX_PRIORITY: Final = 1_000
 MAX_EXPIRES_S: Final = 3650 * 86_400.0
 MAX_TITLE_CHARS: Final = 200
@@ -344,12 +333,11 @@ def _insert_group(  # noqa: PLR0913, PLR0917  (of one group, again and again)
     first_chunk = first_position // chunk_images
     if next(tries) and _is_inserted(connection, job, first_chunk):
         return
-    parts = [(first_chunk + n, group[cut : cut + chunk_images]) for n, cut in enumerate(cuts)]
-    connection.execute(
-        insert(chunks),
-        [_chunk_row(job, chunk, part, chunk * chunk_images) for chunk, part in parts],
-    )
-    connection.execute(insert(chunk_uris), [_uris_row(job, *numbered) for numbered in parts])
+    parts = [
+        _part(first_chunk + n, group[cut : cut + chunk_images], first_position + cut)
+        for n, cut in enumerate(cuts)
+    ]
+    insert_parts(connection, job.number, job.created_at, parts)
 
 
 def _is_inserted(connection: Connection, job: Draft, chunk: int) -> bool:
@@ -372,33 +360,14 @@ def _is_draft(job: Draft) -> ColumnElement[bool]:
     return (jobs.c.id == job.id) & (jobs.c.state == "submitting")
 
 
-def _chunk_row(
-    job: Draft, chunk: int, part: Sequence[Entry], first_position: int
-) -> dict[str, Any]:
-    return {
-        "job_number": job.number,
-        "chunk": chunk,
-        "first_position": first_position,
-        "images": len(part),
-        "shuffle": secrets.randbelow(MAX_SHUFFLE + 1),
-        "state": "pending",
-        "generation": 0,
-        "attempt": 0,
-        "deaths": 0,
-        "due_at": job.created_at,
-        "remaining": all_of(len(part)),
-        "remaining_images": len(part),
-    }
-
-
-def _uris_row(job: Draft, chunk: int, part: Sequence[Entry]) -> dict[str, Any]:
-    refs = [entry.ref for entry in part]
-    return {
-        "job_number": job.number,
-        "chunk": chunk,
-        "uris": [entry.uri for entry in part],
-        "refs": refs if any(ref is not None for ref in refs) else null(),
-    }
+def _part(chunk: int, entries: Sequence[Entry], first_position: int) -> Part:
+    refs = [entry.ref for entry in entries]
+    return Part(
+        chunk=chunk,
+        first_position=first_position,
+        uris=[entry.uri for entry in entries],
+        refs=refs if any(ref is not None for ref in refs) else None,
+    )
 
 
 def _set_running(database: Database, job: Draft, images: int, expires_s: float | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from contract.failure import SourceError
-from producer.sources import MAX_LINE_BYTES, Entry, check, read_sources, shorten
+from producer.sources import BLOCK_BYTES, MAX_LINE_BYTES, Entry, check, read_sources, shorten
 
 
 def uris(*sources: object) -> list[str]:
@@ -106,6 +106,47 @@ def test_a_file_that_is_no_text_is_an_error_with_its_line(tmp_path, content, rea
     with pytest.raises(SourceError, match=reason) as it:
         uris(tmp_path / "list")
     assert str(tmp_path / "list") in str(it.value)
+
+
+LONG_LIST = [f"http://a.org/{n:060d}.jpg" for n in range(BLOCK_BYTES // 20)]
+
+
+def test_a_list_of_many_blocks_keeps_its_order_and_its_line_numbers(tmp_path) -> None:
+    lines = [f" {uri}\tid {n} \r" if n % 2 else uri for n, uri in enumerate(LONG_LIST)]
+    lines[BLOCK_BYTES // 100] = "# ü"
+    (tmp_path / "list.txt").write_bytes("\n".join(lines).encode())
+    source = str(tmp_path / "list.txt")
+    assert list(read_sources([source])) == [
+        Entry(uri, f"id {n}" if n % 2 else None, source, n + 1)
+        for n, uri in enumerate(LONG_LIST)
+        if n != BLOCK_BYTES // 100
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"http://a.org/\xfc", "byte 14 is not UTF-8"),
+        (b"http://a.org/\x00", "binary data"),
+        (b"x" * (MAX_LINE_BYTES + 1), "longer than 65536 bytes"),
+    ],
+)
+def test_a_line_in_the_middle_of_a_long_list_is_named_after_those_before_it(line, reason) -> None:
+    at = len(LONG_LIST) // 2
+    lines = [uri.encode() for uri in LONG_LIST]
+    entries = read_sources(["-"], io.BytesIO(b"\n".join([*lines[:at], line, *lines[at:]])))
+    assert [next(entries).uri for _ in range(at)] == LONG_LIST[:at]
+    with pytest.raises(SourceError, match=f"standard input, line {at + 1}: {reason}"):
+        next(entries)
+
+
+def test_a_line_of_a_pipe_is_there_before_the_next_one_is_written() -> None:
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as pipe, os.fdopen(write, "wb", buffering=0) as writer:
+        entries = read_sources(["-"], pipe)
+        for n in range(3):
+            writer.write(b"http://a.org/%d\n" % n)
+            assert next(entries).line == n + 1
 
 
 def test_refusals_are_told_with_their_lines_up_to_ten() -> None:

@@ -6,7 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from contract import uris
 from contract.uris import MAX_URI_CHARS, path_of, refusal
 
 
@@ -24,6 +27,12 @@ from contract.uris import MAX_URI_CHARS, path_of, refusal
 )
 def test_good_uris_are_taken(uri) -> None:
     assert refusal(uri, ()) is None
+
+
+@given(st.from_regex(uris._PLAIN, fullmatch=True))
+def test_what_is_taken_at_a_glance_is_taken_after_a_closer_look(uri) -> None:
+    assert uris._refusal_of_text(uri) is None
+    assert uris._refusal_of_web(uri) is None
 
 
 @pytest.mark.parametrize(
