@@ -70,6 +70,11 @@ bench-pipeline: setup ## the worker between network and device, beside its peers
 chaos: setup ## cause every fault, again and again, on both databases; some 40 minutes [FAULTS="kill-worker steal"]
 	@$(BIN)/python -m tests.chaos $(FAULTS:%=--row %)
 
+.PHONY: bench-size
+bench-size: setup ## what ten million images in one job cost, with a thousand small jobs beside it
+	@$(BIN)/python $(SIZE_BENCHMARK)
+SIZE_BENCHMARK := benchmarks/at_size.py
+
 .PHONY: docs
 docs: setup ## write docs/settings.md, errors.md and metrics.md anew from the code
 	@$(BIN)/python docs/generate.py

@@ -58,7 +58,7 @@ class Installation:
         self.processes: list[subprocess.Popen[bytes]] = []
         self._servers = servers
         url = environment["RESNEXT_DATABASE_URL"].replace("postgresql:", "postgresql+psycopg:")
-        self._engine = make_engine(url)
+        self.engine = make_engine(url)
 
     def command(self, *arguments: str, stdin: str = "") -> str:
         """A command that ends; its standard output."""
@@ -125,12 +125,12 @@ class Installation:
 
     def run(self, uris: list[str]) -> Done:
         """Submits a job and waits for its last row."""
-        with reading(self._engine) as connection:
+        with reading(self.engine) as connection:
             began_at = connection.scalar(select(db_now()))
         job = self.submit(uris)
         while self.job(job).pending:
             time.sleep(POLL_S)
-        with reading(self._engine) as connection:
+        with reading(self.engine) as connection:
             rows, classified, ended_at = connection.execute(
                 select(func.count(), func.count(results.c.class_1), func.max(results.c.settled_at))
                 .join_from(results, jobs, results.c.job_number == jobs.c.number)
@@ -141,7 +141,7 @@ class Installation:
         return Done(rows, classified, (ended_at - began_at).total_seconds())
 
     def job(self, job: str) -> Job:
-        with reading(self._engine) as connection:
+        with reading(self.engine) as connection:
             return find_job(connection, job)
 
     def cpu_s(self, *, without: list[int]) -> float:
@@ -157,7 +157,7 @@ class Installation:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        self._engine.dispose()
+        self.engine.dispose()
 
 
 @contextmanager

@@ -108,3 +108,18 @@ def test_a_row_of_the_pipeline_runs_from_submit_to_its_table() -> None:
     assert "Memory of the whole worker" in done.stdout
     assert "growth" in done.stdout
     assert "after 500 images" in done.stderr
+
+
+def test_the_cost_at_size_is_measured_from_submit_to_its_table() -> None:
+    options = ["--images", "20000", "--small-jobs", "3", "--seconds", "1"]
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "at_size.py", *options],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "20,000 images in one job, 3 small jobs beside it" in done.stdout
+    for row in ("submit", "status", "Redis' memory", "first result", "submit, SQLite"):
+        assert row in done.stdout

@@ -1,0 +1,71 @@
+"""A real worker whose network and device are simulated: every URI gives a picture at once.
+
+    python benchmarks/netless_worker.py IMAGES_S
+
+Started by benchmarks/at_size.py with the environment of an installation, for jobs whose URIs lead
+nowhere. Celery, claims, batches and stores are the worker's own; the device is the one of
+benchmarks/simulated_worker.py, which takes its time. It stops when its standard input ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+from child import answer_questions
+from prometheus_client import CollectorRegistry
+from simulated_worker import Device
+
+from contract.broker import check_broker, make_celery
+from contract.settings import load_settings
+from worker.app import configure_logging
+from worker.database import connect
+from worker.loaders import Loaded, PoolClosed
+from worker.main import serve
+from worker.outcome import Provenance
+
+# As much as a picture of the web says of itself.
+CAME = Provenance(bytes=108_000, sha256="c3" * 32, format="JPEG", width=640, height=480)
+MEASURED = (0.1, 0.0, 0.003)
+
+
+class Loaders:
+    """What the task takes for a pool of loaders."""
+
+    def __init__(self, crop: int) -> None:
+        self._pixels = np.zeros((crop, crop, 3), np.uint8)
+        self._closed = threading.Event()
+
+    def load(self, _uri: str, done: Any) -> None:
+        if self._closed.is_set():
+            raise PoolClosed
+        done(Loaded(self._pixels, CAME, release=lambda: None, measured=MEASURED))
+
+    def stop_accepting(self) -> None:
+        self._closed.set()
+
+
+def main() -> None:
+    settings = load_settings()
+    configure_logging(settings)
+    device = Device(settings, float(sys.argv[1]))
+    engine = connect(settings)
+    app = make_celery(settings)
+    check_broker(app)
+    loaders = Loaders(device.spec.preprocessing.crop)
+
+    def listen_to_parent() -> None:
+        answer_questions(device.counts)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=listen_to_parent, name="parent", daemon=True).start()
+    serve(settings, engine, app, loaders, device, CollectorRegistry())  # type: ignore[arg-type]
+    engine.dispose()
+
+
+if __name__ == "__main__":
+    main()
