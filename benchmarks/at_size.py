@@ -44,7 +44,7 @@ from contract.tables import jobs, results, workers
 from producer.jobs import find_job, live_workers
 from producer.submit import submit
 
-DEVICE_IMAGES_S = 1_000
+DEVICE_IMAGES_S = 2_000
 # A chunk each: while there are many of them, the dispatcher has that many jobs to be fair to.
 SMALL_JOB_IMAGES = 64
 FEW_IMAGES = 10

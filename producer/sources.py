@@ -224,7 +224,8 @@ def _report(entry: Entry, reason: str) -> str:
 
 def _why_refused(entry: Entry, roots: Sequence[Path]) -> str | None:
     """Why a worker would not take this entry, with what to do about it."""
-    if not _is_storable(entry.uri) or not _is_storable(entry.ref or ""):
+    is_ascii = entry.ref is None and entry.uri.isascii()  # as nearly all of them
+    if not is_ascii and not (_is_storable(entry.uri) and _is_storable(entry.ref or "")):
         return "not text that UTF-8 can write, or with a NUL in it"
     if entry.ref is not None and len(entry.ref) > MAX_REF_CHARS:
         return f"an id of {len(entry.ref)} characters; at most {MAX_REF_CHARS} are taken"

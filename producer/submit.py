@@ -18,6 +18,7 @@ import getpass
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,6 +36,7 @@ from contract.failure import SourceError, UnavailableError, UsageError
 from contract.patience import Database
 from contract.settings import Settings
 from contract.tables import chunks, jobs
+from producer.background import begin
 from producer.parts import Part, insert_parts
 from producer.sources import Entry, check, shorten
 
@@ -310,12 +312,20 @@ def _insert_groups(
     order: Order,
     advance: Callable[[int], object],
 ) -> int:
-    """How many images there were."""
-    images = 0
+    """How many images there were. While a group is inserted, the next one is read."""
+    images = inserted = 0
+    under_way: Future[None] | None = None
     for group in groups:
-        database.transact(partial(_insert_group, job, group, images, order.chunk_images, count()))
+        if under_way is not None:
+            under_way.result()
+            advance(images - inserted)
+            inserted = images
+        work = partial(_insert_group, job, group, images, order.chunk_images, count())
+        under_way = begin(partial(database.transact, work))
         images += len(group)
-        advance(len(group))
+    if under_way is not None:
+        under_way.result()
+        advance(images - inserted)
     return images
 
 
