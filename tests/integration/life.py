@@ -33,10 +33,11 @@ from contract.database import reading
 from contract.failure import JobStateError
 from contract.message import ChunkMessage
 from contract.settings import Settings
-from contract.tables import chunks, jobs, results, workers
+from contract.tables import chunks, jobs, leaders, results, workers
 from producer.cancel import cancel
 from producer.dispatch import Dispatcher
 from producer.jobs import Job, latest_jobs
+from producer.poison import CRASHES_TO_CONDEMN
 from producer.retry import retry
 from producer.submit import submit
 from tests.integration.dispatching import (
@@ -44,13 +45,14 @@ from tests.integration.dispatching import (
     add_worker,
     change_chunks,
     change_job,
+    change_worker,
     identity_of,
     take,
     waiting,
 )
 from tests.integration.ending import CLASSIFIED, MODEL_NUMBER, failed
 from worker.chunk_run import ChunkRun
-from worker.claim import claim
+from worker.claim import begin_alone, claim
 from worker.database import Database
 from worker.outcome import Outcome
 from worker.runs import Runs
@@ -161,13 +163,27 @@ class Worker:
         with self._engine.begin() as connection:
             return connection.execute(mine.values(heartbeat_at=db_now(-age_s))).rowcount
 
+    @property
+    def runs_alone(self) -> bool:
+        return any(run.claim.message.alone for run in self.in_hand)
+
+    def would_wait(self, message: ChunkMessage) -> bool:
+        """For its other runs to end."""
+        return bool(self.in_hand) if message.alone else self.runs_alone
+
     def claim(self, message: ChunkMessage) -> bool:
         claimed = claim(self._database, self._identity, message)
-        if claimed is not None:
-            run = ChunkRun(claimed)
-            self.runs.enter(run)
-            self.in_hand.append(run)
-        return claimed is not None
+        if claimed is None:
+            return False
+        if message.alone:
+            self.runs.gate.enter_alone()
+            begin_alone(self._database, self._identity, claimed)
+        else:
+            self.runs.gate.enter()
+        run = ChunkRun(claimed)
+        self.runs.enter(run)
+        self.in_hand.append(run)
+        return True
 
     def store(self, run: ChunkRun) -> bool:
         """False if it was fenced off."""
@@ -195,14 +211,16 @@ class Life(RuleBasedStateMachine):
         """The job that the user has just retried."""
         self.keys: dict[str, str] = {}
         self.taken: list[ChunkMessage] = []
+        self.crashes: Counter[tuple[str, int]] = Counter()
+        """Of images that ran alone in a worker that crashed."""
         self.lives = 0
         self.dispatcher = self._new_dispatcher()
         self.workers = [self._new_worker() for _ in range(2)]
 
     def _clear(self) -> None:
         with self.engine.begin() as connection:
-            connection.execute(delete(jobs))
-            connection.execute(delete(workers))
+            for table in (jobs, workers, leaders):
+                connection.execute(delete(table))
         redis_of(self.app).flushall()
 
     def _new_dispatcher(self) -> Dispatcher:
@@ -296,6 +314,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(ticks=st.integers(1, 3), due=st.booleans())
     def dispatch(self, ticks: int, *, due: bool) -> None:
+        """Some ticks; before the first of them, what is pending may have become due."""
         if due:
             self._let_all_be_due()
         for _ in range(ticks):
@@ -309,14 +328,22 @@ class Life(RuleBasedStateMachine):
             )
 
     @rule()
+    def dispatch_without_redis(self) -> None:
+        self.clock.seconds += TICK_S
+        self.dispatcher._keep_counts()
+
+    @rule()
     def replace_the_dispatcher(self) -> None:
-        """What it remembered is gone."""
+        """What it remembered is gone, and another one leads once its term is over."""
         self.dispatcher = self._new_dispatcher()
+        with self.engine.begin() as connection:
+            connection.execute(update(leaders).values(held_at=db_now(-60)))
 
     def _tick(self) -> None:
         self._let_the_database_clock_move()
         self.clock.seconds += TICK_S
         self.dispatcher.tick()
+        assert self.dispatcher._leads
         away = self.dispatcher._database, self.dispatcher._redis
         assert not any(outage.wait_s for outage in away), "an error was taken for an outage"
 
@@ -354,9 +381,12 @@ class Life(RuleBasedStateMachine):
         return message
 
     def _deliver(self, message: ChunkMessage, which: int) -> None:
+        worker = self.workers[which % 2]
+        if worker.would_wait(message):  # so it comes late
+            return
         piece, job = self.seen.chunk_of(message), self.seen.jobs[message.job]
         wanted = (piece.state, piece.generation, job.state)
-        claimed = self.workers[which % 2].claim(message)
+        claimed = worker.claim(message)
         assert claimed == (wanted == ("queued", message.generation, "running"))
 
     # Workers
@@ -394,18 +424,26 @@ class Life(RuleBasedStateMachine):
         worker.in_hand.remove(run)
 
     @precondition(lambda self: self._in_hand())
-    @rule(which=some, how=st.sampled_from(["stop", "kill", "freeze", "freeze"]))
+    @rule(which=some, how=st.sampled_from(["stop", "kill", "crash", "crash", "freeze", "freeze"]))
     def end(self, which: int, how: str) -> None:
-        """A worker is stopped, and hands back what it has in hand; or it is killed, and that is
-        gone; or it is frozen beyond its lease, and that may still come.
+        """A worker is stopped, and hands back what it has in hand; or it is killed or crashes,
+        and that is gone; or it is frozen beyond its lease, and that may still come.
         """
-        worker, _ = self._run(which)
+        worker, run = self._run(which)
         if how == "stop":
             self._hand_back(worker)
+        elif how == "crash":
+            self._crash(worker, run)
         else:
             worker.age(2 * self.settings.lease_s)
         if how != "freeze":
             self.workers[self.workers.index(worker)] = self._new_worker()
+
+    def _crash(self, worker: Worker, run: ChunkRun) -> None:
+        message = run.claim.message
+        if message.alone and worker.holds(self.seen.chunk_of(message), run):
+            self.crashes[message.job, message.positions[0]] += 1
+        change_worker(self.engine, worker.name, crashed_by="SIGSEGV")
 
     def _hand_back(self, worker: Worker) -> None:
         worker.runs.drain()
@@ -448,6 +486,9 @@ class Life(RuleBasedStateMachine):
             # What is settled stays as it is; only the user's retry takes a failure back.
             taken_back = key not in self.seen.rows and row.error_code and key[0] == self.retried
             assert taken_back or self.seen.rows[key] == row
+        for key, row in self.seen.rows.items():
+            if row.error_code == "crashed":
+                assert self.crashes[key] >= CRASHES_TO_CONDEMN
         self.retried = None
 
     def _check_counts(self, job: Job) -> None:
@@ -497,12 +538,16 @@ class Life(RuleBasedStateMachine):
     def _go_on(self) -> None:
         for worker in self.workers:
             worker.beat()
-        for worker, run in self._in_hand():
-            self._settle(run, [CLASSIFIED] * CHUNK_IMAGES)
-            self._store(worker, run)
-            self.compare()
+        self._finish()
         self._let_all_be_due()
         self._tick()
         while waiting(self.app):
             self.compare()
             self._deliver(self._take(), 0)
+            self._finish()
+
+    def _finish(self) -> None:
+        for worker, run in self._in_hand():
+            self.compare()
+            self._settle(run, [CLASSIFIED] * CHUNK_IMAGES)
+            self._store(worker, run)

@@ -39,12 +39,10 @@ hypothesis_settings.register_profile(
 Moves = list[tuple[str, dict[str, Any]]]
 DELIVERED: Moves = [("dispatch", {"ticks": 1, "due": True}), ("deliver", {"whose": [0]})]
 FAILED: Moves = [*DELIVERED, ("settle_all", {"which": 0, "outcome": failed(FINAL)})]
-FROZEN_AND_REAPED: Moves = [
-    *DELIVERED,
-    ("settle_some", {"which": 0, "outcomes": [CLASSIFIED]}),
-    ("end", {"which": 0, "how": "freeze"}),
-    ("dispatch", {"ticks": 1, "due": False}),
-]
+FROZEN: Moves = [*DELIVERED, ("end", {"which": 0, "how": "freeze"})]
+FROZEN_AND_REAPED: Moves = [*FROZEN, ("dispatch", {"ticks": 1, "due": False})]
+KILLED: Moves = [*DELIVERED, ("end", {"which": 0, "how": "kill"})]
+CRASHED: Moves = [*DELIVERED, ("end", {"which": 0, "how": "crash"})]
 STORE: tuple[str, dict[str, Any]] = ("settle_all", {"which": 0, "outcome": CLASSIFIED})
 LIVES: dict[str, Moves] = {
     "a message comes late, when its chunk is out again": [
@@ -65,7 +63,13 @@ LIVES: dict[str, Moves] = {
         STORE,
         STORE,
     ],
-    "a frozen worker stores what nobody runs": [*FROZEN_AND_REAPED, STORE],
+    "a frozen worker stores an old run of what it runs anew": [
+        *FROZEN_AND_REAPED,
+        ("deliver", {"whose": [0]}),
+        STORE,
+        STORE,
+    ],
+    "a frozen worker stores what nobody runs": [*FROZEN, ("dispatch_without_redis", {}), STORE],
     "a frozen worker stores what the dispatcher has settled": [
         *FROZEN_AND_REAPED,
         ("cancel", {"which": 0}),
@@ -78,6 +82,8 @@ LIVES: dict[str, Moves] = {
         ("dispatch", {"ticks": 1, "due": False}),
         ("retry", {"which": 0, "codes": (FINAL,)}),
     ],
+    "one image ends its worker each time": [*KILLED, *KILLED, *CRASHED * 6],
+    "no image ends its worker": [*CRASHED, *KILLED * 6],
     "a message of a job that is cancelled": [
         ("dispatch", {"ticks": 1, "due": True}),
         ("cancel", {"which": 0}),
