@@ -56,12 +56,19 @@ ERROR_CODES: Final = {
         ),
         ErrorCode(
             name="blocked_address",
-            cause="The host's address is private, loopback, link-local or reserved.",
+            cause="The host, or where it redirects to, has a private, loopback, link-local or "
+            "reserved address.",
             advice="If it is yours, name it in RESNEXT_FETCH_ALLOW of the workers.",
         ),
         ErrorCode(
+            name="blocked_port",
+            cause="The URI's port, or that of a redirect, is none of RESNEXT_FETCH_PORTS.",
+            advice="Add it to RESNEXT_FETCH_PORTS, or unset that: then every port is permitted.",
+        ),
+        ErrorCode(
             name="blocked_path",
-            cause="The file is under no folder of RESNEXT_FILE_ROOTS, links resolved.",
+            cause="The file is under no folder of RESNEXT_FILE_ROOTS, links resolved; or the web "
+            "redirects to a file.",
             advice="Add its folder to RESNEXT_FILE_ROOTS of the workers.",
         ),
         ErrorCode(
@@ -101,6 +108,17 @@ ERROR_CODES: Final = {
             cause="The image was not there within fetch_deadline_s.",
             advice="Retry later, or raise RESNEXT_FETCH_DEADLINE_S.",
             retried=True,
+        ),
+        ErrorCode(
+            name="robots",
+            cause="The server's X-Robots-Tag asks that the image is left alone: noai or the like.",
+            advice="Respect it, or set RESNEXT_ROBOTS=ignore where you may.",
+        ),
+        ErrorCode(
+            name="bad_response",
+            cause="The server's answer is no HTTP, has too many headers, or is packed as nobody "
+            "asked for.",
+            advice="The server is broken or hostile.",
         ),
         ErrorCode(
             name="too_many_redirects",

@@ -51,6 +51,12 @@ def _fetch_exception(value: str) -> str:
     return value.lower()
 
 
+def _header_text(value: str) -> str:
+    if not (value.isascii() and value.isprintable()):
+        raise ValueError("it goes into a header, which holds printable ASCII alone")
+    return value
+
+
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
@@ -128,6 +134,13 @@ class Settings(BaseSettings):
         BeforeValidator(_comma_separated),
     ] = ()
     """Hosts, host:port pairs, addresses or networks that may be fetched although private."""
+    fetch_ports: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=65535)], ...],
+        NoDecode,
+        BeforeValidator(_comma_separated),
+    ] = ()
+    """Ports that may be fetched from, such as `80,443`, where redirects lead as well; none: any.
+    Holds for what `RESNEXT_FETCH_ALLOW` opens, too."""
     file_roots: Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_comma_separated)] = ()
     """Folders that file URIs may name; none by default."""
     fetch_deadline_s: float = Field(default=20.0, gt=0)
@@ -143,7 +156,10 @@ class Settings(BaseSettings):
     """Width times height, by the image's header."""
     max_redirects: int = Field(default=5, ge=0, le=30)
     """Redirects that one URI may lead through; each is checked like the URI itself."""
-    contact: str = ""
+    robots: Literal["honour", "ignore"] = "honour"
+    """`honour`: an image whose `X-Robots-Tag` says `noai`, `noimageai`, `noindex` or
+    `noimageindex` is not taken."""
+    contact: Annotated[str, AfterValidator(_header_text)] = ""
     """A URL or mail address for the User-Agent, so that webmasters can reach you."""
 
     window_s: float = Field(default=2.0, gt=0)

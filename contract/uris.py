@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from contract.error_codes import Failure
 
 SCHEMES = ("http", "https", "file")
+DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_URI_CHARS = 8192
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 # Surrogates are bytes that were no UTF-8; no database stores them as text.
@@ -51,11 +52,15 @@ def _refusal_of_text(uri: str) -> Failure | None:
 
 
 def _refusal_of_web(uri: str) -> Failure | None:
+    # What Python says of them would repeat a password that stands beside.
     try:
         parts = urlsplit(uri)
+    except ValueError:
+        return Failure("bad_uri", "a bracket of an IPv6 address, or a / ? # @ : in disguise")
+    try:
         port = parts.port
-    except ValueError as error:
-        return Failure("bad_uri", str(error))
+    except ValueError:
+        return Failure("bad_uri", "the port is no number up to 65535")
     if not parts.hostname:
         return Failure("bad_uri", "no host")
     if port == 0:
@@ -63,6 +68,17 @@ def _refusal_of_web(uri: str) -> Failure | None:
     if parts.username is not None or parts.password is not None:
         return Failure("bad_uri", "a user name or password; it would be stored with the result")
     return None
+
+
+def refusal_of_port(uri: str, ports: Collection[int]) -> Failure | None:
+    """The same for the port of a URI that `refusal` takes; no ports: each of them is permitted."""
+    if not ports or is_file(uri):
+        return None
+    parts = urlsplit(uri)
+    port = parts.port or DEFAULT_PORTS.get(parts.scheme)
+    if port is None or port in ports:
+        return None
+    return Failure("blocked_port", f"{port} is none of RESNEXT_FETCH_PORTS")
 
 
 def is_file(uri: str) -> bool:
@@ -97,9 +113,12 @@ def path_of(uri: str) -> Path:
     Raises:
         ValueError: it names another host, no absolute path, or a link to itself.
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # its words would repeat the host, and a password beside it
+        raise ValueError("a file URI of another host") from None
     if parts.netloc not in ("", "localhost"):
-        raise ValueError(f"a file URI of another host: {parts.netloc}")
+        raise ValueError("a file URI of another host")
     path = os.fsdecode(unquote_to_bytes(parts.path))
     if not path.startswith("/") or "\x00" in path or parts.query or parts.fragment:
         raise ValueError("a file URI is file:///absolute/path, with ? and # as %3F and %23")

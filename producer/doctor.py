@@ -11,6 +11,7 @@ import os
 import platform
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,8 +44,14 @@ STYLES: Final = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 # A dispatcher looks every half second; what has been due for so long has been seen by none, and
 # one that has not been seen for so long is dead, whatever its settings.
 OVERDUE_S: Final = 15.0
-# Where clouds hand out credentials to whoever asks from inside.
-METADATA: Final = ipaddress.ip_address("169.254.169.254")
+# Where clouds hand out credentials to whoever asks from inside: most of them, AWS over IPv6, Azure,
+# Oracle's, Alibaba's.
+METADATA: Final = tuple(
+    ipaddress.ip_address(address)
+    for address in (
+        "169.254.169.254", "fd00:ec2::254", "168.63.129.16", "192.0.0.192", "100.100.100.200",
+    )
+)  # fmt: skip
 
 
 def check_servers(settings: Settings) -> Iterator[Check]:
@@ -55,6 +62,7 @@ def check_servers(settings: Settings) -> Iterator[Check]:
     yield from guarded("broker", lambda: _broker(settings))
     yield from guarded("database", lambda: _database(settings))
     yield _private_addresses(settings)
+    yield _ports(settings)
     yield from guarded("file folders", lambda: _file_folders(settings))
 
 
@@ -275,8 +283,10 @@ def _private_addresses(settings: Settings) -> Check:
         found = f"none is fetched from; {PREFIX}FETCH_ALLOW opens those that are yours"
         return Check("private addresses", "ok", found)
     found = f"{PREFIX}FETCH_ALLOW opens {', '.join(opened)}"
-    if any(METADATA in network for network in _networks(opened)):
-        advice = f"That opens {METADATA}, where clouds hand out credentials: name less."
+    metadata = [one for one in METADATA if any(one in network for network in _networks(opened))]
+    if metadata:
+        named = ", ".join(map(str, metadata))
+        advice = f"That opens {named}, where clouds hand out credentials: name less."
         return Check("private addresses", "warning", found, advice)
     return Check("private addresses", "ok", found)
 
@@ -285,10 +295,17 @@ def _networks(
     entries: Iterable[str],
 ) -> Iterator[ipaddress.IPv4Network | ipaddress.IPv6Network]:
     for entry in entries:
-        try:
-            yield ipaddress.ip_network(entry)
-        except ValueError:  # a host by name
-            continue
+        host, colon, port = entry.rpartition(":")
+        for text in (entry, host if colon and port.isdecimal() else ""):
+            with suppress(ValueError):  # a host by name
+                yield ipaddress.ip_network(text.strip("[]"))
+
+
+def _ports(settings: Settings) -> Check:
+    if not settings.fetch_ports:
+        found = f"every one is fetched from; {PREFIX}FETCH_PORTS names those that may be"
+        return Check("ports", "ok", found)
+    return Check("ports", "ok", f"fetched from: {', '.join(map(str, settings.fetch_ports))}")
 
 
 def _file_folders(settings: Settings) -> Iterator[Check]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from contract.error_codes import Failure, describe
 from contract.failure import SourceError
-from contract.uris import MAX_URI_CHARS, is_file, path_of, refusal
+from contract.uris import MAX_URI_CHARS, is_file, path_of, refusal, refusal_of_port
 
 STANDARD_INPUT: Final = "-"
 IMAGE_EXTENSIONS: Final = frozenset(
@@ -59,7 +59,9 @@ def read_sources(sources: Sequence[str], standard_input: BinaryIO | None = None)
         yield from reader
 
 
-def check(entries: Iterable[Entry], file_roots: Sequence[Path]) -> Iterator[Entry]:
+def check(
+    entries: Iterable[Entry], file_roots: Sequence[Path], fetch_ports: Collection[int] = ()
+) -> Iterator[Entry]:
     """Passes entries on until one is refused; then only looks for more to report.
 
     Raises:
@@ -68,9 +70,9 @@ def check(entries: Iterable[Entry], file_roots: Sequence[Path]) -> Iterator[Entr
     entries = iter(entries)
     roots = [root.resolve() for root in file_roots]
     for entry in entries:
-        reason = _why_refused(entry, roots)
+        reason = _why_refused(entry, roots, fetch_ports)
         if reason is not None:
-            raise _refused([_report(entry, reason), *_further(entries, roots)])
+            raise _refused([_report(entry, reason), *_further(entries, roots, fetch_ports)])
         yield entry
 
 
@@ -199,11 +201,13 @@ def _decode(line: bytes, source: str, number: int) -> str:
         ) from error
 
 
-def _further(entries: Iterator[Entry], roots: Sequence[Path]) -> Iterator[str]:
+def _further(
+    entries: Iterator[Entry], roots: Sequence[Path], ports: Collection[int]
+) -> Iterator[str]:
     """Up to nine more reports, from a bounded piece of what follows."""
     left = MAX_REFUSALS - 1
     for entry, _ in zip(entries, range(ENTRIES_AFTER_REFUSAL), strict=False):
-        reason = _why_refused(entry, roots)
+        reason = _why_refused(entry, roots, ports)
         if reason is not None:
             yield _report(entry, reason)
             left -= 1
@@ -222,14 +226,14 @@ def _report(entry: Entry, reason: str) -> str:
     return f"  {shorten(where)}: {shorten(entry.uri)}: {reason}"
 
 
-def _why_refused(entry: Entry, roots: Sequence[Path]) -> str | None:
+def _why_refused(entry: Entry, roots: Sequence[Path], ports: Collection[int]) -> str | None:
     """Why a worker would not take this entry, with what to do about it."""
     is_ascii = entry.ref is None and entry.uri.isascii()  # as nearly all of them
     if not is_ascii and not (_is_storable(entry.uri) and _is_storable(entry.ref or "")):
         return "not text that UTF-8 can write, or with a NUL in it"
     if entry.ref is not None and len(entry.ref) > MAX_REF_CHARS:
         return f"an id of {len(entry.ref)} characters; at most {MAX_REF_CHARS} are taken"
-    failure = refusal(entry.uri, roots)
+    failure = refusal(entry.uri, roots) or refusal_of_port(entry.uri, ports)
     return None if failure is None else _advise(entry.uri, failure)
 
 

@@ -125,6 +125,7 @@ class Order:
     precision: str
     chunk_images: int
     file_roots: Sequence[Path]
+    fetch_ports: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         _check_title("name", self.name)
@@ -161,6 +162,7 @@ class Order:
             precision=settings.precision,
             chunk_images=settings.chunk_images,
             file_roots=settings.file_roots,
+            fetch_ports=settings.fetch_ports,
         )
 
     @property
@@ -191,7 +193,8 @@ def submit_entries(
     earlier = _find_whole(engine, order)
     if earlier is not None:
         return earlier
-    groups = _group(check(entries, order.file_roots), _images_per_group(order))
+    checked = check(entries, order.file_roots, order.fetch_ports)
+    groups = _group(checked, _images_per_group(order))
     first = next(groups, None)  # before the job's row: most bad lists are found out here
     if first is None:
         raise SourceError("There is no URI in what was given, so nothing is submitted.")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import ssl
 import stat
 import threading
 import time
@@ -22,6 +23,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
+from http.client import HTTPException, HTTPResponse, IncompleteRead, InvalidURL
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urljoin
@@ -30,7 +33,14 @@ import certifi
 from urllib3 import BaseHTTPResponse, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError, LocationValueError, SSLError
+from urllib3.exceptions import (
+    DecodeError,
+    HTTPError,
+    InvalidHeader,
+    LocationValueError,
+    ProtocolError,
+    SSLError,
+)
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.util import parse_url
 
@@ -39,6 +49,8 @@ from contract.error_codes import Failure
 from contract.uris import find_file, is_file, is_under, refusal
 from worker.addresses import FetchAllow, parse_address
 from worker.names import Names
+from worker.response import BoundedResponse, UnusableResponse, check_encoding
+from worker.robots import OUR_NAME, forbidding
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 OK: Final = 200
@@ -50,6 +62,20 @@ HELPERS_A_FETCH: Final = 2
 # Connections that wait for another request: of so many hosts, so many each.
 HOSTS_KEPT: Final = 64
 CONNECTIONS_KEPT: Final = 32
+_BROKEN_OFF: Final = Failure("connect", "the connection broke off")
+# What urllib3's exceptions, or their causes, stand for: the first line that fits.
+FAILURES: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], Failure], ...]] = (
+    (ssl.SSLEOFError, _BROKEN_OFF),
+    (SSLError, Failure("tls", "the certificate or the handshake is not valid")),
+    ((HTTPTimeoutError, TimeoutError), Failure("timeout", "no answer")),
+    ((LocationValueError, InvalidURL), Failure("bad_uri", "not to be read as an address")),
+    ((IncompleteRead, ConnectionError), _BROKEN_OFF),
+    (
+        (DecodeError, InvalidHeader, HTTPException),
+        Failure("bad_response", "no HTTP, or not as its headers say"),
+    ),
+    ((HTTPError, OSError), _BROKEN_OFF),
+)
 
 T = TypeVar("T")
 
@@ -59,10 +85,12 @@ class FetchLimits:
     """What one fetch may do; the settings of the same names."""
 
     fetch_allow: tuple[str, ...] = ()
+    fetch_ports: tuple[int, ...] = ()
     file_roots: tuple[Path, ...] = ()
     fetch_deadline_s: float = 20.0
     max_image_bytes: int = 32 * 2**20
     max_redirects: int = 5
+    robots: str = "honour"
     contact: str = ""
 
 
@@ -87,6 +115,7 @@ class _Ongoing:
     def __init__(self, deadline_s: float) -> None:
         self.ends_at = time.monotonic() + deadline_s
         self.expired = False
+        self.redirected = False
         self._switch: socket.socket | None = None
         self._lock = threading.Lock()
 
@@ -195,17 +224,16 @@ class Fetcher:
             self._thread.ongoing = ongoing
             try:
                 return self._follow(uri, ongoing)
-            except FetchError:
+            except (FetchError, UnusableResponse, HTTPError, OSError, ValueError) as error:
                 ongoing.check()  # what a cut connection looks like is no error of the server
-                raise
-            except (HTTPError, OSError, ValueError) as error:
-                ongoing.check()
-                raise _as_fetch_error(error) from error
+                raise _as_fetch_error(error, redirected=ongoing.redirected) from error
 
     def connect(self, host: str, port: int) -> socket.socket:
         """A connection to the first address that may be had and answers."""
         ongoing: _Ongoing = self._thread.ongoing
         reason: OSError | None = None
+        if self._limits.fetch_ports and port not in self._limits.fetch_ports:
+            raise FetchError("blocked_port", f"{port} is none of RESNEXT_FETCH_PORTS")
         for family, address in self._resolve(host, port, ongoing):
             ongoing.check()
             connection = socket.socket(family, socket.SOCK_STREAM)
@@ -220,7 +248,7 @@ class Fetcher:
                 return connection
         ongoing.check()
         why = "refused" if isinstance(reason, ConnectionRefusedError) else "not to be had"
-        raise FetchError("connect", f"connection to {host}:{port} {why}") from reason
+        raise FetchError("connect", f"connection {why}") from reason
 
     def use(self, switch: socket.socket) -> None:
         """Called by a connection before it sends a request."""
@@ -235,16 +263,16 @@ class Fetcher:
         try:
             found = self._names.look_up(host, port, within_s=ongoing.left_s)
         except TimeoutError as error:
-            raise FetchError("timeout", f"looking up {host}") from error
+            raise FetchError("timeout", "looking up the host's name") from error
         if not found:
-            raise FetchError("dns", f"{host} has no address")
+            raise FetchError("dns", "the host's name has no address")
         permitted = [
             (family, address)
             for family, address in found
             if self._allow.permits(host, port, parse_address(str(address[0])))
         ]
         if not permitted:
-            raise FetchError("blocked_address", f"{host} has no public address")
+            raise FetchError("blocked_address", "the host has no public address")
         return permitted
 
     def _make_pools(self, threads: int) -> PoolManager:
@@ -256,7 +284,8 @@ class Fetcher:
             cert_reqs="CERT_REQUIRED",
             ca_certs=os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where(),
         )
-        pools.pool_classes_by_scheme = _pool_classes(self)
+        respond = partial(BoundedResponse, most_body_bytes=self._limits.max_image_bytes)
+        pools.pool_classes_by_scheme = _pool_classes(self, respond)
         return pools
 
     def _follow(self, uri: str, ongoing: _Ongoing) -> Fetched:
@@ -278,21 +307,26 @@ class Fetcher:
                     return Fetched(body, address if address != uri else None)
             finally:  # read to its end, it has gone back to its pool already
                 response.close()
+            ongoing.redirected = True
             address = self._redirected(address, location)
         raise FetchError("too_many_redirects", f"more than {self._limits.max_redirects}")
 
     def _redirected(self, address: str, location: str) -> str:
         target = parse_url(urljoin(address, location)).url.partition("#")[0]
-        refused = refusal(target, file_roots=())  # never from the web to a file
+        if is_file(target):
+            raise FetchError("blocked_path", "from the web to a file")
+        refused = refusal(target, file_roots=())
         if refused is not None:
-            raise FetchError(refused.code, f"redirect: {refused.detail}")
+            raise FetchError(refused.code, refused.detail)
         return target
 
     def _body(self, response: BaseHTTPResponse, ongoing: _Ongoing) -> bytes:
         if response.status != OK:
             raise FetchError(
-                f"http_{response.status}", response.reason or "", _retry_after_s(response)
+                f"http_{response.status}", _printable(response.reason), _retry_after_s(response)
             )
+        self._heed_robots(response)
+        check_encoding(response.headers.getlist("Content-Encoding"))
         limit = self._limits.max_image_bytes
         length = response.headers.get("Content-Length", "")
         if length.isdecimal() and int(length) > limit:
@@ -305,6 +339,12 @@ class Fetcher:
                 raise FetchError("too_large", f"more than {limit} bytes")
         ongoing.check()  # a connection that the watchdog cut may look like a body's end
         return bytes(body)
+
+    def _heed_robots(self, response: BaseHTTPResponse) -> None:
+        if self._limits.robots == "honour":
+            directive = forbidding(response.headers.getlist("X-Robots-Tag"))
+            if directive is not None:
+                raise FetchError("robots", f"X-Robots-Tag: {directive}")
 
     def _read(self, uri: str, roots: Sequence[Path]) -> bytes:
         """A regular file: neither a pipe nor a device, which could hang or never end."""
@@ -377,10 +417,13 @@ class _Switched:
             self.switch = None
 
 
-def _pool_classes(fetcher: Fetcher) -> dict[str, type[HTTPConnectionPool]]:
+def _pool_classes(
+    fetcher: Fetcher, respond: Callable[..., HTTPResponse]
+) -> dict[str, type[HTTPConnectionPool]]:
     """urllib3's pools, with connections that ask `fetcher` for theirs."""
-    http = type("Http", (_Switched, HTTPConnection), {"fetcher": fetcher})
-    https = type("Https", (_Switched, HTTPSConnection), {"fetcher": fetcher})
+    ours = {"fetcher": fetcher, "response_class": respond}
+    http = type("Http", (_Switched, HTTPConnection), ours)
+    https = type("Https", (_Switched, HTTPSConnection), ours)
     return {
         "http": type("HttpPool", (HTTPConnectionPool,), {"ConnectionCls": http}),
         "https": type("HttpsPool", (HTTPSConnectionPool,), {"ConnectionCls": https}),
@@ -390,23 +433,33 @@ def _pool_classes(fetcher: Fetcher) -> dict[str, type[HTTPConnectionPool]]:
 def _headers(contact: str) -> dict[str, str]:
     about = f"; {contact}" if contact else ""
     return {
-        "User-Agent": f"resnext-queue/{VERSION} (image classifier{about})",
+        "User-Agent": f"{OUR_NAME}/{VERSION} (image classifier{about})",
         "Accept": "image/*,*/*;q=0.5",
         "Accept-Encoding": "identity",
     }
 
 
-def _as_fetch_error(error: Exception) -> FetchError:
+def _as_fetch_error(error: Exception, *, redirected: bool) -> FetchError:
+    """With a word on whose fault it is, and no host's name: what a redirect names may be inside."""
+    failure = _failure_of(error)
+    where = "redirect: " if redirected else ""
+    return FetchError(failure.code, where + failure.detail, failure.retry_after_s)
+
+
+def _failure_of(error: Exception) -> Failure:
     """The code of what went wrong; nothing of it names our own network."""
-    if isinstance(error, SSLError):
-        return FetchError("tls", "the certificate or the handshake is not valid")
-    if isinstance(error, HTTPTimeoutError | TimeoutError):
-        return FetchError("timeout", "no answer")
-    if isinstance(error, LocationValueError):
-        return FetchError("bad_uri", "not to be read as an address")
-    if isinstance(error, HTTPError | OSError):
-        return FetchError("connect", "the connection broke off")
-    return FetchError("bad_uri", f"{type(error).__name__}")
+    if isinstance(error, FetchError | UnusableResponse):
+        return error.failure
+    cause = error.args[-1] if isinstance(error, ProtocolError | SSLError) else error
+    for kinds, failure in FAILURES:
+        if isinstance(error, kinds) or isinstance(cause, kinds):
+            return failure
+    return Failure("bad_uri", type(error).__name__)
+
+
+def _printable(text: str | None) -> str:
+    """Strangers' text for a terminal."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text or "")
 
 
 def _retry_after_s(response: BaseHTTPResponse) -> float | None:

@@ -70,10 +70,12 @@ class LoaderConfig:
         return cls(
             fetch=FetchLimits(
                 fetch_allow=settings.fetch_allow,
+                fetch_ports=settings.fetch_ports,
                 file_roots=settings.file_roots,
                 fetch_deadline_s=settings.fetch_deadline_s,
                 max_image_bytes=settings.max_image_bytes,
                 max_redirects=settings.max_redirects,
+                robots=settings.robots,
                 contact=settings.contact,
             ),
             preprocessing=preprocessing,
@@ -90,6 +92,7 @@ class LoaderConfig:
         fields: dict[str, Any] = json.loads(packet)
         fetch = fields["fetch"]
         fetch["fetch_allow"] = tuple(fetch["fetch_allow"])
+        fetch["fetch_ports"] = tuple(fetch["fetch_ports"])
         fetch["file_roots"] = tuple(Path(root) for root in fetch["file_roots"])
         return cls(
             fetch=FetchLimits(**fetch),

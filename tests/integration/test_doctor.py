@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from contract.check import Check, guarded
 from contract.clock import db_now
 from contract.settings import Settings
-from producer.doctor import check_servers, line
+from producer.doctor import _ports, _private_addresses, check_servers, line
 from producer.leadership import Leadership
 from tests.integration.dispatching import (
     QUEUE,
@@ -61,7 +61,8 @@ def test_where_all_is_well_nothing_is_a_failure(
     assert {check.state for check in found.values()} == {"ok"}
     assert list(found) == [
         *("version", "settings", "home", "broker", "broker memory", "broker restart"),
-        *("database", "workers", "worker", "dispatcher", "private addresses", "file folders"),
+        *("database", "workers", "worker", "dispatcher", "private addresses", "ports"),
+        "file folders",
     ]
     assert "Valkey" in found["broker"].found
     assert found["broker memory"].found == "maxmemory-policy noeviction"
@@ -171,10 +172,29 @@ def test_folders_and_permissions_that_invite_trouble_are_warnings(tmp_path: Path
     found = by_name(check_servers(settings))
     assert (found["home"].state, "chmod 700" in found["home"].advice) == ("warning", True)
     assert "169.254.169.254" in found["private addresses"].advice
+    assert found["ports"].found.startswith("every one is fetched from")
     assert (found["file folders"].state, found["file folders"].found) == (
         "warning",
         f"{tmp_path / 'gone'} is no folder here",
     )
+
+
+@pytest.mark.parametrize(
+    ("opened", "told"),
+    [
+        ("169.254.169.254:80", "169.254.169.254"),
+        ("[fd00:ec2::254]:80", "fd00:ec2::254"),
+        ("fd00::/8", "fd00:ec2::254"),
+        ("168.63.129.16", "168.63.129.16"),
+        ("192.0.0.0/24", "192.0.0.192"),
+        ("100.64.0.0/10", "100.100.100.200"),
+    ],
+)
+def test_an_opening_to_where_clouds_keep_credentials_is_a_warning(opened, told) -> None:
+    settings = Settings(fetch_allow=("images.internal", opened), fetch_ports=(80, 443))
+    check = _private_addresses(settings)
+    assert (check.state, opened in check.found, told in check.advice) == ("warning", True, True)
+    assert _ports(settings).found == "fetched from: 80, 443"
 
 
 def test_a_variable_that_is_no_setting_is_told_the_nearest(monkeypatch) -> None:

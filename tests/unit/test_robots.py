@@ -1,0 +1,50 @@
+"""X-Robots-Tag: which lines ask us to leave a picture alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.robots import forbidding
+
+
+@pytest.mark.parametrize(
+    ("lines", "directive"),
+    [
+        (["noai"], "noai"),
+        (["NoImageAI"], "noimageai"),
+        (["noindex"], "noindex"),
+        (["noimageindex"], "noimageindex"),
+        (["none"], "none"),
+        (["nofollow, noarchive,noai"], "noai"),
+        (["nofollow", "noindex"], "noindex"),
+        (["resnext-queue: noai"], "noai"),
+        (["Resnext-Queue: nofollow, noindex"], "noindex"),
+        (["otherbot: noindex, resnext-queue: noai"], "noai"),
+        (["otherbot: noindex", "noai"], "noai"),
+        (["max-snippet:50, noindex"], "noindex"),
+        (["noindex, max-image-preview: large"], "noindex"),
+        (["unavailable_after: 25 Jun 2010 15:00:00 PST, noai"], "noai"),
+    ],
+)
+def test_what_forbids_us_is_named(lines, directive) -> None:
+    assert forbidding(lines) == directive
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        [""],
+        ["all"],
+        ["nofollow, noarchive, nosnippet"],
+        ["otherbot: noindex"],
+        ["otherbot: nofollow, noindex"],
+        ["resnext-queue: all, otherbot: noai"],
+        ["max-image-preview:none"],
+        ["unavailable_after: 25 Jun 2010 15:00:00 PST"],
+        ["noindexing", "not noai"],
+        [":", ",", "a:b:c"],
+    ],
+)
+def test_what_is_for_others_or_asks_for_less_forbids_nothing(lines) -> None:
+    assert forbidding(lines) is None
