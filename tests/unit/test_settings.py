@@ -40,6 +40,11 @@ def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
         ("RESNEXT_FLOWER_PORT", "70000", "less than or equal to 65535"),
         ("RESNEXT_LOG_LEVEL", "loud", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
         ("RESNEXT_FETCH_ALLOW", "10.0.0.0/99", "network"),
+        ("RESNEXT_FETCH_PORTS", "65536", "less than or equal to 65535"),
+        ("RESNEXT_FETCH_PORTS", "https", "integer"),
+        ("RESNEXT_ROBOTS", "yes", "'honour' or 'ignore'"),
+        ("RESNEXT_CONTACT", "me@example.org\nHost: x", "printable ASCII"),
+        ("RESNEXT_CONTACT", "mü@example.org", "printable ASCII"),
     ],
 )
 def test_a_bad_value_is_refused_with_variable_value_and_what_is_allowed(
@@ -157,6 +162,11 @@ def test_secrets_are_in_no_repr_and_no_str(monkeypatch) -> None:
 def test_lists_are_separated_by_commas_and_blanks_do_not_count(monkeypatch) -> None:
     monkeypatch.setenv("RESNEXT_FETCH_ALLOW", " Example.org:8080, 10.0.0.0/8,,")
     assert load_settings().fetch_allow == ("example.org:8080", "10.0.0.0/8")
+
+
+def test_ports_are_numbers(monkeypatch) -> None:
+    monkeypatch.setenv("RESNEXT_FETCH_PORTS", "80, 443")
+    assert load_settings().fetch_ports == (80, 443)
 
 
 def test_file_roots_become_absolute(monkeypatch, tmp_path) -> None:

@@ -38,6 +38,15 @@ def test_a_list_has_a_uri_a_line_with_comments_blank_lines_and_ids(tmp_path) -> 
     ]
 
 
+def test_a_port_that_is_not_permitted_is_refused_with_its_line() -> None:
+    entries = [
+        Entry(f"http://a.org{port}/1", None, "list.txt", line)
+        for line, port in enumerate(("", ":443", ":22"), start=1)
+    ]
+    with pytest.raises(SourceError, match=r"list.txt, line 3: http://a.org:22/1: 22 is none of"):
+        list(check(entries, [], fetch_ports=(80, 443)))
+
+
 def test_standard_input_is_read_as_a_list(monkeypatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"http://a.org/1\tx\n")))
     assert list(read_sources(["-"])) == [Entry("http://a.org/1", "x", "standard input", 1)]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract import uris
-from contract.uris import MAX_URI_CHARS, path_of, refusal
+from contract.uris import MAX_URI_CHARS, path_of, refusal, refusal_of_port
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,24 @@ def test_other_uris_are_refused_with_the_reason(uri, code, words) -> None:
     assert failure.code == code
     assert words in failure.detail
     assert "secret" not in failure.detail
+
+
+@pytest.mark.parametrize(
+    ("uri", "refused"),
+    [
+        ("http://example.org/a.jpg", False),
+        ("https://example.org/a.jpg", False),
+        ("HTTPS://example.org:/a.jpg", False),
+        ("http://example.org:443/a.jpg", False),
+        ("http://example.org:8080/a.jpg", True),
+        ("https://[2001:db8::1]:8443/a.jpg", True),
+        ("file:///data/a.jpg", False),
+    ],
+)
+def test_where_ports_are_set_others_are_refused(uri, refused) -> None:
+    assert refusal_of_port(uri, ()) is None
+    failure = refusal_of_port(uri, (80, 443))
+    assert (failure is not None and failure.code == "blocked_port") == refused
 
 
 @pytest.mark.parametrize(
