@@ -21,7 +21,7 @@ from typing import Any
 
 from child import Child
 from processes import cpu_s
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 
 from contract.clock import db_now
 from contract.database import make_engine, reading
@@ -43,6 +43,8 @@ class Done:
     images: int
     classified: int
     seconds: float
+    classified_within_s: float
+    """The same to the last row of an image that has classes."""
 
     @property
     def images_s(self) -> float:
@@ -131,14 +133,22 @@ class Installation:
         while self.job(job).pending:
             time.sleep(POLL_S)
         with reading(self.engine) as connection:
-            rows, classified, ended_at = connection.execute(
-                select(func.count(), func.count(results.c.class_1), func.max(results.c.settled_at))
+            classified_at = case((results.c.class_1.is_not(None), results.c.settled_at))
+            rows, classified, ended_at, last_at = connection.execute(
+                select(
+                    func.count(),
+                    func.count(results.c.class_1),
+                    func.max(results.c.settled_at),
+                    func.max(classified_at),
+                )
                 .join_from(results, jobs, results.c.job_number == jobs.c.number)
                 .where(jobs.c.id == job)
             ).one()
         if rows != len(uris):
             raise RuntimeError(f"{rows} rows of {len(uris)} images")
-        return Done(rows, classified, (ended_at - began_at).total_seconds())
+        seconds = (ended_at - began_at).total_seconds()
+        within_s = (last_at - began_at).total_seconds() if classified else 0.0
+        return Done(rows, classified, seconds, within_s)
 
     def job(self, job: str) -> Job:
         with reading(self.engine) as connection:

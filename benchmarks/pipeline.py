@@ -18,6 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import hostile
 import loading
 import steady
 import whole_path
@@ -33,6 +34,8 @@ ROWS = {
     "tasks": Row("whole path, and a task an image", 0.9, whole_path.beside_task_an_image),
     "loading": Row("fetch, decode and crop, and img2dataset", 2.6, loading.beside_img2dataset),
     "hangs": Row("URIs that hang", 2.2, steady.hanging),
+    "hostile": Row("URIs that fail at once", 0.5, hostile.quick_traps),
+    "slow": Row("URIs that are slow to fail", 1.2, hostile.slow_traps),
     "memory": Row("memory of the whole worker", 0.6, steady.memory),
     "workers": Row("two and eight workers", 1.5, steady.more_workers),
 }

@@ -127,7 +127,7 @@ ERROR_CODES: Final = {
         ),
         ErrorCode(
             name="too_large",
-            cause="More bytes than max_image_bytes.",
+            cause="More bytes than max_image_bytes, on their way or unpacked.",
             advice="Raise RESNEXT_MAX_IMAGE_BYTES if you want such images.",
         ),
         ErrorCode(

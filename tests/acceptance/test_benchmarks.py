@@ -95,8 +95,8 @@ def test_the_web_ends_with_who_started_it_even_if_that_is_killed() -> None:
             break
 
 
-def test_a_row_of_the_pipeline_runs_from_submit_to_its_table() -> None:
-    options = ["--row", "memory", "--rounds", "1", "--scale", "0.005", "--database", "sqlite"]
+def run_rows(*rows: str, scale: str) -> subprocess.CompletedProcess[str]:
+    options = ["--rounds", "1", "--scale", scale, "--database", "sqlite", "--row", *rows]
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "pipeline.py", *options],
         capture_output=True,
@@ -105,6 +105,11 @@ def test_a_row_of_the_pipeline_runs_from_submit_to_its_table() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_a_row_of_the_pipeline_runs_from_submit_to_its_table() -> None:
+    done = run_rows("memory", scale="0.005")
     assert "Memory of the whole worker" in done.stdout
     assert "growth" in done.stdout
     assert "after 500 images" in done.stderr
@@ -123,3 +128,12 @@ def test_the_cost_at_size_is_measured_from_submit_to_its_table() -> None:
     assert "20,000 images in one job, 3 small jobs beside it" in done.stdout
     for row in ("submit", "status", "Redis' memory", "first result", "submit, SQLite"):
         assert row in done.stdout
+
+
+def test_rows_with_traps_classify_every_good_image(monkeypatch) -> None:
+    """Else they end with an error. None waits for a deadline of 20 s here."""
+    monkeypatch.setenv("RESNEXT_FETCH_DEADLINE_S", "1")
+    done = run_rows("hostile", "slow", scale="0.02")
+    assert "of half of that speed" in done.stdout
+    assert "hang" in done.stdout
+    assert "bomb" in done.stdout

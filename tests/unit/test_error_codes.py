@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from contract.error_codes import ERROR_CODES, MAX_DETAIL_CHARS, Failure, describe, is_known
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("contract", "producer", "resnext", "worker")
 
 
 @pytest.mark.parametrize("code", sorted(ERROR_CODES))
@@ -14,6 +19,14 @@ def test_each_code_has_a_cause_and_an_advice_in_sentences(code) -> None:
     assert entry.cause.endswith(".")
     assert entry.advice.endswith(".")
     assert describe(code) is entry
+
+
+@pytest.mark.parametrize("code", sorted(ERROR_CODES))
+def test_each_code_is_given_somewhere(code) -> None:
+    """The list has no entries that nobody meets."""
+    files = [path for part in PARTS for path in (ROOT / part).rglob("*.py")]
+    texts = [path.read_text() for path in files if path.name != "error_codes.py"]
+    assert any(f'"{code}"' in text for text in texts)
 
 
 @pytest.mark.parametrize("code", ["", "nonsense", "http_", "http_x", "http_²²²", "http_40", "HTTP"])
