@@ -157,8 +157,8 @@ class Settings(BaseSettings):
     max_redirects: int = Field(default=5, ge=0, le=30)
     """Redirects that one URI may lead through; each is checked like the URI itself."""
     robots: Literal["honour", "ignore"] = "honour"
-    """`honour`: an image whose `X-Robots-Tag` says `noai`, `noimageai`, `noindex` or
-    `noimageindex` is not taken."""
+    """`honour`: an image whose `X-Robots-Tag` says `noai`, `noimageai`, `noindex`, `noimageindex`
+    or `none` is not taken."""
     contact: Annotated[str, AfterValidator(_header_text)] = ""
     """A URL or mail address for the User-Agent, so that webmasters can reach you."""
 

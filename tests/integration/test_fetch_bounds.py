@@ -299,6 +299,12 @@ def test_an_authority_that_nobody_named_is_not_trusted() -> None:
     assert code_of(PICTURE, tls_of("good")) == "tls"
 
 
+def test_a_server_that_hangs_up_in_the_handshake_is_tried_again() -> None:
+    with serving(lambda _: None) as server, pytest.raises(FetchError) as failed:
+        make_fetcher().fetch(f"https://127.0.0.1:{server.port}/")
+    assert failed.value.failure.code == "connect"
+
+
 def test_a_server_that_speaks_no_tls_is_told_as_such() -> None:
     no_tls = saying(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     with serving(no_tls) as server, pytest.raises(FetchError) as failed:
