@@ -130,10 +130,7 @@ def test_the_cost_at_size_is_measured_from_submit_to_its_table() -> None:
         assert row in done.stdout
 
 
-def test_rows_with_traps_classify_every_good_image(monkeypatch) -> None:
-    """Else they end with an error. None waits for a deadline of 20 s here."""
-    monkeypatch.setenv("RESNEXT_FETCH_DEADLINE_S", "1")
-    done = run_rows("hostile", "slow", scale="0.02")
+def test_a_row_with_traps_classifies_every_good_image() -> None:
+    """Else it ends with an error."""
+    done = run_rows("hostile", scale="0.02")
     assert "of half of that speed" in done.stdout
-    assert "hang" in done.stdout
-    assert "bomb" in done.stdout
