@@ -15,6 +15,8 @@ TESTS ?=
 # Tar files for the benchmarks that want them: of photographs, and of CIFAR-10's test images.
 PHOTOGRAPHS ?=
 CIFAR10_TEST ?=
+# How long `make fuzz` runs.
+MINUTES ?= 30
 # Rows of `make bench-pipeline`; empty: all of them.
 ROWS ?=
 # Rows of `make chaos`, by the names in tests/chaos/rows.py; empty: all of them.
@@ -25,6 +27,7 @@ FAULTS ?=
 digest = $(shell { pwd; cat $(1); } | cksum | tr -s ' ' -)
 ENVIRONMENT := .venv/.environment-$(call digest,requirements/uv.txt requirements/dev.txt)
 PROJECT := .venv/.project-$(call digest,pyproject.toml)
+FUZZER := .venv/.fuzzer-$(call digest,requirements/fuzz.txt)
 PEERS := .venv/.peers-$(call digest,requirements/bench.txt)
 
 .PHONY: help
@@ -41,6 +44,10 @@ demo: setup ## classify a dozen pictures through the whole system on this machin
 .PHONY: test
 test: setup ## run all tests
 	@$(BIN)/python -m pytest $(TESTS)
+
+.PHONY: fuzz
+fuzz: $(FUZZER) ## mutate images and decode them, for MINUTES=30; what the decoders cannot bear is kept
+	@$(BIN)/python -m tests.fuzz.run --minutes $(MINUTES)
 
 .PHONY: lint
 lint: setup ## ruff and mypy
@@ -86,6 +93,7 @@ lock: setup ## pin the newest versions that pyproject.toml allows, with hashes
 	$(LOCK) pyproject.toml --extra embedded -o requirements/worker.txt
 	$(LOCK) pyproject.toml --extra embedded --group dev -o requirements/dev.txt
 	$(LOCK) pyproject.toml --extra embedded --group dev --group bench -o requirements/bench.txt
+	$(LOCK) --group pyproject.toml:fuzz -o requirements/fuzz.txt
 	echo "uv==$(UV_VERSION)" | $(LOCK) - -o requirements/uv.txt
 	echo img2dataset | $(LOCK) - -o requirements/img2dataset.txt
 	echo setuptools | $(LOCK) - --constraint requirements/dev.txt -o requirements/build.txt
@@ -110,6 +118,10 @@ $(ENVIRONMENT):
 # Its build needs setuptools, which the lock pins: no isolation, so nothing unpinned is fetched.
 $(PROJECT): $(ENVIRONMENT)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(FUZZER): $(PROJECT)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/fuzz.txt
 	@touch $@
 
 $(PEERS): $(PROJECT)

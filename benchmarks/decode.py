@@ -32,11 +32,11 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 
 from resnext import load_classifier
 from resnext.catalogue import find_spec
-from resnext.decode import Route, decode
+from resnext.decode import DecodeLimits, Route, decode
 from resnext.resample import Pixels
 
-MAX_PIXELS = 100_000_000
 BATCH = 32
+LIMITS = DecodeLimits()
 PREPROCESSING = find_spec("resnext101_32x4d").preprocessing
 
 console = Console()
@@ -88,7 +88,7 @@ def reference(body: bytes) -> Pixels:
 
 
 def by(body: bytes, *, route: Route) -> Pixels:
-    return decode(body, max_pixels=MAX_PIXELS, preprocessing=PREPROCESSING, route=route).pixels
+    return decode(body, limits=LIMITS, preprocessing=PREPROCESSING, route=route).pixels
 
 
 def measure(

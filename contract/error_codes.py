@@ -138,17 +138,19 @@ ERROR_CODES: Final = {
         ErrorCode(
             name="unsupported_format",
             cause="An image, but of a format that is not decoded.",
-            advice="Convert it to JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.",
+            advice="Convert it to JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF; for HEIF, install "
+            "resnext-queue[heif] on the workers.",
         ),
         ErrorCode(
             name="truncated",
             cause="The file ends before the image does.",
-            advice="Upload the whole image.",
+            advice="Upload the whole image, or set RESNEXT_TRUNCATED to accept.",
         ),
         ErrorCode(
             name="too_many_pixels",
-            cause="Width times height is above max_pixels.",
-            advice="Raise RESNEXT_MAX_PIXELS if you want such images.",
+            cause="Width times height is above max_pixels, a side above max_side_pixels, or its "
+            "decoder wants more memory than such an image needs.",
+            advice="Raise RESNEXT_MAX_PIXELS or RESNEXT_MAX_SIDE_PIXELS if you want such images.",
         ),
         ErrorCode(
             name="decode_error",

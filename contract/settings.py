@@ -154,6 +154,11 @@ class Settings(BaseSettings):
     """What is read of one URI before it is given up as too large."""
     max_pixels: int = Field(default=100_000_000, ge=1)
     """Width times height, by the image's header."""
+    max_side_pixels: int = Field(default=65_535, ge=1)
+    """Width, and height, by the image's header; no JPEG has more than the default."""
+    truncated: Literal["refuse", "accept"] = "refuse"
+    """Files that end before the image does; `accept` classifies what there is of a JPEG, PNG, GIF,
+    BMP or TIFF whose header is whole, and what is damaged inside in the same way."""
     max_redirects: int = Field(default=5, ge=0, le=30)
     """Redirects that one URI may lead through; each is checked like the URI itself."""
     robots: Literal["honour", "ignore"] = "honour"

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from resnext.catalogue import find_spec
-from resnext.decode import DecodeError, as_decode_error, decode
+from resnext.decode import DecodeError, DecodeLimits, as_decode_error, decode
 from resnext.download import Progress
 from resnext.engine import (
     Engine,
@@ -43,7 +43,7 @@ from resnext.runner import Pixels, Started, Top, make_runner
 from resnext.spec import ModelSpec
 
 TOP: Final = 5
-MAX_PIXELS: Final = 100_000_000
+DECODE_LIMITS: Final = DecodeLimits()
 
 logger = logging.getLogger(__name__)
 
@@ -257,7 +257,7 @@ class Classifier:
             if isinstance(picture, Image.Image):
                 return _pixels_of(picture, preprocessing)
             body = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-            return decode(body, max_pixels=MAX_PIXELS, preprocessing=preprocessing).pixels
+            return decode(body, limits=DECODE_LIMITS, preprocessing=preprocessing).pixels
         except DecodeError as error:
             return str(error)
         except (OSError, ValueError) as error:  # ValueError: no file can be called so

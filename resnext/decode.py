@@ -6,50 +6,52 @@ an animation the first frame counts. Whatever a decoder raises costs this image 
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Final, Literal
 
-from PIL import Image, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageFile
+from PIL.TiffImagePlugin import (
+    STRIPBYTECOUNTS,
+    STRIPOFFSETS,
+    TILEBYTECOUNTS,
+    TILELENGTH,
+    TILEOFFSETS,
+    TILEWIDTH,
+    TiffImageFile,
+)
 
+from resnext.body import MOST_HEADER_READS, Body, HeaderTooLong
+from resnext.boxes import coded_pixels
+from resnext.formats import NAMES, decoded_formats, guess, is_cut, refused_format, sniff
 from resnext.preprocess import Preprocessing, resize_and_crop, to_rgb
+from resnext.readers import READERS
 from resnext.resample import Pixels
 
 Route = Literal["exact", "fast"]
 """`exact`: Pillow, as the reference does it; `fast`: see `decode_fast`."""
+Truncated = Literal["refuse", "accept"]
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+MAX_WORDS: Final = 200
+"""Of what a decoder says; details of ours are shorter."""
+_ADDRESS: Final = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
+_TRUNCATED: Final = re.compile(r"truncated(?! \w+ chunk)", re.IGNORECASE)
+# What Pillow says of files that are sound, and of a kind that it does not read.
+_UNSUPPORTED: Final = re.compile(
+    "unknown pixel mode|unsupported bmp|not yet supported", re.IGNORECASE
+)
 
-# First bytes of the formats that are decoded: what has them and is not read is damaged.
-_DECODED: Final = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"BM", "BMP"),
-    (b"II*\x00", "TIFF"),
-    (b"MM\x00*", "TIFF"),
-)
-# And of those that are known and not decoded.
-_REFUSED: Final = (
-    (b"%PDF", "PDF"),
-    (b"%!PS", "EPS"),
-    (b"\xc5\xd0\xd3\xc6", "EPS"),
-    (b"8BPS", "PSD"),
-    (b"\x00\x00\x01\x00", "ICO"),
-    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
-    (b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
-    (b"icns", "ICNS"),
-    (b"DDS ", "DDS"),
-    (b"\x76\x2f\x31\x01", "OpenEXR"),
-    (b"#?RADIANCE", "Radiance HDR"),
-    (b"gimp xcf", "XCF"),
-)
-_HEIF_BRANDS: Final = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
-_SNIFFED_BYTES: Final = 1024
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeLimits:
+    """What one image may be; the settings of the same names."""
+
+    max_pixels: int = 100_000_000
+    max_side_pixels: int = 65_535
+    truncated: Truncated = "refuse"
 
 
 @dataclass(frozen=True)
@@ -75,81 +77,165 @@ class DecodeError(Exception):
 
 
 def decode(
-    body: bytes, *, max_pixels: int, preprocessing: Preprocessing, route: Route = "exact"
+    content: bytes, *, limits: DecodeLimits, preprocessing: Preprocessing, route: Route = "exact"
 ) -> Decoded:
     """
     Args:
-        body: a file's bytes.
-        max_pixels: width times height, by the header.
+        content: a file's bytes.
+        limits: of the picture; what they refuse is refused by its header.
         preprocessing: of the network.
         route: what is no JPEG goes the exact one all the same.
 
     Raises:
         DecodeError: with the failure to be recorded.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _pillow_within(limits):
         warnings.simplefilter("ignore")  # of damaged metadata, which decides nothing
-        image = _open(body, max_pixels)
+        name = sniff(content)
+        if name not in READERS:
+            raise _as_stranger(content, name)
+        body = Body(content)
+        image = _open(body, name)
+        _check_size(image, content, limits)
+        body.begin_pixels()
         try:
-            pixels = _pixels(body, image, preprocessing, route)
+            pixels = _pixels(content, image, preprocessing, route)
         except Exception as error:
-            raise as_decode_error(error, image) from error
+            cut = body.ended_early or _is_cut(content, image)
+            raise as_decode_error(error, image, cut=cut) from error
     return Decoded(pixels, image.format or "", image.width, image.height)
 
 
-def _pixels(body: bytes, image: Image.Image, preprocessing: Preprocessing, route: Route) -> Pixels:
+@contextmanager
+def _pillow_within(limits: DecodeLimits) -> Iterator[None]:
+    """Pillow's settings are the process's, which may be somebody else's: they are put back."""
+    before = (
+        Image.MAX_IMAGE_PIXELS,
+        ImageFile.LOAD_TRUNCATED_IMAGES,
+        AvifImagePlugin.DEFAULT_MAX_THREADS,
+    )
+    # Twice as much is an error: where a canvas takes memory before the header has been read.
+    Image.MAX_IMAGE_PIXELS = (limits.max_pixels + 1) // 2
+    ImageFile.LOAD_TRUNCATED_IMAGES = limits.truncated == "accept"
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # whoever decodes has one core
+    try:
+        yield
+    finally:
+        (
+            Image.MAX_IMAGE_PIXELS,
+            ImageFile.LOAD_TRUNCATED_IMAGES,
+            AvifImagePlugin.DEFAULT_MAX_THREADS,
+        ) = before
+
+
+def _pixels(
+    content: bytes, image: Image.Image, preprocessing: Preprocessing, route: Route
+) -> Pixels:
     if route == "fast":
         from resnext import decode_fast  # noqa: PLC0415  (it brings torch in)
 
         if decode_fast.fits(image, preprocessing):
-            return decode_fast.decode_fast(body, preprocessing)
+            try:
+                return decode_fast.decode_fast(content, preprocessing)
+            except RuntimeError:  # what it cannot read, the exact route may, or knows why not
+                pass
     image.load()
     return resize_and_crop(to_rgb(image), preprocessing)
 
 
-def _open(body: bytes, max_pixels: int) -> Image.Image:
-    Image.MAX_IMAGE_PIXELS = None  # the limit is ours, and a refusal, not a warning
+def _open(body: Body, name: str) -> ImageFile.ImageFile:
+    """Reads the header alone."""
     try:
-        image = Image.open(BytesIO(body), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise _as_unidentified(body) from error
+        return READERS[name](body)
     except Exception as error:
-        raise as_decode_error(error, None) from error
-    if image.width * image.height > max_pixels:
-        raise DecodeError(
-            "too_many_pixels",
-            f"{image.width}x{image.height}; at most {max_pixels} pixels are decoded",
-            image,
-        )
-    return image
+        cut = body.ended_early or is_cut(body.getvalue(), name)
+        found = as_decode_error(error, None, cut=cut)
+        if found.code != "decode_error":
+            raise found from error
+        known = f"begins as {NAMES.get(name, name)}, but its header is damaged"
+        raise DecodeError("decode_error", f"{known}: {found.detail}") from error
 
 
-def _as_unidentified(body: bytes) -> DecodeError:
-    for magic, name in _DECODED:
-        if body.startswith(magic):
-            return DecodeError("decode_error", f"begins as a {name}, but its header is damaged")
-    refused = _refused_format(body)
-    if refused is not None:
-        return DecodeError("unsupported_format", f"{refused} is not decoded")
-    return DecodeError("not_an_image", "no image format begins like this")
+def _check_size(image: Image.Image, content: bytes, limits: DecodeLimits) -> None:
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        limit = f"at most {limits.max_pixels} pixels are decoded"
+    elif max(width, height) > limits.max_side_pixels:
+        limit = f"a side has at most {limits.max_side_pixels} pixels"
+    elif (coded := _coded_pixels(image, content)) > limits.max_pixels:
+        limit = f"cut out of {coded} pixels; at most {limits.max_pixels} are decoded"
+    else:
+        return
+    raise DecodeError("too_many_pixels", f"{width}x{height}; {limit}", image)
 
 
-def _refused_format(body: bytes) -> str | None:
-    for magic, name in _REFUSED:
-        if body.startswith(magic):
-            return name
-    if body[4:8] == b"ftyp" and body[8:12] in _HEIF_BRANDS:
-        return "HEIF"
-    if b"<svg" in body[:_SNIFFED_BYTES].lower():
-        return "SVG"
-    return None
+def _coded_pixels(image: Image.Image, content: bytes) -> int:
+    """A small TIFF may lie in one huge tile, and a small HEIF be a corner of a huge picture, that
+    is decoded as a whole.
+    """
+    if not isinstance(image, TiffImageFile):
+        return coded_pixels(content) if image.format in {"AVIF", "HEIF"} else 0
+    width, height = image.tag_v2.get(TILEWIDTH), image.tag_v2.get(TILELENGTH)
+    return width * height if isinstance(width, int) and isinstance(height, int) else 0
 
 
-def as_decode_error(error: Exception, image: Image.Image | None) -> DecodeError:
-    """What a decoder raised, as one of the codes."""
-    if isinstance(error, MemoryError):
-        return DecodeError("too_many_pixels", "more memory than a loader may take", image)
-    words = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(error, EOFError) or "truncated" in words.lower():
-        return DecodeError("truncated", words, image)
-    return DecodeError("decode_error", words, image)
+def _is_cut(content: bytes, image: Image.Image) -> bool:
+    """Whether the file ends before its pixels do, as far as its header says where they are."""
+    if not isinstance(image, TiffImageFile):
+        return is_cut(content, image.format or "")
+    begins = _integers(image, STRIPOFFSETS) or _integers(image, TILEOFFSETS)
+    lengths = _integers(image, STRIPBYTECOUNTS) or _integers(image, TILEBYTECOUNTS)
+    return any(b + n > len(content) for b, n in zip(begins, lengths, strict=False))
+
+
+def _integers(image: TiffImageFile, tag: int) -> tuple[int, ...]:
+    """None where the file holds something else there."""
+    values = image.tag_v2.get(tag)
+    if isinstance(values, tuple) and all(isinstance(value, int) for value in values):
+        return values
+    return ()
+
+
+def _as_stranger(content: bytes, name: str | None) -> DecodeError:
+    if name is not None:
+        words = f"a {name} image, which is decoded where resnext-queue[{name.lower()}] is installed"
+        return DecodeError("unsupported_format", words)
+    if (refused := refused_format(content)) is not None:
+        return DecodeError("unsupported_format", f"{refused}; decoded are {decoded_formats()}")
+    return DecodeError("not_an_image", guess(content))
+
+
+def as_decode_error(
+    error: Exception, image: Image.Image | None, *, cut: bool = False
+) -> DecodeError:
+    """What a decoder raised, as one of the codes; `cut` where the file is known to end early."""
+    words = _words(error)
+    match error:
+        case DecodeError():
+            return error
+        case MemoryError():
+            code, words = "too_many_pixels", "more memory than a loader may take"
+        case Image.DecompressionBombError():
+            code, words = "too_many_pixels", words.partition(" exceeds")[0] + " exceeds max_pixels"
+        case HeaderTooLong():
+            code, words = "decode_error", f"more than {MOST_HEADER_READS} parts before its pixels"
+        case _ if isinstance(error, EOFError) or _TRUNCATED.search(words):
+            code = "truncated"
+        case _ if cut:
+            code, words = "truncated", "the file ends before its image does"
+        case _:
+            code = "unsupported_format" if _UNSUPPORTED.search(words) else "decode_error"
+    return DecodeError(code, words, image)
+
+
+def _words(error: BaseException) -> str:
+    """What a decoder says, in a line for people: of a hostile file it may be anything.
+
+    What Python itself says, of an index that is out of range, says nothing to anybody.
+    """
+    if isinstance(error, SyntaxError) and error.__cause__ is not None:
+        error = error.__cause__  # that is how Pillow wraps it
+    if not isinstance(error, OSError | ValueError | SyntaxError | RuntimeError) or not str(error):
+        return "its parts do not fit together"
+    words = _ADDRESS.sub("the file", str(error).splitlines()[0])
+    return "".join(filter(str.isprintable, words))[:MAX_WORDS]

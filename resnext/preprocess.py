@@ -64,9 +64,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _on_white(image: Image.Image) -> Image.Image:
     if image.mode == "La":  # Pillow takes this one step at a time
         image = image.convert("LA")
-    rgba = image.convert("RGBA")
+    # No copy where none is needed: of a large picture each takes hundreds of megabytes.
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
-    white.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
+    white.paste(rgba, mask=rgba)
     return white
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import resource
 import signal
@@ -23,7 +24,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from contract.error_codes import Failure
-from resnext.decode import DecodeError, Route, decode
+from resnext.decode import DecodeError, DecodeLimits, Route, decode
 from resnext.preprocess import Preprocessing
 from worker.fetch import HELPERS_A_FETCH, Fetched, Fetcher, FetchError, FetchLimits
 from worker.outcome import Measured, Provenance
@@ -43,12 +44,12 @@ if TYPE_CHECKING:  # a loader starts without pydantic
 # Loaders never take the core that feeds the GPU.
 NICENESS: Final = 10
 # Address space: Python and its libraries, each thread's stack, the largest bodies of a few fetches,
-# and for each pixel of the largest image what Pillow holds at its worst (4 bytes, twice, and an
-# alpha mask).
+# and for each pixel of the largest image what Pillow and a decoder hold at their worst: of an
+# animated WebP two canvases and a copy, the picture, and the one without alpha, of 4 bytes each.
 BASE_BYTES: Final = 2 * 2**30
 STACK_BYTES: Final = 2**20
 LARGEST_BODIES: Final = 32
-BYTES_A_PIXEL: Final = 12
+BYTES_A_PIXEL: Final = 24
 # What `RESNEXT_DECODE=fast` brings in: CUDA's libraries are mapped, although nothing uses them.
 TORCH_BYTES: Final = 16 * 2**30
 # A connection takes up to three descriptors; the usual limit of 1024 is made for `select`.
@@ -60,8 +61,8 @@ class LoaderConfig:
     """All that a loader knows; the first packet that it gets, in JSON."""
 
     fetch: FetchLimits
+    decoding: DecodeLimits
     preprocessing: Preprocessing
-    max_pixels: int
     route: Route
     slots: int
 
@@ -78,8 +79,12 @@ class LoaderConfig:
                 robots=settings.robots,
                 contact=settings.contact,
             ),
+            decoding=DecodeLimits(
+                max_pixels=settings.max_pixels,
+                max_side_pixels=settings.max_side_pixels,
+                truncated=settings.truncated,
+            ),
             preprocessing=preprocessing,
-            max_pixels=settings.max_pixels,
             route=settings.decode,
             slots=settings.fetches_per_loader,
         )
@@ -96,8 +101,8 @@ class LoaderConfig:
         fetch["file_roots"] = tuple(Path(root) for root in fetch["file_roots"])
         return cls(
             fetch=FetchLimits(**fetch),
+            decoding=DecodeLimits(**fields["decoding"]),
             preprocessing=Preprocessing(**fields["preprocessing"]),
-            max_pixels=fields["max_pixels"],
             route=fields["route"],
             slots=fields["slots"],
         )
@@ -108,7 +113,7 @@ class LoaderConfig:
         bodies = min(self.slots, LARGEST_BODIES) * 2 * self.fetch.max_image_bytes
         stacks = self.slots * threads * STACK_BYTES
         torch = TORCH_BYTES if self.route == "fast" else 0
-        return BASE_BYTES + torch + stacks + bodies + self.max_pixels * BYTES_A_PIXEL
+        return BASE_BYTES + torch + stacks + bodies + self.decoding.max_pixels * BYTES_A_PIXEL
 
 
 class Stopwatch:
@@ -199,7 +204,7 @@ class Loader:
                 try:
                     decoded = decode(
                         body,
-                        max_pixels=self._config.max_pixels,
+                        limits=self._config.decoding,
                         preprocessing=self._config.preprocessing,
                         route=self._config.route,
                     )
@@ -230,6 +235,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _permit_descriptors()
+    _mute_decoders()
     slots = Slots(int(sys.argv[2]), count=config.slots, crop=config.preprocessing.crop)
     Loader(connection, slots, config).run()
     os._exit(0)  # without waiting for look-ups and files that hang
@@ -240,6 +246,16 @@ def _permit_descriptors() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_DESCRIPTORS if most == resource.RLIM_INFINITY else min(MOST_DESCRIPTORS, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+def _mute_decoders() -> None:
+    """No more lines of C libraries in the log: libtiff writes one for each row that is damaged,
+    and a hostile file may have a million of them. Python's own still come out.
+    """
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnext.decode import DecodeError, Route, decode
+from resnext.decode import DecodeError, DecodeLimits, Route, decode
 from resnext.preprocess import Preprocessing
 from resnext.resample import Pixels
 
@@ -30,7 +30,9 @@ def encoded(image: Image.Image, file_format: str = "JPEG") -> bytes:
 
 
 def pixels(body: bytes, preprocessing: Preprocessing, route: Route) -> Pixels:
-    return decode(body, max_pixels=10**7, preprocessing=preprocessing, route=route).pixels
+    return decode(
+        body, limits=DecodeLimits(max_pixels=10**7), preprocessing=preprocessing, route=route
+    ).pixels
 
 
 @pytest.mark.parametrize("preprocessing", [BILINEAR, BICUBIC], ids=lambda p: p.interpolation)

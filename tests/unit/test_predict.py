@@ -88,7 +88,7 @@ def closed() -> Image.Image:
     ("bad", "error"),
     [
         (b"words", "not_an_image: no image format begins like this"),
-        (b"%PDF-1.7", "unsupported_format: PDF is not decoded"),
+        (b"%PDF-1.7", "unsupported_format: a PDF document; decoded are JPEG, PNG, "),
         (CHELSEA.read_bytes()[:5000], "truncated: image file is truncated"),
         (truncated(), "truncated: image file is truncated"),
         (closed(), "decode_error: "),

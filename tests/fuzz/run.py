@@ -1,0 +1,112 @@
+"""Fuzzes the decoders for a while, and keeps what they cannot bear: `make fuzz`.
+
+    python -m tests.fuzz.run --minutes 30 [--seed N] [--findings FOLDER]
+
+It begins with the odd images of the tests, in words what became of them and how much memory
+that took, and goes on with mutations of them, led by the coverage of the Python behind them.
+A crash, a hang, too much memory or an error without a code ends the process that decodes; its
+image is kept in the folder, with the command that replays it, and another process goes on. The
+exit status is 1 if there was any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.unit.decoder import ROOT, decoder
+from tests.unit.odd_images import odd_images
+
+TARGET = "tests.fuzz.target"
+# Larger ones are bombs, of which the tests know enough; mutations of them take long.
+LARGEST_SEED_BYTES = 12_000
+# A loader may take RESNEXT_DECODE_DEADLINE_S, 20 s by default, for images of 100 million pixels.
+LONGEST_S = 20
+# The coverage's own tables and the corpus included.
+MOST_MEMORY_MIB = 1024
+LOG = "fuzz.log"
+KINDS_OF_FINDINGS = ("crash-", "timeout-", "oom-", "leak-")
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--minutes", type=float, default=30)
+    arguments.add_argument(
+        "--seed", type=int, default=0, help="of the mutations; 0: another each time"
+    )
+    arguments.add_argument("--findings", type=Path, default=ROOT / "build" / "fuzz")
+    chosen = arguments.parse_args()
+    chosen.findings.mkdir(parents=True, exist_ok=True)
+    ends_at = time.monotonic() + 60 * chosen.minutes
+    known = set(findings(chosen.findings))
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(folder)
+        decode_seeds(corpus)
+        while (left_s := int(ends_at - time.monotonic())) > 0:
+            before = len(findings(chosen.findings))
+            seed = chosen.seed or random.randrange(1, 2**31)
+            status = fuzz(corpus, chosen.findings, left_s, seed)
+            if status != 0 and len(findings(chosen.findings)) == before:
+                print(f"The fuzzer itself ended with {status}; see {chosen.findings / LOG}")
+                return 2
+        print(f"{len(list(corpus.iterdir()))} images in the corpus at the end")
+    new = sorted(set(findings(chosen.findings)) - known)
+    for path in new:
+        print(f"found: {path}\n  replay: {sys.executable} -m {TARGET} {path}")
+    print(f"{len(new)} found" if new else "nothing found")
+    return 1 if new else 0
+
+
+def findings(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name.startswith(KINDS_OF_FINDINGS)]
+
+
+def decode_seeds(corpus: Path) -> None:
+    """Writes those that are small enough, and says what becomes of all of them."""
+    endings: Counter[str] = Counter()
+    with decoder() as child:
+        at_rest = child.decode(b"").peak_bytes
+        most = at_rest, "nothing"
+        for image in odd_images():
+            ending = child.decode(image.body)
+            endings[ending.code] += 1
+            most = max(most, (ending.peak_bytes, image.name))
+            if len(image.body) <= LARGEST_SEED_BYTES:
+                (corpus / hashlib.sha256(image.body).hexdigest()).write_bytes(image.body)
+    print(f"{endings.total()} odd images: {dict(endings.most_common())}")
+    print(f"at most {most[0] >> 20} MiB ({most[1]}), {at_rest >> 20} MiB at rest")
+    print(f"{len(list(corpus.iterdir()))} seeds", flush=True)
+
+
+def fuzz(corpus: Path, kept: Path, seconds: int, seed: int) -> int:
+    """Until the time is over or something is found; the exit status."""
+    options = {
+        "artifact_prefix": f"{kept}{os.sep}",
+        "max_total_time": seconds,
+        "timeout": LONGEST_S,
+        "rss_limit_mb": MOST_MEMORY_MIB,
+        "max_len": 2 * LARGEST_SEED_BYTES,
+        "seed": seed,
+        "use_value_profile": 1,
+        "print_final_stats": 1,
+    }
+    arguments = [f"-{key}={value}" for key, value in options.items()]
+    command = [sys.executable, "-m", TARGET, corpus, *arguments]
+    with (kept / LOG).open("wb") as log:
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, check=False)
+    for line in (kept / LOG).read_text(errors="replace").splitlines():
+        if line.startswith(("stat::number_of", "stat::average", "stat::slowest", "stat::peak")):
+            print(line.removeprefix("stat::"), flush=True)
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

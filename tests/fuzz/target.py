@@ -1,0 +1,63 @@
+"""What the fuzzer runs: one mutated image after the other through `decode`, as in a loader.
+
+    python -m tests.fuzz.target [options of libFuzzer] CORPUS [FILE...]
+
+Given files instead of folders, it decodes just these, which replays what was found. Whatever is
+neither pixels nor a code of the list ends this process, and its image is kept by libFuzzer.
+Coverage is of the Python of Pillow's readers and of our own; the C libraries behind them take
+part without it.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+import zlib
+
+import atheris
+
+with atheris.instrument_imports(include=["PIL", "pillow_heif", "resnext"]):
+    from contract.error_codes import ERROR_CODES
+    from resnext.decode import DecodeLimits
+    from tests.unit.decoder import ending_of, limit_as_a_loader
+
+# Small, so that a picture of the largest size is decoded a thousand times a minute.
+LIMITS = DecodeLimits(max_pixels=250_000)
+PERMITTED = {"pixels", *ERROR_CODES} - {"internal"}
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+
+def run_one(body: bytes) -> None:
+    code, detail = ending_of(body, LIMITS)
+    if code not in PERMITTED:
+        raise AssertionError(f"{code}: {detail}")
+
+
+def mutate(body: bytes, most_bytes: int, seed: int) -> bytes:
+    """As libFuzzer does, with the checksums of a PNG put right: they would hide all behind them."""
+    mutated = bytes(atheris.Mutate(body, most_bytes))
+    if mutated.startswith(PNG_MAGIC) and seed % 4:
+        return _with_checksums(mutated)[:most_bytes]
+    return mutated
+
+
+def _with_checksums(png: bytes) -> bytes:
+    mended, at = bytearray(png), len(PNG_MAGIC)
+    while at + 12 <= len(png):
+        (length,) = struct.unpack_from(">I", png, at)
+        end = at + 8 + length
+        if end + 4 > len(png):
+            break
+        struct.pack_into(">I", mended, end, zlib.crc32(png[at + 4 : end]))
+        at = end + 4
+    return bytes(mended)
+
+
+def main() -> None:
+    limit_as_a_loader(LIMITS)
+    atheris.Setup(sys.argv, run_one, custom_mutator=mutate)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

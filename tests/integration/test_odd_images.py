@@ -1,0 +1,80 @@
+"""A few of the odd images through a real loader: it survives them, and tells of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+
+from contract.settings import Settings
+from resnext.catalogue import find_spec
+from tests.integration.dispatching import WITHIN_S
+from tests.unit.odd_images import MAX_PIXELS, PIXELS, OddImage, odd_images
+from worker.loaders import Loaded, LoaderPool, LoadFailed
+
+# Of the hundreds that the unit tests decode, every so manieth: all formats and kinds of damage.
+EVERY = 29
+
+
+def ending(pool: LoaderPool, path: Path) -> str:
+    answers: SimpleQueue[Loaded | LoadFailed] = SimpleQueue()
+    pool.load(path.as_uri(), answers.put)
+    answer = answers.get(timeout=WITHIN_S)
+    if isinstance(answer, LoadFailed):
+        return answer.failure.code
+    answer.release()
+    return PIXELS
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[LoaderPool]:
+    settings = Settings(
+        loaders=1, fetches_per_loader=2, file_roots=(tmp_path,), max_pixels=MAX_PIXELS
+    )
+    pool = LoaderPool(settings, find_spec("resnext101_32x4d").preprocessing)
+    pool.start()
+    yield pool
+    pool.close()
+
+
+def some() -> list[OddImage]:
+    """And those of which libtiff would complain row by row."""
+    images = list(odd_images())
+    return images[::EVERY] + [image for image in images if "group" in image.name]
+
+
+def test_one_loader_survives_them_all_and_says_nothing(
+    pool: LoaderPool, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd
+) -> None:
+    loader = pool._processes[0]
+    images = some()
+    assert len(images) > 90
+    path = tmp_path / "image"
+    wrong = {}
+    for image in images:
+        path.write_bytes(image.body)
+        code = ending(pool, path)
+        if code not in image.endings:
+            wrong[image.name] = code
+    assert wrong == {}
+    assert pool._processes[0] is loader
+    assert "loader died" not in caplog.text
+    assert capfd.readouterr().err == ""
+
+
+def test_a_setting_of_the_worker_accepts_truncated_files(tmp_path: Path) -> None:
+    whole = (Path(__file__).parents[2] / "demo/pictures/chelsea.jpg").read_bytes()
+    path = tmp_path / "image.jpg"
+    path.write_bytes(whole[: len(whole) // 2])
+    for truncated, expected in (("refuse", "truncated"), ("accept", PIXELS)):
+        settings = Settings(
+            loaders=1, fetches_per_loader=1, file_roots=(tmp_path,), truncated=truncated
+        )
+        pool = LoaderPool(settings, find_spec("resnext101_32x4d").preprocessing)
+        pool.start()
+        try:
+            assert ending(pool, path) == expected
+        finally:
+            pool.close()

@@ -1,0 +1,306 @@
+"""What is decoded and what is refused, by which code and in which words; what a setting changes."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import AvifImagePlugin, Image, ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from resnext.decode import Decoded, DecodeError, DecodeLimits, decode
+from resnext.resample import Pixels
+from tests.unit import odd_images as odd
+from tests.unit.decoder import PREPROCESSING
+from tests.unit.odd_images import in_mode, photograph, saved
+
+LIMITS = DecodeLimits(max_pixels=odd.MAX_PIXELS)
+
+
+def decoded(body: bytes, limits: DecodeLimits = LIMITS) -> Decoded:
+    return decode(body, limits=limits, preprocessing=PREPROCESSING)
+
+
+def refusal(body: bytes, limits: DecodeLimits = LIMITS) -> str:
+    with pytest.raises(DecodeError) as refused:
+        decoded(body, limits)
+    return str(refused.value)
+
+
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def colour(pixels: Pixels) -> tuple[int, ...]:
+    assert (pixels == pixels[0, 0]).all()
+    return tuple(pixels[0, 0].tolist())
+
+
+@pytest.mark.parametrize(
+    "file_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"]
+)
+def test_a_format_of_the_list_is_decoded_and_named(file_format) -> None:
+    odd.register_heif_opener()
+    found = decoded(saved(photograph(64, 48), file_format))
+    assert (found.format, found.width, found.height) == (file_format, 64, 48)
+
+
+def test_an_mpo_is_the_jpeg_that_it_begins_as() -> None:
+    body = saved(photograph(40, 30), "MPO", save_all=True, append_images=[photograph(40, 30)])
+    assert decoded(body).format == "JPEG"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"%PDF-1.7\n", "a PDF document"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "a PostScript document"),
+        (b'<?xml version="1.0"?><svg/>', "an SVG drawing"),
+        (b"\0\0\0\x20ftypisom", "an MP4 or QuickTime video"),
+        (b"\0\0\0\x0cjP  \r\n", "a JPEG 2000 image"),
+    ],
+)
+def test_another_format_is_refused_by_name(body, words) -> None:
+    expected = f"{words}; decoded are JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF and HEIF"
+    assert refusal(body) == f"unsupported_format: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "no bytes at all"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html>", "an HTML page"),
+        (b"BM is how this text begins", "no image format begins like this"),
+        (b'{"error": 404}', "a text, perhaps JSON"),
+    ],
+)
+def test_what_is_no_image_is_told_so(body, words) -> None:
+    assert refusal(body) == f"not_an_image: {words}"
+
+
+def test_no_plugin_beyond_the_list_is_loaded_and_nothing_is_started() -> None:
+    """Pillow would load all of its plugins, Ghostscript's among them, for a file that it does
+    not know at once.
+    """
+    program = (
+        "import sys; from tests.unit.odd_images import *; from tests.unit.decoder import *;"
+        "bodies = [whole(kind) for kind in KINDS if kind[0] == 'TIFF'];"
+        "bodies += [image.body for image in strangers()];"
+        "loaded = set(sys.modules);"
+        "[ending_of(body, LIMITS) for body in bodies];"
+        "new = {name for name in set(sys.modules) - loaded if 'Plugin' in name};"
+        "print(new, 'PIL.EpsImagePlugin' in sys.modules)"
+    )
+    # The program itself saves, for which Pillow loads everything: so only what is new counts.
+    done = run(program)
+    assert done.stdout.split()[0] == "set()", done.stderr
+
+
+def test_without_the_extra_a_heif_is_refused_and_said_how_to_have_it_decoded() -> None:
+    odd.register_heif_opener()
+    body = saved(photograph(64, 48), "HEIF")
+    program = (
+        "import sys; sys.modules['pillow_heif'] = None;"
+        "from resnext.decode import *; from resnext.preprocess import Preprocessing;"
+        "wanted = Preprocessing(256, 224, 'bilinear', (0,) * 3, (1,) * 3);"
+        f"decode({body!r}, limits=DecodeLimits(), preprocessing=wanted)"
+    )
+    done = run(program)
+    words = "a HEIF image, which is decoded where resnext-queue[heif] is installed"
+    assert f"unsupported_format: {words}" in done.stderr
+
+
+SIZED = {
+    "PNG": odd.png(3000, 2000, bytes(50)),
+    "GIF": odd.gif(3000, 2000, frame=(0, 0, 1, 1)),
+    "BMP": odd.bmp(3000, 2000, bytes(50)),
+    "TIFF": odd.tiff(odd.grey_tags(3000, 2000)),
+    "JPEG": saved(Image.new("L", (3000, 2000)), "JPEG"),
+    "AVIF": saved(Image.new("L", (3000, 2000)), "AVIF", speed=10),
+}
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_too_many_pixels_are_told_with_the_size_and_the_limit(name) -> None:
+    with pytest.raises(DecodeError) as refused:
+        decoded(SIZED[name])
+    assert refused.value.code == "too_many_pixels"
+    assert refused.value.detail == "3000x2000; at most 4000000 pixels are decoded"
+    assert (refused.value.format, refused.value.size) == (name, (3000, 2000))
+
+
+def test_exactly_as_many_pixels_as_are_permitted_are_decoded() -> None:
+    for pixels in (6, 7):  # even and odd: Pillow's own limit is a half
+        for file_format in ("PNG", "WEBP", "GIF"):
+            body = saved(Image.new("L", (pixels, 1)), file_format)
+            assert decoded(body, DecodeLimits(max_pixels=pixels)).width == pixels
+            assert "too_many_pixels" in refusal(body, DecodeLimits(max_pixels=pixels - 1))
+
+
+def test_a_side_has_its_own_limit() -> None:
+    body = saved(Image.new("L", (101, 1)), "PNG")
+    assert decoded(body, DecodeLimits(max_side_pixels=101)).width == 101
+    words = "101x1; a side has at most 100 pixels"
+    assert refusal(body, DecodeLimits(max_side_pixels=100)) == f"too_many_pixels: {words}"
+
+
+def test_a_corner_of_a_huge_picture_counts_as_that() -> None:
+    """A HEIF may show 64x48 of 16000x16000 that have to be decoded for it, a TIFF one of a tile."""
+    odd.register_heif_opener()
+    body = saved(photograph(64, 48), "HEIF")
+    huge = odd.replaced(body, body.index(b"ispe") + 8, struct.pack(">II", 16000, 16000))
+    assert refusal(huge).startswith("too_many_pixels: 64x48; cut out of 256000000 pixels")
+
+
+# What is truncated.
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
+def test_a_setting_accepts_what_there_is_of_a_truncated_file(file_format) -> None:
+    accepting = DecodeLimits(truncated="accept")
+    options = {"interlace": 0} if file_format == "GIF" else {}
+    whole = saved(photograph(300, 300), file_format, **options)
+    cut = whole[: len(whole) * 2 // 3]
+    assert refusal(cut).startswith("truncated: ")
+    expected = decoded(whole).pixels
+    rows = (decoded(cut, accepting).pixels == expected).all(axis=(1, 2))
+    assert 100 < rows.sum() < 224
+    assert np.array_equal(decoded(whole, accepting).pixels, expected)
+
+
+def test_it_is_not_said_by_accident_of_damaged_metadata() -> None:
+    body = odd.png(10, 10, bytes(110), before=odd.png_chunk(b"gAMA", b""))
+    assert refusal(body).startswith("decode_error: begins as PNG, but its header is damaged")
+
+
+def test_pillows_own_settings_are_put_back(monkeypatch) -> None:
+    """`predict` runs in processes that may use Pillow for themselves."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 123_456_789)
+    for body in (saved(photograph(64, 48), "PNG"), b"words"):
+        try:
+            decoded(body, DecodeLimits(max_pixels=10**6, truncated="accept"))
+        except DecodeError:
+            assert body == b"words"
+        now = (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
+        assert (*now, AvifImagePlugin.DEFAULT_MAX_THREADS) == (123_456_789, False, 0)
+
+
+# What a decoder says.
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), "too_many_pixels: more memory than a loader may take"),
+        (EOFError("no more"), "truncated: its parts do not fit together"),
+        (IndexError("index out of range"), "decode_error: its parts do not fit together"),
+        (RecursionError(), "decode_error: its parts do not fit together"),
+        (
+            OSError("cannot read <_io.BytesIO object at 0x7f00dead>"),
+            "decode_error: cannot read the file",
+        ),
+        (ValueError("red \x1b[31m\nand more"), "decode_error: red [31m"),
+        (ValueError("x" * 1000), f"decode_error: {'x' * 200}"),
+    ],
+)
+def test_whatever_a_decoder_raises_is_a_code_and_a_line(monkeypatch, error, expected) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(TiffImageFile, "load", fail)
+    assert refusal(saved(photograph(64, 48), "TIFF")) == expected
+
+
+# What becomes of what a file says besides its pixels.
+
+
+def test_of_frames_the_first_one_counts() -> None:
+    frames = [Image.new("RGB", (30, 30), name) for name in ("red", "lime", "blue")]
+    for file_format in ("GIF", "WEBP", "PNG", "TIFF", "AVIF"):
+        options = {"lossless": True} if file_format == "WEBP" else {}
+        body = saved(frames[0], file_format, save_all=True, append_images=frames[1:], **options)
+        red, green, blue = colour(decoded(body).pixels)
+        assert red > 250
+        assert max(green, blue) < 5
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_the_rotation_of_exif_is_ignored(file_format) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain, turned = (saved(photograph(60, 40), file_format, **o) for o in ({}, {"exif": exif}))
+    assert np.array_equal(decoded(plain).pixels, decoded(turned).pixels)
+
+
+def test_the_rotation_of_a_tiff_and_of_a_heif_is_done_by_their_readers() -> None:
+    odd.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = saved(photograph(128, 64), "HEIF")
+    # In place of the bits of each channel, which nobody needs.
+    heif = odd.replaced(body, body.index(b"pixi"), b"irot\1")
+    for turned in (saved(photograph(128, 64), "TIFF", exif=exif), heif):
+        found = decoded(turned)
+        assert (found.width, found.height) == (64, 128)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
+def test_what_is_transparent_is_white_in_every_format_that_knows_it(file_format) -> None:
+    odd.register_heif_opener()
+    clear = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
+    assert min(colour(decoded(saved(clear, file_format)).pixels)) >= 254
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [((0, 0, 0, 0), (255, 255, 255)), ((0, 255, 255, 0), (255, 0, 0)), ((0, 0, 0, 255), (0, 0, 0))],
+)
+@pytest.mark.parametrize("file_format", ["JPEG", "TIFF"])
+def test_cmyk_is_ink_on_white_inverted_as_adobe_writes_it_or_not(
+    file_format, value, expected
+) -> None:
+    body = saved(Image.new("CMYK", (32, 32), value), file_format)
+    found = colour(decoded(body).pixels)
+    assert np.abs(np.subtract(found, expected)).max() <= 2
+
+
+def test_samples_of_16_bits_keep_the_highest_8() -> None:
+    raw = b"\0" + struct.pack(">3H", 0xFFFF, 0x8000, 0x00FF) * 1
+    assert colour(decoded(odd.png(1, 1, raw, 16, 2)).pixels)[:2] == (255, 128)
+    grey = in_mode(Image.new("RGB", (8, 8), (128, 128, 128)), "I;16")
+    assert colour(decoded(saved(grey, "PNG")).pixels) == (128, 128, 128)
+
+
+# By way of `fast`.
+
+
+def test_the_fast_route_gives_the_same_codes_and_nearly_the_same_pixels() -> None:
+    """Of odd JPEGs: what torchvision's decoder does not read goes the exact route."""
+    colour = saved(photograph(64, 48), "JPEG")
+    bodies = dict(odd.lying_jpegs()) | {
+        **{f"cut at {tenth}": colour[: len(colour) * tenth // 10] for tenth in range(1, 10)},
+        **{f"flipped {seed}": odd.flipped(colour, seed) for seed in range(40)},
+        **{odd.name_of(kind): odd.whole(kind) for kind in odd.KINDS if kind[0] == "JPEG"},
+    }
+    codes, apart = {}, {}
+    for name, body in bodies.items():
+        exact, fast = (_ending(body, route) for route in ("exact", "fast"))
+        if isinstance(exact, str) or isinstance(fast, str):
+            codes[name] = (exact, fast)
+        else:
+            apart[name] = np.abs(exact.astype(int) - fast.astype(int)).mean()
+    assert {name: both for name, both in codes.items() if both[0] is not both[1]} == {}
+    assert {name: by for name, by in apart.items() if by > 2} == {}
+    assert len(codes) > 30
+    assert len(apart) > 30
+
+
+def _ending(body: bytes, route: str) -> Pixels | str:
+    try:
+        return decode(body, limits=LIMITS, preprocessing=PREPROCESSING, route=route).pixels
+    except DecodeError as error:
+        return error.code
