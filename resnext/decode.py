@@ -175,7 +175,7 @@ def _coded_pixels(image: Image.Image, content: bytes) -> int:
     """
     if not isinstance(image, TiffImageFile):
         return coded_pixels(content) if image.format in {"AVIF", "HEIF"} else 0
-    width, height = image.tag_v2.get(TILEWIDTH), image.tag_v2.get(TILELENGTH)
+    width, height = _tag(image, TILEWIDTH), _tag(image, TILELENGTH)
     return width * height if isinstance(width, int) and isinstance(height, int) else 0
 
 
@@ -189,11 +189,19 @@ def _is_cut(content: bytes, image: Image.Image) -> bool:
 
 
 def _integers(image: TiffImageFile, tag: int) -> tuple[int, ...]:
-    """None where the file holds something else there."""
-    values = image.tag_v2.get(tag)
+    """None at all where the file holds something else there."""
+    values = _tag(image, tag)
     if isinstance(values, tuple) and all(isinstance(value, int) for value in values):
         return values
     return ()
+
+
+def _tag(image: TiffImageFile, tag: int) -> object:
+    """A tag's value; None where there is none, or none that can be read."""
+    try:
+        return image.tag_v2.get(tag)
+    except Exception:  # noqa: BLE001  (Pillow reads it now, and anything may be in the file)
+        return None
 
 
 def _as_stranger(content: bytes, name: str | None) -> DecodeError:

@@ -61,6 +61,7 @@ _NO_IMAGES: Final = (
     (b"PK\x03\x04", "a ZIP archive"),
     (b"\x1f\x8b", "gzip data"),
 )
+_BEFORE_SVG: Final = (b"<svg", b"<?xml", b"<!--", b"<!doctype svg")
 _SNIFFED_BYTES: Final = 1024
 _BMP_HEADER_BYTES: Final = 18
 
@@ -87,7 +88,9 @@ def refused_format(body: bytes) -> str | None:
         return _RIFFS[body[8:12]]
     if body[4:8] == b"ftyp":
         return "an MP4 or QuickTime video"
-    if b"<svg" in body[:_SNIFFED_BYTES].lower():
+    head = _head(body)
+    # A page may have drawings in it, and is none.
+    if b"<svg" in head and head.startswith(_BEFORE_SVG):
         return "an SVG drawing"
     return None
 
@@ -96,11 +99,16 @@ def guess(body: bytes) -> str:
     """What it may be that is no image at all."""
     if not body:
         return "no bytes at all"
-    head = body[:_SNIFFED_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    head = _head(body)
     for magic, words in _NO_IMAGES:
         if head.startswith(magic.lower()):
             return words
     return "no image format begins like this"
+
+
+def _head(body: bytes) -> bytes:
+    """How a text begins, without a byte order mark, blanks and capitals."""
+    return body[:_SNIFFED_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
 
 
 def decoded_formats() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import subprocess
 import sys
@@ -30,9 +31,9 @@ def refusal(body: bytes, limits: DecodeLimits = LIMITS) -> str:
     return str(refused.value)
 
 
-def run(program: str) -> subprocess.CompletedProcess[str]:
+def run(program: str, given: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", program]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, input=given, capture_output=True, text=True, check=False)
 
 
 def colour(pixels: Pixels) -> tuple[int, ...]:
@@ -74,6 +75,7 @@ def test_another_format_is_refused_by_name(body, words) -> None:
     [
         (b"", "no bytes at all"),
         (b"\xef\xbb\xbf\n<!DOCTYPE html>", "an HTML page"),
+        (b"<html><body><svg/>", "an HTML page"),
         (b"BM is how this text begins", "no image format begins like this"),
         (b'{"error": 404}', "a text, perhaps JSON"),
     ],
@@ -82,22 +84,31 @@ def test_what_is_no_image_is_told_so(body, words) -> None:
     assert refusal(body) == f"not_an_image: {words}"
 
 
-def test_no_plugin_beyond_the_list_is_loaded_and_nothing_is_started() -> None:
-    """Pillow would load all of its plugins, Ghostscript's among them, for a file that it does
-    not know at once.
+def test_of_pillows_plugins_those_of_the_list_are_loaded_and_no_other() -> None:
+    """Pillow would load all of them, Ghostscript's among them, for a file that it does not know
+    at once.
     """
-    program = (
-        "import sys; from tests.unit.odd_images import *; from tests.unit.decoder import *;"
-        "bodies = [whole(kind) for kind in KINDS if kind[0] == 'TIFF'];"
-        "bodies += [image.body for image in strangers()];"
-        "loaded = set(sys.modules);"
-        "[ending_of(body, LIMITS) for body in bodies];"
-        "new = {name for name in set(sys.modules) - loaded if 'Plugin' in name};"
-        "print(new, 'PIL.EpsImagePlugin' in sys.modules)"
-    )
-    # The program itself saves, for which Pillow loads everything: so only what is new counts.
-    done = run(program)
-    assert done.stdout.split()[0] == "set()", done.stderr
+    bodies = [odd.whole(kind) for kind in odd.KINDS if kind[0] in {"TIFF", "WEBP", "AVIF"}]
+    bodies += [image.body for image in odd.strangers()]
+    program = """
+import json, sys
+from resnext.decode import DecodeError, DecodeLimits, decode
+from resnext.preprocess import Preprocessing
+wanted = Preprocessing(256, 224, "bilinear", (0,) * 3, (1,) * 3)
+endings = []
+for body in map(bytes.fromhex, json.load(sys.stdin)):
+    try:
+        endings.append(decode(body, limits=DecodeLimits(), preprocessing=wanted).format)
+    except DecodeError as error:
+        endings.append(error.code)
+print(*{name for name in sys.modules if name.startswith("PIL.") and name.endswith("Plugin")})
+print(*set(endings))
+"""
+    done = run(program, json.dumps([body.hex() for body in bodies]))
+    plugins, endings = (set(line.split()) for line in done.stdout.splitlines())
+    listed = ("Avif", "Bmp", "Gif", "Jpeg", "Png", "Tiff", "WebP")
+    assert plugins == {f"PIL.{name}ImagePlugin" for name in listed}
+    assert endings == {"TIFF", "WEBP", "AVIF", "unsupported_format", "not_an_image"}
 
 
 def test_without_the_extra_a_heif_is_refused_and_said_how_to_have_it_decoded() -> None:
@@ -154,6 +165,20 @@ def test_a_corner_of_a_huge_picture_counts_as_that() -> None:
     body = saved(photograph(64, 48), "HEIF")
     huge = odd.replaced(body, body.index(b"ispe") + 8, struct.pack(">II", 16000, 16000))
     assert refusal(huge).startswith("too_many_pixels: 64x48; cut out of 256000000 pixels")
+
+
+HEADERS_WITHOUT_END = {
+    "JPEG": saved(photograph(64, 48), "JPEG")[:2] + odd.jpeg_segment(0xEF, b"") * 50_000,
+    "PNG": odd.png_header(10, 10) + odd.png_chunk(b"tEXt", b"k\0t") * 50_000,
+    "GIF": odd.gif(10, 10, before=b"!\xfe\1x\0" * 50_000),
+    "TIFF": odd.tiff([(30_000 + n, 4, 1, n) for n in range(50_000)]),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS_WITHOUT_END)
+def test_a_header_of_more_parts_than_anybody_writes_is_refused(name) -> None:
+    words = f"begins as {name}, but its header is damaged: more than 20000 parts before its pixels"
+    assert refusal(HEADERS_WITHOUT_END[name]) == f"decode_error: {words}"
 
 
 # What is truncated.
