@@ -6,7 +6,8 @@ It begins with the odd images of the tests, in words what became of them and how
 that took, and goes on with mutations of them, led by the coverage of the Python behind them.
 A crash, a hang, too much memory or an error without a code ends the process that decodes; its
 image is kept in the folder, with the command that replays it, and another process goes on. The
-exit status is 1 if there was any.
+exit status is 1 if there was any. What has reached something new is kept as well: the next run
+goes on from there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -44,20 +44,19 @@ def main() -> int:
     )
     arguments.add_argument("--findings", type=Path, default=ROOT / "build" / "fuzz")
     chosen = arguments.parse_args()
-    chosen.findings.mkdir(parents=True, exist_ok=True)
+    corpus = chosen.findings / "corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
     ends_at = time.monotonic() + 60 * chosen.minutes
     known = set(findings(chosen.findings))
-    with tempfile.TemporaryDirectory() as folder:
-        corpus = Path(folder)
-        decode_seeds(corpus)
-        while (left_s := int(ends_at - time.monotonic())) > 0:
-            before = len(findings(chosen.findings))
-            seed = chosen.seed or random.randrange(1, 2**31)
-            status = fuzz(corpus, chosen.findings, left_s, seed)
-            if status != 0 and len(findings(chosen.findings)) == before:
-                print(f"The fuzzer itself ended with {status}; see {chosen.findings / LOG}")
-                return 2
-        print(f"{len(list(corpus.iterdir()))} images in the corpus at the end")
+    decode_seeds(corpus)
+    while (left_s := int(ends_at - time.monotonic())) > 0:
+        before = len(findings(chosen.findings))
+        seed = chosen.seed or random.randrange(1, 2**31)
+        status = fuzz(corpus, chosen.findings, left_s, seed)
+        if status != 0 and len(findings(chosen.findings)) == before:
+            print(f"The fuzzer itself ended with {status}; see {chosen.findings / LOG}")
+            return 2
+    print(f"{len(list(corpus.iterdir()))} images in the corpus at the end")
     new = sorted(set(findings(chosen.findings)) - known)
     for path in new:
         print(f"found: {path}\n  replay: {sys.executable} -m {TARGET} {path}")
