@@ -29,6 +29,7 @@ ENVIRONMENT := .venv/.environment-$(call digest,requirements/uv.txt requirements
 PROJECT := .venv/.project-$(call digest,pyproject.toml)
 FUZZER := .venv/.fuzzer-$(call digest,requirements/fuzz.txt)
 PEERS := .venv/.peers-$(call digest,requirements/bench.txt)
+AUDIT := .venv/audit-$(call digest,requirements/pip-audit.txt)
 
 .PHONY: help
 help: ## this list
@@ -86,6 +87,10 @@ SIZE_BENCHMARK := benchmarks/at_size.py
 docs: setup ## write docs/settings.md, errors.md and metrics.md anew from the code
 	@$(BIN)/python docs/generate.py
 
+.PHONY: audit
+audit: $(AUDIT) ## look every pinned version up in OSV, the database of advisories (needs the network)
+	@$(BIN)/python requirements/audit.py $(AUDIT)/bin/pip-audit
+
 .PHONY: lock
 lock: setup ## pin the newest versions that pyproject.toml allows, with hashes
 	$(LOCK) pyproject.toml -o requirements/producer.txt
@@ -96,6 +101,7 @@ lock: setup ## pin the newest versions that pyproject.toml allows, with hashes
 	$(LOCK) --group pyproject.toml:fuzz -o requirements/fuzz.txt
 	echo "uv==$(UV_VERSION)" | $(LOCK) - -o requirements/uv.txt
 	echo img2dataset | $(LOCK) - -o requirements/img2dataset.txt
+	echo pip-audit | $(LOCK) - -o requirements/pip-audit.txt
 	echo setuptools | $(LOCK) - --constraint requirements/dev.txt -o requirements/build.txt
 LOCK := $(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --quiet --custom-compile-command "make lock"
@@ -129,6 +135,13 @@ $(PEERS): $(PROJECT)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode \
 		--require-hashes -r requirements/bench.txt
 	@touch $@
+
+# In an environment of its own: what audits the others should not decide about their versions.
+$(AUDIT): $(PROJECT)
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $@.new
+	@$(BIN)/uv pip install --quiet --python $@.new/bin/python \
+		--require-hashes -r requirements/pip-audit.txt
+	@mv $@.new $@
 
 define FIND_PYTHON
 for python in $(or $(PYTHON),$(PYTHONS)); do \
