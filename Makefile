@@ -95,14 +95,15 @@ audit: $(AUDIT) ## look every pinned version up in OSV, the database of advisori
 lock: setup ## pin the newest versions that pyproject.toml allows, with hashes
 	$(LOCK) pyproject.toml -o requirements/producer.txt
 	$(LOCK) pyproject.toml --extra flower -o requirements/flower.txt
-	$(LOCK) pyproject.toml --extra embedded -o requirements/worker.txt
-	$(LOCK) pyproject.toml --extra embedded --group dev -o requirements/dev.txt
-	$(LOCK) pyproject.toml --extra embedded --group dev --group bench -o requirements/bench.txt
+	$(LOCK) pyproject.toml $(WORKER) -o requirements/worker.txt
+	$(LOCK) pyproject.toml $(WORKER) --group dev -o requirements/dev.txt
+	$(LOCK) pyproject.toml $(WORKER) --group dev --group bench -o requirements/bench.txt
 	$(LOCK) --group pyproject.toml:fuzz -o requirements/fuzz.txt
 	echo "uv==$(UV_VERSION)" | $(LOCK) - -o requirements/uv.txt
 	echo img2dataset | $(LOCK) - -o requirements/img2dataset.txt
 	echo pip-audit | $(LOCK) - -o requirements/pip-audit.txt
 	echo setuptools | $(LOCK) - --constraint requirements/dev.txt -o requirements/build.txt
+WORKER := --extra embedded --extra s3 --extra gcs
 LOCK := $(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --quiet --custom-compile-command "make lock"
 

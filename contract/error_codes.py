@@ -52,7 +52,8 @@ ERROR_CODES: Final = {
         ErrorCode(
             name="blocked_scheme",
             cause="The URI's scheme is not one that workers fetch.",
-            advice="Use http, https, or file URIs under RESNEXT_FILE_ROOTS.",
+            advice="Use http, https, file URIs under RESNEXT_FILE_ROOTS, or an object store that "
+            "RESNEXT_OBJECT_STORES enables.",
         ),
         ErrorCode(
             name="blocked_address",

@@ -27,6 +27,10 @@ from contract.failure import SettingsError, UnavailableError
 from contract.models import default_weights
 
 PREFIX = "RESNEXT_"
+# What is not shown where it is wrong: it is a secret, or what was misread may be a piece of one.
+SECRETS: Final = frozenset(
+    {"broker_url", "database_url", "flower_login", "s3_endpoint", "gcs_endpoint"}
+)
 BROKER_SCHEMES: Final = ("redis://", "rediss://", "redis+socket://")
 
 
@@ -55,6 +59,16 @@ def _header_text(value: str) -> str:
     if not (value.isascii() and value.isprintable()):
         raise ValueError("it goes into a header, which holds printable ASCII alone")
     return value
+
+
+def _endpoint(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("it is https:// or http:// with host and port, and no password")
+    return value.rstrip("/")
+
+
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
 
 
 def _absolute(path: Path) -> Path:
@@ -143,6 +157,18 @@ class Settings(BaseSettings):
     Holds for what `RESNEXT_FETCH_ALLOW` opens, too."""
     file_roots: Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_comma_separated)] = ()
     """Folders that file URIs may name; none by default."""
+    object_stores: Annotated[
+        tuple[Literal["s3", "gs"], ...], NoDecode, BeforeValidator(_comma_separated)
+    ] = ()
+    """Object stores that URIs may name, of `s3` and `gs`; none by default, and each is an extra.
+    Loaders are then given the credentials of the environment, as far as they need them."""
+    object_store_access: Literal["credentials", "anonymous"] = "credentials"
+    """`anonymous`: requests are not signed, loaders get no credentials, and public buckets alone
+    can be read."""
+    s3_endpoint: Endpoint | None = None
+    """An S3 server other than Amazon's, `https://` or `http://` host:port; it may be private."""
+    gcs_endpoint: Endpoint | None = None
+    """The same of Google's Cloud Storage."""
     fetch_deadline_s: float = Field(default=20.0, gt=0)
     """Wall-clock time for one URI: look-up, connection, redirects and body, or reading a file."""
     decode_deadline_s: float = Field(default=20.0, gt=0)
@@ -164,6 +190,9 @@ class Settings(BaseSettings):
     robots: Literal["honour", "ignore"] = "honour"
     """`honour`: an image whose `X-Robots-Tag` says `noai`, `noimageai`, `noindex`, `noimageindex`
     or `none` is not taken."""
+    sandbox: Literal["auto", "required", "off"] = "auto"
+    """What loaders do not need is taken from them: `auto`, as far as the kernel can; `required`:
+    a worker does not start where it cannot all be; `off`: none of it."""
     contact: Annotated[str, AfterValidator(_header_text)] = ""
     """A URL or mail address for the User-Agent, so that webmasters can reach you."""
 
@@ -296,7 +325,7 @@ def _explain(error: ValidationError) -> list[str]:
             lines.append(f"{reason}.")
             continue
         field = str(problem["loc"][0]).lower()
-        secret = field in {"broker_url", "database_url", "flower_login"}
+        secret = field in SECRETS
         value = "a secret" if secret else repr(problem["input"])
         lines.append(f"{PREFIX}{field.upper()} is {value}: {reason}.")
     return lines

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from contract.error_codes import Failure
+from contract.objects import EXTRAS, is_object, refusal_of_object
 
 SCHEMES = ("http", "https", "file")
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -24,7 +25,9 @@ _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 _PLAIN = re.compile(r"https?://(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,63}(?:/[!-\[\]-~]{0,7000})?")
 
 
-def refusal(uri: str, file_roots: Sequence[Path]) -> Failure | None:
+def refusal(
+    uri: str, file_roots: Sequence[Path], object_stores: Collection[str] = ()
+) -> Failure | None:
     """Why this URI is not taken, or None if it is. Touches neither network nor disk but for
     resolving the links of a file's path.
     """
@@ -33,7 +36,10 @@ def refusal(uri: str, file_roots: Sequence[Path]) -> Failure | None:
     if is_file(uri):
         found = find_file(uri, file_roots)
         return found if isinstance(found, Failure) else None
-    return _refusal_of_text(uri) or _refusal_of_web(uri)
+    refused = _refusal_of_text(uri)
+    if refused is None and is_object(uri):
+        return refusal_of_object(uri, object_stores)
+    return refused or _refusal_of_web(uri)
 
 
 def _refusal_of_text(uri: str) -> Failure | None:
@@ -42,7 +48,7 @@ def _refusal_of_text(uri: str) -> Failure | None:
     match = _SCHEME.match(uri)
     if match is None:
         return Failure("blocked_scheme", "no scheme; write http://…, https://… or file:///…")
-    if match[1].lower() not in SCHEMES:
+    if match[1].lower() not in (*SCHEMES, *EXTRAS):
         return Failure("blocked_scheme", f"{match[1]}: is not one of {', '.join(SCHEMES)}")
     if _FORBIDDEN.search(uri):
         return Failure(

@@ -385,7 +385,7 @@ def classify(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     run = _find("worker.classify", "classify", needs="torch", extra="worker")
     _stop_cleanly_when_terminated()
     from producer.answers import showing
-    from producer.sources import STANDARD_INPUT, read_sources
+    from producer.sources import STANDARD_INPUT, named_paths, read_sources
 
     settings = _settings(
         model=model, weights=weights, precision=_value(precision), batch_images=batch
@@ -395,7 +395,8 @@ def classify(  # noqa: PLR0913, PLR0917  (a parameter for each option)
         # Of its own, and never closed: Python does not end while a thread waits in sys.stdin.
         standard_input = open(0, "rb", closefd=False)  # noqa: SIM115
         ahead = 1  # others may be long in coming
-    records = run(settings, read_sources(sources, standard_input), ahead=ahead, tell=tell)
+    entries = read_sources(sources, standard_input)
+    records = run(settings, entries, named=named_paths(sources), ahead=ahead, tell=tell)
     with showing(as_json=as_json) as show, closing(records):
         failed = sum(show(record) for record in records)
     if failed and fail_on_error:

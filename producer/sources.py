@@ -59,8 +59,21 @@ def read_sources(sources: Sequence[str], standard_input: BinaryIO | None = None)
         yield from reader
 
 
+def named_paths(sources: Sequence[str]) -> list[Path]:
+    """Every `root` that an entry of these sources can have: the files and folders in them."""
+    paths = []
+    for source in sources:
+        path = _file_of(source) if "://" in source else Path(source)
+        if path is not None and (path.is_dir() or path.suffix.lower() in IMAGE_EXTENSIONS):
+            paths.append(path.absolute())
+    return paths
+
+
 def check(
-    entries: Iterable[Entry], file_roots: Sequence[Path], fetch_ports: Collection[int] = ()
+    entries: Iterable[Entry],
+    file_roots: Sequence[Path],
+    fetch_ports: Collection[int] = (),
+    object_stores: Collection[str] = (),
 ) -> Iterator[Entry]:
     """Passes entries on until one is refused; then only looks for more to report.
 
@@ -70,9 +83,10 @@ def check(
     entries = iter(entries)
     roots = [root.resolve() for root in file_roots]
     for entry in entries:
-        reason = _why_refused(entry, roots, fetch_ports)
+        reason = _why_refused(entry, roots, fetch_ports, object_stores)
         if reason is not None:
-            raise _refused([_report(entry, reason), *_further(entries, roots, fetch_ports)])
+            further = _further(entries, roots, fetch_ports, object_stores)
+            raise _refused([_report(entry, reason), *further])
         yield entry
 
 
@@ -202,12 +216,15 @@ def _decode(line: bytes, source: str, number: int) -> str:
 
 
 def _further(
-    entries: Iterator[Entry], roots: Sequence[Path], ports: Collection[int]
+    entries: Iterator[Entry],
+    roots: Sequence[Path],
+    ports: Collection[int],
+    object_stores: Collection[str],
 ) -> Iterator[str]:
     """Up to nine more reports, from a bounded piece of what follows."""
     left = MAX_REFUSALS - 1
     for entry, _ in zip(entries, range(ENTRIES_AFTER_REFUSAL), strict=False):
-        reason = _why_refused(entry, roots, ports)
+        reason = _why_refused(entry, roots, ports, object_stores)
         if reason is not None:
             yield _report(entry, reason)
             left -= 1
@@ -226,14 +243,16 @@ def _report(entry: Entry, reason: str) -> str:
     return f"  {shorten(where)}: {shorten(entry.uri)}: {reason}"
 
 
-def _why_refused(entry: Entry, roots: Sequence[Path], ports: Collection[int]) -> str | None:
+def _why_refused(
+    entry: Entry, roots: Sequence[Path], ports: Collection[int], object_stores: Collection[str]
+) -> str | None:
     """Why a worker would not take this entry, with what to do about it."""
     is_ascii = entry.ref is None and entry.uri.isascii()  # as nearly all of them
     if not is_ascii and not (_is_storable(entry.uri) and _is_storable(entry.ref or "")):
         return "not text that UTF-8 can write, or with a NUL in it"
     if entry.ref is not None and len(entry.ref) > MAX_REF_CHARS:
         return f"an id of {len(entry.ref)} characters; at most {MAX_REF_CHARS} are taken"
-    failure = refusal(entry.uri, roots) or refusal_of_port(entry.uri, ports)
+    failure = refusal(entry.uri, roots, object_stores) or refusal_of_port(entry.uri, ports)
     return None if failure is None else _advise(entry.uri, failure)
 
 

@@ -126,6 +126,7 @@ class Order:
     chunk_images: int
     file_roots: Sequence[Path]
     fetch_ports: Sequence[int] = ()
+    object_stores: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         _check_title("name", self.name)
@@ -163,6 +164,7 @@ class Order:
             chunk_images=settings.chunk_images,
             file_roots=settings.file_roots,
             fetch_ports=settings.fetch_ports,
+            object_stores=settings.object_stores,
         )
 
     @property
@@ -193,7 +195,7 @@ def submit_entries(
     earlier = _find_whole(engine, order)
     if earlier is not None:
         return earlier
-    checked = check(entries, order.file_roots, order.fetch_ports)
+    checked = check(entries, order.file_roots, order.fetch_ports, order.object_stores)
     groups = _group(checked, _images_per_group(order))
     first = next(groups, None)  # before the job's row: most bad lists are found out here
     if first is None:

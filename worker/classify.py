@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,7 @@ from worker.loaders import LoaderPool, LoadFailed
 from worker.model import find_model, load_classifier
 from worker.outcome import Provenance
 from worker.prctl import PR_SET_DUMPABLE, prctl
+from worker.protections import tell_protections
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
     from resnext.classifier import Classifier
@@ -41,13 +43,19 @@ class Settled:
 
 
 def classify(
-    settings: Settings, entries: Iterable[Entry], *, ahead: int, tell: Callable[[str], object]
+    settings: Settings,
+    entries: Iterable[Entry],
+    *,
+    named: Iterable[Path] = (),
+    ahead: int,
+    tell: Callable[[str], object],
 ) -> Iterator[Record]:
     """A record an entry, in their order, each as soon as those before it are there.
 
     Args:
         settings: of model, fetching and loaders.
         entries: read by another thread, as there is room for more.
+        named: every `root` of the entries; the loaders can read nothing else.
         ahead: so many of them may be read before anything is started: whether there are fewer
             decides about loaders and batch.
         tell: is told the licence of the weights, in words for people.
@@ -55,11 +63,14 @@ def classify(
     Raises:
         WeightsError, UsageError: see `worker.model`.
         SourceError: the entries cannot be read; the records before are given out.
-        UnavailableError: the classifier failed on a batch.
+        UnavailableError: the classifier failed on a batch; the loaders are not as protected as
+            `RESNEXT_SANDBOX` requires.
     """
     # A decoder that was taken over is of the same user, and would read what /proc has of this one.
     prctl(PR_SET_DUMPABLE, 0)
     _log_plainly(settings)
+    if settings.sandbox == "required":
+        tell_protections(settings)
     entries = iter(entries)
     first = list(islice(entries, ahead))
     if not first:
@@ -67,7 +78,8 @@ def classify(
         return
     settings = _fitting(settings, None if len(first) == ahead else len(first))
     # No image is refused for its host's sake: no more of them than that are in hand.
-    loaders = LoaderPool(settings, find_model(settings).preprocessing, parked=ROOM)
+    preprocessing = find_model(settings).preprocessing
+    loaders = LoaderPool(settings, preprocessing, parked=ROOM, named=named)
     feed = Feed(
         loaders,
         chain(first, entries),

@@ -10,20 +10,24 @@ import os
 import shutil
 from collections.abc import Iterator
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from contract.check import Check, guarded
+from contract.check import Check, State, guarded
 from contract.models import title_of
 from contract.settings import PREFIX, Settings
 from resnext.catalogue import known_specs
 from resnext.spec import RANDOM, LocalWeights, ModelSpec, PublishedWeights
 from worker.model import find_model, telling_people
+from worker.object_store import environment
+from worker.protections import find_out
 
 if TYPE_CHECKING:  # torch takes seconds to load
     import torch
 
+OLDEST_PILLOW: Final = 13
 # Torch takes long to load where the machine has much else to do, and weights long to read.
 PATIENCE_S: Final = 120.0
 COMPILERS: Final = ("c++", "g++", "clang++", "cc", "gcc", "clang")
@@ -31,6 +35,9 @@ COMPILERS: Final = ("c++", "g++", "clang++", "cc", "gcc", "clang")
 
 def check_model(settings: Settings) -> Iterator[Check]:
     """Each check as soon as it is known."""
+    yield from guarded("sandbox", lambda: _protections(settings), within_s=PATIENCE_S)
+    yield from guarded("decoders", _decoders)
+    yield from guarded("object stores", lambda: _object_stores(settings))
     yield from guarded("device", lambda: _computing(settings), within_s=PATIENCE_S)
     yield from guarded("model", lambda: _served(settings), within_s=PATIENCE_S)
     for spec in known_specs().values():
@@ -38,6 +45,35 @@ def check_model(settings: Settings) -> Iterator[Check]:
             if (settings.model, settings.weights) != (spec.name, name):
                 look = partial(_known, settings, spec, name)
                 yield from guarded("weights", look, within_s=PATIENCE_S)
+
+
+def _protections(settings: Settings) -> Iterator[Check]:
+    found = find_out(settings)
+    if not found.possible:
+        yield Check("sandbox", "ok", str(found))
+    else:
+        state: State = "failure" if settings.sandbox == "required" else "warning"
+        yield Check("sandbox", state, str(found), found.advice)
+
+
+def _decoders() -> Iterator[Check]:
+    found = version("pillow")
+    if int(found.partition(".")[0]) >= OLDEST_PILLOW:
+        yield Check("decoders", "ok", f"Pillow {found}")
+    else:
+        advice = f"Its decoders have known holes: pip install 'pillow>={OLDEST_PILLOW}'"
+        yield Check("decoders", "failure", f"Pillow {found}", advice)
+
+
+def _object_stores(settings: Settings) -> Iterator[Check]:
+    if not settings.object_stores:
+        found = f"none is fetched from; {PREFIX}OBJECT_STORES enables s3 and gs"
+        yield Check("object stores", "ok", found)
+        return
+    given = ", ".join(sorted(environment(settings))) or "no credentials"
+    enabled = ", ".join(settings.object_stores)
+    found = f"{PREFIX}OBJECT_STORES enables {enabled}; loaders are given {given}"
+    yield Check("object stores", "ok", found)
 
 
 def _computing(settings: Settings) -> Iterator[Check]:

@@ -46,9 +46,11 @@ from urllib3.util import parse_url
 
 from contract import VERSION
 from contract.error_codes import Failure
+from contract.objects import is_object
 from contract.uris import find_file, is_file, is_under, refusal
 from worker.addresses import FetchAllow, parse_address
 from worker.names import Names
+from worker.object_store import ObjectStores
 from worker.response import BoundedResponse, UnusableResponse, check_encoding
 from worker.robots import OUR_NAME, forbidding
 
@@ -92,6 +94,10 @@ class FetchLimits:
     max_redirects: int = 5
     robots: str = "honour"
     contact: str = ""
+    object_stores: tuple[str, ...] = ()
+    object_store_access: str = "credentials"
+    s3_endpoint: str | None = None
+    gcs_endpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -200,6 +206,12 @@ class Fetcher:
         self._thread = threading.local()
         self._pools = self._make_pools(threads)
         self._headers = _headers(limits.contact)
+        self._objects = ObjectStores(
+            endpoints={"s3": limits.s3_endpoint, "gs": limits.gcs_endpoint},
+            access=limits.object_store_access,
+            deadline_s=limits.fetch_deadline_s,
+            max_bytes=limits.max_image_bytes,
+        )
 
     def fetch(self, uri: str, root: Path | None = None) -> Fetched:
         """
@@ -217,9 +229,11 @@ class Fetcher:
                 self._readers, deadline_s, "reading the file", lambda: self._read(uri, roots)
             )
             return Fetched(body)
-        refused = refusal(uri, file_roots=())
+        refused = refusal(uri, file_roots=(), object_stores=self._limits.object_stores)
         if refused is not None:
             raise FetchError(refused.code, refused.detail)
+        if is_object(uri):
+            return self._fetch_object(uri)
         with self._watchdog.watch() as ongoing:
             self._thread.ongoing = ongoing
             try:
@@ -227,6 +241,17 @@ class Fetcher:
             except (FetchError, UnusableResponse, HTTPError, OSError, ValueError) as error:
                 ongoing.check()  # what a cut connection looks like is no error of the server
                 raise _as_fetch_error(error, redirected=ongoing.redirected) from error
+
+    def _fetch_object(self, uri: str) -> Fetched:
+        body = _in_time(
+            self._readers,
+            self._limits.fetch_deadline_s,
+            "the object store did not answer in time",
+            lambda: self._objects.fetch(uri),
+        )
+        if isinstance(body, Failure):
+            raise FetchError(body.code, body.detail)
+        return Fetched(body)
 
     def connect(self, host: str, port: int) -> socket.socket:
         """A connection to the first address that may be had and answers."""

@@ -1,8 +1,9 @@
 """A loader process: fetches, decodes and crops images into memory that it shares with the worker.
 
 Started by `worker.loaders` as `python -m worker.loader SOCKET MEMORY`, two descriptors that
-it inherits. It holds no credentials, imports no torch and touches no CUDA; a crash in a
-decoder costs this process and one image. It ends when the worker's end of the socket closes.
+it inherits, inside `worker.sandbox`. It holds no credentials but an object store's that is
+enabled, imports no torch and touches no CUDA; a crash in a decoder costs this process and one
+image. It ends when the worker's end of the socket closes.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ LARGEST_BODIES: Final = 32
 BYTES_A_PIXEL: Final = 24
 # What `RESNEXT_DECODE=fast` brings in: CUDA's libraries are mapped, although nothing uses them.
 TORCH_BYTES: Final = 16 * 2**30
+# obstore's threads: one for each core, and one for each name that is being looked up.
+OBJECT_STORE_BYTES: Final = 2**29
 # A connection takes up to three descriptors; the usual limit of 1024 is made for `select`.
 MOST_DESCRIPTORS: Final = 16 * 1024
 
@@ -78,6 +81,10 @@ class LoaderConfig:
                 max_redirects=settings.max_redirects,
                 robots=settings.robots,
                 contact=settings.contact,
+                object_stores=settings.object_stores,
+                object_store_access=settings.object_store_access,
+                s3_endpoint=settings.s3_endpoint,
+                gcs_endpoint=settings.gcs_endpoint,
             ),
             decoding=DecodeLimits(
                 max_pixels=settings.max_pixels,
@@ -98,6 +105,7 @@ class LoaderConfig:
         fetch = fields["fetch"]
         fetch["fetch_allow"] = tuple(fetch["fetch_allow"])
         fetch["fetch_ports"] = tuple(fetch["fetch_ports"])
+        fetch["object_stores"] = tuple(fetch["object_stores"])
         fetch["file_roots"] = tuple(Path(root) for root in fetch["file_roots"])
         return cls(
             fetch=FetchLimits(**fetch),
@@ -113,7 +121,9 @@ class LoaderConfig:
         bodies = min(self.slots, LARGEST_BODIES) * 2 * self.fetch.max_image_bytes
         stacks = self.slots * threads * STACK_BYTES
         torch = TORCH_BYTES if self.route == "fast" else 0
-        return BASE_BYTES + torch + stacks + bodies + self.decoding.max_pixels * BYTES_A_PIXEL
+        objects = OBJECT_STORE_BYTES if self.fetch.object_stores else 0
+        pixels = self.decoding.max_pixels * BYTES_A_PIXEL
+        return BASE_BYTES + torch + objects + stacks + bodies + pixels
 
 
 class Stopwatch:

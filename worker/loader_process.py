@@ -11,14 +11,15 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
+from contract.settings import Settings
+from worker import object_store
 from worker.loader import LoaderConfig
 from worker.records import (
     MAX_PACKET_BYTES,
@@ -29,6 +30,7 @@ from worker.records import (
     unpack_done,
     unpack_packet,
 )
+from worker.sandbox import command, write_permitted
 from worker.slots import Note, Slots
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,10 @@ KEPT_VARIABLES: Final = frozenset(
 )  # fmt: skip
 # Each of glibc's arenas takes 64 MiB of address space, of which a loader has a limited amount; it
 # decodes one image at a time, so threads that wait for each other's allocations cost nothing.
-ADDED_VARIABLES: Final = {"MALLOC_ARENA_MAX": "2"}
+# Nor do numpy's own threads, which would be there before the sandbox where torch is.
+ADDED_VARIABLES: Final = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
+# By the route of `RESNEXT_DECODE`: torch looks for a compiler and a folder to write to.
+LOADED_FIRST: Final = {"exact": "", "fast": "resnext.decode_fast"}
 END_WITHIN_S: Final = 2.0
 # How a process ends that its own code has ended. Any other end (SIGKILL, for want of memory or by
 # a person) may be no fault of the image that it was decoding.
@@ -155,7 +160,34 @@ class LoaderProcess:
             self.child.wait()
 
 
-def start_process(config: LoaderConfig) -> LoaderProcess:
+@dataclass(frozen=True)
+class Surroundings:
+    """What a loader finds around it, each time that it is started."""
+
+    variables: dict[str, str]
+    permitted: tuple[Path, ...] | None
+    """What it may read besides its libraries; None: there is no sandbox."""
+
+    @classmethod
+    def of(cls, settings: Settings, named: Iterable[Path]) -> Self:
+        """
+        Args:
+            settings: of sandbox, files and object stores.
+            named: paths that may be read besides.
+
+        Raises:
+            UsageError: an object store is enabled and not installed.
+        """
+        kept = {name: value for name, value in os.environ.items() if name in KEPT_VARIABLES}
+        credentials = object_store.environment(settings)
+        files = object_store.credential_files(credentials)
+        permitted = (*settings.file_roots, *named, *files)
+        return cls(
+            kept | credentials | ADDED_VARIABLES, None if settings.sandbox == "off" else permitted
+        )
+
+
+def start_process(config: LoaderConfig, surroundings: Surroundings) -> LoaderProcess:
     """
     Raises:
         OSError: the system has no room for it.
@@ -166,10 +198,15 @@ def start_process(config: LoaderConfig) -> LoaderProcess:
         passed_on.callback(theirs.close)
         memory = Slots.make(count=config.slots, crop=config.preprocessing.crop)
         passed_on.callback(os.close, memory)
+        permitted = None
+        if surroundings.permitted is not None:
+            permitted = write_permitted(surroundings.permitted)
+            passed_on.callback(os.close, permitted)
+        inherited, first = (theirs.fileno(), memory), LOADED_FIRST[config.route]
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "worker.loader", str(theirs.fileno()), str(memory)],
-            pass_fds=(theirs.fileno(), memory),
-            env={k: v for k, v in os.environ.items() if k in KEPT_VARIABLES} | ADDED_VARIABLES,
+            command("worker.loader", *map(str, inherited), permitted=permitted, first=first),
+            pass_fds=inherited if permitted is None else (*inherited, permitted),
+            env=surroundings.variables,
             stdin=subprocess.DEVNULL,
         )
         slots = Slots(memory, count=config.slots, crop=config.preprocessing.crop)

@@ -25,7 +25,14 @@ from resnext.preprocess import Preprocessing
 from resnext.resample import Pixels
 from worker.hosts import LONGEST_LINE_S, PARKED_A_PLACE, Hosts, host_of
 from worker.loader import LoaderConfig
-from worker.loader_process import CRASHES, LOOKS, LoaderProcess, Order, start_process
+from worker.loader_process import (
+    CRASHES,
+    LOOKS,
+    LoaderProcess,
+    Order,
+    Surroundings,
+    start_process,
+)
 from worker.loader_reader import Came, LoaderReader
 from worker.outcome import NOT_MEASURED, Measured, Provenance
 from worker.records import BadRecord, Done
@@ -105,6 +112,7 @@ class LoaderPool:
         *,
         rate: HostRate | None = None,
         parked: int | None = None,
+        named: Iterable[Path] = (),
     ) -> None:
         """
         Args:
@@ -113,8 +121,10 @@ class LoaderPool:
             rate: of the images of one host; started and closed by the pool.
             parked: images that may wait for their hosts, be it one or many; None: few, since
                 a worker's other images may wait in SQL.
+            named: every `root` that `load` will be given; the loaders can read nothing else.
         """
         self._config = LoaderConfig.of(settings, preprocessing)
+        self._surroundings = Surroundings.of(settings, named)
         self._decode_deadline_s = settings.decode_deadline_s
         lock = threading.RLock()
         self._changed = threading.Condition(lock)  # a slot is free, or the pool closed
@@ -134,7 +144,7 @@ class LoaderPool:
     def start(self) -> None:
         """Starts the processes; the images that they are given wait until they are ready."""
         for n in range(len(self._processes)):
-            process = self._processes[n] = start_process(self._config)
+            process = self._processes[n] = start_process(self._config, self._surroundings)
             self._reader.add(process)
         self._reader.start()
         for thread in self._threads:
@@ -447,7 +457,7 @@ class LoaderPool:
         wait_s = FIRST_RESTART_S
         while not self._closing.is_set():
             try:
-                return start_process(self._config)
+                return start_process(self._config, self._surroundings)
             except OSError as error:
                 log.error("No loader can be started; trying on: %s", error)  # noqa: TRY400
             self._closing.wait(wait_s)

@@ -33,6 +33,7 @@ from worker.metrics import Metrics
 from worker.model import find_model, load_classifier
 from worker.prctl import PR_SET_DUMPABLE, prctl
 from worker.presence import Presence
+from worker.protections import tell_protections
 from worker.registration import Identity, name_worker, register
 from worker.runs import Runs
 from worker.store import Store
@@ -52,7 +53,7 @@ def run_worker(settings: Settings, name: str | None = None) -> None:
 
     Raises:
         UnavailableError: database, broker or weights are not there, or do not fit; the metrics'
-            port is taken.
+            port is taken; the loaders are not as protected as `RESNEXT_SANDBOX` requires.
         UsageError: there is no such model or device.
     """
     # A decoder that was taken over is of the same user, and would read the passwords in /proc.
@@ -69,6 +70,7 @@ def run_worker(settings: Settings, name: str | None = None) -> None:
         )
         loaders.start()
         try:
+            tell_protections(settings)
             serve(settings, engine, app, loaders, load_classifier(settings), registry, name=name)
         finally:
             loaders.close()

@@ -29,6 +29,7 @@ from tests.integration.dispatching import (
     submit_chunks,
 )
 from worker.doctor import check_model
+from worker.protections import Protections
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
 TORCHVISION = "resnext50_32x4d-1a0047aa.pth"
@@ -243,6 +244,23 @@ def test_every_known_model_is_told_with_licence_and_hash(cache: Path) -> None:
     assert damaged.state == "warning"
     assert hashlib.sha256(b"damaged").hexdigest() in damaged.found
     assert "mismatch: 1a0047aa is published" in damaged.found
+
+
+def test_what_guards_the_loaders_is_told(tmp_path: Path, monkeypatch) -> None:
+    settings = Settings(cache=tmp_path, device="cpu", object_stores="s3,gs")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    monkeypatch.setattr("worker.doctor.version", lambda _: "12.3.0")
+    monkeypatch.setattr("worker.doctor.find_out", lambda _: Protections(("a",), ("b", "c")))
+    found = by_name(check_model(settings))
+    assert (found["decoders"].state, found["decoders"].found) == ("failure", "Pillow 12.3.0")
+    assert "pillow>=13" in found["decoders"].advice
+    assert found["sandbox"].state == "warning"
+    assert found["sandbox"].found == "loaders can b or c; they cannot a"
+    stores = found["object stores"].found
+    assert "enables s3, gs; loaders are given AWS_SECRET_ACCESS_KEY" in stores
+    assert "hunter2" not in stores
+    required = by_name(check_model(settings.model_copy(update={"sandbox": "required"})))
+    assert required["sandbox"].state == "failure"
 
 
 def test_weights_in_use_that_are_damaged_are_a_failure(cache: Path) -> None:

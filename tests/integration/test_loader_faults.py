@@ -32,8 +32,9 @@ GOOD = Path(__file__).parents[2] / "demo/pictures/chelsea.jpg"
 class Pool:
     """A pool, the names of the images that it loads, and what comes of them."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.inner = LoaderPool(settings, find_spec("resnext101_32x4d").preprocessing)
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        preprocessing = find_spec("resnext101_32x4d").preprocessing
+        self.inner = LoaderPool(settings, preprocessing, **options)
         self._answers: SimpleQueue[tuple[str, Failure | None]] = SimpleQueue()
 
     def load(self, *paths: Path) -> None:
@@ -84,6 +85,9 @@ def test_a_loader_of_the_fast_route_has_torch_and_its_limits(
     Image.new("RGB", (500, 375), "red").save(path)
     pool.load(path, GOOD)
     assert sorted(pool.answers(2)) == [("a.jpg", None), (GOOD.name, None)]
+    # What torch has started before the sandbox would be outside of it.
+    threads = Path(f"/proc/{pool.inner._processes[0].child.pid}/task").iterdir()
+    assert {"Seccomp:\t2" in (thread / "status").read_text() for thread in threads} == {True}
 
 
 def _png_chunk(name: bytes, content: bytes) -> bytes:

@@ -64,9 +64,9 @@ def test_no_requirement_says_where_it_comes_from(lock) -> None:
     ("lock", "extras"),
     [
         ("producer", ()),
-        ("worker", ("worker", "flower", "embedded")),
-        ("dev", ("worker", "flower", "embedded", "export")),
-        ("bench", ("worker", "flower", "embedded", "export")),
+        ("worker", ("worker", "flower", "embedded", "s3", "gcs")),
+        ("dev", ("worker", "flower", "embedded", "s3", "gcs", "export")),
+        ("bench", ("worker", "flower", "embedded", "s3", "gcs", "export")),
     ],
 )
 def test_the_pins_are_what_the_project_asks_for(lock, extras) -> None:

@@ -236,3 +236,16 @@ def test_without_a_broker_the_message_says_how_to_have_one(tmp_path) -> None:
 def test_postgresql_is_reached_by_the_driver_that_is_installed() -> None:
     settings = Settings(database_url="postgresql://me@host/images")
     assert settings.database() == "postgresql+psycopg://me@host/images"
+
+
+@pytest.mark.parametrize(
+    "value", ["s3.example:9000", "ftp://a.example", "http://", "http://a:hunter2@c"]
+)
+def test_an_endpoint_is_a_web_server_without_a_password(monkeypatch, value) -> None:
+    message = refusal(monkeypatch, RESNEXT_S3_ENDPOINT=value)
+    assert "RESNEXT_S3_ENDPOINT" in message
+    assert "hunter2" not in message
+
+
+def test_an_object_store_that_nobody_knows_is_refused(monkeypatch) -> None:
+    assert "RESNEXT_OBJECT_STORES" in refusal(monkeypatch, RESNEXT_OBJECT_STORES="s3,ftp")

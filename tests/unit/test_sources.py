@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from contract.failure import SourceError
-from producer.sources import BLOCK_BYTES, MAX_LINE_BYTES, Entry, check, read_sources, shorten
+from producer.sources import (
+    BLOCK_BYTES,
+    MAX_LINE_BYTES,
+    Entry,
+    check,
+    named_paths,
+    read_sources,
+    shorten,
+)
 
 
 def uris(*sources: object) -> list[str]:
@@ -198,3 +206,20 @@ def test_what_no_text_column_can_hold_is_refused() -> None:
 def test_a_value_in_a_message_is_short_and_moves_no_cursor() -> None:
     assert shorten("x" * 500) == "x" * 100 + "…"
     assert "\x1b" not in shorten("\x1b[2Jhttp://a.org")
+
+
+def test_objects_are_taken_where_their_store_is_enabled() -> None:
+    entries = [Entry("s3://pictures/a.jpg", None, "list.txt", 3)]
+    assert list(check(entries, [], object_stores=["s3"])) == entries
+    with pytest.raises(SourceError, match=r"list.txt, line 3: .*RESNEXT_OBJECT_STORES"):
+        list(check(entries, [], object_stores=["gs"]))
+
+
+def test_what_is_named_is_known_before_anything_is_read(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for name in ("cat.jpg", "list.txt"):
+        (tmp_path / name).touch()
+    uri = (tmp_path / "dog.png").as_uri()
+    named = named_paths(["folder", "cat.jpg", "list.txt", "-", uri, "https://a.org/b.jpg"])
+    assert named == [tmp_path / name for name in ("folder", "cat.jpg", "dog.png")]

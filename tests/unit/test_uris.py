@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract import uris
+from contract.objects import ObjectName, parse_object
 from contract.uris import MAX_URI_CHARS, path_of, refusal, refusal_of_port
 
 
@@ -159,3 +160,58 @@ def test_a_files_uri_names_the_file_whatever_its_name(tmp_path, name) -> None:
     path = tmp_path / os.fsdecode(name)
     assert path_of(path.as_uri()) == path
     assert path_of(path.as_uri().replace("file://", "file://localhost")) == path
+
+
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("s3://my.bucket-1/a.jpg", ObjectName("s3", "my.bucket-1", "a.jpg")),
+        ("GS://pictures/a/b%20c.jpg", ObjectName("gs", "pictures", "a/b c.jpg")),
+        ("s3://pictures/%3F%23%2520", ObjectName("s3", "pictures", "?#%20")),
+        ("s3://pictures/ü/.a/b..c", ObjectName("s3", "pictures", "ü/.a/b..c")),
+    ],
+)
+def test_an_object_is_named_by_its_bucket_and_key(uri, named) -> None:
+    assert refusal(uri, (), ("s3", "gs")) is None
+    assert parse_object(uri) == named
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3:pictures/a.jpg",
+        "s3://pictures",
+        "s3://pictures/",
+        "s3:///a.jpg",
+        "s3://Pictures/a.jpg",
+        "s3://no/a.jpg",
+        "s3://pictures@evil.example/a.jpg",
+        "s3://pictures:80/a.jpg",
+        "s3://127.0.0.1:80/a.jpg",
+        "s3://pictures/../others/a.jpg",
+        "s3://pictures/%2e%2e/others/a.jpg",
+        "s3://pictures/./a.jpg",
+        "s3://pictures//a.jpg",
+        "s3://pictures/a.jpg/",
+        "s3://pictures/a.jpg?versionId=1",
+        "s3://pictures/a.jpg#b",
+        "s3://pictures/a%0d%0aHost:b",
+        "s3://pictures/a%00",
+        "s3://pictures/%ff",
+        "s3://pictures/a b",
+    ],
+)
+def test_what_names_no_object_is_a_bad_uri(uri) -> None:
+    failure = refusal(uri, (), ("s3",))
+    assert failure is not None
+    assert failure.code == "bad_uri"
+
+
+@pytest.mark.parametrize(
+    ("uri", "enabled"), [("s3://pictures/a", ()), ("gs://pictures/a", ("s3",))]
+)
+def test_an_object_store_is_refused_unless_it_is_enabled(uri, enabled) -> None:
+    failure = refusal(uri, (), enabled)
+    assert failure is not None
+    assert failure.code == "blocked_scheme"
+    assert failure.detail == f"{uri[:2]}: is not enabled by RESNEXT_OBJECT_STORES"

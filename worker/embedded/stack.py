@@ -40,7 +40,7 @@ STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MISTAKES: Final = {2: UsageError, 3: UnavailableError}
 # Settings that `submit` needs as well, to find the same servers and ask for the same model.
 SHARED: Final = ("home", "broker_url", "database_url", "model", "weights", "precision",
-                 "file_roots")  # fmt: skip
+                 "file_roots", "object_stores")  # fmt: skip
 
 
 def run_stack(settings: Settings) -> None:
