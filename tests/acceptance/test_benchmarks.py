@@ -97,8 +97,12 @@ def test_the_web_ends_with_who_started_it_even_if_that_is_killed() -> None:
 
 def run_rows(*rows: str, scale: str) -> subprocess.CompletedProcess[str]:
     options = ["--rounds", "1", "--scale", scale, "--database", "sqlite", "--row", *rows]
+    return run("pipeline.py", *options)
+
+
+def run(program: str, *options: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "pipeline.py", *options],
+        [sys.executable, BENCHMARKS / program, *options],
         capture_output=True,
         text=True,
         timeout=240,
@@ -116,15 +120,7 @@ def test_a_row_of_the_pipeline_runs_from_submit_to_its_table() -> None:
 
 
 def test_the_cost_at_size_is_measured_from_submit_to_its_table() -> None:
-    options = ["--images", "20000", "--small-jobs", "3", "--seconds", "1"]
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / "at_size.py", *options],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run("at_size.py", "--images", "20000", "--small-jobs", "3", "--seconds", "1")
     assert "20,000 images in one job, 3 small jobs beside it" in done.stdout
     for row in ("submit", "status", "Redis' memory", "first result", "submit, SQLite"):
         assert row in done.stdout
