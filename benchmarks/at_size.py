@@ -124,7 +124,7 @@ def main() -> None:
 
 
 def write_list(path: Path, images: int) -> Path:
-    """URIs as of a crawl: sorted by host, the rest without a pattern; 77 bytes a line."""
+    """URIs as of a crawl: sorted by host, the rest without a pattern; 73 bytes a line."""
     seeded = random.Random(1)
     with path.open("w") as lines:
         for first in range(0, images, LINES_A_WRITE):
