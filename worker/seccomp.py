@@ -41,7 +41,7 @@ _REFUSED: Final = {
     # Other processes: their memory, their descriptors, signals to them.
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
     "kcmp": (312, 272), "process_madvise": (440, 440), "pidfd_open": (434, 434),
-    "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424), "kill": (62, 129),
+    "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424),
     "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
     # A loader connects, and nobody connects to it.
     "listen": (50, 201),
@@ -76,6 +76,7 @@ _CLONE3: Final = 435
 _CLONE_THREAD: Final = 0x0001_0000
 _SOCKET: Final = (41, 198)
 _SOCKETPAIR: Final = (53, 199)
+_KILL: Final = (62, 129)
 _TGKILL: Final = (234, 131)
 _PRLIMIT64: Final = (302, 261)
 _IOCTL: Final = (16, 29)
@@ -135,7 +136,8 @@ def _steps(machine: _Machine) -> list[_Step]:
     steps += _among(_SOCKET[column], 0, _EQUAL, _FAMILIES, _allow(), unknown)
     steps += [(_EQUAL, 0, 1, _SOCKETPAIR[column]), unknown]
     # A decoder that aborts sends the signal to itself.
-    steps += _among(_TGKILL[column], 0, _EQUAL, [own], _allow(), refuse)
+    for signalling in (_KILL, _TGKILL):
+        steps += _among(signalling[column], 0, _EQUAL, [own], _allow(), refuse)
     steps += _among(_PRLIMIT64[column], 0, _EQUAL, [0, own], _allow(), refuse)
     steps += _among(_IOCTL[column], 1, _EQUAL, _TYPING, refuse, _allow())
     return [*steps, _allow()]

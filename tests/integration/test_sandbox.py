@@ -123,9 +123,10 @@ def inside(tmp_path: Path, program: str, *permitted: Path) -> subprocess.Complet
         os.close(descriptor)
 
 
-def test_a_decoder_that_aborts_still_ends_by_its_own_signal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", ["os.abort()", "os.kill(os.getpid(), 6)"])
+def test_a_decoder_that_aborts_still_ends_by_its_own_signal(tmp_path: Path, program: str) -> None:
     """By which the worker knows whose fault it was."""
-    assert inside(tmp_path, "import os; os.abort()").returncode == -6
+    assert inside(tmp_path, f"import os; {program}").returncode == -6
 
 
 def test_any_number_of_paths_are_permitted_and_nothing_else(tmp_path: Path) -> None:
