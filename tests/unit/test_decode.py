@@ -171,7 +171,7 @@ HEADERS_WITHOUT_END = {
     "JPEG": saved(photograph(64, 48), "JPEG")[:2] + odd.jpeg_segment(0xEF, b"") * 50_000,
     "PNG": odd.png_header(10, 10) + odd.png_chunk(b"tEXt", b"k\0t") * 50_000,
     "GIF": odd.gif(10, 10, before=b"!\xfe\1x\0" * 50_000),
-    "TIFF": odd.tiff([(30_000 + n, 4, 1, n) for n in range(50_000)]),
+    "TIFF": odd.tiff([(30_000 + n % 30_000, 4, 1, n) for n in range(50_000)]),
 }
 
 
