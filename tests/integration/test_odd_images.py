@@ -29,7 +29,8 @@ def ending(pool: LoaderPool, path: Path) -> str:
 
 
 @pytest.fixture
-def pool(tmp_path: Path) -> Iterator[LoaderPool]:
+def pool(tmp_path: Path, capfd) -> Iterator[LoaderPool]:
+    """Its loader writes to what `capfd` captures, which was there before it."""
     settings = Settings(
         loaders=1, fetches_per_loader=2, file_roots=(tmp_path,), max_pixels=MAX_PIXELS
     )

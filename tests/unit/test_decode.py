@@ -324,6 +324,16 @@ def test_the_fast_route_gives_the_same_codes_and_nearly_the_same_pixels() -> Non
     assert len(apart) > 30
 
 
+def test_what_the_fast_route_cannot_read_the_exact_one_may() -> None:
+    whole = saved(photograph(300, 300), "JPEG")
+    accepting = DecodeLimits(truncated="accept")
+    by = [
+        decode(whole[:-2000], limits=accepting, preprocessing=PREPROCESSING, route=route).pixels
+        for route in ("exact", "fast")
+    ]
+    assert np.array_equal(*by)
+
+
 def _ending(body: bytes, route: str) -> Pixels | str:
     try:
         return decode(body, limits=LIMITS, preprocessing=PREPROCESSING, route=route).pixels
