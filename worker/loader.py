@@ -263,8 +263,9 @@ def _mute_decoders() -> None:
     and a hostile file may have a million of them. Python's own still come out.
     """
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    nowhere = os.open(os.devnull, os.O_RDONLY)  # inside the sandbox nothing is opened to write
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
     logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 

@@ -465,7 +465,7 @@ class Life(RuleBasedStateMachine):
 
     def _settle(self, run: ChunkRun, outcomes: Iterable[Outcome]) -> None:
         for position, outcome in zip(sorted(run._waiting), outcomes, strict=False):
-            run.settle(position, outcome)
+            run.settle({position: outcome})
 
     def _store(self, worker: Worker, run: ChunkRun) -> None:
         holds = worker.holds(self.seen.chunk_of(run.claim.message), run)

@@ -519,7 +519,7 @@ def test_a_fault_of_our_own_is_tried_again_and_then_named(fleet: Fleet, caplog) 
         run = ChunkRun(fleet.begin())
         assert run.claim.attempt == attempt
         runs.enter(run)
-        run.settle(640, CLASSIFIED)
+        run.settle({640: CLASSIFIED})
         assert fleet.rows() == {}
         runs.fail(run, ZeroDivisionError("by zero"))
         assert len(runs) == 0
@@ -537,17 +537,17 @@ def test_what_is_counted_is_what_is_stored_once(fleet: Fleet) -> None:
     run = ChunkRun(fleet.begin())
     runs.enter(run)
     for position in run.claim.images:
-        run.begin_loading(position)
+        run.begin_loading([position])
     late = replace(failed("timeout"), measured=(20.0,))
     for position, outcome in [(640, CLASSIFIED), (641, failed("http_404")), (642, late)]:
-        run.settle(position, outcome)
+        run.settle({position: outcome})
     stored = runs.store(run)
     assert stored is not None
     assert stored.stages.bytes == 1234
     assert metrics.read()["resnext_images_total"] == {
         ("classified", ""): 1, ("failed", "http_404"): 1, ("handed_back", ""): 0,
     }  # fmt: skip
-    run.settle(643, CLASSIFIED)
+    run.settle({643: CLASSIFIED})
     run.drain()
     assert runs.store(run) is not None
     assert metrics.read()["resnext_images_total"] == {
@@ -573,7 +573,7 @@ def test_a_run_that_was_fenced_off_counts_nothing(fleet: Fleet) -> None:
     runs = Runs(fleet.store, max_attempts=3, chunk_images=64, metrics=metrics)
     run = ChunkRun(fleet.begin())
     runs.enter(run)
-    run.settle(640, CLASSIFIED)
+    run.settle({640: CLASSIFIED})
     with fleet.engine.begin() as connection:
         connection.execute(update(chunks).values(state="pending", worker=None))
     assert runs.store(run) is None
@@ -585,7 +585,7 @@ def test_outcomes_that_no_database_takes_do_not_lose_the_chunk(fleet: Fleet) -> 
     run = ChunkRun(fleet.begin())
     runs.enter(run)
     for position in run.claim.images:
-        run.settle(position, Outcome(TABBY, Provenance(bytes=object())))  # type: ignore[arg-type]
+        run.settle({position: Outcome(TABBY, Provenance(bytes=object()))})  # type: ignore[arg-type]
     with pytest.raises((DBAPIError, TypeError)) as fault:
         runs.store(run)
     runs.fail(run, fault.value)

@@ -140,9 +140,9 @@ def test_images_in_flight_are_shown_where_they_are(metrics: Metrics, runs: Runs)
     images = dict.fromkeys(range(4), Image("u", None))
     run = ChunkRun(Claim(message=message, attempt=1, first_position=0, images=images))
     runs.enter(run)
-    run.begin_loading(1)
-    run.begin_classifying(2)
-    run.settle(3, Outcome(Failure("http_404"), Provenance()))
+    run.begin_loading([1])
+    run.begin_classifying([2])
+    run.settle({3: Outcome(Failure("http_404"), Provenance())})
     shown = samples(metrics, runs)
     stages = {labels[0][1]: n for (name, labels), n in shown.items() if "images_in_fl" in name}
     assert stages == {"waiting": 1, "loading": 1, "classifying": 1, "settled": 1}
