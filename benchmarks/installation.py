@@ -34,6 +34,8 @@ RESNEXTQ = Path(sys.executable).with_name("resnextq")
 READY_WITHIN_S = 600.0
 STOP_WITHIN_S = 90.0
 POLL_S = 0.2
+# While a job runs: its last row has a time of its own, and each look takes from what is timed.
+LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Installation:
             began_at = connection.scalar(select(db_now()))
         job = self.submit(uris)
         while self.job(job).pending:
-            time.sleep(POLL_S)
+            time.sleep(LOOK_S)
         with reading(self.engine) as connection:
             classified_at = case((results.c.class_1.is_not(None), results.c.settled_at))
             rows, classified, ended_at, last_at = connection.execute(
