@@ -7,7 +7,6 @@ message again: a chunk whose message is lost is published again from SQL.
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -39,13 +38,12 @@ class PromptConnection(Connection):
         options["interval_max"] = LONGEST_RECONNECT_S
         return super()._ensure_connection(*args, **options)  # type: ignore[no-untyped-call]
 
-    def maybe_close_channel(self, channel: Any) -> None:  # noqa: ANN401
-        """Messages in hand would be given back to a broker that has gone, over a connection
-        that kombu has taken apart by then: an error that would end the worker. Their chunks are
-        stored, or go out again from SQL.
+    def _do_close_transport(self) -> None:
+        """Without taking from the transport what kombu needs to connect again: messages in hand
+        are acknowledged or given back over it later, and an AttributeError then, instead of an
+        error of the connection, would end the worker.
         """
-        with suppress(AttributeError):
-            super().maybe_close_channel(channel)  # type: ignore[no-untyped-call]
+        self._transport = None
 
 
 class PromptAMQP(AMQP):  # type: ignore[misc]  # Celery has no types

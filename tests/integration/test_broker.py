@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -71,8 +72,9 @@ def test_a_connection_is_closed_although_its_broker_has_died_with_messages_in_ha
     """As Celery closes a worker's, having taken it apart: an error then would end the worker."""
     app.send_task("any")
     connection = app.connection_for_read()
-    connection.SimpleQueue(app.conf.task_default_queue).get(timeout=WITHIN_S)
+    message = connection.SimpleQueue(app.conf.task_default_queue).get(timeout=WITHIN_S)
     mortal_valkey.kill()
     connection._do_close_transport()
     connection.close()
+    message.ack_log_error(logging.getLogger(__name__), connection.connection_errors)
     mortal_valkey.start()
