@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
@@ -14,7 +15,7 @@ from tests.integration.dispatching import WITHIN_S
 from tests.unit.odd_images import MAX_PIXELS, PIXELS, OddImage, odd_images
 from worker.loaders import Loaded, LoaderPool, LoadFailed
 
-# Of the hundreds that the unit tests decode, every so manieth: all formats and kinds of damage.
+# Of the hundreds that the unit tests decode, one in so many: all formats and kinds of damage.
 EVERY = 29
 
 
@@ -29,8 +30,18 @@ def ending(pool: LoaderPool, path: Path) -> str:
 
 
 @pytest.fixture
-def pool(tmp_path: Path, capfd) -> Iterator[LoaderPool]:
-    """Its loader writes to what `capfd` captures, which was there before it."""
+def complaints(tmp_path: Path) -> Iterator[Path]:
+    """What the processes that are started meanwhile write to their descriptor 2."""
+    path, usual = tmp_path / "complaints", os.dup(2)
+    with path.open("wb") as file:
+        os.dup2(file.fileno(), 2)
+    yield path
+    os.dup2(usual, 2)
+    os.close(usual)
+
+
+@pytest.fixture
+def pool(tmp_path: Path, complaints: Path) -> Iterator[LoaderPool]:
     settings = Settings(
         loaders=1, fetches_per_loader=2, file_roots=(tmp_path,), max_pixels=MAX_PIXELS
     )
@@ -47,7 +58,7 @@ def some() -> list[OddImage]:
 
 
 def test_one_loader_survives_them_all_and_says_nothing(
-    pool: LoaderPool, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd
+    pool: LoaderPool, tmp_path: Path, complaints: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     loader = pool._processes[0]
     images = some()
@@ -62,7 +73,8 @@ def test_one_loader_survives_them_all_and_says_nothing(
     assert wrong == {}
     assert pool._processes[0] is loader
     assert "loader died" not in caplog.text
-    assert capfd.readouterr().err == ""
+    pool.close()
+    assert complaints.read_text() == ""
 
 
 def test_a_setting_of_the_worker_accepts_truncated_files(tmp_path: Path) -> None:
