@@ -24,8 +24,8 @@ SUCCESS, NO_SUCH_NAME = 0x8180, 0x8183
 HEADER = struct.Struct("!6H")
 ANSWER = struct.Struct("!HHHIH")
 THE_QUESTIONS_NAME = 0xC00C
-# Of glibc's resolv.h: what has been set here is not read anew from the machine's file.
-NO_RELOAD = 0x0200_0000
+# Of glibc's resolv.h: the machine's file has been read, and is not read anew over what is set here.
+INITIALISED, NO_RELOAD = 0x1, 0x0200_0000
 
 Answers = tuple[str, ...]
 """Addresses of one answer; IPv4 and IPv6 are asked for apart."""
@@ -38,6 +38,7 @@ class NameServer:
         self.port: int = connection.getsockname()[1]
         self.asked: Counter[tuple[str, int]] = Counter()
         self._names: dict[str, tuple[Answers, ...]] = {}
+        self._numbers: dict[bytes, int] = {}
         self._connection = connection
 
     def has(self, name: str, *answers: Answers) -> None:
@@ -59,8 +60,11 @@ class NameServer:
         if name not in self._names:
             return HEADER.pack(number, NO_SUCH_NAME, 1, 0, 0, 0) + question
         answers = self._names[name]
-        nth = min(self.asked[name, kind], len(answers) - 1)
-        self.asked[name, kind] += 1
+        # A question that is sent again, by its number, is the same one.
+        if packet not in self._numbers:
+            self._numbers[packet] = self.asked[name, kind]
+            self.asked[name, kind] += 1
+        nth = min(self._numbers[packet], len(answers) - 1)
         found = [ipaddress.ip_address(address) for address in answers[nth]]
         packed = [one.packed for one in found if one.version == TYPES.get(kind)]
         records = [
@@ -122,9 +126,9 @@ def _asking(port: int) -> Any:
     assert libc.__nss_configure_lookup(b"hosts", b"files dns") == 0
 
     def ask(*arguments: Any, **options: Any) -> Any:
-        if libc.__res_state().contents.servers_count == 0:
-            assert libc.__res_init() == 0
         state = libc.__res_state().contents
+        if not state.options & INITIALISED:  # what it holds is of a thread that has ended
+            assert libc.__res_init() == 0
         state.options |= NO_RELOAD
         state.servers_count, state.tries = 1, 2
         state.servers[0] = _SocketAddress(socket.AF_INET, port, (127, 0, 0, 1))
