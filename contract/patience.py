@@ -23,6 +23,8 @@ FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 10.0
 # Servers that stop, deadlocks, locks that others hold for too long, a pool that is empty.
 PASSING: Final = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
+READ_ONLY: Final = "25006"
+"""PostgreSQL's code."""
 
 T = TypeVar("T")
 
@@ -80,7 +82,9 @@ class Database:
         if isinstance(error, exc.DBAPIError):
             if is_full(error) and not self._waits_for_room:
                 return False
-            if error.connection_invalidated:
+            # Of a server that is a replica for now, or whose host has no room left.
+            is_read_only = getattr(error.orig, "sqlstate", None) == READ_ONLY
+            if error.connection_invalidated or is_read_only:
                 return True
         return isinstance(error, PASSING)
 

@@ -18,7 +18,7 @@ import getpass
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,6 +42,8 @@ from producer.sources import Entry, check, shorten
 
 # About what one transaction inserts: some tens of milliseconds, a few hundred kilobytes.
 IMAGES_PER_TRANSACTION: Final = 4_096
+# A transaction takes less, where the database answers.
+BREAK_OFF_WITHIN_S: Final = 2.0
 MAX_PRIORITY: Final = 1_000
 MAX_EXPIRES_S: Final = 3650 * 86_400.0
 MAX_TITLE_CHARS: Final = 200
@@ -320,14 +322,17 @@ def _insert_groups(
     """How many images there were. While a group is inserted, the next one is read."""
     images = inserted = 0
     under_way: Future[None] | None = None
-    for group in groups:
-        if under_way is not None:
-            under_way.result()
-            advance(images - inserted)
-            inserted = images
-        work = partial(_insert_group, job, group, images, order.chunk_images, count())
-        under_way = begin(partial(database.transact, work))
-        images += len(group)
+    try:
+        for group in groups:
+            if under_way is not None:
+                under_way.result()
+                advance(images - inserted)
+                inserted = images
+            work = partial(_insert_group, job, group, images, order.chunk_images, count())
+            under_way = begin(partial(database.transact, work))
+            images += len(group)
+    finally:  # whoever breaks off finds nothing half done, unless the database is away
+        wait([under_way] if under_way else [], BREAK_OFF_WITHIN_S)
     if under_way is not None:
         under_way.result()
         advance(images - inserted)

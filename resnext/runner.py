@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -126,7 +127,10 @@ class _OnLane:
     images: int
 
     def is_done(self) -> bool:
-        return bool(self.done.query())
+        try:
+            return bool(self.done.query())
+        except RuntimeError:  # a device that is broken: `result` raises it again
+            return True
 
     def result(self) -> Top:
         self.done.synchronize()
@@ -157,7 +161,8 @@ class CudaRunner:
 
     def room(self) -> Pixels:
         lane = self._lanes[self._turn]
-        lane.copied.synchronize()  # of the batch before the last
+        with suppress(RuntimeError):  # of a device that is broken: `start` raises it again
+            lane.copied.synchronize()  # of the batch before the last
         return lane.pinned.numpy()
 
     def start(self, images: Pixels, bucket: int) -> Started:

@@ -121,7 +121,7 @@ class Batcher:
         self._rate = _Rate()
         self._metrics = metrics or Metrics()
         self._device_free_at = 0.0
-        self._thread = threading.Thread(target=self._run, name="batcher")
+        self._thread = threading.Thread(target=self._serve, name="batcher")
 
     @property
     def images_per_s(self) -> float:
@@ -139,6 +139,14 @@ class Batcher:
         """Returns once everything that was put in before is settled."""
         self._arrived.put(None)
         self._thread.join()
+
+    def _serve(self) -> None:
+        """Without its thread a worker would take chunks and never give one back."""
+        try:
+            self._run()
+        except Exception:
+            log.exception("No batch is filled any more. This worker ends; start it again.")
+            self._when_broken()
 
     def _run(self) -> None:
         under_way: _Batch | None = None

@@ -1,9 +1,9 @@
 """A loader process: fetches, decodes and crops images into memory that it shares with the worker.
 
-Started by `worker.loaders` as `python -m worker.loader SOCKET MEMORY`, two descriptors that
-it inherits, inside `worker.sandbox`. It holds no credentials but an object store's that is
-enabled, imports no torch and touches no CUDA; a crash in a decoder costs this process and one
-image. It ends when the worker's end of the socket closes.
+Started by `worker.loader_process` as `worker.loader SOCKET MEMORY`, two descriptors that it
+inherits, inside `worker.sandbox`. It holds no credentials but an object store's that is enabled,
+imports no torch but for `RESNEXT_DECODE=fast`, and touches no CUDA; a crash in a decoder costs
+this process and one image. It ends when the worker's end of the socket closes.
 """
 
 from __future__ import annotations
@@ -166,10 +166,16 @@ class Loader:
                 self._orders.put(unpack_load(record))
 
     def _work(self) -> None:
-        while True:
-            slot, uri, root = self._orders.get()
-            self._answers.append(self._answer(slot, uri, root))
-            self._send()
+        """A thread that died would keep its slot, and the run that waits for it, for ever: rather
+        the process ends, and its successor gets all that is not answered.
+        """
+        try:
+            while True:
+                slot, uri, root = self._orders.get()
+                self._answers.append(self._answer(slot, uri, root))
+                self._send()
+        except BaseException:  # noqa: BLE001  (want of memory, as a rule)
+            os._exit(1)
 
     def _send(self) -> None:
         """All answers that are ready: who has waited for the lock may find his own sent."""
@@ -182,7 +188,6 @@ class Loader:
                 os._exit(0)
 
     def _answer(self, slot: int, uri: str, root: Path | None) -> bytes:
-        """A thread that died would keep its slot, and the run that waits for it, for ever."""
         try:
             return pack_done(self._load(slot, uri, root))
         except MemoryError:  # too many large images at once: later there will be room

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterable
@@ -53,6 +54,9 @@ CRASHES: Final = frozenset(
     -number
     for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 )
+# One that takes no order for so long is broken, or not ours any more: the reader of all loaders
+# would wait for it. As the kernel wants it: seconds and microseconds.
+_SEND_WITHIN: Final = struct.pack("ll", 10, 0)
 # So often a loader is looked at within the time that it may decode one image.
 LOOKS: Final = 20
 
@@ -102,10 +106,11 @@ class LoaderProcess:
     def send(self, assigned: Iterable[tuple[int, Order]]) -> None:
         """Without the lock."""
         records = [pack_load(slot, order.uri, order.root) for slot, order in assigned]
-        # If it has died, the orders are found when it is buried, and go to the replacement.
-        with suppress(OSError):
+        try:
             for packet in pack_packets(records):
                 self.connection.send(packet)
+        except OSError:  # it is dead, or reads no more: its orders go to the replacement
+            self.child.kill()
 
     def receive(self) -> tuple[list[Done], bool]:
         """All answers that are there, and whether more may come: not of a loader that is gone,
@@ -211,6 +216,7 @@ def start_process(config: LoaderConfig, surroundings: Surroundings) -> LoaderPro
         )
         slots = Slots(memory, count=config.slots, crop=config.preprocessing.crop)
         failed.pop_all()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_WITHIN)
     with suppress(OSError):  # it has died already, which its reader finds out
         ours.send(config.encode())
     return LoaderProcess(child, ours, slots, free=list(range(config.slots)))

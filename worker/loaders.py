@@ -267,6 +267,7 @@ class LoaderPool:
             if order.host is not None and self._hosts.must_wait(order.host):
                 if self._refuses(order.host) or self._hosts.has_room(order.host):
                     return
+                self._pass_on()  # what it may have been woken for
                 self._room.wait(LOOK_AGAIN_S)
             elif self._has_free():
                 return

@@ -1,8 +1,8 @@
 """Where a loader starts: what it does not need is taken away before anything else is loaded.
 
-`worker.loaders` starts `python -m worker.sandbox PERMITTED FIRST MODULE ARGUMENTS…`, and what
-MODULE does, `worker.loader` as a rule, it does inside: it reads its libraries, the files that name
-servers and certificates, and the paths that stand in PERMITTED; it writes no file, starts no
+`worker.loader_process` starts `python -m worker.sandbox PERMITTED FIRST MODULE ARGUMENTS…`, and
+what MODULE does, `worker.loader` as a rule, it does inside: it reads its libraries, the files that
+name servers and certificates, and the paths that stand in PERMITTED; it writes no file, starts no
 process, opens no local socket and touches no other process. All else comes later because Landlock
 leaves threads alone that run already. FIRST, if it is not empty, is loaded before, since it could
 not be inside.

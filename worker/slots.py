@@ -7,6 +7,7 @@ decodes for too long, it names the image.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import struct
@@ -20,6 +21,7 @@ from resnext.resample import Pixels
 _NOTE: Final = struct.Struct("<II")  # which decode; slot + 1, or 0: nothing is being decoded
 _DECODES: Final = 2**32
 _PAGE_BYTES: Final = mmap.PAGESIZE
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,10 @@ class Slots:
     @staticmethod
     def make(*, count: int, crop: int) -> int:
         """A descriptor of new memory; pages are taken when they are first written."""
-        descriptor = os.memfd_create("resnext-slots", os.MFD_CLOEXEC)
+        descriptor = os.memfd_create("resnext-slots", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(descriptor, _PAGE_BYTES + count * crop * crop * 3)
+        # A loader that was taken over would cut it off, and the worker's next look end the worker.
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
         return descriptor
 
     def pixels(self, slot: int) -> Pixels:

@@ -6,11 +6,14 @@ is settled, or hands it back when the worker stops.
 
 from __future__ import annotations
 
+import logging
 import threading
 from queue import SimpleQueue
 
 from worker.chunk_run import ChunkRun
 from worker.runs import Runs
+
+log = logging.getLogger(__name__)
 
 
 class Stragglers:
@@ -43,7 +46,13 @@ class Stragglers:
             try:
                 self._runs.store(run)
             except Exception as fault:  # noqa: BLE001  (whatever it is, it costs one run)
-                self._runs.fail(run, fault)
+                self._fail(run, fault)
             with self._changed:
                 self._kept -= 1
                 self._changed.notify_all()
+
+    def _fail(self, run: ChunkRun, fault: Exception) -> None:
+        try:
+            self._runs.fail(run, fault)
+        except Exception:
+            log.exception("%s: it stays with this worker until that ends", run.claim)

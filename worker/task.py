@@ -100,8 +100,12 @@ class ChunkTask:
         if claimed is None:
             return None
         self._runs.gate.enter_alone()
-        if not self._runs.stopping.is_set():
-            begin_alone(self._database, self._identity, claimed)
+        try:
+            if not self._runs.stopping.is_set():
+                begin_alone(self._database, self._identity, claimed)
+        except BaseException:
+            self._runs.gate.leave()
+            raise
         return claimed
 
     def _leave_to_newer(self, unknown: UnknownMessageVersion) -> NoReturn:

@@ -120,8 +120,8 @@ def test_a_row_of_the_pipeline_runs_from_submit_to_its_table() -> None:
 
 
 def test_the_cost_at_size_is_measured_from_submit_to_its_table() -> None:
-    done = run("at_size.py", "--images", "20000", "--small-jobs", "3", "--seconds", "1")
-    assert "20,000 images in one job, 3 small jobs beside it" in done.stdout
+    done = run("at_size.py", "--images", "2000", "--small-jobs", "3", "--seconds", "1")
+    assert "2,000 images in one job, 3 small jobs beside it" in done.stdout
     for row in ("submit", "status", "Redis' memory", "first result", "submit, SQLite"):
         assert row in done.stdout
 

@@ -83,7 +83,7 @@ def test_the_file_is_what_the_specification_calls_a_compose_file() -> None:
 
 def test_the_example_of_env_names_every_variable_of_the_file() -> None:
     names = {name for name, _, _ in VARIABLE.findall(COMPOSE.read_text())}
-    assert names == set(re.findall(r"^(?:# )?([A-Z_]+)=", ENV_EXAMPLE.read_text(), re.MULTILINE))
+    assert names == set(re.findall(r"^(?:# )?([A-Z0-9_]+)=", ENV_EXAMPLE.read_text(), re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", ["REDIS_PASSWORD", "POSTGRES_PASSWORD", "RESNEXT_FLOWER_LOGIN"])

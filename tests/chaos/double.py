@@ -40,6 +40,10 @@ class Classifier:
         self.batch_images = batch_images
         self._batch_s = batch_s
         self._hold = hold
+        self._room = np.empty((batch_images, SIDE, SIDE, 3), np.uint8)
+
+    def room(self) -> np.ndarray:
+        return self._room
 
     def start(self, images: np.ndarray) -> SimpleNamespace:
         """(N, crop, crop, 3) uint8 → the class that `pictures` has painted."""

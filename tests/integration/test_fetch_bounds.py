@@ -19,7 +19,7 @@ from PIL import Image
 
 from contract.error_codes import Failure
 from resnext.catalogue import find_spec
-from resnext.decode import DecodeError, decode
+from resnext.decode import DecodeError, DecodeLimits, decode
 from tests.integration.raw_server import Answer, saying, serving
 from worker.fetch import Fetcher, FetchError, FetchLimits
 from worker.response import MOST_HEAD_BYTES
@@ -190,11 +190,11 @@ def test_the_bytes_decide_and_not_what_the_server_calls_them() -> None:
     for kind in ("text/html", "image/jpeg", "application/octet-stream", "nonsense"):
         body = fetch(content(kind, picture.getvalue()))
         assert isinstance(body, bytes)
-        assert decode(body, max_pixels=100, preprocessing=preprocessing).format == "PNG"
+        assert decode(body, limits=DecodeLimits(), preprocessing=preprocessing).format == "PNG"
     page = fetch(content("image/png", b"<html>a page</html>"))
     assert isinstance(page, bytes)
     with pytest.raises(DecodeError) as failed:
-        decode(page, max_pixels=100, preprocessing=preprocessing)
+        decode(page, limits=DecodeLimits(), preprocessing=preprocessing)
     assert failed.value.code == "not_an_image"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from contract.settings import Settings
 from resnext.catalogue import find_spec
 from tests.integration.dispatching import WITHIN_S
 from worker.loaders import Load, Loaded, LoaderPool, release
+from worker.slots import Slots
 
 COLOURS = range(0, 250, 50)
 # What a loader that was taken over may say, in the place of its first answer.
@@ -39,6 +41,15 @@ for packet in {lie}:
     connection.send(packet)
 time.sleep(3600)
 """
+
+
+def test_no_loader_can_cut_its_slots_off() -> None:
+    """The worker would end at its next look at them."""
+    descriptor = Slots.make(count=2, crop=32)
+    for size in (0, 2**20):
+        with pytest.raises(PermissionError):
+            os.ftruncate(descriptor, size)
+    os.close(descriptor)
 
 
 class Pool:

@@ -142,6 +142,24 @@ def entries(number: int) -> Iterator[Entry]:
 
 
 @on_postgresql
+def test_a_server_that_only_reads_for_now_is_waited_for(
+    engine: Engine, monkeypatch, caplog
+) -> None:
+    """As a replica that is to take over, or where a host permits nothing else for want of room."""
+    monkeypatch.setattr("contract.patience.FIRST_WAIT_S", 0.0)
+    tries = itertools.count()
+
+    def work(connection: Connection) -> None:
+        if not next(tries):
+            connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+        connection.exec_driver_sql("CREATE TABLE later (n integer)")
+
+    Database(engine).transact(work)
+    assert next(tries) == 2
+    assert "trying on: cannot execute CREATE TABLE in a read-only transaction" in caplog.text
+
+
+@on_postgresql
 def test_a_submit_whose_database_goes_away_half_way_goes_on_when_it_is_back(
     settings: Settings, order: Order, set_reachable, monkeypatch, caplog
 ) -> None:

@@ -297,6 +297,14 @@ def test_a_classifier_that_fails_several_times_in_a_row_is_broken(
     assert "3 batches in a row, at last with: device fell off" in caplog.text
 
 
+def test_a_batcher_that_cannot_go_on_says_so(make_batcher, classifier, caplog, monkeypatch) -> None:
+    broken = threading.Event()
+    monkeypatch.setattr(classifier, "room", lambda: classifier.nothing_like_that)
+    make_batcher(0.0, when_broken=broken.set)
+    assert broken.wait(10)
+    assert "No batch is filled any more" in caplog.text
+
+
 def test_closing_finishes_what_is_there(classifier) -> None:
     batcher, run = Batcher(classifier, max_wait_s=FOR_EVER_S), Run(6)
     batcher.start()
