@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import uuid
 import warnings
@@ -25,11 +26,14 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait for processes and for time to pass."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A developer's own RESNEXT_ variables and .env decide nothing here."""
-    import os
-
     for name in list(os.environ):
         if name.startswith(("RESNEXT_", "FLOWER_", "CELERY_")):
             monkeypatch.delenv(name)
