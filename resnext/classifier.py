@@ -207,7 +207,13 @@ class Classifier:
         else:
             forward = self._module
         crop = self.spec.preprocessing.crop
-        self._runner = make_runner(forward, _top, (self.batch_images, crop, crop, 3), self._device)
+        self._runner = make_runner(
+            forward,
+            _top,
+            (self.batch_images, crop, crop, 3),
+            self._device,
+            in_streams=engine == "eager",  # the others divide the work by themselves
+        )
 
     def _classify_anyhow(self, images: Pixels) -> Predictions:
         """As `classify`; uncompiled from here on where it turns out that nothing compiles."""

@@ -8,7 +8,9 @@ CUDA graph where it can be captured. On a CPU a batch is done when `start` retur
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -24,6 +26,8 @@ Top = tuple[Tensor, Tensor, Tensor]
 """Class ids (N, K) int64, scores (N, K) float32, whether they are finite (N,) bool."""
 
 LANES: Final = 2
+# With fewer for each core, it is better that all of them share each layer.
+LEAST_IMAGES: Final = 4
 # torch asks for a few runs before a capture, so that libraries have chosen their kernels.
 RUNS_BEFORE_CAPTURE: Final = 3
 
@@ -57,12 +61,24 @@ class Runner(Protocol):
 
 
 def make_runner(
-    forward: Forward, top: Callable[[Tensor], Top], shape: Sequence[int], device: torch.device
+    forward: Forward,
+    top: Callable[[Tensor], Top],
+    shape: Sequence[int],
+    device: torch.device,
+    *,
+    in_streams: bool,
 ) -> Runner:
-    """`shape` is that of the largest batch: (N, crop, crop, 3)."""
+    """
+    Args:
+        forward: pixels to logits, on the device.
+        top: logits to the best classes.
+        shape: of the largest batch, (N, crop, crop, 3).
+        device: CUDA or a CPU.
+        in_streams: on a CPU, see `CpuStreams`; `forward` may then be called by several threads.
+    """
     if device.type == "cuda":
         return CudaRunner(forward, top, shape, device)
-    return CpuRunner(forward, top, shape)
+    return CpuRunner(CpuStreams(forward) if in_streams else forward, top, shape)
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,38 @@ class _Done:
 
     def result(self) -> Top:
         return self.top
+
+
+class CpuStreams:
+    """Each core computes a part of the batch by itself, from the pixels to the logits.
+
+    Where all cores share each layer they wait for each other after each, and whatever takes one
+    of them for a moment, such as a loader, holds up all. Batches with too few images for that
+    are computed by all cores together.
+    """
+
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
+        self._streams = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self._streams, "stream", _compute_alone)
+        started = threading.Barrier(self._streams)
+        list(self._pool.map(lambda _: started.wait(), range(self._streams)))
+        torch.set_num_threads(self._streams)  # for threads that come later
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        if self._streams == 1 or len(pixels) < self._streams * LEAST_IMAGES:
+            return self._forward(pixels)
+        return torch.cat(list(self._pool.map(self._compute, pixels.chunk(self._streams))))
+
+    def _compute(self, pixels: Tensor) -> Tensor:
+        with torch.inference_mode():  # which a thread has for itself
+            return self._forward(pixels)
+
+
+def _compute_alone() -> None:
+    """A thread keeps the number of helpers that was set when it was first asked for."""
+    torch.set_num_threads(1)
+    torch.get_num_threads()
 
 
 class CpuRunner:
