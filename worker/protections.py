@@ -6,6 +6,7 @@ concluded from the kernel's version: inside, each thing is attempted, and what i
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -128,6 +129,10 @@ def _write(outside: Path) -> None:
     outside.write_bytes(b"")
 
 
+def _truncate(outside: Path) -> None:
+    os.truncate(outside, 0)
+
+
 def _make(outside: Path) -> None:
     outside.with_name("made").touch()
 
@@ -145,6 +150,12 @@ def _start_process(_: Path) -> None:
 
 def _signal(_: Path) -> None:
     os.kill(os.getppid(), 0)
+
+
+def _have_signalled(_: Path) -> None:
+    """The kernel does it, when there is something to read."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        fcntl.fcntl(own, fcntl.F_SETOWN, os.getppid())
 
 
 def _connect_locally(_: Path) -> None:
@@ -171,10 +182,12 @@ def _refuse_if(refused: bool) -> None:  # noqa: FBT001  (what it says)
 ATTEMPTS: Final[dict[str, Callable[[Path], None]]] = {
     "read other files": _read,
     "write files": _write,
+    "truncate files": _truncate,
     "make files": _make,
     "run programs": _start_program,
     "start processes": _start_process,
     "signal other processes": _signal,
+    "have other processes signalled": _have_signalled,
     "open local sockets": _connect_locally,
     "listen on a port": _listen,
     "gain privileges": _gain_rights,

@@ -14,7 +14,7 @@ import os
 import platform
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,14 +43,18 @@ _REFUSED: Final = {
     "kcmp": (312, 272), "process_madvise": (440, 440), "pidfd_open": (434, 434),
     "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424),
     "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
+    "ioprio_set": (251, 30), "migrate_pages": (256, 238), "move_pages": (279, 239),
     # A loader connects, and nobody connects to it.
     "listen": (50, 201),
-    # Owner, mode and attributes of files, which Landlock leaves alone.
+    # Owner, mode, times and attributes of files, which Landlock leaves alone, and their lengths,
+    # which it leaves alone before Linux 6.2.
+    "truncate": (76, 45),
     "chmod": (90, _NONE), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
     "chown": (92, _NONE), "fchown": (93, 55), "lchown": (94, _NONE), "fchownat": (260, 54),
     "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463),
     "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
-    "removexattrat": (466, 466),
+    "removexattrat": (466, 466), "utime": (132, _NONE), "utimes": (235, _NONE),
+    "futimesat": (261, _NONE), "utimensat": (280, 88),
     # What is mounted, and namespaces.
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
     "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
@@ -73,13 +77,24 @@ _REFUSED: Final = {
 # Calls that their arguments decide about.
 _CLONE: Final = (56, 220)
 _CLONE3: Final = 435
+_OPENAT2: Final = 437
 _CLONE_THREAD: Final = 0x0001_0000
 _SOCKET: Final = (41, 198)
 _SOCKETPAIR: Final = (53, 199)
 _KILL: Final = (62, 129)
 _TGKILL: Final = (234, 131)
-_PRLIMIT64: Final = (302, 261)
+# Whose limits, processors and scheduling they change is their first argument: prlimit64,
+# sched_setparam, sched_setscheduler, sched_setaffinity, sched_setattr.
+_OF_PROCESS: Final = ((302, 261), (142, 118), (144, 119), (203, 122), (314, 274))
+_SETPRIORITY: Final = (141, 140)
+_OPEN: Final = (2, _NONE)
+_OPENAT: Final = (257, 56)
+_FCNTL: Final = (72, 25)
+# By which the kernel signals to another process, whatever is to be signalled, when a socket has
+# something to read.
+_OWNING: Final = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX
 _IOCTL: Final = (16, 29)
+_OWNING_BY_IOCTL: Final = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP
 # What writes to the terminal that the worker was started from as if its user had typed it.
 _TYPING: Final = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 # The last one is asked by the resolver for the machine's own addresses.
@@ -129,17 +144,25 @@ def _steps(machine: _Machine) -> list[_Step]:
     for numbers in _REFUSED.values():
         if numbers[column] != _NONE:
             steps += [(_EQUAL, 0, 1, numbers[column]), refuse]
-    # Its flags lie in memory that a filter cannot see; without it the C library takes clone.
-    steps += [(_EQUAL, 0, 1, _CLONE3), _fail(errno.ENOSYS)]
+    # Their flags lie in memory that a filter cannot see; without them clone and openat are taken.
+    for number in (_CLONE3, _OPENAT2):
+        steps += [(_EQUAL, 0, 1, number), _fail(errno.ENOSYS)]
     steps += _among(_CLONE[column], 0, _HAS_BITS, [_CLONE_THREAD], _allow(), refuse)
     unknown = _fail(errno.EAFNOSUPPORT)
     steps += _among(_SOCKET[column], 0, _EQUAL, _FAMILIES, _allow(), unknown)
     steps += [(_EQUAL, 0, 1, _SOCKETPAIR[column]), unknown]
     # A decoder that aborts sends the signal to itself.
-    for signalling in (_KILL, _TGKILL):
-        steps += _among(signalling[column], 0, _EQUAL, [own], _allow(), refuse)
-    steps += _among(_PRLIMIT64[column], 0, _EQUAL, [0, own], _allow(), refuse)
-    steps += _among(_IOCTL[column], 1, _EQUAL, _TYPING, refuse, _allow())
+    for call in (_KILL, _TGKILL):
+        steps += _only(call[column], [own])
+    for call in _OF_PROCESS:
+        steps += _only(call[column], [0, own])
+    steps += _only(_SETPRIORITY[column], [os.PRIO_PROCESS], [0, own])
+    steps += _among(_FCNTL[column], 1, _EQUAL, _OWNING, refuse, _allow())
+    steps += _among(_IOCTL[column], 1, _EQUAL, _TYPING + _OWNING_BY_IOCTL, refuse, _allow())
+    # A file that is opened to be read can be emptied by it, which Landlock leaves alone as well.
+    for call, flags in ((_OPEN, 1), (_OPENAT, 2)):
+        if call[column] != _NONE:
+            steps += _among(call[column], flags, _HAS_BITS, [os.O_TRUNC], refuse, _allow())
     return [*steps, _allow()]
 
 
@@ -150,6 +173,17 @@ def _among(  # noqa: PLR0913, PLR0917  (as a row of a table)
     load = (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * argument)
     tests = [step for value in values for step in ((test, 0, 1, value), then)]
     decided = [load, *tests, otherwise]
+    return [(_EQUAL, 0, len(decided), call), *decided]
+
+
+def _only(call: int, *permitted: Sequence[int]) -> list[_Step]:
+    """For this call: refused unless each of its first arguments is one of its values."""
+    decided = []
+    for argument, values in enumerate(permitted):
+        decided.append((_LOAD, 0, 0, _ARGUMENTS_AT + 8 * argument))
+        decided += [(_EQUAL, len(values) - n, 0, value) for n, value in enumerate(values)]
+        decided.append(_fail(errno.EPERM))
+    decided.append(_allow())
     return [(_EQUAL, 0, len(decided), call), *decided]
 
 

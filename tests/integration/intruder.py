@@ -7,10 +7,13 @@ as `intruder.py FOLDER`: there is a `secret` in it, and the socket of a `server`
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import resource
+import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -27,6 +30,8 @@ def attempts(folder: Path) -> dict[str, Callable[[], object]]:
         "read the parent's passwords": Path(f"/proc/{parent}/environ").read_bytes,
         "write a file": lambda: secret.write_bytes(b""),
         "truncate a file": lambda: os.truncate(secret, 0),
+        "truncate a file by opening": lambda: os.close(os.open(secret, os.O_TRUNC)),
+        "set a file's times": lambda: os.utime(secret),
         "make a file": (folder / "made").touch,
         "make a folder": (folder / "folder").mkdir,
         "make a link": lambda: (folder / "link").symlink_to(secret),
@@ -38,6 +43,15 @@ def attempts(folder: Path) -> dict[str, Callable[[], object]]:
         "run a program": lambda: subprocess.run([sys.executable, "-c", ""], check=True),
         "start a process": fork,
         "signal the parent": lambda: os.kill(parent, 0),
+        "have the parent signalled": lambda: own_by_fcntl(parent),
+        "have the parent signalled otherwise": lambda: own_by_ioctl(parent),
+        "choose the signal": lambda: choose_signal(signal.SIGSEGV),
+        "move the parent": lambda: os.sched_setaffinity(parent, os.sched_getaffinity(parent)),
+        "schedule the parent": lambda: os.sched_setscheduler(
+            parent, os.sched_getscheduler(parent), os.sched_getparam(parent)
+        ),
+        "slow the parent down": lambda: slow(os.PRIO_PROCESS, parent),
+        "slow the parent's group down": lambda: slow(os.PRIO_PGRP, os.getpgid(parent)),
         "limit the parent": lambda: resource.prlimit(parent, resource.RLIMIT_NOFILE),
         "connect to a local server": lambda: connect(folder / "server"),
         "make a pair of sockets": lambda: [end.close() for end in socket.socketpair()],
@@ -50,6 +64,25 @@ def fork() -> None:
     if not child:
         os._exit(0)
     os.waitpid(child, 0)
+
+
+def own_by_fcntl(process: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        fcntl.fcntl(own, fcntl.F_SETOWN, process)
+
+
+def own_by_ioctl(process: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        fcntl.ioctl(own, 0x8901, struct.pack("i", process))  # FIOSETOWN
+
+
+def choose_signal(number: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        fcntl.fcntl(own, fcntl.F_SETSIG, number)
+
+
+def slow(kind: int, number: int) -> None:
+    os.setpriority(kind, number, os.getpriority(kind, number))
 
 
 def connect(path: Path) -> None:

@@ -85,6 +85,31 @@ def test_inside_a_loader_nothing_of_it_works(
     assert set(found.values()) <= {"EACCES", "EPERM", "EAFNOSUPPORT"}
 
 
+def test_the_filter_alone_keeps_him_from_what_landlock_leaves_alone(folder: Path) -> None:
+    """Some of it on older kernels only, so that here both would refuse it."""
+    program = (
+        "import runpy, sys\n"
+        "from pathlib import Path\n"
+        "from worker import prctl, seccomp\n"
+        "prctl.prctl(prctl.PR_SET_NO_NEW_PRIVS, 1)\n"
+        "assert seccomp.install()\n"
+        f"runpy.run_path({str(INTRUDER)!r})['main'](Path({str(folder)!r}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=True,
+    )
+    found = reported(done.stderr)
+    assert {name for name, outcome in found.items() if outcome == "done"} == {
+        *("read a file", "read the users", "list a folder", "read the parent's passwords"),
+        *("make a file", "make a folder", "make a link", "make a pipe"),
+        *("rename a file", "remove a file"),
+    }
+
+
 def test_what_a_loader_is_kept_from_is_found_out_and_not_guessed() -> None:
     assert find_out(Settings()) == Protections(tuple(ATTEMPTS), ())
     outside = find_out(Settings(sandbox="off"))
