@@ -9,6 +9,7 @@ waited for until the deadline.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -378,14 +379,19 @@ class Fetcher:
             raise FetchError(path.code, path.detail)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-            with os.fdopen(descriptor, "rb") as file:
+            try:
                 _check_opened(descriptor, roots)
-                body = file.read(self._limits.max_image_bytes + 1)
+                with os.fdopen(descriptor, "rb", closefd=False) as file:
+                    body = file.read(self._limits.max_image_bytes + 1)
+            finally:
+                os.close(descriptor)
         except FileNotFoundError as error:
             raise FetchError("not_found", "there is no such file") from error
         except TimeoutError as error:
             raise FetchError("timeout", "reading the file") from error
         except OSError as error:
+            if error.errno in {errno.EMFILE, errno.ENFILE}:  # later there will be some
+                raise FetchError("timeout", "the loader had no descriptors left for it") from error
             raise FetchError("unreadable", error.strerror or "") from error
         if len(body) > self._limits.max_image_bytes:
             raise FetchError("too_large", f"more than {self._limits.max_image_bytes} bytes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -232,3 +233,29 @@ def test_what_is_no_readable_file_is_told(tmp_path: Path) -> None:
     for name, code in codes.items():
         uri = f"{tmp_path.as_uri()}/{name}"
         assert failure_of(uri, file_roots=(tmp_path,)).code == code, name
+
+
+def test_what_is_no_file_leaves_no_descriptor_behind(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    fetcher = make_fetcher(file_roots=(tmp_path,))
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir()))
+    for _ in range(3):
+        with pytest.raises(FetchError):
+            fetcher.fetch((tmp_path / "folder").as_uri())
+    assert len(list(descriptors.iterdir())) <= before
+
+
+def test_a_loader_that_has_no_descriptor_left_tries_a_file_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(PICTURE)
+    fetcher = make_fetcher(file_roots=(tmp_path,))
+    assert fetcher.fetch(path.as_uri()) == Fetched(PICTURE)
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))
+    try:
+        with pytest.raises(FetchError) as caught:
+            fetcher.fetch(path.as_uri())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+    assert caught.value.failure.retried
