@@ -452,7 +452,8 @@ def _pool_classes(
     fetcher: Fetcher, respond: Callable[..., HTTPResponse]
 ) -> dict[str, type[HTTPConnectionPool]]:
     """urllib3's pools, with connections that ask `fetcher` for theirs."""
-    ours = {"fetcher": fetcher, "response_class": respond}
+    # No method, although it is found on a class.
+    ours = {"fetcher": fetcher, "response_class": staticmethod(respond)}
     http = type("Http", (_Switched, HTTPConnection), ours)
     https = type("Https", (_Switched, HTTPSConnection), ours)
     return {
