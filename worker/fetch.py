@@ -57,6 +57,8 @@ from worker.robots import OUR_NAME, forbidding
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 OK: Final = 200
+# Of a length that is any; a longer one is shown by its beginning.
+MOST_DIGITS: Final = 18
 PIECE_BYTES: Final = 64 * 1024
 # Of look-ups and of file reads, for each fetch thread: the one that it waits for, and one that
 # hangs after its deadline, until the resolver gives up. With fewer, names that hang would keep
@@ -355,8 +357,10 @@ class Fetcher:
         check_encoding(response.headers.getlist("Content-Encoding"))
         limit = self._limits.max_image_bytes
         length = response.headers.get("Content-Length", "")
-        if length.isdecimal() and int(length) > limit:
-            raise FetchError("too_large", f"{int(length)} bytes; at most {limit} are taken")
+        # Of thousands of digits Python makes no number.
+        if length.isdecimal() and (len(length) > MOST_DIGITS or int(length) > limit):
+            many = f"{length[:MOST_DIGITS]}{'…' * (len(length) > MOST_DIGITS)}"
+            raise FetchError("too_large", f"{many} bytes; at most {limit} are taken")
         body = bytearray()
         # Decoded piece by piece: what inflates beyond the limit is dropped on the way.
         while piece := response.read(PIECE_BYTES, decode_content=True):

@@ -110,6 +110,11 @@ def test_headers_of_just_the_limit_are_taken() -> None:
     assert code_of(saying(head, long, b"\r\na")) == "bad_response"
 
 
+@pytest.mark.parametrize("digits", [19, 4301])
+def test_a_length_beyond_all_numbers_is_too_large(digits: int) -> None:
+    assert code_of(saying(OK + b"Content-Length: " + b"9" * digits + b"\r\n\r\na")) == "too_large"
+
+
 @pytest.mark.parametrize(
     "said",
     [
