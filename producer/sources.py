@@ -61,12 +61,16 @@ def read_sources(sources: Sequence[str], standard_input: BinaryIO | None = None)
 
 def named_paths(sources: Sequence[str]) -> list[Path]:
     """Every `root` that an entry of these sources can have: the files and folders in them."""
-    paths = []
-    for source in sources:
-        path = _file_of(source) if "://" in source else Path(source)
-        if path is not None and (path.is_dir() or path.suffix.lower() in IMAGE_EXTENSIONS):
-            paths.append(path.absolute())
-    return paths
+    named = (_file_of(source) if "://" in source else _named(source) for source in sources)
+    return [path.absolute() for path in named if path is not None]
+
+
+def _named(source: str) -> Path | None:
+    path = Path(source)
+    with suppress(OSError):  # a name that no file could have, which whoever opens it says
+        if path.is_dir() or path.suffix.lower() in IMAGE_EXTENSIONS:
+            return path
+    return None
 
 
 def check(

@@ -220,6 +220,7 @@ def test_what_is_named_is_known_before_anything_is_read(tmp_path, monkeypatch) -
     (tmp_path / "folder").mkdir()
     for name in ("cat.jpg", "list.txt"):
         (tmp_path / name).touch()
-    uri = (tmp_path / "dog.png").as_uri()
-    named = named_paths(["folder", "cat.jpg", "list.txt", "-", uri, "https://a.org/b.jpg"])
-    assert named == [tmp_path / name for name in ("folder", "cat.jpg", "dog.png")]
+    files = [(tmp_path / name).as_uri() for name in ("dog.png", "no suffix")]
+    named = named_paths(["folder", "cat.jpg", "list.txt", "-", *files, "https://a.org/b.jpg"])
+    assert named == [tmp_path / name for name in ("folder", "cat.jpg", "dog.png", "no suffix")]
+    assert named_paths(["x" * 5000, "file://elsewhere/a.jpg"]) == []
