@@ -86,12 +86,12 @@ def enter(permitted: Iterable[Path]) -> None:
     prctl(PR_SET_DUMPABLE, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     prctl(PR_SET_NO_NEW_PRIVS, 1)
-    names = [Path(name) for name in NAMES]
-    marks = _marks(names)
-    confined = _confine([*_needed(), *names, *permitted])
+    watched = [*map(Path, NAMES), *permitted]
+    marks = _marks(watched)
+    confined = _confine([*_needed(), *watched])
     seccomp.install()
     if confined:  # the first thread besides, now that it is inside as well
-        threading.Thread(target=_leave_when_replaced, args=(names, marks), daemon=True).start()
+        threading.Thread(target=_leave_when_replaced, args=(watched, marks), daemon=True).start()
 
 
 def _confine(readable: Iterable[Path]) -> bool:
@@ -133,8 +133,9 @@ def _mark(path: Path) -> _Mark:
 
 
 def _leave_when_replaced(paths: list[Path], marks: list[_Mark]) -> None:
-    """It is the file that is permitted and not its name. One that is put in its place can be
-    read by the next loader, which the worker starts when this one has gone.
+    """It is the file or folder that is permitted and not its name. One that is put in its place,
+    or mounted there, can be read by the next loader, which the worker starts when this one has
+    gone.
     """
     while _marks(paths) == marks:
         time.sleep(LOOK_AGAIN_S)

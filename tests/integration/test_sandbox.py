@@ -180,6 +180,27 @@ def test_a_loader_leaves_when_a_file_that_names_servers_is_replaced(tmp_path: Pa
         assert process.wait(WITHIN_S) == 0
 
 
+def test_a_loader_leaves_when_a_folder_that_it_may_read_has_come(tmp_path: Path) -> None:
+    folder = tmp_path / "mounted later"
+    program = (
+        "import threading\n"
+        "from pathlib import Path\n"
+        "from worker import sandbox\n"
+        "sandbox.LOOK_AGAIN_S = 0.01\n"
+        f"sandbox.enter(Path(path) for path in [{str(folder)!r}])\n"
+        "print('ready', flush=True)\n"
+        "threading.Event().wait()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        folder.mkdir()
+        try:
+            assert process.wait(WITHIN_S) == 0
+        finally:
+            process.kill()
+
+
 def test_a_file_that_is_named_is_read_and_its_neighbours_are_not(tmp_path: Path) -> None:
     named, neighbour = tmp_path / "named.png", tmp_path / "neighbour.png"
     for path in (named, neighbour):
