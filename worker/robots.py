@@ -7,12 +7,15 @@ one program alone: `otherbot: noindex` is none of our business, `resnext-queue: 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 # What we call ourselves, here and in the User-Agent.
 OUR_NAME: Final = "resnext-queue"
 FORBIDDING: Final = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
+# As RFC 9309 has them, with digits and dots; the rest of a date in a value's tail is none.
+_NAME: Final = re.compile(r"[a-z][a-z0-9._-]*")
 # Directives that have a value after a colon; what else stands before one is a program's name.
 _VALUED: Final = frozenset(
     {"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"}
@@ -29,8 +32,12 @@ def _for_us(line: str) -> Iterator[str]:
     name: str | None = None
     for part in line.lower().split(","):
         before, colon, after = part.partition(":")
-        is_named = bool(colon) and before.strip() not in _VALUED
+        is_named = bool(colon) and _is_name(before.strip())
         if is_named:
             name = before.strip()
         if name in (None, OUR_NAME):
             yield (after if is_named else part).strip()
+
+
+def _is_name(text: str) -> bool:
+    return text not in _VALUED and _NAME.fullmatch(text) is not None

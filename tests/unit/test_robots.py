@@ -24,6 +24,7 @@ from worker.robots import forbidding
         (["max-snippet:50, noindex"], "noindex"),
         (["noindex, max-image-preview: large"], "noindex"),
         (["unavailable_after: 25 Jun 2010 15:00:00 PST, noai"], "noai"),
+        (["unavailable_after: Wed, 03 Dec 2025 13:09:53 GMT, noai"], "noai"),
     ],
 )
 def test_what_forbids_us_is_named(lines, directive) -> None:
