@@ -57,6 +57,7 @@ TORCH_BYTES: Final = 16 * 2**30
 OBJECT_STORE_BYTES: Final = 2**29
 # A connection takes up to three descriptors; the usual limit of 1024 is made for `select`.
 MOST_DESCRIPTORS: Final = 16 * 1024
+_NO_MEMORY: Final = Failure("timeout", "the loader had no memory left for it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +192,7 @@ class Loader:
         try:
             return pack_done(self._load(slot, uri, root))
         except MemoryError:  # too many large images at once: later there will be room
-            failure = Failure("timeout", "the loader had no memory left for it")
-            return pack_done(Done(slot, failure, Provenance()))
+            return pack_done(Done(slot, _NO_MEMORY, Provenance()))
         except Exception as error:  # noqa: BLE001  (whatever it is, it costs this image alone)
             failure = Failure("internal", f"loader: {error!r}")
             return pack_done(Done(slot, failure, Provenance()))
@@ -230,9 +230,18 @@ class Loader:
         except DecodeError as error:
             width, height = error.size or (None, None)
             came = replace(came, format=error.format, width=width, height=height)
-            return Done(slot, Failure(error.code, error.detail), came, watch.measured())
+            return Done(slot, _failure_of(error), came, watch.measured())
         came = replace(came, format=decoded.format, width=decoded.width, height=decoded.height)
         return Done(slot, None, came, watch.measured())
+
+
+def _failure_of(error: DecodeError) -> Failure:
+    """Where a small picture finds no memory, others' bodies have it: later there will be room."""
+    width, height = error.size or (0, 0)
+    needed_bytes = width * height * BYTES_A_PIXEL
+    if isinstance(error.__cause__, MemoryError) and 0 < needed_bytes < BASE_BYTES // 2:
+        return _NO_MEMORY
+    return Failure(error.code, error.detail)
 
 
 def main() -> None:
