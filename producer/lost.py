@@ -3,7 +3,8 @@
 Redis hands out messages in the order they came. So a chunk that is queued in SQL, and was
 published before the oldest message that Redis held a few seconds ago, has been taken and
 never claimed; it is published again. A wrong verdict is harmless: the old message's
-generation is refused by every claim. (Comparing counts instead is not sound: between the two
+generation is refused by every claim. So it is for messages that wait at a worker's gate while
+an image runs alone, up to its deadlines. (Comparing counts instead is not sound: between the two
 looks messages move.)
 """
 
@@ -28,7 +29,8 @@ from contract.tables import chunks, jobs
 
 log = logging.getLogger(__name__)
 
-# Between taking a message and claiming its chunk a worker needs milliseconds.
+# Between taking a message and claiming its chunk a worker needs milliseconds, unless an image runs
+# alone in it: then its chunks go out again, to others as well.
 GRACE_S: Final = 5.0
 
 
@@ -113,5 +115,9 @@ def _put_back(engine: Engine, queue: str, before: datetime) -> int:
         ).all()
     lost = len(found)
     if lost:
-        log.warning("%d messages of queue %s are gone; their chunks go out again", lost, queue)
+        log.warning(
+            "%d messages of queue %s are gone, or a worker has them and waits: their chunks go out "
+            "again, and none is lost or done twice",
+            *(lost, queue),
+        )
     return lost

@@ -2,7 +2,9 @@
 
 A task enters before its run begins and `worker.runs` leaves when its last image is stored. The
 run of an image that may end the worker waits until the others have left, and who comes then
-waits until it has left, so that its death is nobody else's.
+waits until it has left, so that its death is nobody else's. If that takes longer than
+`producer.lost` waits for a claim, the messages of those who wait go out once more, and their own
+claims are refused.
 """
 
 from __future__ import annotations
