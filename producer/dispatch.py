@@ -58,6 +58,9 @@ def run_dispatcher(settings: Settings) -> None:
         signal.signal(number, lambda *_: stop.set())
     engine = connect_database(settings)
     app = make_celery(settings)
+    # It goes on with the counts meanwhile, and tries again itself.
+    at_once = {"max_retries": 1, "interval_start": 0}
+    app.conf.broker_transport_options = app.conf.broker_transport_options | at_once
     check_broker(app)
     log.info("ready: database %s", engine.url.render_as_string(hide_password=True))
     try:
@@ -89,14 +92,15 @@ class Dispatcher:
         while not stop.is_set():
             began = time.monotonic()
             self.tick()
-            wait_s = max(self._database.wait_s, self._redis.wait_s)
-            spent_s = time.monotonic() - began
-            stop.wait(wait_s or max(0.0, self._settings.dispatch_interval_s - spent_s))
+            left_s = began + self._settings.dispatch_interval_s - time.monotonic()
+            stop.wait(self._database.wait_s or max(0.0, left_s))
         if self._leads:
             self._database.holds(lambda: self._leadership.leave(self._engine))
 
     def tick(self) -> None:
-        """The counts need no Redis: they go on without it."""
+        """The counts need no Redis: they go on without it, as often as ever, since the reaper
+        judges nobody after a pause.
+        """
         if not self._database.holds(self._ask_to_lead):
             self._reaper.forget()
             return
@@ -106,7 +110,8 @@ class Dispatcher:
         if not self._database.holds(self._keep_counts):
             self._reaper.forget()
             return
-        self._database.holds(lambda: self._redis.holds(self._feed))
+        if self._redis.is_due:
+            self._database.holds(lambda: self._redis.holds(self._feed))
 
     def _ask_to_lead(self) -> None:
         self._leads = self._leadership.ask(self._engine)
@@ -129,8 +134,14 @@ class Outage:
         self._what = what
         self._errors = errors
         self._since = 0.0
+        self._tried_at = 0.0
         self.wait_s = 0.0
-        """Until the next try; 0 while all is well."""
+        """Between two tries; 0 while all is well."""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether to try, or to try again."""
+        return time.monotonic() - self._tried_at >= self.wait_s
 
     def holds(self, work: Callable[[], object]) -> bool:
         """Does the work; False if the server was away."""
@@ -151,3 +162,4 @@ class Outage:
             reason = lines[0] if lines else type(error).__name__
             log.warning("%s does not answer; trying on: %s", self._what, reason)
         self.wait_s = min(2 * self.wait_s or FIRST_WAIT_S, LONGEST_WAIT_S)
+        self._tried_at = time.monotonic()

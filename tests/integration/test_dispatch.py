@@ -20,6 +20,7 @@ from contract.settings import Settings
 from contract.tables import tallies
 from tests.integration.dispatching import (
     WITHIN_S,
+    change_chunks,
     job_of,
     on_broker,
     on_postgresql,
@@ -66,12 +67,13 @@ class Dispatch:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[Settings], Dispatch]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., Dispatch]]:
     """Starts dispatchers; each is ready when this returns, and gone when the test ends."""
     started: list[Dispatch] = []
 
-    def start_one(settings: Settings) -> Dispatch:
-        started.append(Dispatch(settings, tmp_path / f"dispatch-{len(started)}.log"))
+    def start_one(settings: Settings, **variables: str) -> Dispatch:
+        log = tmp_path / f"dispatch-{len(started)}.log"
+        started.append(Dispatch(settings, log, **variables))
         started[-1].await_words(" ready: ")
         return started[-1]
 
@@ -116,17 +118,19 @@ def add_tallies(engine: Engine, job: int, number: int) -> None:
         connection.execute(insert(tallies), [row] * number)
 
 
-def test_without_redis_jobs_are_counted_and_with_it_they_go_on(
+def test_without_redis_jobs_are_counted_and_the_dead_found_and_with_it_they_go_on(
     engine: Engine, settings: Settings, mortal_valkey: Valkey, start
 ) -> None:
     settings = on_broker(settings, mortal_valkey.url)
-    dispatcher = start(settings)
+    dispatcher = start(settings, LEASE_S="1")
     mortal_valkey.kill()
-    counted, waits = submit_chunks(engine, 1), submit_chunks(engine, 1)
+    counted, ran, waits = (submit_chunks(engine, 1) for _ in range(3))
+    change_chunks(engine, ran, state="running", worker="dead")
     dispatcher.await_words("Redis does not answer")
 
     add_tallies(engine, counted, 1)
     until(lambda: job_of(engine, counted).state == "completed", lambda: dispatcher.said)
+    until(lambda: states(engine, ran) == ["pending"], lambda: dispatcher.said)
     assert "is back" not in dispatcher.said
 
     mortal_valkey.start()
