@@ -26,7 +26,7 @@ from contract.broker import check_broker, make_celery
 from contract.database import connect_database
 from contract.settings import Settings
 from producer.fold import fold
-from producer.leadership import TERM_S, Leadership
+from producer.leadership import TERM_S, TICKS_A_TERM, Leadership
 from producer.lost import Lost
 from producer.publish import publish
 from producer.reap import Reaper
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 FIRST_WAIT_S: Final = 0.5
 # What was lost with Redis is known to be so five seconds after it is back.
 LONGEST_WAIT_S: Final = 4.0
-TICKS_A_TERM: Final = 4
 # Of a tick: a large job that was cancelled is not to starve those that run.
 SETTLE_SHARE: Final = 0.5
 

@@ -38,11 +38,11 @@ from contract.schema import NEWEST_SCHEMA, OLDEST_SCHEMA, revision_of
 from contract.settings import PREFIX, Settings, unknown_variables
 from contract.tables import chunks, jobs, leaders, workers
 from producer.jobs import live_workers, no_worker
-from producer.leadership import ROLE
+from producer.leadership import ROLE, TICKS_A_TERM
 
 STYLES: Final = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 # A dispatcher looks every half second; what has been due for so long has been seen by none, and
-# one that has not been seen for so long is dead, whatever its settings.
+# one that has not been seen for so long is dead. See `_overdue_s` for one that looks less often.
 OVERDUE_S: Final = 15.0
 # Where clouds hand out credentials to whoever asks from inside: most of them, AWS over IPv6, Azure,
 # Oracle's, Alibaba's.
@@ -198,7 +198,7 @@ def _database(settings: Settings) -> Iterator[Check]:
         with reaching_database(engine), reading(engine) as connection:
             yield _schema(engine, connection)
             yield from _workers(connection, settings)
-            yield _dispatcher(connection)
+            yield _dispatcher(connection, _overdue_s(settings))
     finally:
         engine.dispose()
 
@@ -236,14 +236,18 @@ def _workers(connection: Connection, settings: Settings) -> Iterator[Check]:
         )
 
 
-def _dispatcher(connection: Connection) -> Check:
+def _overdue_s(settings: Settings) -> float:
+    return max(OVERDUE_S, TICKS_A_TERM * settings.dispatch_interval_s)
+
+
+def _dispatcher(connection: Connection, overdue_s: float) -> Check:
     """The one that leads, and what it leaves undone."""
     leader = connection.execute(
         select(leaders.c.holder, leaders.c.held_at, db_now().label("now")).where(
-            leaders.c.role == ROLE, leaders.c.held_at > db_now(-OVERDUE_S)
+            leaders.c.role == ROLE, leaders.c.held_at > db_now(-overdue_s)
         )
     ).one_or_none()
-    overdue, queued = _overdue(connection), _queued(connection)
+    overdue, queued = _overdue(connection, overdue_s), _queued(connection)
     waits = f"{overdue:,} chunks are due and none is queued" if overdue and not queued else ""
     if leader is None:
         found = "none runs" + (f": {waits}" if waits else "")
@@ -258,7 +262,7 @@ def _dispatcher(connection: Connection) -> Check:
     return Check("dispatcher", "ok", found)
 
 
-def _overdue(connection: Connection) -> int:
+def _overdue(connection: Connection, overdue_s: float) -> int:
     """Chunks that are due for longer than a dispatcher takes to see it."""
     return connection.execute(
         select(func.count())
@@ -266,7 +270,7 @@ def _overdue(connection: Connection) -> int:
         .where(
             jobs.c.state == "running",
             chunks.c.state == "pending",
-            chunks.c.due_at < db_now(-OVERDUE_S),
+            chunks.c.due_at < db_now(-overdue_s),
         )
     ).scalar_one()
 

@@ -28,6 +28,8 @@ ROLE: Final = "dispatcher"
 # A leader that has died is replaced after so long; a pause of its database or its machine that
 # is shorter changes nothing.
 TERM_S: Final = 5.0
+# Of one that looks seldom the term is longer.
+TICKS_A_TERM: Final = 4
 RENEW_S: Final = 1.0
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from contract.check import Check, guarded
 from contract.clock import db_now
 from contract.settings import Settings
+from contract.tables import leaders
 from producer.doctor import _ports, _private_addresses, check_servers, line
 from producer.leadership import Leadership
 from tests.integration.dispatching import (
@@ -161,6 +162,17 @@ def test_chunks_that_the_dispatcher_leaves_alone_are_a_warning(
     assert (dispatcher.state, dispatcher.advice) == ("warning", "Its log says what it waits for.")
     change_chunks(engine, job, 0, state="queued")
     assert by_name(check_servers(settings))["dispatcher"].state == "ok"
+
+
+def test_a_dispatcher_that_looks_seldom_is_not_taken_for_dead(
+    settings: Settings, engine: Engine, leader: Leadership
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(update(leaders).values(held_at=db_now(-60.0)))
+    change_chunks(engine, submit_chunks(engine, 2), due_at=db_now(-60.0))
+    assert by_name(check_servers(settings))["dispatcher"].found.startswith("none runs")
+    seldom = settings.model_copy(update={"dispatch_interval_s": 30.0})
+    assert by_name(check_servers(seldom))["dispatcher"].state == "ok"
 
 
 def test_folders_and_permissions_that_invite_trouble_are_warnings(tmp_path: Path) -> None:
