@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import annotated_types
 from pydantic import SecretStr
@@ -112,6 +112,8 @@ def allowed(name: str, field: FieldInfo) -> str:
     if choices:
         return ", ".join(f"`{choice}`" for choice in choices)
     kind = next((k for k in get_args(field.annotation) if k is not NoneType), field.annotation)
+    if get_origin(kind) is Annotated and get_origin(field.annotation) is not tuple:
+        kind = get_args(kind)[0]
     if kind in (int, float):
         unit = next((word for end, word in UNITS.items() if name.endswith(end)), "")
         return " ".join(part for part in (limits(field.metadata), unit) if part)
