@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import resource
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.integration.dispatching import WITHIN_S
+from tests.integration.test_loader_faults import make_png
+
+# A process of its own, with so little left of its address space as if bodies had taken the rest.
+PROGRAM = """
+import resource, socket, sys
+from pathlib import Path
 from contract.settings import Settings
 from resnext.catalogue import find_spec
-from tests.integration.test_loader_faults import make_png
 from worker.fetch import Fetched
 from worker.loader import Loader, LoaderConfig, Stopwatch
 from worker.slots import Slots
 
-LEFT_BYTES = 8 * 2**20
-
-
-@contextmanager
-def little_memory() -> Iterator[None]:
-    """So much is left of the address space as if bodies had taken the rest."""
-    used_pages = int(Path("/proc/self/statm").read_text().split()[0])
-    usual = resource.getrlimit(resource.RLIMIT_AS)
-    limit = used_pages * resource.getpagesize() + LEFT_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, usual[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, usual)
+body = Path(sys.argv[1]).read_bytes()
+preprocessing = find_spec("resnext29_cifar10").preprocessing
+config = LoaderConfig.of(Settings(fetches_per_loader=1), preprocessing)
+slots = Slots(Slots.make(count=1, crop=preprocessing.crop), count=1, crop=preprocessing.crop)
+loader = Loader(socket.socket(), slots, config)
+used_pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = used_pages * resource.getpagesize() + 8 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+done = loader._decode(0, Fetched(body), Stopwatch())
+print(done.failure.code, done.provenance.width)
+"""
 
 
 @pytest.mark.parametrize(
@@ -39,14 +41,14 @@ def little_memory() -> Iterator[None]:
 def test_a_small_picture_that_finds_no_memory_is_tried_again(
     tmp_path: Path, side: int, code: str
 ) -> None:
-    body = make_png(tmp_path / "a.png", side, side).read_bytes()
-    preprocessing = find_spec("resnext29_cifar10").preprocessing
-    config = LoaderConfig.of(Settings(fetches_per_loader=1), preprocessing)
-    slots = Slots(Slots.make(count=1, crop=preprocessing.crop), count=1, crop=preprocessing.crop)
-    with socket.socket() as unused:
-        loader = Loader(unused, slots, config)
-        with little_memory():
-            done = loader._decode(0, Fetched(body), Stopwatch())
-    assert done.failure is not None
-    assert (done.failure.code, done.failure.retried) == (code, code == "timeout")
-    assert done.provenance.width == side
+    picture = make_png(tmp_path / "a.png", side, side)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, picture],
+        # Without memory that the C library sets aside for each thread.
+        env=os.environ | {"MALLOC_ARENA_MAX": "1"},
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=True,
+    )
+    assert done.stdout.split() == [code, str(side)]
