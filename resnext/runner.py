@@ -27,7 +27,7 @@ Top = tuple[Tensor, Tensor, Tensor]
 
 LANES: Final = 2
 # With fewer for each core, it is better that all of them share each layer.
-LEAST_IMAGES: Final = 4
+LEAST_IMAGES: Final = 8
 # torch asks for a few runs before a capture, so that libraries have chosen their kernels.
 RUNS_BEFORE_CAPTURE: Final = 3
 

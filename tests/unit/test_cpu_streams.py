@@ -40,6 +40,7 @@ class Forward:
         (STREAMS * LEAST_IMAGES - 1, [(STREAMS * LEAST_IMAGES - 1, STREAMS)]),
         (STREAMS * LEAST_IMAGES, [(LEAST_IMAGES, 1)] * STREAMS),
         (32, [(11, 1), (11, 1), (10, 1)]),
+        (100, [(34, 1), (34, 1), (32, 1)]),
     ],
 )
 def test_a_large_batch_is_parted_among_the_cores_and_comes_back_in_order(
