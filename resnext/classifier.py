@@ -45,6 +45,14 @@ from resnext.spec import ModelSpec
 TOP: Final = 5
 DECODE_LIMITS: Final = DecodeLimits()
 
+# What torch and oneDNN say on a CPU. A primitive that cannot be created for another reason cannot
+# be for a single picture either, and that is then the error.
+_NO_MEMORY: Final = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "could not create a primitive",
+    "could not execute a primitive",
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -374,10 +382,9 @@ def _buckets(batch_images: int, factor: int) -> list[int]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """A CPU's allocator has no exception of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    """A CPU's allocator has no exception of its own, nor has oneDNN, which wants room for code."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
     )
 
 
