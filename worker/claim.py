@@ -18,8 +18,8 @@ from sqlalchemy import Connection, Row, bindparam, exists, select, update
 from contract import remaining
 from contract.clock import db_now
 from contract.message import ChunkMessage, MalformedMessage
+from contract.patience import Database
 from contract.tables import chunk_uris, chunks, jobs
-from worker.database import Database
 from worker.registration import Identity
 
 log = logging.getLogger(__name__)

@@ -1,8 +1,6 @@
-"""The worker's way to SQL: few connections, and transactions that outlast a database that is away.
-
-Every read and write of a running worker goes through `Database.transact`. A worker has
-nothing better to do than to wait: what it has fetched and classified is stored once the
-database is back, and no message is acknowledged before.
+"""The worker's way to SQL: few connections, over which `contract.patience` outlasts a database
+that is away. A worker has nothing better to do than to wait: what it has fetched and classified
+is stored once the database is back, and no message is acknowledged before.
 """
 
 from __future__ import annotations
@@ -12,10 +10,7 @@ from typing import Final
 from sqlalchemy import Engine
 
 from contract.database import connect_database
-from contract.patience import Database
 from contract.settings import Settings
-
-__all__ = ["OTHER_CONNECTIONS", "TASK_CONNECTIONS", "Database", "connect"]
 
 # Claims and stores take milliseconds, so that many tasks share few connections; a fleet of workers
 # has to stay below what a PostgreSQL server permits, by default 100.

@@ -21,10 +21,11 @@ from sqlalchemy import Engine
 from contract.broker import check_broker, make_celery
 from contract.failure import ResnextQueueError
 from contract.models import title_of
+from contract.patience import Database
 from contract.settings import Settings
 from worker.app import CeleryWorker, Shutdown, configure_logging
 from worker.batcher import Batcher
-from worker.database import Database, connect
+from worker.database import connect
 from worker.exporter import WorkerCollector, exporting
 from worker.host_rate import HostRate
 from worker.in_flight import InFlight

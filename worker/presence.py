@@ -15,8 +15,8 @@ from sqlalchemy import Connection, delete, insert, update
 
 from contract import VERSION
 from contract.clock import db_now
+from contract.patience import Database
 from contract.tables import workers
-from worker.database import Database
 from worker.registration import Identity
 
 log = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from contract.broker import queue_of
 from contract.models import title_of
+from contract.patience import Database
 from contract.settings import Settings
 from contract.tables import labels, models
-from worker.database import Database
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
     from resnext.classifier import Classifier

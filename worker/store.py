@@ -18,10 +18,10 @@ from sqlalchemy import Connection, Float, bindparam, insert, select, update
 from contract import remaining
 from contract.clock import db_now
 from contract.error_codes import Failure
+from contract.patience import Database
 from contract.tables import chunks, tallies
 from worker.chunk_run import Snapshot
 from worker.claim import IN_GENERATION, Claim, generation_of
-from worker.database import Database
 from worker.metrics import Stages
 from worker.registration import Identity
 from worker.rows import insert_rows, make_rows

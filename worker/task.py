@@ -16,10 +16,10 @@ from celery import Celery
 from celery.exceptions import Reject
 
 from contract.message import TASK_NAME, ChunkMessage, MalformedMessage, UnknownMessageVersion
+from contract.patience import Database
 from worker.batcher import Batcher
 from worker.chunk_run import ChunkRun
 from worker.claim import Claim, Image, begin_alone, claim
-from worker.database import Database
 from worker.loaders import Load, Loaded, LoaderPool, LoadFailed, PoolClosed, release
 from worker.metrics import to_ms
 from worker.outcome import Outcome

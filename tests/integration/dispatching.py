@@ -23,11 +23,11 @@ from contract.broker import queue_of, redis_of
 from contract.clock import db_now
 from contract.database import reading
 from contract.message import PUBLISHED_AT_HEADER, ChunkMessage
+from contract.patience import Database
 from contract.settings import Settings
 from contract.tables import chunks, jobs, workers
 from producer.submit import submit
 from worker.claim import Claim, claim
-from worker.database import Database
 from worker.registration import Identity
 
 WITHIN_S = 60.0

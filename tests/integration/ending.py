@@ -12,6 +12,7 @@ from contract import remaining
 from contract.database import reading
 from contract.error_codes import Failure
 from contract.message import ChunkMessage
+from contract.patience import Database
 from contract.settings import Settings
 from contract.tables import chunks, models, results
 from producer.fold import fold
@@ -28,7 +29,6 @@ from tests.integration.dispatching import (
 )
 from worker.chunk_run import Snapshot
 from worker.claim import Claim
-from worker.database import Database
 from worker.outcome import Outcome, Prediction, Provenance
 from worker.store import Store, Stored
 

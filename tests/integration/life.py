@@ -32,6 +32,7 @@ from contract.clock import db_now
 from contract.database import reading
 from contract.failure import JobStateError
 from contract.message import ChunkMessage
+from contract.patience import Database
 from contract.settings import Settings
 from contract.tables import chunks, jobs, leaders, results, workers
 from producer.cancel import cancel
@@ -53,7 +54,6 @@ from tests.integration.dispatching import (
 from tests.integration.ending import CLASSIFIED, MODEL_NUMBER, failed
 from worker.chunk_run import ChunkRun
 from worker.claim import begin_alone, claim
-from worker.database import Database
 from worker.outcome import Outcome
 from worker.runs import Runs
 from worker.store import Store

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import quote, unquote
 from urllib.request import Request, urlopen
 
 from moto.server import ThreadedMotoServer
+
+from tests.integration.sites import answering
 
 
 class S3Server:
@@ -80,12 +82,6 @@ class _Request(BaseHTTPRequestHandler):
 @contextmanager
 def serving_answers() -> Iterator[Store]:
     store = Store()
-    handler = type("Request", (_Request,), {"store": store})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        store.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with answering(type("Request", (_Request,), {"store": store}), "127.0.0.1") as store.endpoint:
         yield store
         store.go_on.set()
-        server.shutdown()
-        thread.join()

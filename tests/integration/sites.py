@@ -76,13 +76,18 @@ class _Request(BaseHTTPRequestHandler):
 def serving(host: str) -> Iterator[Site]:
     """On `127.0.0.N`: another N is another host."""
     site = Site("")
-    handler = type("Request", (_Request,), {"site": site})
-    with ThreadingHTTPServer((host, 0), handler) as server:
-        site.address = f"http://{host}:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with answering(type("Request", (_Request,), {"site": site}), host) as site.address:
         yield site
         site.open.set()
+
+
+@contextmanager
+def answering(handler: type[BaseHTTPRequestHandler], host: str) -> Iterator[str]:
+    """The address of a server with a thread for each request."""
+    with ThreadingHTTPServer((host, 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://{host}:{server.server_address[1]}"
         server.shutdown()
         thread.join()
 

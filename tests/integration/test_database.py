@@ -18,11 +18,12 @@ from contract import database
 from contract.clock import db_now
 from contract.database import connect_database, make_engine, reading
 from contract.failure import DatabaseUnavailable, SchemaMismatch
+from contract.patience import Database
 from contract.schema import check_schema, check_upgradable
 from contract.settings import Settings
 from contract.tables import metadata, workers
 from migrations.upgrade import ADVISORY_LOCK, upgrade
-from worker.database import OTHER_CONNECTIONS, TASK_CONNECTIONS, Database, connect
+from worker.database import OTHER_CONNECTIONS, TASK_CONNECTIONS, connect
 
 
 def test_migrations_give_the_tables_of_the_contract(engine: Engine) -> None:

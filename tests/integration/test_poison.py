@@ -14,6 +14,7 @@ from sqlalchemy import Engine, select
 from contract import remaining
 from contract.clock import db_now
 from contract.database import reading
+from contract.patience import Database
 from contract.settings import Settings
 from contract.tables import results
 from producer.fold import fold
@@ -40,7 +41,6 @@ from tests.integration.ending import (
     submit_job,
 )
 from worker.claim import Claim, begin_alone
-from worker.database import Database
 from worker.outcome import Outcome
 from worker.store import FencedOff
 

@@ -21,11 +21,11 @@ from contract.clock import db_now
 from contract.database import make_engine, reading
 from contract.error_codes import Failure
 from contract.message import ChunkMessage, MalformedMessage
+from contract.patience import Database
 from contract.settings import Settings
 from contract.tables import TOP, chunk_uris, chunks, jobs, labels, models, results, tallies, workers
 from worker.chunk_run import ChunkRun, Snapshot
 from worker.claim import Claim, claim
-from worker.database import Database
 from worker.metrics import Metrics
 from worker.outcome import Outcome, Prediction, Provenance
 from worker.presence import Presence

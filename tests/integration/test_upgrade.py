@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from contract.database import make_engine, reading
 from contract.message import ALONE_VERSION, ChunkMessage
+from contract.patience import Database
 from contract.schema import check_schema
 from migrations.upgrade import upgrade
 from producer.fold import fold
@@ -26,7 +27,6 @@ from tests.integration.dispatching import (
 )
 from tests.integration.ending import CLASSIFIED, IMAGES, codes, store, submit_job
 from tests.integration.installation import Installation
-from worker.database import Database
 from worker.presence import Presence
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
