@@ -4,7 +4,6 @@ What happens then happens for real: a signal of the loader's own, or memory up t
 limit.
 """
 
-import os
 import signal
 import sys
 
@@ -12,7 +11,10 @@ HUGE_BYTES = 2**28
 
 
 def crash() -> None:
-    os.kill(os.getpid(), signal.SIGSEGV)
+    """As a decoder does: to this thread. What is sent to the process comes a moment later, when
+    no image is under decode, or another one.
+    """
+    signal.raise_signal(signal.SIGSEGV)
 
 
 def exhaust_memory() -> None:
