@@ -1,6 +1,7 @@
 """`resnextq worker` with a classifier that is quick, and whose answers can be checked.
 
-All else is the worker's own: Celery, loaders, batches, store. Run as a process by `stack`.
+All else is the worker's own: its witness, Celery, loaders, batches, store. Run as a process by
+`stack`.
 
     CHAOS_BATCH_S   what a batch takes
     CHAOS_HOLD      a file: while it exists, no batch ends
@@ -18,6 +19,7 @@ from typing import Final
 import numpy as np
 
 import worker.main
+import worker.witness
 from contract.settings import load_settings
 from resnext.preprocess import Preprocessing
 from tests.chaos.pictures import DEADLY, SIDE
@@ -50,8 +52,8 @@ class Classifier:
         time.sleep(self._batch_s)
         while self._hold.exists():
             time.sleep(POLL_S)
-        if DEADLY in _read(images):  # as a driver may end its process
-            os.kill(os.getpid(), signal.SIGSEGV)
+        if DEADLY in _read(images):  # as a driver may, and in this thread: at once
+            signal.raise_signal(signal.SIGSEGV)
         found = SimpleNamespace(
             class_ids=_read(images),
             scores=np.ones((len(images), 1), np.float32),
@@ -75,7 +77,7 @@ def main() -> None:
     )
     worker.main.find_model = lambda _: SPEC
     worker.main.load_classifier = lambda _: classifier
-    worker.main.run_worker(settings)
+    worker.witness.run_watched(settings)
 
 
 if __name__ == "__main__":

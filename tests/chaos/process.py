@@ -79,6 +79,7 @@ class Process:
         self._child.wait()
 
     def end(self) -> None:
+        """By SIGKILL, with all that it has started."""
         if self._child is None:
             return
         with suppress(ProcessLookupError):

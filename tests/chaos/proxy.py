@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ class Proxy:
         self._socket_path = socket_path
         self._loop = asyncio.new_event_loop()
         self._mended: asyncio.Event | None = None
+        self._never = asyncio.Event()
         self._age = 0
         """Connections of an earlier age are cut."""
         self._listening = threading.Event()
@@ -63,19 +64,20 @@ class Proxy:
         for task in left:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self._loop.run_until_complete(asyncio.sleep(0))  # sockets are closed a turn later
         self._loop.close()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert self._mended is not None
         await self._mended.wait()
         age = self._age
-        with suppress(OSError):
-            inner = await asyncio.open_unix_connection(self._socket_path)
-            await asyncio.gather(
-                self._pass_on(reader, inner[1], age), self._pass_on(inner[0], writer, age)
-            )
-            return
-        writer.close()
+        with closing(writer), suppress(OSError):
+            inner_reader, inner_writer = await asyncio.open_unix_connection(self._socket_path)
+            with closing(inner_writer):
+                await asyncio.gather(
+                    self._pass_on(reader, inner_writer, age),
+                    self._pass_on(inner_reader, writer, age),
+                )
 
     async def _pass_on(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, age: int
@@ -87,6 +89,6 @@ class Proxy:
                 writer.write(block)
                 await writer.drain()
         if age != self._age:
-            await asyncio.Event().wait()  # nobody is told that the other side has gone
+            await self._never.wait()  # nobody is told that the other side has gone
         with suppress(OSError):
             writer.close()

@@ -93,6 +93,15 @@ class Stack:
             process.start()
         return dead
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No batch ends."""
+        self.hold.touch()
+        try:
+            yield
+        finally:
+            self.hold.unlink()
+
     def end(self) -> None:
         for process in (*self.workers, *self.dispatchers):
             process.end()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 
 from tests.chaos.trial import Trial
@@ -16,7 +15,7 @@ def kill(trial: Trial) -> None:
         for _ in trial.rounds():
             time.sleep(trial.random.uniform(0.0, 1.0))
             leader = stack.leader()
-            leader.signal(signal.SIGKILL)
+            leader.end()
             trial.recovered(stack.seconds_until_progress(stack.now()))
             stack.heal()
     stack.remove_dispatcher(other)

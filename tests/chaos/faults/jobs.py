@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from itertools import cycle
 from typing import Final
@@ -81,7 +80,7 @@ def _set_priority(stack: Stack, job: Job) -> bool:
 
 
 def _kill_worker(stack: Stack) -> None:
-    stack.workers[0].signal(signal.SIGKILL)
+    stack.workers[0].end()
 
 
 def _kill_loader(stack: Stack) -> None:
@@ -89,7 +88,7 @@ def _kill_loader(stack: Stack) -> None:
 
 
 def _kill_dispatcher(stack: Stack) -> None:
-    stack.dispatchers[0].signal(signal.SIGKILL)
+    stack.dispatchers[0].end()
 
 
 def _flush_redis(stack: Stack) -> None:

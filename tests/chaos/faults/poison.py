@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Final
 
 from tests.chaos.healing import healing
@@ -59,11 +58,10 @@ def _among_others(trial: Trial, kind: str) -> None:
 def kill_innocent(trial: Trial) -> None:
     """The worker is killed whenever it runs the same chunk, and never comes to its end."""
     stack = trial.stack
-    stack.hold.touch()
-    trial.load.submit(stack.pictures.plain(1 if trial.short else INNOCENT_IMAGES, trial.random))
-    for _ in trial.rounds():
-        victim = until("a worker runs the chunk", stack.busy_worker)
-        victim.signal(signal.SIGKILL)
-        stack.heal()
-    stack.hold.unlink()
+    with stack.held():
+        trial.load.submit(stack.pictures.plain(1 if trial.short else INNOCENT_IMAGES, trial.random))
+        for _ in trial.rounds():
+            victim = until("a worker runs the chunk", stack.busy_worker)
+            victim.end()
+            stack.heal()
     trial.load.finish()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import cycle, repeat
 from typing import Final
 
@@ -56,10 +58,11 @@ def _kill(trial: Trial, kills: Iterator[Callable[[Stack, Process], None]]) -> No
     with trial.load:
         for _ in trial.rounds():
             victim = trial.random.choice(stack.workers)
-            name = _in_mid_batch(stack, victim)
-            held = stack.runs_of(name)
-            next(kills)(stack, victim)
-            trial.recovered(_seconds_until_free(stack, name, held))
+            with stack.held():
+                name = _in_mid_batch(stack, victim)
+                runs = stack.runs_of(name)
+                next(kills)(stack, victim)
+            trial.recovered(_seconds_until_free(stack, name, runs))
             stack.heal()
 
 
@@ -74,6 +77,7 @@ def _kill_main(_: Stack, worker: Process) -> None:
     """The one that has everything in hand: the last in the line that began with the command."""
     main = [pid for pid in worker.pids() if LOADER not in program_of(pid)][-1]
     os.kill(main, signal.SIGKILL)
+    until("its witness ends with it", lambda: not worker.is_running)
 
 
 def _kill_loader(stack: Stack, worker: Process) -> None:
@@ -81,7 +85,7 @@ def _kill_loader(stack: Stack, worker: Process) -> None:
 
 
 def kill_group(_stack: Stack, worker: Process) -> None:
-    worker.signal(signal.SIGKILL)
+    worker.end()
 
 
 def _seconds_until_free(stack: Stack, name: str, held: set[Run]) -> float:
@@ -104,10 +108,12 @@ def _freeze(stack: Stack, worker: Process) -> str:
 def _locks_nothing(stack: Stack, name: str) -> bool:
     theirs = select(chunks.c.chunk).where(chunks.c.state == "running", chunks.c.worker == name)
     try:
-        with stack.engine.begin() as connection:
-            if stack.postgres is None:
-                return True
-            connection.execute(theirs.with_for_update(nowait=True)).all()
-    except DBAPIError:
+        if stack.postgres:
+            with stack.engine.begin() as connection:
+                connection.execute(theirs.with_for_update(nowait=True)).all()
+        else:  # where the engine would wait for a minute
+            with closing(sqlite3.connect(str(stack.engine.url.database), timeout=0)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+    except (DBAPIError, sqlite3.OperationalError):
         return False
     return True
