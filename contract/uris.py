@@ -22,7 +22,9 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 # As nearly every URI of a crawl is: a name and no number, no port, ASCII without a backslash, far
 # from the greatest length. A closer look at each would cost a large submit most of its time.
-_PLAIN = re.compile(r"https?://(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,63}(?:/[!-\[\]-~]{0,7000})?")
+# Nothing is given back once it has matched (++): no other division of a URI would match either.
+PLAIN = r"https?://(?:[a-z0-9-]{1,63}+\.){1,8}+[a-z]{2,63}+(?:/[!-\[\]-~]{0,7000}+)?+"
+_PLAIN = re.compile(PLAIN)
 
 
 def refusal(

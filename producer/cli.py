@@ -193,7 +193,7 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     _stop_cleanly_when_terminated()
     from producer.duration import read_duration
     from producer.progress import counting
-    from producer.sources import read_sources
+    from producer.sources import read_runs
     from producer.submit import Order, submit_entries
 
     settings = _settings(model=model, weights=weights, precision=_value(precision))
@@ -201,7 +201,7 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     order = Order.of(settings, name=name, key=key, priority=priority, expires_s=expires_s)
     with _database(settings) as engine:
         with counting("submitting") as advance:
-            submission = submit_entries(engine, read_sources(sources), order, advance=advance)
+            submission = submit_entries(engine, read_runs(sources), order, advance=advance)
         print(submission.job, flush=True)
         what = "already submitted" if submission.repeated else f"submitted to {order.queue}"
         images = "1 image" if submission.images == 1 else f"{submission.images:,} images"

@@ -2,8 +2,8 @@
 
 A source is a URI, a folder of images, an image file, a text file with a URI a line, or `-`
 for such lines on standard input. `read_sources` gives one `Entry` an image and reads no more
-ahead than some hundred kilobytes that are there; `check` lets through what workers would take and
-names what they would not.
+ahead than some hundred kilobytes that are there; `read_runs` gives the plain lines of a list
+together. `check` lets through what workers would take and names what they would not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ from typing import BinaryIO, Final, NamedTuple
 
 from contract.error_codes import Failure, describe
 from contract.failure import SourceError
-from contract.uris import MAX_URI_CHARS, is_file, path_of, refusal, refusal_of_port
+from contract.uris import (
+    DEFAULT_PORTS,
+    MAX_URI_CHARS,
+    is_file,
+    path_of,
+    refusal,
+    refusal_of_port,
+)
+from producer.runs import Run, run_at
 
 STANDARD_INPUT: Final = "-"
 IMAGE_EXTENSIONS: Final = frozenset(
@@ -26,8 +34,10 @@ IMAGE_EXTENSIONS: Final = frozenset(
 # A URI of the greatest length in four-byte characters, a TAB and a long id fit.
 MAX_LINE_BYTES: Final = 65_536
 MAX_REF_CHARS: Final = 1_024
-# So much of a list is decoded at once.
+# So much of a list is read at once.
 BLOCK_BYTES: Final = 262_144
+# So much of a stretch of odd lines is looked at before plain ones are looked for again.
+MAX_ODD_BYTES: Final = 16_384
 # Enough to see what is wrong with a list, few enough to read.
 MAX_REFUSALS: Final = 10
 # How much further a list is read for more refusals, once one has decided against it.
@@ -54,6 +64,17 @@ def read_sources(sources: Sequence[str], standard_input: BinaryIO | None = None)
     Raises:
         SourceError: a source is nothing that can be read, or no text.
     """
+    return _apart(read_runs(sources, standard_input))
+
+
+def read_runs(
+    sources: Sequence[str], standard_input: BinaryIO | None = None
+) -> Iterator[Entry | Run]:
+    """The same images in the same order, plain lines of a list together.
+
+    Raises:
+        SourceError: as of `read_sources`.
+    """
     readers = [_open_source(source, standard_input or sys.stdin.buffer) for source in sources]
     for reader in readers:
         yield from reader
@@ -74,24 +95,36 @@ def _named(source: str) -> Path | None:
 
 
 def check(
-    entries: Iterable[Entry],
+    images: Iterable[Entry | Run],
     file_roots: Sequence[Path],
     fetch_ports: Collection[int] = (),
     object_stores: Collection[str] = (),
-) -> Iterator[Entry]:
-    """Passes entries on until one is refused; then only looks for more to report.
+) -> Iterator[Entry | Run]:
+    """Passes images on until one is refused; then only looks for more to report. Of a run none is,
+    where the ports permit it.
 
     Raises:
         SourceError: it names up to ten of the refused URIs, where they stand and why.
     """
-    entries = iter(entries)
+    takes_runs = not fetch_ports or set(fetch_ports).issuperset(DEFAULT_PORTS.values())
+    images = iter(images) if takes_runs else _apart(images)
     roots = [root.resolve() for root in file_roots]
-    for entry in entries:
-        reason = _why_refused(entry, roots, fetch_ports, object_stores)
-        if reason is not None:
-            further = _further(entries, roots, fetch_ports, object_stores)
-            raise _refused([_report(entry, reason), *further])
-        yield entry
+    for image in images:
+        if not isinstance(image, Run):
+            reason = _why_refused(image, roots, fetch_ports, object_stores)
+            if reason is not None:
+                further = _further(_apart(images), roots, fetch_ports, object_stores)
+                raise _refused([_report(image, reason), *further])
+        yield image
+
+
+def _apart(images: Iterable[Entry | Run]) -> Iterator[Entry]:
+    for image in images:
+        if isinstance(image, Run):
+            for line, uri in enumerate(image.uris, start=image.line):
+                yield Entry(uri, None, image.source, line)
+        else:
+            yield image
 
 
 def shorten(text: str) -> str:
@@ -100,7 +133,7 @@ def shorten(text: str) -> str:
     return shown if len(shown) <= SHOWN_CHARS else f"{shown[:SHOWN_CHARS]}…"
 
 
-def _open_source(source: str, standard_input: BinaryIO) -> Iterator[Entry]:
+def _open_source(source: str, standard_input: BinaryIO) -> Iterator[Entry | Run]:
     if source == STANDARD_INPUT:
         return _read_lines(standard_input, "standard input")
     if "://" in source:
@@ -121,7 +154,7 @@ def _open_source(source: str, standard_input: BinaryIO) -> Iterator[Entry]:
     )
 
 
-def _open_file(path: Path) -> Iterator[Entry]:
+def _open_file(path: Path) -> Iterator[Entry | Run]:
     if path.suffix.lower() in IMAGE_EXTENSIONS:
         return iter((_entry_of_file(path, path.absolute()),))
     try:
@@ -161,33 +194,46 @@ def _unreadable(path: Path, error: OSError) -> SourceError:
     return SourceError(f"{shorten(str(path))} cannot be read: {error.strerror}.")
 
 
-def _read_list(file: BinaryIO, source: str) -> Iterator[Entry]:
+def _read_list(file: BinaryIO, source: str) -> Iterator[Entry | Run]:
     with file:
         yield from _read_lines(file, source)
 
 
-def _read_lines(file: BinaryIO, source: str) -> Iterator[Entry]:
+def _read_lines(file: BinaryIO, source: str) -> Iterator[Entry | Run]:
     """`URI` or `URI <TAB> id of your own`; blank lines and those that begin with # say nothing."""
-    first = 1
+    number, odd_bytes = 1, 0
     for block in _blocks(file):
-        number = first
-        for number, text in enumerate(_decode_all(block, source, first), start=first):
-            if not text or text.startswith("#"):
-                continue
+        at = 0
+        while at < len(block):
+            begin = at
+            uris, at = run_at(block, begin)
+            if uris:
+                yield Run(uris, source, number)
+                number += len(uris)
+            # Where odd lines follow each other, more and more are taken without a look for runs.
+            odd_bytes = 0 if at - begin > odd_bytes else min(2 * odd_bytes + 100, MAX_ODD_BYTES)
+            end = block.find(b"\n", at + odd_bytes) + 1 or len(block)
+            yield from _read_closely(block[at:end], source, number)
+            number += block.count(b"\n", at, end)
+            at = end
+
+
+def _read_closely(lines: bytes, source: str, first: int) -> Iterator[Entry]:
+    for number, text in enumerate(_decode_all(lines, source, first), start=first):
+        if text and not text.startswith("#"):
             uri, _, ref = text.partition("\t")
             yield Entry(uri.rstrip(), ref.strip() or None, source, number)
-        first = number + 1
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    """Whole lines without the last one's end, as many as there are to be had at once; of one that
-    is too long only the beginning.
+    """Whole lines, as many as there are to be had at once; of one that is too long only the
+    beginning.
     """
     rest = b""
     while block := file.read1(BLOCK_BYTES):  # type: ignore[attr-defined]  # a buffered file's
         lines, end, rest = (rest + block).rpartition(b"\n")
         if end:
-            yield lines
+            yield lines + end
         if len(rest) > MAX_LINE_BYTES:
             break
     if rest:

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from itertools import chain, count, islice
+from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +38,7 @@ from contract.settings import Settings
 from contract.tables import chunks, jobs
 from producer.background import begin
 from producer.parts import Part, insert_parts
+from producer.runs import Run
 from producer.sources import Entry, check, shorten
 
 # About what one transaction inserts: some tens of milliseconds, a few hundred kilobytes.
@@ -66,6 +67,17 @@ class Submission:
     images: int
     repeated: bool
     """A job with this key was there already; nothing has been submitted."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """What one transaction inserts."""
+
+    uris: list[str]
+    refs: list[str | None]
+
+    def cut(self, first: int, images: int) -> Group:
+        return Group(self.uris[first : first + images], self.refs[first : first + images])
 
 
 @dataclass(frozen=True)
@@ -183,12 +195,12 @@ def login_name() -> str:
 
 def submit_entries(
     engine: Engine,
-    entries: Iterable[Entry],
+    images: Iterable[Entry | Run],
     order: Order,
     *,
     advance: Callable[[int], object] = lambda _images: None,
 ) -> Submission:
-    """Submits checked entries; `advance` is told how many more are in the database.
+    """Checks and submits images; `advance` is told how many more are in the database.
 
     Raises:
         SourceError: a URI is refused, or there is none.
@@ -197,7 +209,7 @@ def submit_entries(
     earlier = _find_whole(engine, order)
     if earlier is not None:
         return earlier
-    checked = check(entries, order.file_roots, order.fetch_ports, order.object_stores)
+    checked = check(images, order.file_roots, order.fetch_ports, order.object_stores)
     groups = _group(checked, _images_per_group(order))
     first = next(groups, None)  # before the job's row: most bad lists are found out here
     if first is None:
@@ -208,13 +220,13 @@ def submit_entries(
     if isinstance(draft, Submission):
         return draft
     try:
-        images = _insert_groups(database, draft, chain([first], groups), order, advance)
-        _set_running(database, draft, images, order.expires_s)
+        total = _insert_groups(database, draft, chain([first], groups), order, advance)
+        _set_running(database, draft, total, order.expires_s)
     except BaseException:
         with suppress(SQLAlchemyError):  # what went wrong first is what to tell
             _discard(engine, draft)
         raise
-    return Submission(draft.id, images, repeated=False)
+    return Submission(draft.id, total, repeated=False)
 
 
 def _check_title(what: str, title: str | None) -> None:
@@ -229,9 +241,21 @@ def _images_per_group(order: Order) -> int:
     return max(1, IMAGES_PER_TRANSACTION // order.chunk_images) * order.chunk_images
 
 
-def _group(entries: Iterator[Entry], size: int) -> Iterator[list[Entry]]:
-    while group := list(islice(entries, size)):
-        yield group
+def _group(images: Iterable[Entry | Run], size: int) -> Iterator[Group]:
+    uris: list[str] = []
+    refs: list[str | None] = []
+    for image in images:
+        if isinstance(image, Run):
+            uris += image.uris
+            refs += repeat(None, len(image.uris))
+        else:
+            uris.append(image.uri)
+            refs.append(image.ref)
+        while len(uris) >= size:
+            yield Group(uris[:size], refs[:size])
+            del uris[:size], refs[:size]
+    if uris:
+        yield Group(uris, refs)
 
 
 def _find_whole(engine: Engine, order: Order) -> Submission | None:
@@ -315,7 +339,7 @@ def _job_row(order: Order) -> dict[str, Any]:
 def _insert_groups(
     database: Database,
     job: Draft,
-    groups: Iterable[list[Entry]],
+    groups: Iterable[Group],
     order: Order,
     advance: Callable[[int], object],
 ) -> int:
@@ -330,7 +354,7 @@ def _insert_groups(
                 inserted = images
             work = partial(_insert_group, job, group, images, order.chunk_images, count())
             under_way = begin(partial(database.transact, work))
-            images += len(group)
+            images += len(group.uris)
     finally:  # whoever breaks off finds nothing half done, unless the database is away
         wait([under_way] if under_way else [], BREAK_OFF_WITHIN_S)
     if under_way is not None:
@@ -341,7 +365,7 @@ def _insert_groups(
 
 def _insert_group(  # noqa: PLR0913, PLR0917  (of one group, again and again)
     job: Draft,
-    group: list[Entry],
+    group: Group,
     first_position: int,
     chunk_images: int,
     tries: Iterator[int],
@@ -349,12 +373,12 @@ def _insert_group(  # noqa: PLR0913, PLR0917  (of one group, again and again)
 ) -> None:
     """Some chunks; every group but the last one is of whole chunks."""
     _check_ours(connection, job)
-    cuts = range(0, len(group), chunk_images)
+    cuts = range(0, len(group.uris), chunk_images)
     first_chunk = first_position // chunk_images
     if next(tries) and _is_inserted(connection, job, first_chunk):
         return
     parts = [
-        _part(first_chunk + n, group[cut : cut + chunk_images], first_position + cut)
+        _part(first_chunk + n, group.cut(cut, chunk_images), first_position + cut)
         for n, cut in enumerate(cuts)
     ]
     insert_parts(connection, job.number, job.created_at, parts)
@@ -380,13 +404,13 @@ def _is_draft(job: Draft) -> ColumnElement[bool]:
     return (jobs.c.id == job.id) & (jobs.c.state == "submitting")
 
 
-def _part(chunk: int, entries: Sequence[Entry], first_position: int) -> Part:
-    refs = [entry.ref for entry in entries]
+def _part(chunk: int, group: Group, first_position: int) -> Part:
+    has_refs = group.refs.count(None) < len(group.refs)
     return Part(
         chunk=chunk,
         first_position=first_position,
-        uris=[entry.uri for entry in entries],
-        refs=refs if any(ref is not None for ref in refs) else None,
+        uris=group.uris,
+        refs=group.refs if has_refs else None,
     )
 
 

@@ -3,18 +3,24 @@
 import io
 import os
 import sys
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from contract.failure import SourceError
+from contract.uris import refusal
+from producer.runs import Run
 from producer.sources import (
     BLOCK_BYTES,
     MAX_LINE_BYTES,
     Entry,
     check,
     named_paths,
+    read_runs,
     read_sources,
     shorten,
 )
@@ -224,3 +230,81 @@ def test_what_is_named_is_known_before_anything_is_read(tmp_path, monkeypatch) -
     named = named_paths(["folder", "cat.jpg", "list.txt", "-", *files, "https://a.org/b.jpg"])
     assert named == [tmp_path / name for name in ("folder", "cat.jpg", "dog.png", "no suffix")]
     assert named_paths(["x" * 5000, "file://elsewhere/a.jpg"]) == []
+
+
+PLAIN = st.integers(0, 99).map("https://a-{0}.example.org/{0}.jpg?x={0}".format)
+ODD = st.sampled_from(
+    [
+        "",
+        "  ",
+        "# http://a.org/no",
+        "http://a.org/1\tmine",
+        " http://a.org/2",
+        "http://a.org/3\r",
+        "http://a.org/ü",
+        "http://a.org:8080/4",
+        "http://A.org/5",
+        "http://127.0.0.1/6",
+        'http://a.org/"7"',
+        "http://a.org/8\\9",
+        "http://a.org/a b",
+        "http://me:pw@a.org/",
+        "http://a.org/\x7f",
+        "http://a.org/\u2028",
+        "http://a.org/\x0b",
+        "http://a.org./",
+        "http://a.o",
+        "http://" + 9 * "a." + "org/",
+        "http://a.org/" + 7_000 * "x",
+        "http://a.org/" + 7_001 * "x",
+        "ftp://a.org/",
+    ]
+)
+
+
+@given(st.lists(st.one_of(PLAIN, ODD)), st.booleans())
+def test_runs_are_what_the_lines_are_one_by_one(lines, ends) -> None:
+    text = "\n".join(lines) + "\n" * ends
+    apart = []
+    for image in read_runs(["-"], io.BytesIO(text.encode())):
+        if isinstance(image, Run):
+            assert all(refusal(uri, ()) is None for uri in image.uris)
+            apart += [(uri, None, line) for line, uri in enumerate(image.uris, start=image.line)]
+        else:
+            apart.append((image.uri, image.ref, image.line))
+    assert apart == list(one_by_one(text))
+
+
+def one_by_one(text: str) -> Iterator[tuple[str, str | None, int]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        said = line.strip()
+        if said and not said.startswith("#"):
+            uri, _, ref = said.partition("\t")
+            yield uri.rstrip(), ref.strip() or None, number
+
+
+def test_plain_lines_are_together_and_those_between_them_alone() -> None:
+    lines = ["http://a.org/1", "https://b.org/2", "http://c.org/3\tc", "http://d.org/4"]
+    read = read_runs(["-"], io.BytesIO("\n".join(lines).encode()))
+    assert list(read) == [
+        Run(["http://a.org/1", "https://b.org/2"], "standard input", 1),
+        Entry("http://c.org/3", "c", "standard input", 3),
+        Run(["http://d.org/4"], "standard input", 4),
+    ]
+
+
+@pytest.mark.parametrize(("ports", "line"), [((443,), 1), ((80,), 2), ((443, 80), 3)])
+def test_a_run_is_no_way_round_the_ports(ports, line) -> None:
+    text = b"http://a.org/1\nhttps://a.org/2\nftp://a.org/3"
+    with pytest.raises(SourceError, match=f"standard input, line {line}: "):
+        list(check(read_runs(["-"], io.BytesIO(text)), [], fetch_ports=ports))
+
+
+def test_what_is_refused_behind_a_run_is_told_with_its_line() -> None:
+    text = b"http://a.org/1\nhttp://a.org/2\nftp://a.org/3\nhttp://a.org/4\nftp://a.org/5\n"
+    with pytest.raises(SourceError) as it:
+        list(check(read_runs(["-"], io.BytesIO(text)), []))
+    assert [report.split(":")[0] for report in str(it.value).splitlines()[1:]] == [
+        "  standard input, line 3",
+        "  standard input, line 5",
+    ]
