@@ -6,14 +6,13 @@ a row would keep the server, and so the submit, busier than the rows do.
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, insert, null
+from sqlalchemy import Connection, Text, bindparam, insert
 
 from contract.remaining import all_of
 from contract.tables import chunk_uris, chunks
@@ -27,9 +26,11 @@ class Part:
 
     chunk: int
     first_position: int
-    uris: list[str]
-    refs: list[str | None] | None
-    """The submitter's own ids; None if no image has one."""
+    images: int
+    uris: str
+    """A list in JSON: written before the transaction begins, which is the shorter for it."""
+    refs: str | None
+    """The same of the submitter's own ids; None if no image has one."""
 
 
 def insert_parts(
@@ -42,9 +43,14 @@ def insert_parts(
     job = {"job_number": job_number}
     beginning = _BEGINNING | {"due_at": due_at}
     connection.execute(insert(chunks), [job | _chunk_row(part) | beginning for part in parts])
-    connection.execute(insert(chunk_uris), [job | _uris_row(part) for part in parts])
+    rows = [job | {"chunk": part.chunk, "uris": part.uris, "refs": part.refs} for part in parts]
+    connection.execute(_INSERT_TEXTS, rows)
 
 
+# JSON already, so that it is not to be made of what it is given.
+_INSERT_TEXTS: Final = insert(chunk_uris).values(
+    uris=bindparam("uris", type_=Text()), refs=bindparam("refs", type_=Text())
+)
 _BEGINNING: Final[dict[str, Any]] = {"state": "pending", "generation": 0, "attempt": 0, "deaths": 0}
 
 
@@ -52,16 +58,11 @@ def _chunk_row(part: Part) -> dict[str, Any]:
     return {
         "chunk": part.chunk,
         "first_position": part.first_position,
-        "images": len(part.uris),
+        "images": part.images,
         "shuffle": secrets.randbelow(MAX_SHUFFLE + 1),
-        "remaining": all_of(len(part.uris)),
-        "remaining_images": len(part.uris),
+        "remaining": all_of(part.images),
+        "remaining_images": part.images,
     }
-
-
-def _uris_row(part: Part) -> dict[str, Any]:
-    refs = null() if part.refs is None else part.refs
-    return {"chunk": part.chunk, "uris": part.uris, "refs": refs}
 
 
 # Arrays in PostgreSQL's binary form, %b, so that nothing of them is escaped.
@@ -85,6 +86,5 @@ def _insert_arrays(
     columns = [[row[name] for row in rows] for name in rows[0]]
     connection.exec_driver_sql(_INSERT_CHUNKS, (job_number, due_at, *columns))
     numbers = [part.chunk for part in parts]
-    uris = [json.dumps(part.uris) for part in parts]
-    refs = [None if part.refs is None else json.dumps(part.refs) for part in parts]
+    uris, refs = [part.uris for part in parts], [part.refs for part in parts]
     connection.exec_driver_sql(_INSERT_URIS, (job_number, numbers, uris, refs))

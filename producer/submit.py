@@ -15,6 +15,7 @@ sets it running. Whatever goes wrong before that, the job is deleted again.
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -343,16 +344,17 @@ def _insert_groups(
     order: Order,
     advance: Callable[[int], object],
 ) -> int:
-    """How many images there were. While a group is inserted, the next one is read."""
+    """How many images there were. While a group is inserted, the next one is made ready."""
     images = inserted = 0
     under_way: Future[None] | None = None
     try:
         for group in groups:
+            parts = _parts(group, images, order.chunk_images)
             if under_way is not None:
                 under_way.result()
                 advance(images - inserted)
                 inserted = images
-            work = partial(_insert_group, job, group, images, order.chunk_images, count())
+            work = partial(_insert_parts, job, parts, count())
             under_way = begin(partial(database.transact, work))
             images += len(group.uris)
     finally:  # whoever breaks off finds nothing half done, unless the database is away
@@ -363,25 +365,23 @@ def _insert_groups(
     return images
 
 
-def _insert_group(  # noqa: PLR0913, PLR0917  (of one group, again and again)
-    job: Draft,
-    group: Group,
-    first_position: int,
-    chunk_images: int,
-    tries: Iterator[int],
-    connection: Connection,
+def _insert_parts(
+    job: Draft, parts: Sequence[Part], tries: Iterator[int], connection: Connection
 ) -> None:
-    """Some chunks; every group but the last one is of whole chunks."""
     _check_ours(connection, job)
-    cuts = range(0, len(group.uris), chunk_images)
-    first_chunk = first_position // chunk_images
-    if next(tries) and _is_inserted(connection, job, first_chunk):
+    if next(tries) and _is_inserted(connection, job, parts[0].chunk):
         return
-    parts = [
+    insert_parts(connection, job.number, job.created_at, parts)
+
+
+def _parts(group: Group, first_position: int, chunk_images: int) -> list[Part]:
+    """Some chunks; every group but the last one is of whole chunks."""
+    first_chunk = first_position // chunk_images
+    cuts = range(0, len(group.uris), chunk_images)
+    return [
         _part(first_chunk + n, group.cut(cut, chunk_images), first_position + cut)
         for n, cut in enumerate(cuts)
     ]
-    insert_parts(connection, job.number, job.created_at, parts)
 
 
 def _is_inserted(connection: Connection, job: Draft, chunk: int) -> bool:
@@ -409,8 +409,9 @@ def _part(chunk: int, group: Group, first_position: int) -> Part:
     return Part(
         chunk=chunk,
         first_position=first_position,
-        uris=group.uris,
-        refs=group.refs if has_refs else None,
+        images=len(group.uris),
+        uris=json.dumps(group.uris),
+        refs=json.dumps(group.refs) if has_refs else None,
     )
 
 
