@@ -40,7 +40,7 @@ def insert_parts(
     if connection.dialect.name == "postgresql":
         _insert_arrays(connection, job_number, due_at, parts)
         return
-    job = {"job_number": job_number}
+    job: dict[str, Any] = {"job_number": job_number}
     beginning = _BEGINNING | {"due_at": due_at}
     connection.execute(insert(chunks), [job | _chunk_row(part) | beginning for part in parts])
     rows = [job | {"chunk": part.chunk, "uris": part.uris, "refs": part.refs} for part in parts]

@@ -18,7 +18,7 @@ from contract.remaining import all_of
 from contract.settings import Settings
 from contract.tables import chunk_uris, chunks, jobs, workers
 from migrations.upgrade import upgrade
-from producer.sources import Entry
+from producer.sources import Entry, read_runs
 from producer.submit import Order, TakenAwayError, submit, submit_entries
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
@@ -88,6 +88,22 @@ def test_ids_of_ones_own_are_kept_and_null_where_a_chunk_has_none(engine: Engine
     with reading(engine) as connection:
         statement = select(chunk_uris.c.refs, chunk_uris.c.refs.is_(None)).order_by("chunk")
         assert connection.execute(statement).all() == [([None, "ü2"], False), (None, True)]
+
+
+def test_a_list_keeps_the_order_of_its_lines_and_the_ids_of_some(engine: Engine, tmp_path) -> None:
+    """Plain lines go together, over the bounds of chunks and transactions."""
+    refs = [f"id {n}" if n % 700 == 0 else None for n in range(10_000)]
+    uris = [uri for uri, _ in images(10_000)]
+    lines = (uri if ref is None else f"{uri}\t{ref}" for uri, ref in zip(uris, refs, strict=True))
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    order = Order.of(Settings(chunk_images=100), name=None, key=None, priority=0)
+    submission = submit_entries(engine, read_runs([str(tmp_path / "list.txt")]), order)
+    assert submission.images == 10_000
+    with reading(engine) as connection:
+        parts = connection.execute(select(chunk_uris).order_by(chunk_uris.c.chunk)).all()
+    assert [uri for part in parts for uri in part.uris] == uris
+    assert [ref for part in parts for ref in part.refs or [None] * 100] == refs
+    assert sum(part.refs is None for part in parts) == 100 - 15
 
 
 def test_the_images_are_a_stream_that_memory_does_not_hold(sqlite_database: str) -> None:
