@@ -1,4 +1,4 @@
-"""A name server for the tests, and this process's own resolver asking it.
+"""A name server for the tests, and this process's own resolver, or a loader's, asking it.
 
 `socket.getaddrinfo` stays the machine's, as workers use it: glibc is told for each thread that
 looks up which server to ask (resolver(3)), and that what is no name of the machine's own is a
@@ -15,9 +15,10 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
+if TYPE_CHECKING:  # loaders of the tests load this file as well
+    import pytest
 
 TYPES = {1: 4, 28: 6}  # A and AAAA, and the versions of their addresses
 SUCCESS, NO_SUCH_NAME = 0x8180, 0x8183
@@ -105,22 +106,29 @@ class _ResolverState(ctypes.Structure):
 
 
 @contextmanager
-def serving_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
-    """While it serves, nothing in this process asks another server for a name."""
+def answering_names() -> Iterator[NameServer]:
+    """A server that somebody is still to be told of; see `asking`."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as connection:
         connection.bind(("127.0.0.1", 0))
         server = NameServer(connection)
         thread = threading.Thread(target=server.serve)
         thread.start()
-        with monkeypatch.context() as patched:
-            patched.setattr(socket, "getaddrinfo", _asking(server.port))
-            yield server
+        yield server
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
             last.sendto(b"", connection.getsockname())
         thread.join()
 
 
-def _asking(port: int) -> Any:
+@contextmanager
+def serving_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
+    """While it serves, nothing in this process asks another server for a name."""
+    with answering_names() as server, monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", asking(server.port))
+        yield server
+
+
+def asking(port: int) -> Any:
+    """`socket.getaddrinfo` of this process, which asks the name server at this port."""
     libc, look_up = ctypes.CDLL(None), socket.getaddrinfo
     libc.__res_state.restype = ctypes.POINTER(_ResolverState)
     assert libc.__nss_configure_lookup(b"hosts", b"files dns") == 0
