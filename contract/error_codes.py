@@ -106,7 +106,7 @@ ERROR_CODES: Final = {
         ),
         ErrorCode(
             name="timeout",
-            cause="The image was not there within fetch_deadline_s.",
+            cause="The image was not there within fetch_deadline_s, or its loader answers nothing.",
             advice="Retry later, or raise RESNEXT_FETCH_DEADLINE_S.",
             retried=True,
         ),

@@ -193,7 +193,7 @@ class Loader:
             return pack_done(self._load(slot, uri, root))
         except MemoryError:  # too many large images at once: later there will be room
             return pack_done(Done(slot, _NO_MEMORY, Provenance()))
-        except Exception as error:  # noqa: BLE001  (whatever it is, it costs this image alone)
+        except BaseException as error:  # noqa: BLE001  (whatever it is, it costs this image alone)
             failure = Failure("internal", f"loader: {error!r}")
             return pack_done(Done(slot, failure, Provenance()))
 

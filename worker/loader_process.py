@@ -59,6 +59,8 @@ CRASHES: Final = frozenset(
 _SEND_WITHIN: Final = struct.pack("ll", 10, 0)
 # So often a loader is looked at within the time that it may decode one image.
 LOOKS: Final = 20
+# Until its first answer a loader has to start as well, slowly where a machine has much else to do.
+START_WITHIN_S: Final = 60.0
 
 
 @dataclass(slots=True)  # not frozen, which is slower to make
@@ -96,6 +98,12 @@ class LoaderProcess:
     """How often it has been found at that since."""
     overdue: Note | None = None
     """What it decoded for too long, and was killed for."""
+    heard: int = 0
+    """How much it had loaded when it was last looked at."""
+    silent_looks: int = 0
+    """How often it has been found with orders, and with no answer since the look before."""
+    mute: bool = False
+    """It answered nothing for too long, and was killed for it."""
 
     def assign(self, order: Order) -> tuple[int, Order]:
         """A free slot is the order's, which is then to be sent."""
@@ -149,6 +157,18 @@ class LoaderProcess:
         self.seen = note
         if note is not None and self.looks >= LOOKS:
             self.overdue = note
+            self.child.kill()
+
+    def listen(self, most_looks: int) -> None:
+        """Kills it if it has had orders for so many looks and answered none of them.
+
+        Each look of `look` is followed by one of these, and counted for the same reason.
+        """
+        answered = self.loaded != self.heard
+        self.silent_looks = 0 if answered or not self.orders else self.silent_looks + 1
+        self.heard = self.loaded
+        if self.silent_looks >= most_looks and self.overdue is None:
+            self.mute = True
             self.child.kill()
 
     def hang_up(self) -> None:

@@ -5,7 +5,8 @@ messages. A slot is one image, from its URI to the moment when the batcher has c
 pixels. An image whose host has its share of the slots takes none: it is parked, and goes out
 when it is its turn. All of it is done for many images at a time, since a lock, a packet or a
 wake-up for each would cost more than the rest. A reader takes the answers in and calls back; a
-thread for each loader replaces it, and one for all ends those that decode one image for too long.
+thread for each loader replaces it, and one for all ends those that decode one image for too long,
+and those that answer nothing any more.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heapreplace
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -28,6 +30,7 @@ from worker.loader import LoaderConfig
 from worker.loader_process import (
     CRASHES,
     LOOKS,
+    START_WITHIN_S,
     LoaderProcess,
     Order,
     Surroundings,
@@ -126,6 +129,9 @@ class LoaderPool:
         self._config = LoaderConfig.of(settings, preprocessing)
         self._surroundings = Surroundings.of(settings, named)
         self._decode_deadline_s = settings.decode_deadline_s
+        # Whatever its orders are, after the first of these times each is answered or waits for the
+        # decoder, and after the second the one that the decoder had is answered.
+        self._silence_s = settings.fetch_deadline_s + settings.decode_deadline_s + START_WITHIN_S
         lock = threading.RLock()
         self._changed = threading.Condition(lock)  # a slot is free, or the pool closed
         self._room = threading.Condition(lock)  # more may be parked, or the pool closed
@@ -369,10 +375,13 @@ class LoaderPool:
             self._replace(n, process, wait_s)
 
     def _watch(self) -> None:
-        while not self._closing.wait(self._decode_deadline_s / LOOKS):
+        look_s = self._decode_deadline_s / LOOKS
+        most_looks = ceil(self._silence_s / look_s)
+        while not self._closing.wait(look_s):
             for process in self._processes:
                 if process is not None:
                     process.look()
+                    process.listen(most_looks)
 
     def _take_in(self, came: Came) -> None:
         """Called by the reader."""
@@ -406,27 +415,19 @@ class LoaderPool:
         )
 
     def _replace(self, n: int, dead: LoaderProcess, wait_s: float) -> None:
-        """The image that it died of fails; the others go to the next life."""
-        note = dead.slots.noted()
+        """What it died of fails; the other images go to the next life."""
         with self._changed:
             self._processes[n] = None  # nothing is given to it any more
             orders, dead.orders = dead.orders, {}
-        suspect = orders.pop(note.slot, None) if note is not None else None
-        failure = self._judge(dead, note, suspect) if suspect is not None else None
-        if note is not None and suspect is not None and failure is None:
-            orders[note.slot] = replace(suspect, deaths=suspect.deaths + 1)
+        failed, failure = self._condemn(dead, orders)
         log.warning(
             "A loader died (exit status %s)%s; %d images go to its replacement.",
             dead.child.returncode,
-            f" while it decoded an image, which fails: {failure.code}" if failure else "",
+            f", and {len(failed)} of its images fail: {failure.code}" if failure else "",
             len(orders),
         )
-        if suspect is not None and failure is not None:
-            with self._changed:
-                self._hosts.end(suspect.host)
-                sendings = self._give_out()
-            _send(sendings)
-            suspect.done([(suspect.key, LoadFailed(failure, Provenance()))])
+        if failure is not None:
+            self._fail(failed, failure)
         elif not dead.loaded:
             self._closing.wait(wait_s)
         process = self._restart()
@@ -443,7 +444,35 @@ class LoaderPool:
         if self._closing.is_set():  # it was not there yet when the others were told
             process.hang_up()
 
-    def _judge(self, dead: LoaderProcess, note: Note | None, suspect: Order) -> Failure | None:
+    def _condemn(
+        self, dead: LoaderProcess, orders: dict[int, Order]
+    ) -> tuple[list[Order], Failure | None]:
+        """Takes out of a dead loader's orders what fails, and says what with."""
+        if dead.mute:  # each may be the one that it hangs at, and is tried again alone
+            failed = list(orders.values())
+            orders.clear()
+            return failed, Failure("timeout", f"no answer of its loader for {self._silence_s:g} s")
+        note = dead.slots.noted()
+        suspect = orders.pop(note.slot, None) if note is not None else None
+        if note is None or suspect is None:
+            return [], None
+        failure = self._judge(dead, note, suspect)
+        if failure is None:
+            orders[note.slot] = replace(suspect, deaths=suspect.deaths + 1)
+            return [], None
+        return [suspect], failure
+
+    def _fail(self, orders: Iterable[Order], failure: Failure) -> None:
+        """No loader answers for them any more."""
+        with self._changed:
+            for order in orders:
+                self._hosts.end(order.host)
+            sendings = self._give_out()
+        _send(sendings)
+        for order in orders:
+            order.done([(order.key, LoadFailed(failure, Provenance()))])
+
+    def _judge(self, dead: LoaderProcess, note: Note, suspect: Order) -> Failure | None:
         """What the image fails with that was being decoded; None if it deserves another try."""
         if dead.overdue is not None and dead.overdue == note:
             return Failure("decode_timeout", f"more than {self._decode_deadline_s:g} s")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import shutil
 import signal
+import socket
 import struct
 import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,8 +25,9 @@ from contract.error_codes import Failure
 from contract.settings import Settings
 from resnext.catalogue import find_spec
 from tests.integration.dispatching import WITHIN_S, until
-from worker.loader_process import LoaderProcess
+from worker.loader_process import LoaderProcess, Order
 from worker.loaders import Loaded, LoaderPool, LoadFailed, PoolClosed
+from worker.slots import Slots
 
 GOOD = Path(__file__).parents[2] / "demo/pictures/chelsea.jpg"
 
@@ -199,6 +202,139 @@ def test_an_image_whose_loader_is_killed_each_time_fails(stuck: tuple[Pool, Path
         kill_while_decoding(pool, signal.SIGKILL)
     ((_, failure),) = pool.answers(1)
     assert (failure.code, failure.detail[:21]) == ("crashed", "the loader was killed")
+
+
+# Loaders that live and do no work
+
+
+def loads(pool: Pool) -> bool:
+    """Whether the pool's next image is one with pixels."""
+    pool.load(GOOD)
+    return pool.answers(1) == [(GOOD.name, None)]
+
+
+def test_a_loader_that_answers_nothing_is_replaced_and_its_images_fail(
+    make_pool: MakePool, monkeypatch
+) -> None:
+    """It decodes nothing, so the deadline of decoding says nothing about it."""
+    monkeypatch.setattr("worker.loaders.START_WITHIN_S", 1.0)
+    pool = make_pool(fetch_deadline_s=1.0, decode_deadline_s=1.0)
+    until(lambda: loads(pool))
+    process = pool.inner._processes[0]
+    process.child.send_signal(signal.SIGSTOP)
+    pool.load(GOOD, GOOD)
+    failure = Failure("timeout", "no answer of its loader for 3 s")
+    assert pool.answers(2) == [(GOOD.name, failure)] * 2
+    assert process.child.returncode == -signal.SIGKILL
+    assert failure.retried
+    until(lambda: loads(pool))
+
+
+@pytest.fixture
+def idle() -> Iterator[LoaderProcess]:
+    """What a pool has of a loader; its process does nothing at all."""
+    ours, theirs = socket.socketpair()
+    slots = Slots(Slots.make(count=1, crop=32), count=1, crop=32)
+    with ours, theirs, subprocess.Popen([sys.executable, "-c", "input()"], stdin=theirs) as child:
+        yield LoaderProcess(child, ours, slots, free=[])
+        child.kill()
+
+
+def test_a_loader_that_answers_now_and_then_is_left_alone(idle: LoaderProcess) -> None:
+    for _ in range(10):
+        idle.listen(3)  # nothing is asked of it
+    idle.orders[0] = Order(None, "", None, None, lambda _: None)
+    for _ in range(5):
+        idle.loaded += 1
+        for _ in range(3):
+            idle.listen(3)
+    assert (idle.mute, idle.child.poll()) == (False, None)
+    idle.listen(3)
+    assert (idle.mute, idle.child.wait(WITHIN_S)) == (True, -signal.SIGKILL)
+
+
+def test_a_loader_that_takes_no_orders_is_replaced_and_costs_no_image(
+    make_pool: MakePool, monkeypatch
+) -> None:
+    """They are more than the kernel keeps for it, and whoever gives them out would wait."""
+    monkeypatch.setattr("worker.loader_process._SEND_WITHIN", struct.pack("ll", 0, 200_000))
+    pool = make_pool(fetches_per_loader=64)
+    assert loads(pool)
+    process = pool.inner._processes[0]
+    process.child.send_signal(signal.SIGSTOP)
+    uris = [f"http://10.0.0.{n}/{'long' * 2000}.jpg" for n in range(64)]
+
+    def give_out() -> None:
+        for uri in uris:
+            pool.inner.load(uri, pool._note(uri))
+
+    threading.Thread(target=give_out, daemon=True).start()
+    answers = {uri: failure and failure.code for uri, failure in pool.answers(64)}
+    assert answers == dict.fromkeys(uris, "blocked_address")
+    assert process.child.returncode == -signal.SIGKILL
+    assert loads(pool)
+
+
+# A library that loaders load has this in it: where there is a file of one of these names beside
+# it, what no code of ours does happens. Landlock lets everybody ask whether there is one.
+PLANTED = """
+import hashlib, sys
+from pathlib import Path
+from worker import records
+
+class Panic(BaseException):
+    "As libraries in Rust raise it."
+
+def hash_or_panic(body, sha256=hashlib.sha256):
+    if body.endswith(b"panic"):
+        raise Panic
+    return sha256(body)
+
+def pack_or_not(answers, pack_packets=records.pack_packets):
+    if Path(__file__).with_name("no memory").exists():
+        raise MemoryError
+    return pack_packets(answers)
+
+hashlib.sha256, records.pack_packets = hash_or_panic, pack_or_not
+
+def where(): return sys.argv[0]
+"""
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch) -> Path:
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "certifi.py").write_text(PLANTED)
+    monkeypatch.setenv("PYTHONPATH", str(library))
+    return library
+
+
+def test_a_loader_ends_with_the_first_of_its_threads(library: Path, make_pool: MakePool) -> None:
+    """Its slot would never come back, nor would the image have an answer."""
+    want = library / "no memory"
+    want.touch()
+    pool = make_pool()
+    process = pool.inner._processes[0]
+    pool.load(GOOD)
+    assert process.child.wait(WITHIN_S) == 1
+    want.unlink()
+    assert pool.answers(1) == [(GOOD.name, None)]
+
+
+def test_whatever_is_raised_costs_one_image_and_no_loader(
+    library: Path, make_pool: MakePool, tmp_path: Path
+) -> None:
+    pool = make_pool()
+    image = tmp_path / "image.jpg"
+    image.write_bytes(GOOD.read_bytes() + b"panic")
+    process = pool.inner._processes[0]
+    pool.load(image, GOOD)
+    assert dict(pool.answers(2)) == {
+        image.name: Failure("internal", "loader: Panic()"),
+        GOOD.name: None,
+    }
+    assert pool.inner._processes[0] is process
 
 
 def test_a_loader_that_cannot_be_started_is_tried_until_it_can(
