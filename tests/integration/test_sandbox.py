@@ -15,10 +15,13 @@ from PIL import Image, features
 
 from contract.failure import UnavailableError
 from contract.settings import Settings
+from resnext.catalogue import find_spec
 from tests.integration.dispatching import WITHIN_S
 from tests.integration.sites import LOOPBACK, serving
 from tests.integration.test_loader_faults import Pool
 from worker import landlock, seccomp
+from worker.loader import LoaderConfig
+from worker.loader_process import ADDED_VARIABLES, KEPT_VARIABLES
 from worker.protections import ATTEMPTS, Protections, find_out, tell_protections
 from worker.sandbox import command, read_permitted, write_permitted
 
@@ -83,6 +86,42 @@ def test_inside_a_loader_nothing_of_it_works(
     done = {name for name, outcome in found.items() if outcome == "done"}
     assert done == set()
     assert set(found.values()) <= {"EACCES", "EPERM", "EAFNOSUPPORT"}
+
+
+TELLING = """
+import os, sys
+os.write(2, b"".join(b"variable: %s=%s\\n" % item for item in os.environb.items()))
+def where(): return sys.argv[0]
+"""
+
+
+def test_a_loader_is_given_few_variables_and_has_limits(tmp_path: Path, monkeypatch, capfd) -> None:
+    """None of the worker's secrets, whatever they are called."""
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "certifi.py").write_text(TELLING)
+    monkeypatch.setenv("PYTHONPATH", str(library))
+    for name in ("RESNEXT_BROKER_URL", "AWS_SECRET_ACCESS_KEY", "https_proxy", "MY_TOKEN"):
+        monkeypatch.setenv(name, "redis://me:s3cr3t@10.0.0.1")
+    settings = Settings(loaders=1, file_roots=(GOOD.parent,))
+    assert "s3cr3t" in settings.broker()
+    pool = Pool(settings)
+    pool.inner.start()
+    try:
+        pool.load(GOOD)
+        assert pool.answers(1) == [(GOOD.name, None)]
+        table = Path(f"/proc/{pool.inner._processes[0].child.pid}/limits").read_text()
+    finally:
+        pool.inner.close()
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("variable: ")]
+    names = {line.removeprefix("variable: ").partition("=")[0] for line in told}
+    assert "PYTHONPATH" in names
+    assert names <= KEPT_VARIABLES | ADDED_VARIABLES.keys() | {"LC_CTYPE"}, "of Python's own"
+    assert not any("s3cr3t" in line for line in told)
+    limits = " ".join(table.split())  # one blank between columns
+    most = LoaderConfig.of(settings, find_spec("resnext101_32x4d").preprocessing)
+    assert f"address space {most.address_space_bytes} {most.address_space_bytes}" in limits
+    assert "core file size 0 0" in limits
 
 
 def test_the_filter_alone_keeps_him_from_what_landlock_leaves_alone(folder: Path) -> None:
