@@ -7,7 +7,7 @@ that took, and goes on with mutations of them, led by the coverage of the Python
 A crash, a hang, too much memory or an error without a code ends the process that decodes; its
 image is kept in the folder, with the command that replays it, and another process goes on. The
 exit status is 1 if there was any. What has reached something new is kept as well: the next run
-goes on from there.
+goes on from there. Every half minute it says how far it is, and in its last line what it has done.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+from tests.fuzz.progress import Progress
 from tests.unit.decoder import ROOT, decoder
 from tests.unit.odd_images import odd_images
 
@@ -33,6 +36,9 @@ LONGEST_S = 20
 # The coverage's own tables and the corpus included.
 MOST_MEMORY_MIB = 1024
 LOG = "fuzz.log"
+TELL_EVERY_S = 30.0
+# It looks at the clock between images.
+OVERTIME_S = 3 * LONGEST_S
 KINDS_OF_FINDINGS = ("crash-", "timeout-", "oom-", "leak-")
 
 
@@ -46,21 +52,23 @@ def main() -> int:
     chosen = arguments.parse_args()
     corpus = chosen.findings / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
-    ends_at = time.monotonic() + 60 * chosen.minutes
     known = set(findings(chosen.findings))
-    decode_seeds(corpus)
-    while (left_s := int(ends_at - time.monotonic())) > 0:
+    begun_at = time.monotonic()
+    odd, peak_mib = decode_seeds(corpus)
+    seconds = 60 * chosen.minutes - (time.monotonic() - begun_at)
+    progress = Progress(odd_images=odd, peak_mib=peak_mib, seconds=seconds)
+    while progress.left_s >= 1:
         before = len(findings(chosen.findings))
         seed = chosen.seed or random.randrange(1, 2**31)
-        status = fuzz(corpus, chosen.findings, left_s, seed)
+        status = fuzz(corpus, chosen.findings, progress, seed, before - len(known))
         if status != 0 and len(findings(chosen.findings)) == before:
             print(f"The fuzzer itself ended with {status}; see {chosen.findings / LOG}")
             return 2
-    print(f"{len(list(corpus.iterdir()))} images in the corpus at the end")
     new = sorted(set(findings(chosen.findings)) - known)
     for path in new:
         print(f"found: {path}\n  replay: {sys.executable} -m {TARGET} {path}")
-    print(f"{len(new)} found" if new else "nothing found")
+    print(f"{len(list(corpus.iterdir())):,} images in the corpus at the end")
+    print(progress.at_the_end(len(new)))
     return 1 if new else 0
 
 
@@ -68,8 +76,10 @@ def findings(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.name.startswith(KINDS_OF_FINDINGS)]
 
 
-def decode_seeds(corpus: Path) -> None:
-    """Writes those that are small enough, and says what becomes of all of them."""
+def decode_seeds(corpus: Path) -> tuple[int, int]:
+    """Writes those that are small enough, and says what becomes of all of them; how many there
+    are, and the most MiB that one took.
+    """
     endings: Counter[str] = Counter()
     with decoder() as child:
         at_rest = child.decode(b"").peak_bytes
@@ -83,13 +93,14 @@ def decode_seeds(corpus: Path) -> None:
     print(f"{endings.total()} odd images: {dict(endings.most_common())}")
     print(f"at most {most[0] >> 20} MiB ({most[1]}), {at_rest >> 20} MiB at rest")
     print(f"{len(list(corpus.iterdir()))} seeds", flush=True)
+    return endings.total(), most[0] >> 20
 
 
-def fuzz(corpus: Path, kept: Path, seconds: int, seed: int) -> int:
-    """Until the time is over or something is found; the exit status."""
+def fuzz(corpus: Path, kept: Path, progress: Progress, seed: int, found: int) -> int:
+    """Until the time is over or something is found, besides what was; the exit status."""
     options = {
         "artifact_prefix": f"{kept}{os.sep}",
-        "max_total_time": seconds,
+        "max_total_time": int(progress.left_s),
         "timeout": LONGEST_S,
         "rss_limit_mb": MOST_MEMORY_MIB,
         "max_len": 2 * LARGEST_SEED_BYTES,
@@ -99,12 +110,31 @@ def fuzz(corpus: Path, kept: Path, seconds: int, seed: int) -> int:
     }
     arguments = [f"-{key}={value}" for key, value in options.items()]
     command = [sys.executable, "-m", TARGET, corpus, *arguments]
-    with (kept / LOG).open("wb") as log:
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, check=False)
-    for line in (kept / LOG).read_text(errors="replace").splitlines():
-        if line.startswith(("stat::number_of", "stat::average", "stat::slowest", "stat::peak")):
-            print(line.removeprefix("stat::"), flush=True)
-    return done.returncode
+    with (
+        (kept / LOG).open("wb") as log,
+        (kept / LOG).open(errors="replace") as written,
+        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT) as child,
+    ):
+        while (status := ended(child, TELL_EVERY_S)) is None:
+            follow(written, progress)
+            print(progress.so_far(found), flush=True)
+            if progress.left_s < -OVERTIME_S:
+                child.kill()
+        follow(written, progress)
+    progress.next_process()
+    return status
+
+
+def ended(child: subprocess.Popen[bytes], within_s: float) -> int | None:
+    """Its exit status, if it ends in this time."""
+    with suppress(subprocess.TimeoutExpired):
+        return child.wait(within_s)
+    return None
+
+
+def follow(written: Iterable[str], progress: Progress) -> None:
+    for line in written:
+        progress.read(line)
 
 
 if __name__ == "__main__":
