@@ -19,7 +19,9 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -146,40 +148,46 @@ class Stopwatch:
 
 
 class Loader:
-    """One fetch thread a slot, and one image decoded at a time, so that a crash names it."""
+    """One fetch thread a slot, and one that decodes, so that a crash names its image.
+
+    A thread of its own rather than whichever has fetched: it stays on its core, and its core in
+    work, where one that is woken for each image may be put beside the next loader's.
+    """
 
     def __init__(self, connection: socket.socket, slots: Slots, config: LoaderConfig) -> None:
         self._connection = connection
         self._slots = slots
         self._config = config
         self._fetcher = Fetcher(config.fetch, threads=config.slots)
-        self._decoding = threading.Lock()
         self._sending = threading.Lock()
         self._orders: SimpleQueue[tuple[int, str, Path | None]] = SimpleQueue()
+        self._fetched: SimpleQueue[tuple[int, Fetched, Stopwatch]] = SimpleQueue()
         self._answers: deque[bytes] = deque()
 
     def run(self) -> None:
         """Until the worker is gone."""
+        _start("decode", self._decode_next)
         for n in range(self._config.slots):
-            threading.Thread(target=self._work, name=f"fetch-{n}", daemon=True).start()
+            _start(f"fetch-{n}", self._fetch_next)
         while packet := self._connection.recv(MAX_PACKET_BYTES):
             for record in unpack_packet(packet):
                 self._orders.put(unpack_load(record))
 
-    def _work(self) -> None:
-        """A thread that died would keep its slot, and the run that waits for it, for ever: rather
-        the process ends, and its successor gets all that is not answered.
-        """
-        try:
-            while True:
-                slot, uri, root = self._orders.get()
-                self._answers.append(self._answer(slot, uri, root))
-                self._send()
-        except BaseException:  # noqa: BLE001  (want of memory, as a rule)
-            os._exit(1)
+    def _fetch_next(self) -> None:
+        slot, uri, root = self._orders.get()
+        failed = _settle(slot, partial(self._fetch, slot, uri, root))
+        if failed is not None:
+            self._send(failed)
 
-    def _send(self) -> None:
+    def _decode_next(self) -> None:
+        slot, fetched, watch = self._fetched.get()
+        done = _settle(slot, partial(self._decode, slot, fetched, watch))
+        if done is not None:
+            self._send(done)
+
+    def _send(self, done: Done) -> None:
         """All answers that are ready: who has waited for the lock may find his own sent."""
+        self._answers.append(pack_done(done))
         with self._sending:
             ready = [self._answers.popleft() for _ in range(len(self._answers))]
             try:
@@ -188,16 +196,8 @@ class Loader:
             except OSError:  # the worker is gone
                 os._exit(0)
 
-    def _answer(self, slot: int, uri: str, root: Path | None) -> bytes:
-        try:
-            return pack_done(self._load(slot, uri, root))
-        except MemoryError:  # too many large images at once: later there will be room
-            return pack_done(Done(slot, _NO_MEMORY, Provenance()))
-        except BaseException as error:  # noqa: BLE001  (whatever it is, it costs this image alone)
-            failure = Failure("internal", f"loader: {error!r}")
-            return pack_done(Done(slot, failure, Provenance()))
-
-    def _load(self, slot: int, uri: str, root: Path | None) -> Done:
+    def _fetch(self, slot: int, uri: str, root: Path | None) -> Done | None:
+        """None if it is to be decoded."""
         watch = Stopwatch()
         try:
             fetched = self._fetcher.fetch(uri, root)
@@ -205,34 +205,59 @@ class Loader:
             watch.next_stage()
             return Done(slot, error.failure, Provenance(), watch.measured())
         watch.next_stage()
-        return self._decode(slot, fetched, watch)
+        self._fetched.put((slot, fetched, watch))
+        return None
 
     def _decode(self, slot: int, fetched: Fetched, watch: Stopwatch) -> Done:
         body = fetched.body
         came = Provenance(
             final_uri=fetched.final_uri, bytes=len(body), sha256=hashlib.sha256(body).hexdigest()
         )
+        watch.next_stage()
+        self._slots.note(slot)
         try:
-            with self._decoding:
-                watch.next_stage()
-                self._slots.note(slot)
-                try:
-                    decoded = decode(
-                        body,
-                        limits=self._config.decoding,
-                        preprocessing=self._config.preprocessing,
-                        route=self._config.route,
-                    )
-                    self._slots.pixels(slot)[:] = decoded.pixels
-                finally:
-                    self._slots.note(None)
-                    watch.next_stage()
+            decoded = decode(
+                body,
+                limits=self._config.decoding,
+                preprocessing=self._config.preprocessing,
+                route=self._config.route,
+            )
+            self._slots.pixels(slot)[:] = decoded.pixels
         except DecodeError as error:
+            watch.next_stage()
             width, height = error.size or (None, None)
             came = replace(came, format=error.format, width=width, height=height)
             return Done(slot, _failure_of(error), came, watch.measured())
+        finally:
+            self._slots.note(None)
+        watch.next_stage()
         came = replace(came, format=decoded.format, width=decoded.width, height=decoded.height)
         return Done(slot, None, came, watch.measured())
+
+
+def _start(name: str, work: Callable[[], None]) -> None:
+    """A thread that does it again and again. One that died would keep its slot, and the run that
+    waits for it, for ever: rather the process ends, and its successor gets what is not answered.
+    """
+
+    def run() -> None:
+        try:
+            while True:
+                work()
+        except BaseException:  # noqa: BLE001  (want of memory, as a rule)
+            os._exit(1)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+
+
+def _settle(slot: int, work: Callable[[], Done | None]) -> Done | None:
+    """What it returns, or what its image fails with."""
+    try:
+        return work()
+    except MemoryError:  # too many large images at once: later there will be room
+        return Done(slot, _NO_MEMORY, Provenance())
+    except BaseException as error:  # noqa: BLE001  (whatever it is, it costs this image alone)
+        return Done(slot, Failure("internal", f"loader: {error!r}"), Provenance())
 
 
 def _failure_of(error: DecodeError) -> Failure:
