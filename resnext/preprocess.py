@@ -14,7 +14,7 @@ from typing import Final, Literal
 import numpy as np
 from PIL import Image, ImageCms
 
-from resnext.resample import Pixels, resample_window
+from resnext.resample import Pixels, resample_window, vertical_first
 
 # Pictures whose resized long side is more than this many crops long go through
 # `resample_window`, which computes the crop alone, and from here on is the faster of the two.
@@ -124,9 +124,27 @@ def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     if max(width, height) > LONGEST_IN_CROPS * crop:
         pixels = resample_window(image, (width, height), box, preprocessing.interpolation)
     else:
-        resized = image.resize((width, height), _PILLOW_FILTER[preprocessing.interpolation])
-        pixels = np.asarray(resized.crop(box))
+        pixels = np.asarray(_resize_window(image, (width, height), box, preprocessing))
     return _pad(pixels, crop)
+
+
+def _resize_window(
+    image: Image.Image,
+    size: tuple[int, int],
+    box: tuple[int, int, int, int],
+    preprocessing: Preprocessing,
+) -> Image.Image:
+    """`image.resize(size).crop(box)`, one axis after the other as Pillow does it, but for the
+    second one only where the box is.
+    """
+    width, height = size
+    left, top, right, bottom = box
+    resample = _PILLOW_FILTER[preprocessing.interpolation]
+    if vertical_first(image.size, size):
+        rows = image.resize((image.width, height), resample).crop((0, top, image.width, bottom))
+        return rows.resize((width, rows.height), resample).crop((left, 0, right, rows.height))
+    columns = image.resize((width, image.height), resample).crop((left, 0, right, image.height))
+    return columns.resize((columns.width, height), resample).crop((0, top, columns.width, bottom))
 
 
 def resized_size(width: int, height: int, resize: int) -> tuple[int, int]:

@@ -94,12 +94,12 @@ def resample_window(
     )
     pixels = np.asarray(image.crop(source))
     # The picture in between has 8 bits as well, so that the order counts.
-    if _vertical_first(image.size, size):
+    if vertical_first(image.size, size):
         return _apply_to_rows(_apply(pixels, rows, source[1]), columns, source[0])
     return _apply(_apply_to_rows(pixels, columns, source[0]), rows, source[1])
 
 
-def _vertical_first(old: tuple[int, int], new: tuple[int, int]) -> bool:
+def vertical_first(old: tuple[int, int], new: tuple[int, int]) -> bool:
     """Pillow 13's rule (python-pillow/Pillow#9549): where much more height than width goes."""
     fewer_columns, fewer_rows = old[0] - new[0], old[1] - new[1]
     return fewer_rows > 0 and fewer_rows > 2 * fewer_columns
