@@ -2,29 +2,36 @@
 
 Called by benchmarks/pipeline.py. img2dataset holds libraries back at old versions and brings a
 stand-in for a module of the standard library, so it gets an environment of its own, thrown away
-at the end. Both are timed by what the web has served, between 20% and 80% of a run.
+at the end. Both are timed by what the web has served, between 20% and 80% of a run, and so is the
+CPU that they take; below the table stands what takes it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import requests
 from PIL import Image
+from processes import cpu_s
 from rich.table import Table
-from row import Conditions, Series, comparison, tell
+from row import Conditions, Series, comparison, shown, tell
 from web import NO_FAULTS, Script, Web
 
 from contract.settings import load_settings
+from resnext.decode import DecodeLimits, decode
+from worker.fetch import Fetcher, FetchLimits
 from worker.loaders import Loaded, LoaderPool, LoadFailed
 from worker.model import find_model
 
@@ -35,11 +42,31 @@ LOCK = ROOT / "requirements" / "img2dataset.txt"
 # the middle of the run, in which both are timed.
 IMAGES = 12_000
 EXACT_IMAGES = 50
+PARTS_IMAGES = 100
+ALLOWED = ("127.0.0.0/8",)
 # Its own default, and as many as one of our loaders has.
 THREADS = (256, 32)
 STEADY = (0.2, 0.8)
-POLL_S = 0.2
+POLL_S = 0.5
 TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Steady:
+    """The middle of a run; milliseconds are of CPU, for each image."""
+
+    images_s: float
+    cpu_ms: float
+    """Of all processes but the web."""
+    own_ms: float
+    """The part of it that this process took, which gives the images out to our loaders."""
+    web_ms: float
+
+    @property
+    def busy(self) -> float:
+        """The share of all cores that these took."""
+        cores = len(os.sched_getaffinity(0))
+        return self.images_s * (self.cpu_ms + self.web_ms) / 1000 / cores
 
 
 def beside_img2dataset(conditions: Conditions) -> Table:
@@ -52,31 +79,70 @@ def beside_img2dataset(conditions: Conditions) -> Table:
     ):
         img2dataset = install_img2dataset(Path(scratch))
         exact = check_exact(web, conditions.images(EXACT_IMAGES))
+        parts = measure_parts(web.uris(conditions.images(PARTS_IMAGES)))
+        middles = list[Steady]()
         for n in range(conditions.rounds):
             firsts = range(n * 3 * images, (n + 1) * 3 * images, images)
             batches = [web.uris(images, first) for first in firsts]
-            ours.note(steady_rate(web, images, partial(load, batches[0])), "images/s")
+            middles.append(note(ours, steady(web, images, partial(load, batches[0]))))
             for uris, (threads, peer) in zip(batches[1:], peers.items(), strict=True):
                 run = make_run(img2dataset, Path(scratch), uris, threads)
-                peer.note(steady_rate(web, images, run), "images/s")
+                note(peer, steady(web, images, run))
         burden = web.burden()
     title = "Fetch, decode and crop alone"
     table = comparison(title, "images/s", ours, list(peers.values()), 1.3)
     table.caption = (
         f"{table.caption}\nours equal torchvision's to the bit: {exact} of {exact}; img2dataset "
-        f"encodes what it has cropped\n{images:,} images a round; {burden}"
+        f"encodes what it has cropped\n{images:,} images a round; {burden}\n"
+        f"{where_ours_goes(parts, middles)}"
     )
     return table
 
 
+def note(series: Series, middle: Steady) -> Steady:
+    series.note(middle.images_s, "images/s")
+    series.cpu_ms.append(middle.cpu_ms)
+    return middle
+
+
+def where_ours_goes(parts: dict[str, float], middles: Sequence[Steady]) -> str:
+    """Medians of the rounds."""
+    loaders, own, web, busy = np.median(
+        [(m.cpu_ms - m.own_ms, m.own_ms, m.web_ms, m.busy) for m in middles], axis=0
+    )
+    alone = ", ".join(f"{part} {shown(ms)}" for part, ms in parts.items())
+    return (
+        f"CPU ms of an image of ours: loaders {shown(loaders)}, hand-over {shown(own)}, "
+        f"and the web {shown(web)}; all cores {busy:.0%} busy with it\n"
+        f"of the loaders' part, on one thread and one after the other: {alone}"
+    )
+
+
+def measure_parts(uris: Sequence[str]) -> dict[str, float]:
+    """CPU milliseconds an image of what a loader does with it, on this thread alone."""
+    fetcher = Fetcher(FetchLimits(fetch_allow=ALLOWED), threads=1)
+    preprocessing = find_model(load_settings()).preprocessing
+    clocks = []
+    for uri in uris:
+        began = time.thread_time()
+        body = fetcher.fetch(uri).body
+        fetched = time.thread_time()
+        hashlib.sha256(body).hexdigest()
+        hashed = time.thread_time()
+        decode(body, limits=DecodeLimits(), preprocessing=preprocessing)
+        clocks.append((began, fetched, hashed, time.thread_time()))
+    means = np.diff(clocks, axis=1).mean(axis=0) * 1000
+    return dict(zip(("fetch", "SHA-256", "decode and crop"), means.tolist(), strict=True))
+
+
 def decode_alone(web: Web, images: int) -> float:
     """Images/s of the loaders where nothing waits behind them."""
-    return steady_rate(web, images, lambda: load(web.uris(images)))
+    return steady(web, images, lambda: load(web.uris(images))).images_s
 
 
 def load(uris: Sequence[str], keep: Callable[[str, np.ndarray], object] | None = None) -> None:
     """Every image by the worker's loaders; `keep` sees its pixels, which are then given back."""
-    settings = load_settings(fetch_allow=("127.0.0.0/8",))
+    settings = load_settings(fetch_allow=ALLOWED)
     pool = LoaderPool(settings, find_model(settings).preprocessing)
     settled = threading.Semaphore(0)
 
@@ -168,19 +234,29 @@ def make_run(img2dataset: Path, scratch: Path, uris: list[str], threads: int) ->
     return run
 
 
-def steady_rate(web: Web, images: int, run: Callable[[], None]) -> float:
-    """Images/s that the web served in the middle of the run."""
+def steady(web: Web, images: int, run: Callable[[], None]) -> Steady:
+    """What the web and the processes' clocks say of the middle of the run."""
     before = sum(web.counts()["served"].values())
     running = threading.Thread(target=run)
     running.start()
-    seen: list[tuple[float, int]] = []
+    seen: list[tuple[float, ...]] = []
     while running.is_alive():
         counts = web.counts()
-        seen.append((counts["at"], sum(counts["served"].values()) - before))
+        served = sum(counts["served"].values()) - before
+        seen.append((served, counts["at"], *_clocks(web), counts["cpu_s"]))
         running.join(POLL_S)
-    at, served = zip(*seen, strict=True)
+    served_by, *clocks = zip(*seen, strict=True)
     first, last = (share * images for share in STEADY)
-    began, ended = np.interp([first, last], served, at)
-    if served[-1] < last:
-        raise RuntimeError(f"only {served[-1]} of {images} images were fetched")
-    return (last - first) / float(ended - began)
+    if served_by[-1] < last:
+        raise RuntimeError(f"only {served_by[-1]} of {images} images were fetched")
+    seconds, cpu, own, web_cpu = (
+        float(np.diff(np.interp([first, last], served_by, clock))[0]) for clock in clocks
+    )
+    ms = 1000 / (last - first)
+    return Steady((last - first) / seconds, cpu * ms, own * ms, web_cpu * ms)
+
+
+def _clocks(web: Web) -> tuple[float, float]:
+    """CPU seconds of all processes but the web, and of this one; without this thread's looks."""
+    looks_s = time.thread_time()
+    return cpu_s([os.getpid()], without=[web.pid]) - looks_s, time.process_time() - looks_s
