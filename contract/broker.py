@@ -33,6 +33,12 @@ LONGEST_RECONNECT_S: Final = 3.0
 class PromptConnection(Connection):
     """Outlasts a broker that goes away, and finds it within moments of its being back."""
 
+    def get_transport_cls(self) -> Any:  # noqa: ANN401
+        """Imported when it is first used, since it loads the client of Redis."""
+        from contract.transport import Transport  # noqa: PLC0415
+
+        return Transport
+
     def _ensure_connection(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401
         options = {"interval_start": 1, "interval_step": 1} | options
         options["interval_max"] = LONGEST_RECONNECT_S
