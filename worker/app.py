@@ -24,6 +24,7 @@ from worker.witness import STOP_SIGNAL
 
 log = logging.getLogger(__name__)
 
+# How often Celery's loop sets the number of messages, and tells Flower what the tasks have done.
 RESIZE_S: Final = 1.0
 # Celery's lines for each task that comes, ends or goes back; ours say more.
 _CHATTY: Final = ("celery.worker.strategy", "celery.app.trace")
@@ -132,8 +133,19 @@ class CeleryWorker(Worker):  # type: ignore[misc]  # Celery has no types
             self._when_ready()
         else:
             self._resizing.cancel()
+        # To tell each event at once would cost this process more than the task does otherwise.
+        consumer.event_dispatcher.on_send_buffered = None
         self._resize(consumer)
-        self._resizing = consumer.timer.call_repeatedly(RESIZE_S, self._resize, (consumer,))
+        self._resizing = consumer.timer.call_repeatedly(RESIZE_S, self._look, (consumer,))
+
+    def on_stopped(self) -> None:
+        """Called by Celery once every task has ended, and before it leaves the broker."""
+        _tell_events(self.consumer)
+        super().on_stopped()
+
+    def _look(self, consumer: Any) -> None:  # noqa: ANN401
+        self._resize(consumer)
+        _tell_events(consumer)
 
     def _resize(self, consumer: Any) -> None:  # noqa: ANN401
         """Celery's loop sends the number on; below what is held, nothing comes until it fits."""
@@ -142,3 +154,9 @@ class CeleryWorker(Worker):  # type: ignore[misc]  # Celery has no types
             consumer.qos.increment_eventually(more)
         else:
             consumer.qos.decrement_eventually(-more)
+
+
+def _tell_events(consumer: Any) -> None:  # noqa: ANN401  (Celery has no types)
+    """What the tasks have done since; there is nobody to tell where there is no connection."""
+    if consumer.event_dispatcher is not None:
+        consumer.event_dispatcher.flush()
