@@ -12,7 +12,7 @@ from typing import Any
 from kombu.transport import redis
 
 
-class Channel(redis.Channel):  # type: ignore[misc]  # kombu's transports have no types
+class Channel(redis.Channel):
     """Owns the client. A pool that is closed with its connection has one of its own again."""
 
     _kept: Any = None
@@ -20,11 +20,11 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu's transports have n
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: ANN401, FBT001, FBT002
         """Called by kombu for each command; `asynchronous`: for what waits for messages."""
         if asynchronous:
-            return super()._create_client(asynchronous=True)
+            return super()._create_client(asynchronous=True)  # type: ignore[no-untyped-call]
         if self._kept is None or self._kept.connection_pool is not self.pool:
-            self._kept = super()._create_client()
+            self._kept = super()._create_client()  # type: ignore[no-untyped-call]
         return self._kept
 
 
-class Transport(redis.Transport):  # type: ignore[misc]
+class Transport(redis.Transport):
     Channel = Channel
