@@ -13,6 +13,7 @@ and an image takes its part of a second, however the batches are filled.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -153,6 +154,12 @@ def _cpu_s(thread: threading.Thread) -> float:
     return int(stats.split()[0]) / 1e9
 
 
+def _switches() -> int:
+    """From one thread of this process to another one, or to another process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_nvcsw + used.ru_nivcsw
+
+
 def main() -> None:
     settings = load_settings()
     configure_logging(settings)
@@ -163,7 +170,9 @@ def main() -> None:
     worker.batcher._gather = ledger.timed(GATHER, worker.batcher._gather)
 
     def listen_to_parent() -> None:
-        answer_questions(lambda: device.counts() | {"cpu_s": ledger.cpu_s()})
+        answer_questions(
+            lambda: device.counts() | {"cpu_s": ledger.cpu_s(), "switches": _switches()}
+        )
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=listen_to_parent, name="parent", daemon=True).start()

@@ -77,6 +77,19 @@ class Window:
         """Of each device."""
         return self._a_second("busy_s")
 
+    @property
+    def pace(self) -> dict[str, float]:
+        """Of the first worker: how seldom it is woken is what its CPU depends on."""
+        before, after = self.before.devices[0], self.after.devices[0]
+        images, batches, switches = (
+            after[what] - before[what] for what in ("images", "batches", "switches")
+        )
+        return {
+            "images/s": self.images_s,
+            "images a batch": images / batches,
+            "switches of threads an image": switches / images,
+        }
+
     def cpu_us(self) -> dict[str, float]:
         """Of the first worker's main process, an image and part."""
         before, after = self.before.devices[0], self.after.devices[0]
@@ -219,6 +232,8 @@ def _cpu_us(conditions: Conditions, chunk: int) -> dict[str, list[float]]:
                 found[part].append(value)
             found[WITHOUT_MODEL].append(all_us - parts[GATHER])
             found["all"].append(all_us)
+            for what, value in window.pace.items():
+                found[what].append(value)
     return dict(found)
 
 
