@@ -7,6 +7,7 @@ with its server or on the way is noticed and replaced, and nobody is waited for 
 
 from __future__ import annotations
 
+import select
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    DisconnectionError,
+    OperationalError,
+)
 
 from contract.failure import DatabaseUnavailable, SettingsError
 from contract.schema import check_schema
@@ -73,11 +80,11 @@ def make_engine(url: str, **options: Any) -> Engine:  # noqa: ANN401  (SQLAlchem
         arguments = {"connect_timeout": CONNECT_TIMEOUT_S} | TCP_OPTIONS
         engine = create_engine(
             url,
-            pool_pre_ping=True,
             connect_args={name: arguments[name] for name in arguments if name not in query},
             **options,
         )
         event.listen(engine, "connect", _prepare_postgresql)
+        event.listen(engine, "checkout", _check_quiet)
         return engine
     engine = create_engine(
         url,
@@ -161,6 +168,22 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:  # noqa: ANN4
         [f"{LOCK_TIMEOUT_S * 1000:.0f}ms", f"{IDLE_IN_TRANSACTION_S * 1000:.0f}ms"],
     )
     connection.commit()
+
+
+def _check_quiet(connection: Any, _record: object, _proxy: object) -> None:  # noqa: ANN401
+    """Where a server has ended a connection, or the kernel has given it up, there is something to
+    read, and nothing where all is well. SQLAlchemy's `pool_pre_ping` asks the server instead, which
+    costs as much as a statement of its own.
+
+    Raises:
+        DisconnectionError: it is dead; SQLAlchemy makes another one.
+    """
+    if connection.closed:
+        raise DisconnectionError
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    if waiting.poll(0):
+        raise DisconnectionError
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401  (a DBAPI connection)

@@ -10,7 +10,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, Engine, insert, select, text
+from sqlalchemy import Connection, Engine, func, insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
@@ -23,6 +23,7 @@ from contract.schema import check_schema, check_upgradable
 from contract.settings import Settings
 from contract.tables import metadata, workers
 from migrations.upgrade import ADVISORY_LOCK, upgrade
+from tests.integration.dispatching import WITHIN_S
 from worker.database import OTHER_CONNECTIONS, TASK_CONNECTIONS, connect
 
 
@@ -162,6 +163,24 @@ def test_a_connection_that_is_cut_off_in_silence_is_given_up_before_a_lease_is_o
     )
     assert 0 < idle_s + interval_s * count < Settings().lease_s
     assert 0 < int(options["tcp_user_timeout"]) / 1000 < Settings().lease_s
+
+
+def test_a_connection_that_its_server_has_ended_is_replaced_and_nobody_sees_it(
+    postgres_database: str,
+) -> None:
+    """And one that is alive is kept."""
+    engine, other = make_engine(postgres_database), make_engine(postgres_database)
+    backend, end = select(func.pg_backend_pid()), func.pg_terminate_backend
+    with engine.connect() as connection:
+        first = connection.scalar(backend)
+    with engine.connect() as connection:
+        assert connection.scalar(backend) == first
+    with other.connect() as connection:
+        assert connection.scalar(select(end(first, 1000 * int(WITHIN_S))))  # once it is gone
+    with engine.connect() as connection:
+        assert connection.scalar(backend) != first
+    engine.dispose()
+    other.dispose()
 
 
 def test_what_the_url_says_goes_before(postgres_database: str) -> None:

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -100,7 +102,9 @@ def test_a_worker_takes_no_more_than_it_does_in_some_seconds(
     assert len(installation.rows()) == 160
 
 
-def test_flower_is_told_name_arguments_and_result(installation: Installation) -> None:
+@contextmanager
+def captured_events(installation: Installation) -> Iterator[list[dict[str, Any]]]:
+    """What Flower is told meanwhile."""
     events: list[dict[str, Any]] = []
     with installation.app.connection_for_read() as connection:
         receiver = installation.app.events.Receiver(connection, handlers={"*": events.append})
@@ -108,12 +112,34 @@ def test_flower_is_told_name_arguments_and_result(installation: Installation) ->
             target=lambda: receiver.capture(limit=None, timeout=None, wakeup=False), daemon=True
         )
         capture.start()
+        yield events
+        receiver.should_stop = True
+        capture.join(WITHIN_S)
+
+
+def test_flower_is_told_of_a_task_that_ends_while_its_worker_stops(
+    installation: Installation, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    installation.submit([f"double:hold:{gate}"])
+    with captured_events(installation) as events:
+        worker = installation.start()
+        installation.publish()
+        until(gate.with_suffix(".held").exists)
+        worker.send_signal(signal.SIGTERM)
+        until(lambda: "Stopping within" in installation.log)
+        time.sleep(2 * RESIZE_S)  # Celery takes no message any more, and waits for its tasks
+        gate.touch()
+        assert worker.wait(WITHIN_S) == 0, installation.log
+        until(lambda: [e for e in events if e["type"] == "task-succeeded"], lambda: str(events))
+
+
+def test_flower_is_told_name_arguments_and_result(installation: Installation) -> None:
+    with captured_events(installation) as events:
         installation.submit(["double:ok", "double:fail:http_404", "double:hang"])
         installation.start()
         (message,) = installation.publish()
         until(lambda: [e for e in events if e["type"] == "task-succeeded"], lambda: str(events))
-        receiver.should_stop = True
-        capture.join(WITHIN_S)
     received = next(event for event in events if event["type"] == "task-received")
     assert (received["name"], received["args"]) == ("resnext.classify_chunk", "")
     assert received["kwargs"] == str(message)
