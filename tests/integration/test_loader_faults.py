@@ -254,13 +254,15 @@ def test_a_loader_that_answers_now_and_then_is_left_alone(idle: LoaderProcess) -
 
 
 def test_a_loader_that_takes_no_orders_is_replaced_and_costs_no_image(
-    make_pool: MakePool, monkeypatch
+    make_pool: MakePool,
 ) -> None:
     """They are more than the kernel keeps for it, and whoever gives them out would wait."""
-    monkeypatch.setattr("worker.loader_process._SEND_WITHIN", struct.pack("ll", 0, 200_000))
     pool = make_pool(fetches_per_loader=64)
     assert loads(pool)
     process = pool.inner._processes[0]
+    # Its replacement has the usual time, in which it has to start.
+    a_moment = struct.pack("ll", 0, 200_000)
+    process.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, a_moment)
     process.child.send_signal(signal.SIGSTOP)
     uris = [f"http://10.0.0.{n}/{'long' * 2000}.jpg" for n in range(64)]
 
