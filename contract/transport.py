@@ -1,20 +1,44 @@
-"""Kombu's way to Redis, with one client for all commands of a channel.
-
-`contract.broker` takes its connections through it. Kombu makes a client for each command, which
-takes longer than the command itself; a client has no state but its pool, and is safe for many
-threads.
+"""Kombu's way to Redis, with two things of our own; `contract.broker` takes its connections
+through it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from kombu.transport import redis
+from kombu.transport import redis, virtual
+
+
+class QoS(redis.QoS):
+    """A message that the worker is done with takes no place any more, whatever Redis says.
+
+    Celery logs that Redis did not hear of it, and goes on. With kombu's own the place would be
+    taken until the next connection: after a silence of Redis that all running tasks ended in,
+    and the connection survived, a worker took no message ever again. What stays in Redis comes
+    back some time, and SQL refuses it.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        finally:
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002
+        try:
+            super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
+        finally:
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
 
 
 class Channel(redis.Channel):
-    """Owns the client. A pool that is closed with its connection has one of its own again."""
+    """With one client for all commands. Kombu makes one for each, which takes longer than the
+    command itself; a client has no state but its pool, and is safe for many threads.
 
+    A pool that is closed with its connection has a client of its own again.
+    """
+
+    QoS = QoS
     _kept: Any = None
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: ANN401, FBT001, FBT002

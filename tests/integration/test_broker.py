@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -78,3 +80,25 @@ def test_a_connection_is_closed_although_its_broker_has_died_with_messages_in_ha
     connection.close()
     message.ack_log_error(logging.getLogger(__name__), connection.connection_errors)
     mortal_valkey.start()
+
+
+def test_what_could_not_be_acknowledged_keeps_no_place_from_other_messages(
+    app: Celery, mortal_valkey: Valkey, monkeypatch
+) -> None:
+    """The worker is done with it, and Redis comes back over the same connection."""
+    monkeypatch.setitem(app.conf.broker_transport_options, "socket_timeout", 0.2)
+    for _ in range(3):
+        app.send_task("any")
+    with app.connection_for_read() as connection:
+        channel = connection.default_channel
+        channel.qos.prefetch_count = 2
+        messages = [channel.basic_get(app.conf.task_default_queue) for _ in range(2)]
+        assert not channel.qos.can_consume()
+        assert mortal_valkey.pid is not None
+        os.kill(mortal_valkey.pid, signal.SIGSTOP)
+        for message, settle in zip(messages, ("ack_log_error", "reject_log_error"), strict=True):
+            getattr(message, settle)(logging.getLogger(__name__), connection.connection_errors)
+        os.kill(mortal_valkey.pid, signal.SIGCONT)
+        assert channel.qos.can_consume_max_estimate() == 2
+        third = channel.basic_get(app.conf.task_default_queue)
+        third.ack()
