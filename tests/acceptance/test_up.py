@@ -128,7 +128,12 @@ def test_up_runs_a_job_and_keeps_its_secrets(machine, many) -> None:
     assert fetch(f"{dashboard}/api/tasks")[0] == 401
     assert fetch(f"{dashboard}/metrics", login)[0] == 200
     tasks = json.loads(fetch(f"{dashboard}/api/tasks", login)[1])
-    assert len(tasks) == 2
+
+    def are_done() -> bool:  # which it is told once a second
+        tasks.update(json.loads(fetch(f"{dashboard}/api/tasks", login)[1]))
+        return len(tasks) == 2 and all(task["result"] for task in tasks.values())
+
+    until(are_done, lambda: f"the dashboard knows of {tasks}")
     for task in tasks.values():
         assert task["name"] == "resnext.classify_chunk"
         assert f"job={job} chunk=" in task["kwargs"]

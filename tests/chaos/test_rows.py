@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -20,6 +21,8 @@ SEED = 1
 # Shorter, it would be over before a crash is reported.
 LEASE_S = 5.0
 BATCH_S = 0.03
+# Other tests keep the machine busy; the full run holds a recovery to what is promised of it.
+CROWDED = 2.0
 
 StackOf = Callable[[Row], Stack]
 
@@ -45,6 +48,8 @@ def stack_of(tmp_path_factory) -> Iterator[StackOf]:
     "row", [row for row in ROWS if not row.small_disk], ids=lambda row: row.name
 )
 def test_nothing_is_lost_doubled_or_wrong(row: Row, stack_of: StackOf) -> None:
+    within_s = None if row.within_s is None else CROWDED * row.within_s
+    row = replace(row, within_s=within_s)
     outcome = run_row(row, row.databases[-1], stack_of(row), times=row.few, short=True, seed=SEED)
     assert outcome.is_good, outcome
     assert outcome.caused == row.few
