@@ -89,7 +89,15 @@ def waiting(app: Celery, queue: str = QUEUE) -> list[Sent]:
 
 def take(app: Celery, queue: str = QUEUE) -> Sent:
     """The oldest message, which Redis holds no more."""
-    return _sent(redis_of(app).rpop(queue))
+    sent = take_if_any(app, queue)
+    assert sent is not None, f"no message waits in {queue}"
+    return sent
+
+
+def take_if_any(app: Celery, queue: str = QUEUE) -> Sent | None:
+    """The same beside others who take; None: nothing waits."""
+    raw = redis_of(app).rpop(queue)
+    return None if raw is None else _sent(raw)
 
 
 def submit_chunks(

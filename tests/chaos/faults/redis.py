@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from contract.broker import redis_of
 from tests.chaos.stack import Run, Stack
 from tests.chaos.trial import Trial
 from tests.chaos.wait import seconds_until, until
-from tests.integration.dispatching import take
+from tests.integration.dispatching import Sent, take_if_any
 
 AWAY_S: Final = 60.0
 SHORT_AWAY_S: Final = 2.0
@@ -132,8 +131,8 @@ def _forget(trial: Trial) -> None:
 
 def _steal(stack: Stack) -> Run:
     """The oldest message of the queue, from under the workers' noses."""
-    until("a message waits", lambda: redis_of(stack.app).llen(stack.queue))
-    return take(stack.app, stack.queue).run
+    stolen: Sent = until("a message waits", lambda: take_if_any(stack.app, stack.queue))
+    return stolen.run
 
 
 def _seconds_until_moved(stack: Stack, waiting: set[Run]) -> float:
