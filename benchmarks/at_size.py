@@ -242,9 +242,17 @@ def first_result_s(installation: Installation) -> float:
     of_job = results.join(jobs, results.c.job_number == jobs.c.number)
     first = select(func.min(results.c.settled_at)).select_from(of_job).where(jobs.c.id == job)
     await_true(lambda: ask(installation, first) is not None)
+    check_classified(installation)
     seconds = (ask(installation, first) - began_at).total_seconds()
     tell(f"first result of ten images after {seconds:.1f} s")
     return float(seconds)
+
+
+def check_classified(installation: Installation) -> None:
+    """Nothing here can fail: where something has, no figure is worth anything."""
+    failed = select(results.c.error_code).where(results.c.error_code.is_not(None)).limit(1)
+    if (code := ask(installation, failed)) is not None:
+        raise RuntimeError(f"an image has failed with {code!r}; see {installation.log('worker')}")
 
 
 def ask(installation: Installation, statement: Any) -> Any:

@@ -124,9 +124,9 @@ class Settings(BaseSettings):
     """How long the first image of a batch waits for the others."""
     chunk_patience_s: float = Field(default=5.0, gt=0)
     """A task ends once all that it still waits for has been loading for this long."""
-    in_flight_s: float = Field(default=10.0, gt=0)
+    in_flight_s: float = Field(default=2.0, gt=0)
     """How much work a worker takes at a time, in seconds of the rate that it has shown."""
-    chunks_in_flight: int = Field(default=64, ge=1, le=512)
+    chunks_in_flight: int = Field(default=512, ge=1, le=512)
     """Chunks that one worker runs at a time, at most."""
     max_attempts: int = Field(default=3, ge=1, le=20)
     """Runs that a URI gets when it fails for a passing reason."""
@@ -134,7 +134,7 @@ class Settings(BaseSettings):
     """Mean wait before the second run; doubled for each further one."""
     loaders: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
     """Loader processes of a worker (fetch, decode, crop)."""
-    fetches_per_loader: int = Field(default=256, ge=1, le=1024)
+    fetches_per_loader: int = Field(default=512, ge=1, le=1024)
     """URIs that one loader fetches at a time."""
     fetches_per_host: int = Field(default=32, ge=1, le=4096)
     """URIs of one host that a worker fetches at a time; never more than half of all that it

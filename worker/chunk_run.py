@@ -64,6 +64,13 @@ class ChunkRun:
             "settled": len(self._outcomes),
         }
 
+    def in_hand(self) -> int:
+        """Images that this worker has still to do, without the lock: those that are settled are
+        work as well where nothing but their storing is left.
+        """
+        unsettled = len(self._waiting) + len(self._loading) + len(self._classifying)
+        return unsettled or len(self._outcomes)
+
     def begin_loading(self, positions: Collection[int], since: float | None = None) -> None:
         """Loaders have accepted them, or they are parked; outcomes may have come before this call.
 

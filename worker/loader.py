@@ -148,7 +148,8 @@ class Stopwatch:
 
 
 class Loader:
-    """One fetch thread a slot, and one that decodes, so that a crash names its image.
+    """One fetch thread for each slot that is used, and one that decodes, so that a crash names its
+    image.
 
     A thread of its own rather than whichever has fetched: it stays on its core, and its core in
     work, where one that is woken for each image may be put beside the next loader's.
@@ -167,11 +168,14 @@ class Loader:
     def run(self) -> None:
         """Until the worker is gone."""
         _start("decode", self._decode_next)
-        for n in range(self._config.slots):
-            _start(f"fetch-{n}", self._fetch_next)
+        fetch_threads = 0
         while packet := self._connection.recv(MAX_PACKET_BYTES):
-            for record in unpack_packet(packet):
-                self._orders.put(unpack_load(record))
+            for order in map(unpack_load, unpack_packet(packet)):
+                self._orders.put(order)
+                highest_slot, _, _ = order
+                for n in range(fetch_threads, highest_slot + 1):
+                    _start(f"fetch-{n}", self._fetch_next)
+                fetch_threads = max(fetch_threads, highest_slot + 1)
 
     def _fetch_next(self) -> None:
         slot, uri, root = self._orders.get()

@@ -239,4 +239,5 @@ def start_process(config: LoaderConfig, surroundings: Surroundings) -> LoaderPro
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_WITHIN)
     with suppress(OSError):  # it has died already, which its reader finds out
         ours.send(config.encode())
-    return LoaderProcess(child, ours, slots, free=list(range(config.slots)))
+    # The lowest first, and what was used last: the others' memory and threads may never be needed.
+    return LoaderProcess(child, ours, slots, free=list(reversed(range(config.slots))))

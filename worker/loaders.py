@@ -207,6 +207,11 @@ class LoaderPool:
             if self._accepting and all(map(self._refuses, hosts)):
                 self._room.wait(min(within_s, LOOK_AGAIN_S))
 
+    def free_slots(self) -> int:
+        """How many images could go out at once."""
+        with self._changed:
+            return self._free()
+
     def stop_accepting(self) -> None:
         """Whoever waits in `load` is told as well; what is loading goes on, and what is parked
         does not.
@@ -285,7 +290,7 @@ class LoaderPool:
         """Takes as many from `left` as have their turn: keys of those that are under way, or
         parked, and what is to be sent.
         """
-        free = sum(len(process.free) for process in self._running())
+        free = self._free()
         keys, going = [], list[Order]()
         while left:
             order = left[0]
@@ -326,7 +331,7 @@ class LoaderPool:
         """Free slots go to the parked images whose turn it is, then to who waits for one."""
         going = list[Order]()
         if self._hosts.ready:
-            free = sum(len(process.free) for process in self._running())
+            free = self._free()
             while self._hosts.ready and len(going) < free:
                 going.append(self._hosts.take())
         sendings = self._deal(going)
@@ -353,6 +358,9 @@ class LoaderPool:
         """
         if self._has_free():
             self._changed.notify()
+
+    def _free(self) -> int:
+        return sum(len(process.free) for process in self._running())
 
     def _has_free(self) -> bool:
         return any(process.free for process in self._running())

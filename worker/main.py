@@ -216,6 +216,8 @@ def build(  # noqa: PLR0913  (the same)
         batch_images=classifier.batch_images,
         images_per_s=lambda: batcher.images_per_s,
         images_per_chunk=lambda: runs.images_per_chunk,
+        in_hand=runs.in_hand,
+        free_slots=loaders.free_slots,
     )
     return Parts(
         identity=identity,

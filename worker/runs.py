@@ -18,6 +18,7 @@ from contract.error_codes import Failure
 from worker.chunk_run import ChunkRun, ClassifierFault, Snapshot
 from worker.claim import Claim
 from worker.gate import Gate
+from worker.in_flight import InHand
 from worker.metrics import Metrics
 from worker.outcome import Outcome, Provenance
 from worker.store import FencedOff, Store, Stored
@@ -49,6 +50,8 @@ class Runs:
         self._metrics = metrics or Metrics()
         self._lock = threading.Lock()
         self._live: set[ChunkRun] = set()
+        self._outlived: set[ChunkRun] = set()
+        """Those of the live ones whose tasks have ended."""
 
     def __len__(self) -> int:
         return len(self._live)
@@ -61,6 +64,13 @@ class Runs:
         for run in live:
             total.update(run.in_flight())
         return total
+
+    def in_hand(self) -> InHand:
+        """What holds this worker back from taking more."""
+        with self._lock:
+            tasks = self._live - self._outlived
+            waiting = sum(run.in_flight()["waiting"] for run in tasks)
+            return InHand(len(tasks), sum(run.in_hand() for run in tasks), waiting)
 
     def enter(self, run: ChunkRun) -> None:
         self._metrics.note_claim(run.claim.queue_wait_s)
@@ -80,6 +90,11 @@ class Runs:
             live = list(self._live)
         for run in live:
             run.drain()
+
+    def outlive_task(self, run: ChunkRun) -> None:
+        """Its task ends, and somebody else sees to the rest."""
+        with self._lock:
+            self._outlived.add(run)
 
     def store(self, run: ChunkRun) -> Stored | None:
         """Stores what is settled; None if the chunk is another run's by now."""
@@ -137,6 +152,7 @@ class Runs:
         with self._lock:
             is_first = run in self._live
             self._live.discard(run)
+            self._outlived.discard(run)
         if is_first:
             self.gate.leave()
 

@@ -32,6 +32,7 @@ class Stragglers:
     def keep(self, run: ChunkRun) -> None:
         with self._changed:
             self._kept += 1
+        self._runs.outlive_task(run)
         run.when_ready(self._ready.put)
 
     def close(self) -> None:

@@ -42,6 +42,7 @@ from worker.witness import watched
 
 CROP = 4
 BYTES = 1000
+SLOTS = 1000
 POLL_S = 0.01
 held: SimpleQueue[Path] = SimpleQueue()
 breaking: SimpleQueue[Path] = SimpleQueue()
@@ -97,6 +98,9 @@ class Loaders:
         if what == "crash":
             crashing.put(rest)
         done(picture())
+
+    def free_slots(self) -> int:
+        return SLOTS
 
     def stop_accepting(self) -> None:
         self._closed.set()
