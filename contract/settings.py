@@ -196,7 +196,7 @@ class Settings(BaseSettings):
     contact: Annotated[str, AfterValidator(_header_text)] = ""
     """A URL or mail address for the User-Agent, so that webmasters can reach you."""
 
-    window_s: float = Field(default=2.0, gt=0)
+    window_s: float = Field(default=1.5, gt=0)
     """How much of the fleet's work the broker holds."""
     dispatch_interval_s: float = Field(default=0.5, gt=0)
     """How often the dispatcher looks for chunks that are due."""

@@ -5,9 +5,10 @@ one transaction, and only after its commit pushed: what dies in between leaves a
 queued without a message, which `producer.lost` finds. Two dispatchers at once publish no
 chunk twice, since the transaction takes it out of `pending`.
 
-What waits in Redis is the window, about two seconds of the fleet's work. Jobs of one priority
-have equal parts of it, and each step of priority doubles a job's part: a few overtake, and no
-job is held up for ever by one that is a step more urgent.
+What waits in Redis is the window, a second or two of the fleet's work. It is counted in images,
+since a chunk that is run again may be one or two of them. Jobs of one priority have equal parts
+of it, and each step of priority doubles a job's part: a few overtake, and no job is held up for
+ever by one that is a step more urgent.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from contract.settings import Settings
 from contract.tables import chunk_uris, chunks, jobs, workers
 from producer.poison import is_suspect, next_alone
 
-# Before a rate is known, so many chunks wait for each worker: one to run, one to go on with.
+# Before a rate is known, so many whole chunks wait for each worker, and later one at least.
 CHUNKS_A_WORKER: Final = 8
 # Bounds one transaction and the memory it takes; the next tick goes on.
 CHUNKS_A_TICK: Final = 1000
@@ -50,8 +51,11 @@ class Demand:
     job_number: int
     priority: int
     queued: int
+    """Images."""
     due: int
-    """Chunks, no more of them counted than there are places."""
+    """Chunks, no more of them counted than could go out."""
+    images_a_chunk: float
+    """Of these."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,9 @@ def publish(engine: Engine, app: Celery, settings: Settings) -> int:
             for planned in _plan(connection, queue, settings)
         ]
     published = 0
-    for job_number, places in plan:
+    for job_number, most_chunks in plan:
         with engine.begin() as connection:
-            publications = _queue_due(connection, job_number, places)
+            publications = _queue_due(connection, job_number, most_chunks)
         push(app, publications)
         published += len(publications)
     return published
@@ -114,16 +118,16 @@ def _queues(connection: Connection) -> Sequence[str]:
 def _plan(connection: Connection, queue: str, settings: Settings) -> list[tuple[int, int]]:
     """How many more chunks of which job of this queue are to wait in Redis."""
     queued = _queued(connection, queue)
-    places = _window(connection, queue, settings) - sum(queued.values())
-    if places <= 0:
+    images = _window(connection, queue, settings) - sum(queued.values())
+    if images <= 0:
         return []
-    return share(_demands(connection, queue, queued, places), places)
+    return share(_demands(connection, queue, queued, min(images, CHUNKS_A_TICK)), images)
 
 
 def _queued(connection: Connection, queue: str) -> dict[int, int]:
-    """Chunks that wait in Redis, of each job that has one."""
+    """Images that wait in Redis, of each job that has one."""
     rows = connection.execute(
-        select(chunks.c.job_number, func.count().label("queued"))
+        select(chunks.c.job_number, func.sum(chunks.c.remaining_images).label("queued"))
         .select_from(chunks.join(jobs, jobs.c.number == chunks.c.job_number))
         .where(chunks.c.state == "queued", jobs.c.queue == queue)
         .group_by(chunks.c.job_number)
@@ -132,37 +136,50 @@ def _queued(connection: Connection, queue: str) -> dict[int, int]:
 
 
 def _window(connection: Connection, queue: str, settings: Settings) -> int:
-    """How many chunks of this queue may wait in Redis."""
-    fleet, images_per_s = connection.execute(
+    """How many images of this queue may wait in Redis.
+
+    Seconds of what the devices could do; but where they wait for the network, of what has come to
+    SQL, since whoever comes next would have to wait for all of it.
+    """
+    fleet, device_images_s = connection.execute(
         select(func.count(), func.coalesce(func.sum(workers.c.images_per_s), 0.0)).where(
             workers.c.queue == queue, workers.c.heartbeat_at > db_now(-settings.lease_s)
         )
     ).one()
-    window: int = max(
-        CHUNKS_A_WORKER * max(fleet, 1),
-        ceil(settings.window_s * images_per_s / settings.chunk_images),
+    least: int = max(fleet, 1) * settings.chunk_images
+    if not device_images_s:
+        return CHUNKS_A_WORKER * least
+    window: int = max(least, ceil(settings.window_s * device_images_s))
+    done_images_s: float | None = connection.scalar(
+        select(func.sum(jobs.c.images_per_s)).where(
+            jobs.c.state == "running", jobs.c.queue == queue
+        )
     )
-    return min(window, CHUNKS_A_TICK)
+    if not done_images_s:  # they have just begun
+        return window
+    return min(window, max(CHUNKS_A_WORKER * least, ceil(settings.window_s * done_images_s)))
 
 
 def _demands(
-    connection: Connection, queue: str, queued: dict[int, int], places: int
+    connection: Connection, queue: str, queued: dict[int, int], most_chunks: int
 ) -> list[Demand]:
     """Of the running jobs that have a chunk due."""
     due = (
-        select(chunks.c.chunk)
+        select(chunks.c.remaining_images)
         .where(
             chunks.c.job_number == jobs.c.number,
             chunks.c.state == "pending",
             chunks.c.due_at <= db_now(),
         )
-        .limit(places)
+        .order_by(chunks.c.shuffle)  # those that would go out
+        .limit(most_chunks)
         .correlate(jobs)
         .subquery()
     )
     counted = select(func.count()).select_from(due).scalar_subquery()
+    images = select(func.sum(due.c.remaining_images)).scalar_subquery()
     rows = connection.execute(
-        select(jobs.c.number, jobs.c.priority, counted.label("due"))
+        select(jobs.c.number, jobs.c.priority, counted.label("due"), images.label("images"))
         .where(jobs.c.state == "running", jobs.c.queue == queue)
         .order_by(jobs.c.number)
     )
@@ -172,27 +189,29 @@ def _demands(
             priority=row.priority,
             queued=queued.get(row.number, 0),
             due=row.due,
+            images_a_chunk=row.images / row.due,
         )
         for row in rows
         if row.due
     ]
 
 
-def share(demands: Sequence[Demand], places: int) -> list[tuple[int, int]]:
-    """Places for each job, the most urgent first.
+def share(demands: Sequence[Demand], images: int) -> list[tuple[int, int]]:
+    """Chunks for each job, the most urgent first; together about so many images, one chunk at
+    least, and CHUNKS_A_TICK at most.
 
-    One by one they go to the job that would have the fewest chunks in the window for its
+    One by one they go to the job that would have the fewest images in the window for its
     weight, the more urgent and then the earlier of equals. So what a job has there already
     counts: it gets nothing until the others have as much for theirs, or no more that is due.
     """
     heap = [(_load(demand, 1), -demand.priority, n) for n, demand in enumerate(demands)]
     heapq.heapify(heap)
     given: Counter[int] = Counter()
-    for _ in range(places):
-        if not heap:
-            break
+    left = float(images)
+    while heap and left > 0 and given.total() < CHUNKS_A_TICK:
         _, priority, n = heapq.heappop(heap)
         given[n] += 1
+        left -= demands[n].images_a_chunk
         if given[n] < demands[n].due:
             heapq.heappush(heap, (_load(demands[n], given[n] + 1), priority, n))
     urgent = sorted(given, key=lambda n: (-demands[n].priority, n))
@@ -200,11 +219,11 @@ def share(demands: Sequence[Demand], places: int) -> list[tuple[int, int]]:
 
 
 def _load(demand: Demand, given: int) -> float:
-    """Chunks in the window, with so many more, for the job's weight of 2 to its priority."""
-    return (demand.queued + given) / 2.0**demand.priority
+    """Images in the window, with so many more chunks, for the job's weight of 2 to its priority."""
+    return (demand.queued + given * demand.images_a_chunk) / 2.0**demand.priority
 
 
-def _queue_due(connection: Connection, job_number: int, places: int) -> list[Publication]:
+def _queue_due(connection: Connection, job_number: int, most: int) -> list[Publication]:
     now = connection.scalar(select(db_now()))
     assert now is not None  # noqa: S101  (a clock always answers)
     due = (
@@ -215,7 +234,7 @@ def _queue_due(connection: Connection, job_number: int, places: int) -> list[Pub
             chunks.c.due_at <= now,
         )
         .order_by(chunks.c.shuffle)
-        .limit(places)
+        .limit(most)
         .with_for_update(skip_locked=True)
         .cte("due")  # evaluated once, whatever the plan
     )

@@ -37,6 +37,7 @@ from tests.integration.dispatching import (
     states,
     submit_chunks,
     take,
+    take_if_any,
 )
 from tests.integration.ending import (
     CLASSIFIED,
@@ -242,18 +243,17 @@ def test_claims_and_stores_that_race_a_cancel_settle_every_image_once(
 ) -> None:
     """Two dispatchers and two workers at once."""
     job = submit_job(engine, 40)
-    add_worker(engine, "w1", images_per_s=100.0)
-    assert publish(engine, app, settings.model_copy(update={"chunk_images": IMAGES})) == 40
+    add_worker(engine, "w1", images_per_s=1000.0)
+    assert publish(engine, app, settings) == 40
     barrier = threading.Barrier(5)
 
     def work(name: str) -> None:
         barrier.wait()
         while True:
-            try:
-                message = take(app).message
-            except TypeError:  # Redis has no more
+            sent = take_if_any(app)
+            if sent is None:
                 return
-            claimed = claim_as(engine, name, message)
+            claimed = claim_as(engine, name, sent.message)
             if claimed is not None:
                 store(engine, claimed, [CLASSIFIED] * 3 + [failed("timeout")], worker=name)
 
@@ -372,7 +372,7 @@ def test_a_submit_whose_job_is_cancelled_ends_with_the_reason(engine: Engine) ->
     dispatch(engine)
     with reading(engine) as connection:
         number, total = connection.execute(select(jobs.c.number, jobs.c.total)).one()
-    assert total == 8_192
+    assert total in {4_096, 8_192}, "the second group may have been on its way"
     assert codes(engine, number) == dict.fromkeys(range(total), "cancelled")
     assert_ended(engine, number, "cancelled")
     # The key is free: a job that is not whole does not stand for the one that was wanted.

@@ -105,7 +105,9 @@ def test_a_job_of_higher_priority_that_has_nothing_due_holds_up_nobody(
 
 
 def demand(job_number: int, priority: int, queued: int, due: int) -> Demand:
-    return Demand(job_number=job_number, priority=priority, queued=queued, due=due)
+    return Demand(
+        job_number=job_number, priority=priority, queued=queued, due=due, images_a_chunk=1.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,3 +130,11 @@ def demand(job_number: int, priority: int, queued: int, due: int) -> Demand:
 )
 def test_places_go_to_who_has_least_for_his_weight(demands, places, expected) -> None:
     assert share(demands, places) == expected
+
+
+def test_what_is_shared_are_images() -> None:
+    """A job of whole chunks beside what second tries have left of another one's."""
+    whole = Demand(job_number=1, priority=0, queued=0, due=9, images_a_chunk=64.0)
+    left = Demand(job_number=2, priority=0, queued=64, due=90, images_a_chunk=2.0)
+    assert share([whole, left], 126) == [(1, 1), (2, 31)]
+    assert share([whole], 10) == [(1, 1)], "a chunk is not cut"

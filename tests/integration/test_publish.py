@@ -145,6 +145,37 @@ def test_the_window_is_some_seconds_of_the_fleets_work(
     assert publish(engine, app, settings) == 3
 
 
+def test_the_window_is_counted_in_images(engine: Engine, app: Celery, settings: Settings) -> None:
+    """Of chunks that are run again there may be little left: as many more of them are to wait."""
+    job = submit_chunks(engine, 100, images=10)
+    for chunk in range(60):
+        change_chunks(engine, job, chunk, remaining=remaining.encode({3}), remaining_images=1)
+        change_chunks(engine, job, chunk, shuffle=-1)
+    add_worker(engine, "w1", images_per_s=30.0)
+    assert publish(engine, app, settings) == 30
+    assert {len(sent.message.positions) for sent in waiting(app)} == {1}
+    for _ in range(30):
+        take(app)
+    change_chunks(engine, job, state="pending", shuffle=0, remaining=remaining.all_of(10))
+    change_chunks(engine, job, remaining_images=10)
+    assert publish(engine, app, settings) == 3
+
+
+def test_where_devices_wait_for_the_network_the_window_is_of_what_gets_done(
+    engine: Engine, app: Celery, settings: Settings
+) -> None:
+    """Whoever comes next has to wait for all of it."""
+    job = submit_chunks(engine, 100)
+    add_worker(engine, "w1", images_per_s=1000.0)
+    change_job(engine, job, images_per_s=20.0)
+    assert publish(engine, app, settings) == 20
+    change_job(engine, job, images_per_s=0.1)
+    for _ in range(20):
+        take(app)
+    change_chunks(engine, job, state="pending")
+    assert publish(engine, app, settings) == CHUNKS_A_WORKER, "else it could never show more"
+
+
 @pytest.mark.parametrize(("images_per_s", "shares"), [(9, [5, 4]), (10, [5, 5])])
 def test_jobs_share_the_window_and_the_earlier_one_has_what_is_left_over(
     engine: Engine, app: Celery, settings: Settings, images_per_s: int, shares: list[int]

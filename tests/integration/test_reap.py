@@ -140,7 +140,7 @@ def test_a_worker_without_a_row_is_dead(
 def test_what_is_queued_pending_or_done_has_no_worker_to_lose(
     engine: Engine, app: Celery, settings: Settings, reach_for: ReachFor
 ) -> None:
-    job = submit_chunks(engine, 20)
+    job = submit_chunks(engine, 10, images=settings.chunk_images)
     publish(engine, app, settings)
     before = states(engine, job)
     assert set(before) == {"queued", "pending"}
