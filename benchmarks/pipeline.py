@@ -33,7 +33,7 @@ ROWS = {
     "seed": Row("whole path, and a plain loop", 0.7, whole_path.beside_seed),
     "tasks": Row("whole path, and a task an image", 0.9, whole_path.beside_task_an_image),
     "loading": Row("fetch, decode and crop, and img2dataset", 2.6, loading.beside_img2dataset),
-    "hangs": Row("URIs that hang", 2.2, steady.hanging),
+    "hangs": Row("URIs that hang", 3.9, steady.hanging),
     "hostile": Row("URIs that fail at once", 0.5, hostile.quick_traps),
     "slow": Row("URIs that are slow to fail", 1.2, hostile.slow_traps),
     "memory": Row("memory of the whole worker", 0.6, steady.memory),

@@ -26,11 +26,15 @@ from web import NO_FAULTS, Script, Web
 CORES = len(os.sched_getaffinity(0))
 # More than a core loads in a second, whatever the pictures: what a job is sized by.
 MOST_IMAGES_S = 1_000 * CORES
+# The same of photographs.
+MOST_HANGING_IMAGES_S = 500 * CORES
 # In hand at most before anything is stored, times what a dozen workers may have.
 IN_HAND = 20_000
 # By then the first URIs that hang have run into their deadline, so as many come as go.
 WARM_S = 30.0
 WINDOW_S = 10.0
+# By then the first URIs have hung three times, and as many come as go for the last time.
+HANGING_WARM_S, HANGING_WINDOW_S = 80.0, 20.0
 POLL_S = 0.2
 HALF_BUSY, FEWER = 2, 16
 WORKERS = {2: 1.95, 8: 7.5}
@@ -126,13 +130,20 @@ class UnderWay:
             raise RuntimeError(f"the job of {job.total} images was done before it was looked at")
         return Sample(at, job.classified, devices)
 
-    def windows(self, conditions: Conditions, rounds: int) -> Iterator[Window]:
+    def windows(
+        self,
+        conditions: Conditions,
+        rounds: int,
+        *,
+        warm_s: float = WARM_S,
+        window_s: float = WINDOW_S,
+    ) -> Iterator[Window]:
         while not self.sample().classified:
             time.sleep(POLL_S)
-        time.sleep(conditions.seconds(WARM_S))
+        time.sleep(conditions.seconds(warm_s))
         before = self.sample()
         for _ in range(rounds):
-            time.sleep(conditions.seconds(WINDOW_S))
+            time.sleep(conditions.seconds(window_s))
             after = self.sample()
             yield Window(before, after)
             before = after
@@ -243,9 +254,12 @@ def hanging(conditions: Conditions) -> Table:
     for _ in range(conditions.rounds):
         for series, share in ((without, 0.0), (with_them, HANGING)):
             script = Script(**NO_FAULTS | {"latency_ms": 0.0, "hang": share})
-            images = enough_images(conditions, 1)
+            seconds = conditions.seconds(HANGING_WARM_S + HANGING_WINDOW_S)
+            images = round(seconds * MOST_HANGING_IMAGES_S) + conditions.images(IN_HAND)
             with under_way(conditions, script, [FAST_DEVICE_IMAGES_S], images=images) as job:
-                (window,) = job.windows(conditions, 1)
+                (window,) = job.windows(
+                    conditions, 1, warm_s=HANGING_WARM_S, window_s=HANGING_WINDOW_S
+                )
                 series.note(window.classified_s, "classified/s")
                 burden = job.web.burden()
     title = f"URIs that hang, a device of {FAST_DEVICE_IMAGES_S:,} images/s"

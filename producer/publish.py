@@ -22,7 +22,7 @@ from math import ceil
 from typing import Any, Final
 
 from celery import Celery
-from sqlalchemy import Connection, Engine, Row, func, select, tuple_, update
+from sqlalchemy import Column, Connection, Engine, Row, Select, func, select, tuple_, update
 
 from contract import remaining
 from contract.clock import db_now
@@ -76,9 +76,9 @@ def publish(engine: Engine, app: Celery, settings: Settings) -> int:
             for planned in _plan(connection, queue, settings)
         ]
     published = 0
-    for job_number, most_chunks in plan:
+    for job_number, images in plan:
         with engine.begin() as connection:
-            publications = _queue_due(connection, job_number, most_chunks)
+            publications = _queue_due(connection, job_number, images)
         push(app, publications)
         published += len(publications)
     return published
@@ -115,13 +115,13 @@ def _queues(connection: Connection) -> Sequence[str]:
     ).all()
 
 
-def _plan(connection: Connection, queue: str, settings: Settings) -> list[tuple[int, int]]:
-    """How many more chunks of which job of this queue are to wait in Redis."""
+def _plan(connection: Connection, queue: str, settings: Settings) -> list[tuple[int, float]]:
+    """How many more images of which job of this queue are to wait in Redis."""
     queued = _queued(connection, queue)
     images = _window(connection, queue, settings) - sum(queued.values())
     if images <= 0:
         return []
-    return share(_demands(connection, queue, queued, min(images, CHUNKS_A_TICK)), images)
+    return share(_demands(connection, queue, queued, images), images)
 
 
 def _queued(connection: Connection, queue: str) -> dict[int, int]:
@@ -161,21 +161,10 @@ def _window(connection: Connection, queue: str, settings: Settings) -> int:
 
 
 def _demands(
-    connection: Connection, queue: str, queued: dict[int, int], most_chunks: int
+    connection: Connection, queue: str, queued: dict[int, int], images_at_most: int
 ) -> list[Demand]:
     """Of the running jobs that have a chunk due."""
-    due = (
-        select(chunks.c.remaining_images)
-        .where(
-            chunks.c.job_number == jobs.c.number,
-            chunks.c.state == "pending",
-            chunks.c.due_at <= db_now(),
-        )
-        .order_by(chunks.c.shuffle)  # those that would go out
-        .limit(most_chunks)
-        .correlate(jobs)
-        .subquery()
-    )
+    due = _due(jobs.c.number, images_at_most).correlate(jobs).subquery()
     counted = select(func.count()).select_from(due).scalar_subquery()
     images = select(func.sum(due.c.remaining_images)).scalar_subquery()
     rows = connection.execute(
@@ -196,11 +185,27 @@ def _demands(
     ]
 
 
-def share(demands: Sequence[Demand], images: int) -> list[tuple[int, int]]:
-    """Chunks for each job, the most urgent first; together about so many images, one chunk at
-    least, and CHUNKS_A_TICK at most.
+def _due(job_number: Column[int] | int, images: float) -> Select[tuple[int, int]]:
+    """Chunks of a job, as many as it may take to have so many images, and their images; in the
+    order in which they go out: neighbours in a crawl share a host.
+    """
+    return (
+        select(chunks.c.chunk, chunks.c.remaining_images)
+        .where(
+            chunks.c.job_number == job_number,
+            chunks.c.state == "pending",
+            chunks.c.due_at <= db_now(),
+        )
+        .order_by(chunks.c.shuffle)
+        .limit(min(ceil(images), CHUNKS_A_TICK))
+    )
 
-    One by one they go to the job that would have the fewest images in the window for its
+
+def share(demands: Sequence[Demand], images: int) -> list[tuple[int, float]]:
+    """Images for each job, the most urgent first; about as many as there are to share, and those
+    of CHUNKS_A_TICK chunks at most.
+
+    Chunk by chunk they go to the job that would have the fewest images in the window for its
     weight, the more urgent and then the earlier of equals. So what a job has there already
     counts: it gets nothing until the others have as much for theirs, or no more that is due.
     """
@@ -215,7 +220,7 @@ def share(demands: Sequence[Demand], images: int) -> list[tuple[int, int]]:
         if given[n] < demands[n].due:
             heapq.heappush(heap, (_load(demands[n], given[n] + 1), priority, n))
     urgent = sorted(given, key=lambda n: (-demands[n].priority, n))
-    return [(demands[n].job_number, given[n]) for n in urgent]
+    return [(demands[n].job_number, given[n] * demands[n].images_a_chunk) for n in urgent]
 
 
 def _load(demand: Demand, given: int) -> float:
@@ -223,18 +228,23 @@ def _load(demand: Demand, given: int) -> float:
     return (demand.queued + given * demand.images_a_chunk) / 2.0**demand.priority
 
 
-def _queue_due(connection: Connection, job_number: int, most: int) -> list[Publication]:
+def _queue_due(connection: Connection, job_number: int, images: float) -> list[Publication]:
+    """Chunks that have so many images together: the last of them may have more."""
     now = connection.scalar(select(db_now()))
     assert now is not None  # noqa: S101  (a clock always answers)
+    chosen = list[int]()
+    for row in connection.execute(_due(job_number, images)):
+        if images <= 0:
+            break
+        chosen.append(row.chunk)
+        images -= row.remaining_images
     due = (
         select(chunks.c.job_number, chunks.c.chunk)
         .where(
             chunks.c.job_number == job_number,
+            chunks.c.chunk.in_(chosen),
             chunks.c.state == "pending",
-            chunks.c.due_at <= now,
         )
-        .order_by(chunks.c.shuffle)
-        .limit(most)
         .with_for_update(skip_locked=True)
         .cte("due")  # evaluated once, whatever the plan
     )

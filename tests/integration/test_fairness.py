@@ -136,5 +136,5 @@ def test_what_is_shared_are_images() -> None:
     """A job of whole chunks beside what second tries have left of another one's."""
     whole = Demand(job_number=1, priority=0, queued=0, due=9, images_a_chunk=64.0)
     left = Demand(job_number=2, priority=0, queued=64, due=90, images_a_chunk=2.0)
-    assert share([whole, left], 126) == [(1, 1), (2, 31)]
-    assert share([whole], 10) == [(1, 1)], "a chunk is not cut"
+    assert share([whole, left], 126) == [(1, 64), (2, 62)]
+    assert share([whole], 10) == [(1, 64)], "a chunk is not cut"
