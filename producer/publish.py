@@ -213,7 +213,9 @@ def share(demands: Sequence[Demand], images: int) -> list[tuple[int, float]]:
     heapq.heapify(heap)
     given: Counter[int] = Counter()
     left = float(images)
-    while heap and left > 0 and given.total() < CHUNKS_A_TICK:
+    for _ in range(CHUNKS_A_TICK):
+        if not heap or left <= 0:
+            break
         _, priority, n = heapq.heappop(heap)
         given[n] += 1
         left -= demands[n].images_a_chunk
