@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import make_url
 
@@ -17,6 +18,12 @@ from contract.database import make_engine
 from contract.settings import Settings
 from migrations.upgrade import upgrade
 from worker.embedded.valkey import Valkey
+
+# Of hypothesis; registered here, since pytest asks for it before it reads any test.
+LONG = "long"
+hypothesis_settings.register_profile(
+    LONG, max_examples=1_000, stateful_step_count=60, deadline=None
+)
 
 
 def pytest_configure() -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import Engine, event, insert
 from contract.database import make_engine
 from contract.settings import Settings
 from contract.tables import models
+from tests.conftest import LONG
 from tests.integration.dispatching import Clock
 from tests.integration.ending import CLASSIFIED, MODEL_NUMBER, failed
 from tests.integration.life import FINAL, Life
@@ -30,10 +31,6 @@ BRIEF = hypothesis_settings(
     database=None,
     deadline=None,
     phases=(Phase.generate,),
-)
-LONG = "long"
-hypothesis_settings.register_profile(
-    LONG, max_examples=1_000, stateful_step_count=60, deadline=None
 )
 
 Moves = list[tuple[str, dict[str, Any]]]
