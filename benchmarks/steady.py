@@ -27,14 +27,14 @@ CORES = len(os.sched_getaffinity(0))
 # More than a core loads in a second, whatever the pictures: what a job is sized by.
 MOST_IMAGES_S = 1_000 * CORES
 # The same of photographs.
-MOST_HANGING_IMAGES_S = 500 * CORES
+MOST_PHOTOGRAPHS_S = 500 * CORES
 # In hand at most before anything is stored, times what a dozen workers may have.
 IN_HAND = 20_000
 # By then the first URIs that hang have run into their deadline, so as many come as go.
 WARM_S = 30.0
 WINDOW_S = 10.0
 # By then the first URIs have hung three times, and as many come as go for the last time.
-HANGING_WARM_S, HANGING_WINDOW_S = 80.0, 20.0
+HANGING_LOOK = {"warm_s": 80.0, "window_s": 20.0}
 POLL_S = 0.2
 HALF_BUSY, FEWER = 2, 16
 WORKERS = {2: 1.95, 8: 7.5}
@@ -174,8 +174,15 @@ def under_way(  # noqa: PLR0913  (what a row says of its job)
         yield UnderWay(web, installation, workers, job)
 
 
-def enough_images(conditions: Conditions, rounds: int, images_s: float = MOST_IMAGES_S) -> int:
-    seconds = conditions.seconds(WARM_S + rounds * WINDOW_S)
+def enough_images(
+    conditions: Conditions,
+    rounds: int,
+    images_s: float = MOST_IMAGES_S,
+    *,
+    warm_s: float = WARM_S,
+    window_s: float = WINDOW_S,
+) -> int:
+    seconds = conditions.seconds(warm_s + rounds * window_s)
     return round(1.2 * seconds * images_s) + conditions.images(IN_HAND)
 
 
@@ -254,12 +261,9 @@ def hanging(conditions: Conditions) -> Table:
     for _ in range(conditions.rounds):
         for series, share in ((without, 0.0), (with_them, HANGING)):
             script = Script(**NO_FAULTS | {"latency_ms": 0.0, "hang": share})
-            seconds = conditions.seconds(HANGING_WARM_S + HANGING_WINDOW_S)
-            images = round(seconds * MOST_HANGING_IMAGES_S) + conditions.images(IN_HAND)
+            images = enough_images(conditions, 1, MOST_PHOTOGRAPHS_S, **HANGING_LOOK)
             with under_way(conditions, script, [FAST_DEVICE_IMAGES_S], images=images) as job:
-                (window,) = job.windows(
-                    conditions, 1, warm_s=HANGING_WARM_S, window_s=HANGING_WINDOW_S
-                )
+                (window,) = job.windows(conditions, 1, **HANGING_LOOK)
                 series.note(window.classified_s, "classified/s")
                 burden = job.web.burden()
     title = f"URIs that hang, a device of {FAST_DEVICE_IMAGES_S:,} images/s"
