@@ -17,6 +17,7 @@ from sqlalchemy.engine import make_url
 from contract.database import make_engine
 from contract.settings import Settings
 from migrations.upgrade import upgrade
+from tests.statements import listening
 from worker.embedded.valkey import Valkey
 
 # Of hypothesis; registered here, since pytest asks for it before it reads any test.
@@ -46,6 +47,15 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
             monkeypatch.delenv(name)
     monkeypatch.setenv("RESNEXT_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+@pytest.fixture(autouse=True)
+def _statements_are_sound() -> Iterator[None]:
+    """Whatever SQL a test executes, for whichever database, is checked for both."""
+    faults: list[str] = []
+    with listening(faults):
+        yield
+    assert faults == []
 
 
 @pytest.fixture(scope="session")

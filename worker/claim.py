@@ -71,8 +71,11 @@ def generation_of(message: ChunkMessage) -> dict[str, Any]:
     }
 
 
-# All that a claim has to know, in one statement, since each costs as much as several images;
-# and built here, since to build one costs more than to execute it.
+# Everything a claim needs, in one statement: each statement costs as much as several images.
+# Built once: building a statement costs more than executing it.
+# The subqueries compare with parameters and not with `chunks`: SQLAlchemy renders RETURNING on
+# SQLite without table names, so that `chunk_uris.chunk = chunks.chunk` became `chunk = chunk`,
+# which is true of every row.
 _KNOWN: Final = (
     chunks.c.attempt,
     chunks.c.first_position,
@@ -80,11 +83,14 @@ _KNOWN: Final = (
     chunks.c.published_at,
     db_now().label("claimed_at"),
     select(jobs.c.weights_sha256)
-    .where(jobs.c.number == chunks.c.job_number)
+    .where(jobs.c.number == bindparam("the_job"))
     .scalar_subquery()
     .label("weights_sha256"),
     select(chunk_uris.c.refs)
-    .where(chunk_uris.c.job_number == chunks.c.job_number, chunk_uris.c.chunk == chunks.c.chunk)
+    .where(
+        chunk_uris.c.job_number == bindparam("the_job"),
+        chunk_uris.c.chunk == bindparam("the_chunk"),
+    )
     .scalar_subquery()
     .label("refs"),
 )
