@@ -36,13 +36,13 @@ from rich.table import Table
 from row import RANDOM_WEIGHTS, shown, spread, tell
 from sqlalchemy import func, insert, select, text, update
 
-from contract.broker import make_celery, redis_of
-from contract.clock import db_now
-from contract.database import reading
+from contract.broker.connection import make_celery, redis_of
+from contract.database.clock import db_now
+from contract.database.engine import reading
+from contract.database.tables import jobs, results, workers
 from contract.settings import Settings
-from contract.tables import jobs, results, workers
-from producer.jobs import find_job, live_workers
-from producer.submit import submit
+from producer.jobs.job import find_job, live_workers
+from producer.submit.submission import submit
 
 DEVICE_IMAGES_S = 2_000
 # A chunk each: while there are many of them, the dispatcher has that many jobs to be fair to.

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from resnext import load_classifier
-from resnext.catalogue import BUNDLED
+from resnext.spec.catalogue import BUNDLED
 
 
 def main() -> int:

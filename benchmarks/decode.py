@@ -31,9 +31,9 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from resnext import load_classifier
-from resnext.catalogue import find_spec
-from resnext.decode import DecodeLimits, Route, decode
-from resnext.resample import Pixels
+from resnext.picture.decode import DecodeLimits, Route, decode
+from resnext.picture.resample import Pixels
+from resnext.spec.catalogue import find_spec
 
 BATCH = 32
 LIMITS = DecodeLimits()

@@ -23,12 +23,12 @@ from child import Child
 from processes import cpu_s
 from sqlalchemy import case, func, select
 
-from contract.clock import db_now
-from contract.database import make_engine, reading
-from contract.tables import jobs, results
-from producer.jobs import Job, find_job
+from contract.database.clock import db_now
+from contract.database.engine import make_engine, reading
+from contract.database.tables import jobs, results
+from producer.jobs.job import Job, find_job
 from worker.embedded.valkey import Valkey
-from worker.prctl import PR_SET_PDEATHSIG, prctl
+from worker.loader.sandbox.prctl import PR_SET_PDEATHSIG, prctl
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
 READY_WITHIN_S = 600.0

@@ -31,10 +31,10 @@ from row import Conditions, Series, comparison, shown, tell
 from web import NO_FAULTS, Script, Web
 
 from contract.settings import load_settings
-from resnext.decode import DecodeLimits, decode
-from worker.fetch import Fetcher, FetchLimits
-from worker.loaders import Loaded, LoaderPool, LoadFailed
-from worker.model import find_model
+from resnext.picture.decode import DecodeLimits, decode
+from worker.batch.model import find_model
+from worker.loader.fetch.fetcher import Fetcher, FetchLimits
+from worker.pool.pool import Loaded, LoaderPool, LoadFailed
 
 ROOT = Path(__file__).parents[1]
 UV = Path(sys.executable).with_name("uv")

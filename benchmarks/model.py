@@ -319,9 +319,9 @@ def prepare(folder: Path, *, with_onnx: bool) -> None:
     """The weights that all contenders load, and the ONNX file."""
     import torch
 
-    from resnext.catalogue import find_spec
     from resnext.network import build_network
-    from resnext.random_weights import draw_weights
+    from resnext.spec.catalogue import find_spec
+    from resnext.weights.random import draw_weights
 
     spec = find_spec(MODEL)
     network = build_network(spec)
@@ -346,9 +346,9 @@ def pictures(photographs: Path | None, n: int) -> np.ndarray:
     import torch
     from PIL import Image
 
-    from resnext.catalogue import find_spec
-    from resnext.preprocess import resize_and_crop, to_rgb
-    from resnext.random_weights import synthetic_pictures
+    from resnext.picture.preprocess import resize_and_crop, to_rgb
+    from resnext.spec.catalogue import find_spec
+    from resnext.weights.random import synthetic_pictures
 
     preprocessing = find_spec(MODEL).preprocessing
     if photographs is None:

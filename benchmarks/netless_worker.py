@@ -21,13 +21,13 @@ from child import answer_questions
 from prometheus_client import CollectorRegistry
 from simulated_worker import Device
 
-from contract.broker import check_broker, make_celery
+from contract.broker.connection import check_broker, make_celery
 from contract.settings import load_settings
-from worker.app import configure_logging
-from worker.database import connect
-from worker.loaders import Loaded, PoolClosed
+from worker.chunk.outcome import Provenance
 from worker.main import serve
-from worker.outcome import Provenance
+from worker.pool.pool import Loaded, PoolClosed
+from worker.process.celery_worker import configure_logging
+from worker.process.database import connect
 
 # As much as a picture of the web says of itself.
 CAME = Provenance(bytes=108_000, sha256="c3" * 32, format="JPEG", width=640, height=480)

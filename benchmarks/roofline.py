@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from resnext.catalogue import find_spec
 from resnext.network import Bottleneck, build_network
+from resnext.spec.catalogue import find_spec
 
 BYTES = 2
 

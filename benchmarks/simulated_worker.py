@@ -28,17 +28,17 @@ import numpy as np
 from child import answer_questions
 from prometheus_client import CollectorRegistry
 
-import worker.batcher
-import worker.task
-from contract.broker import check_broker, make_celery
+import worker.batch.batcher
+import worker.chunk.task
+from contract.broker.connection import check_broker, make_celery
 from contract.settings import Settings, load_settings
-from worker.app import configure_logging
-from worker.database import connect
-from worker.loaders import LoaderPool
+from worker.batch.model import find_model
+from worker.chunk.store import Store
+from worker.chunk.task import ChunkTask
 from worker.main import serve
-from worker.model import find_model
-from worker.store import Store
-from worker.task import ChunkTask
+from worker.pool.pool import LoaderPool
+from worker.process.celery_worker import configure_logging
+from worker.process.database import connect
 
 TOP = 5
 # The part of the worker that a thread's CPU time belongs to, by the beginning of its name.

@@ -23,8 +23,8 @@ from celery import Celery
 from PIL import Image
 from requests.adapters import HTTPAdapter
 
-from resnext.catalogue import find_spec
-from resnext.preprocess import resize_and_crop, to_rgb
+from resnext.picture.preprocess import resize_and_crop, to_rgb
+from resnext.spec.catalogue import find_spec
 
 if TYPE_CHECKING:  # a process of the pool needs no database server
     from installation import Installation

@@ -45,23 +45,24 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine, insert
 
-import worker.batcher
-import worker.loader_process
-import worker.task
+import worker.batch.batcher
+import worker.chunk.task
+import worker.pool.process
 from contract import remaining
-from contract.broker import queue_of
-from contract.clock import db_now
-from contract.database import make_engine
-from contract.message import ChunkMessage
+from contract.broker.connection import queue_of
+from contract.broker.message import ChunkMessage
+from contract.database.clock import db_now
+from contract.database.engine import make_engine
+from contract.database.tables import TOP, chunk_uris, chunks, jobs
 from contract.settings import Settings
-from contract.tables import TOP, chunk_uris, chunks, jobs
 from migrations.upgrade import upgrade
-from resnext.catalogue import find_spec
-from worker.loader import LoaderConfig
-from worker.loaders import LoaderPool
+from resnext.spec.catalogue import find_spec
+from worker.chunk.outcome import Provenance
+from worker.loader.program import LoaderConfig
 from worker.main import Parts, build
-from worker.outcome import Provenance
-from worker.records import (
+from worker.pool.pool import LoaderPool
+from worker.pool.slots import Slots
+from worker.pool.wire import (
     MAX_PACKET_BYTES,
     Done,
     pack_done,
@@ -69,7 +70,6 @@ from worker.records import (
     unpack_load,
     unpack_packet,
 )
-from worker.slots import Slots
 
 CHUNK_IMAGES = (64, 256)
 CHUNKS_AT_A_TIME = 16

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from contract.failure import ResnextQueueError
+from contract.errors import ResnextQueueError
 
 State = Literal["ok", "warning", "failure"]
 

@@ -1,6 +1,6 @@
 """What a producer, which has no torch, knows of models: the weights that each is published with.
 
-`resnext.catalogue` knows all the rest; a test holds the two together.
+`resnext.spec.catalogue` knows all the rest; a test holds the two together.
 """
 
 from __future__ import annotations

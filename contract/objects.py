@@ -1,6 +1,7 @@
 """URIs of object stores: which ones there are, and what such a URI names.
 
-`contract.uris` asks here, at submit and in the worker alike; `worker.object_store` fetches.
+`contract.uris` asks here, at submit and in the worker alike; `worker.loader.fetch.object_store`
+fetches.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
-from contract.error_codes import Failure
+from contract.failure import Failure
 
 EXTRAS: Final = {"s3": "s3", "gs": "gcs"}
 """By scheme: the extra of this package that fetches from it."""

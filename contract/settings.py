@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from contract.failure import SettingsError, UnavailableError
+from contract.errors import SettingsError, UnavailableError
 from contract.models import default_weights
 
 PREFIX = "RESNEXT_"

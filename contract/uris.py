@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from contract.error_codes import Failure
+from contract.failure import Failure
 from contract.objects import EXTRAS, is_object, refusal_of_object
 
 SCHEMES = ("http", "https", "file")

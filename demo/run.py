@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from contract.settings import load_settings
-from resnext.catalogue import BUNDLED, find_spec
-from resnext.spec import PublishedWeights
+from resnext.spec.catalogue import BUNDLED, find_spec
+from resnext.spec.model import PublishedWeights
 from worker.embedded.children import start_child, stop_child
 from worker.embedded.service import RESNEXTQ
 

@@ -18,9 +18,9 @@ import annotated_types
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from contract.error_codes import ERROR_CODES, RETRIED_HTTP
+from contract.failure import ERROR_CODES, RETRIED_HTTP
 from contract.settings import PREFIX, Settings
-from worker.metrics import METRICS
+from worker.metrics.stages import METRICS
 
 FOLDER = Path(__file__).parent
 
@@ -142,7 +142,7 @@ def errors_document() -> str:
     lines = [
         "# Error codes",
         "",
-        "<!-- Written by `make docs` from contract/error_codes.py: change that. -->",
+        "<!-- Written by `make docs` from contract/failure.py: change that. -->",
         "",
         "An image that has no classes has one of these codes instead, in `results.error_code` and",
         "in `error.code` of the JSON; `error_detail` says more of the one case. What may pass is",
@@ -166,7 +166,7 @@ def metrics_document() -> str:
     lines = [
         "# Metrics",
         "",
-        "<!-- Written by `make docs` from worker/metrics.py: change that. -->",
+        "<!-- Written by `make docs` from worker/metrics/stages.py: change that. -->",
         "",
         f"What a worker shows to Prometheus where `{PREFIX}METRICS_PORT` is set; see",
         "[how to watch workers](how-to.md#watch-workers-with-prometheus). A histogram has samples",

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from contract.tables import metadata
+from contract.database.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -1,7 +1,7 @@
 """`resnextq doctor`, the half that every installation has: settings, home, servers, permissions.
 
-One `Check` a line, each with what to do next; the model's half is `worker.doctor`, where torch
-is installed. Nothing is changed, and whatever hangs is given up.
+One `Check` a line, each with what to do next; the model's half is `worker.commands.doctor`, where
+torch is installed. Nothing is changed, and whatever hangs is given up.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rich.text import Text
 from sqlalchemy import Connection, Engine, func, select
 
 from contract import VERSION
-from contract.broker import (
+from contract.broker.connection import (
     CONNECT_TIMEOUT_S,
     address_of,
     check_broker,
@@ -32,13 +32,13 @@ from contract.broker import (
     redis_of,
 )
 from contract.check import Check, guarded
-from contract.clock import db_now
-from contract.database import connect_database, reaching_database, reading
-from contract.schema import NEWEST_SCHEMA, OLDEST_SCHEMA, revision_of
+from contract.database.clock import db_now
+from contract.database.engine import connect_database, reaching_database, reading
+from contract.database.schema import NEWEST_SCHEMA, OLDEST_SCHEMA, revision_of
+from contract.database.tables import chunks, jobs, leaders, workers
 from contract.settings import PREFIX, Settings, unknown_variables
-from contract.tables import chunks, jobs, leaders, workers
-from producer.jobs import live_workers, no_worker
-from producer.leadership import ROLE, TICKS_A_TERM
+from producer.dispatcher.leader import ROLE, TICKS_A_TERM
+from producer.jobs.job import live_workers, no_worker
 
 STYLES: Final = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 # A dispatcher looks every half second; what has been due for so long has been seen by none, and

@@ -23,10 +23,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from resnext.catalogue import find_spec
-from resnext.decode import DecodeError, DecodeLimits, as_decode_error, decode
-from resnext.download import Progress
-from resnext.engine import (
+from resnext.load import load_network
+from resnext.network import ResNeXt
+from resnext.picture.decode import DecodeError, DecodeLimits, as_decode_error, decode
+from resnext.picture.preprocess import Preprocessing, resize_and_crop, to_rgb
+from resnext.run.engine import (
     Engine,
     PixelsToLogits,
     choose_engine,
@@ -34,13 +35,12 @@ from resnext.engine import (
     fuse,
     prepare,
 )
-from resnext.load import load_network
-from resnext.network import ResNeXt
-from resnext.openvino_engine import convert
-from resnext.precision import Precision, choose_precision, find_device
-from resnext.preprocess import Preprocessing, resize_and_crop, to_rgb
-from resnext.runner import Pixels, Started, Top, make_runner
-from resnext.spec import ModelSpec
+from resnext.run.openvino_engine import convert
+from resnext.run.precision import Precision, choose_precision, find_device
+from resnext.run.runner import Pixels, Started, Top, make_runner
+from resnext.spec.catalogue import find_spec
+from resnext.spec.model import ModelSpec
+from resnext.weights.download import Progress
 
 TOP: Final = 5
 DECODE_LIMITS: Final = DecodeLimits()
@@ -322,9 +322,9 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     Args:
         model: a name that `find_spec` knows, or the path of a JSON file (see `own_spec`).
         weights: a name that the model knows, `random`, or a path; None: the model's own.
-        precision: `amp` (see `resnext.precision`) or `fp32`.
+        precision: `amp` (see `resnext.run.precision`) or `fp32`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        engine: `auto`, `eager`, `compiled` or `openvino` (see `resnext.engine`).
+        engine: `auto`, `eager`, `compiled` or `openvino` (see `resnext.run.engine`).
         cache: the folder of downloaded weights; None: `~/.cache/resnext-queue`.
         batch_images: the most that one call of `classify` will get.
         threads: of torch, in this process; None: one for each core, 1 on CUDA.

@@ -9,12 +9,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnext.download import Progress, download
 from resnext.errors import UnknownWeights
 from resnext.network import ResNeXt, build_network
-from resnext.random_weights import draw_weights
-from resnext.spec import RANDOM, LocalWeights, ModelSpec
-from resnext.weights import fill_network, read_weights
+from resnext.spec.model import RANDOM, LocalWeights, ModelSpec
+from resnext.weights.download import Progress, download
+from resnext.weights.file import fill_network, read_weights
+from resnext.weights.random import draw_weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from resnext.spec import ModelSpec
+from resnext.spec.model import ModelSpec
 
 
 class Bottleneck(nn.Module):

@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import make_url
 
-from contract.database import make_engine
+from contract.database.engine import make_engine
 from contract.settings import Settings
 from migrations.upgrade import upgrade
 from tests.statements import listening

@@ -12,11 +12,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from contract.clock import db_now
-from contract.database import connect_database, reaching_database, reading
-from contract.failure import ResnextQueueError
+from contract.database.clock import db_now
+from contract.database.engine import connect_database, reaching_database, reading
+from contract.database.tables import workers
+from contract.errors import ResnextQueueError
 from contract.settings import Settings, load_settings
-from contract.tables import workers
 
 
 def find_worker(

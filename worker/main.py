@@ -18,28 +18,28 @@ from celery import Celery
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
-from contract.broker import check_broker, make_celery
-from contract.failure import ResnextQueueError
+from contract.broker.connection import check_broker, make_celery
+from contract.database.waits import Database
+from contract.errors import ResnextQueueError
 from contract.models import title_of
-from contract.patience import Database
 from contract.settings import Settings
-from worker.app import CeleryWorker, Shutdown, configure_logging
-from worker.batcher import Batcher
-from worker.database import connect
-from worker.exporter import WorkerCollector, exporting
-from worker.host_rate import HostRate
-from worker.in_flight import InFlight
-from worker.loaders import LoaderPool
-from worker.metrics import Metrics
-from worker.model import find_model, load_classifier
-from worker.prctl import PR_SET_DUMPABLE, prctl
-from worker.presence import Presence
-from worker.protections import tell_protections
-from worker.registration import Identity, name_worker, register
-from worker.runs import Runs
-from worker.store import Store
-from worker.stragglers import Stragglers
-from worker.task import ChunkTask, register_task
+from worker.batch.batcher import Batcher
+from worker.batch.model import find_model, load_classifier
+from worker.chunk.live_runs import Runs
+from worker.chunk.store import Store
+from worker.chunk.stragglers import Stragglers
+from worker.chunk.task import ChunkTask, register_task
+from worker.loader.sandbox.prctl import PR_SET_DUMPABLE, prctl
+from worker.loader.sandbox.protections import tell_protections
+from worker.metrics.exporter import WorkerCollector, exporting
+from worker.metrics.stages import Metrics
+from worker.pool.host_rate import HostRate
+from worker.pool.pool import LoaderPool
+from worker.process.celery_worker import CeleryWorker, Shutdown, configure_logging
+from worker.process.database import connect
+from worker.process.heartbeat import Presence
+from worker.process.identity import Identity, name_worker, register
+from worker.process.prefetch import InFlight
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
     from resnext.classifier import Classifier

@@ -39,11 +39,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from resnext.catalogue import BUNDLED, CIFAR_CATEGORIES, known_specs
 from resnext.network import ResNeXt
-from resnext.precision import computes_bf16
-from resnext.random_weights import normalise
-from resnext.weights import fill_network, read_weights
+from resnext.run.precision import computes_bf16
+from resnext.spec.catalogue import BUNDLED, CIFAR_CATEGORIES, known_specs
+from resnext.weights.file import fill_network, read_weights
+from resnext.weights.random import normalise
 
 HELD_OUT_A_CLASS: Final = 200
 PAD: Final = 4

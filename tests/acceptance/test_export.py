@@ -9,7 +9,7 @@ import onnxruntime
 from PIL import Image
 
 from resnext import load_classifier
-from resnext.preprocess import resize_and_crop, to_rgb
+from resnext.picture.preprocess import resize_and_crop, to_rgb
 
 PICTURES = Path(__file__).parents[2] / "demo" / "pictures"
 MODEL = "resnext29_cifar10"

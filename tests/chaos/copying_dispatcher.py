@@ -10,9 +10,9 @@ from typing import Final
 from celery import Celery
 
 from contract.settings import load_settings
-from producer import publish
-from producer.dispatch import run_dispatcher
-from producer.publish import Publication
+from producer.dispatcher import publish
+from producer.dispatcher.loop import run_dispatcher
+from producer.dispatcher.publish import Publication
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from typing import Final
 import numpy as np
 
 import worker.main
-import worker.witness
+import worker.process.supervisor
 from contract.settings import load_settings
-from resnext.preprocess import Preprocessing
+from resnext.picture.preprocess import Preprocessing
 from tests.chaos.pictures import DEADLY, SIDE
 
 POLL_S: Final = 0.02

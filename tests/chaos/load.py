@@ -17,10 +17,10 @@ from typing import Final, Self
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
-from contract.database import reading
-from contract.failure import UnavailableError
-from contract.tables import chunks, jobs, tallies
-from producer.submit import submit
+from contract.database.engine import reading
+from contract.database.tables import chunks, jobs, tallies
+from contract.errors import UnavailableError
+from producer.submit.submission import submit
 from tests.chaos.stack import CHUNK_IMAGES, Stack
 from tests.chaos.wait import WITHIN_S, until
 

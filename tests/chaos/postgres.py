@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from contract.database import make_engine
+from contract.database.engine import make_engine
 from tests.chaos.process import descendants
 from tests.chaos.wait import until
 

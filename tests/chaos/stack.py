@@ -19,11 +19,11 @@ from typing import Any, Final, Literal
 from celery import Celery
 from sqlalchemy import ColumnElement, Engine, func, select
 
-from contract.broker import make_celery, redis_of
-from contract.clock import db_now
-from contract.database import make_engine, reading
+from contract.broker.connection import make_celery, redis_of
+from contract.database.clock import db_now
+from contract.database.engine import make_engine, reading
+from contract.database.tables import chunks, leaders, workers
 from contract.settings import Settings
-from contract.tables import chunks, leaders, workers
 from migrations.upgrade import upgrade
 from tests.chaos.pictures import Pictures
 from tests.chaos.postgres import Postgres
@@ -37,7 +37,7 @@ Database = Literal["sqlite", "postgresql"]
 RESNEXTQ: Final = str(Path(sys.executable).with_name("resnextq"))
 DISPATCH: Final = (RESNEXTQ, "dispatch")
 WORK: Final = (sys.executable, "-m", "tests.chaos.double")
-LOADER: Final = "worker.loader"
+LOADER: Final = "worker.loader.program"
 LEASE_S: Final = 5.0
 DEFAULT_LEASE_S: Final = float(Settings.model_fields["lease_s"].default)
 CHUNK_IMAGES: Final = 16

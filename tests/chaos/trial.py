@@ -8,8 +8,8 @@ from random import Random
 
 from sqlalchemy import func, select
 
-from contract.database import reading
-from contract.tables import jobs
+from contract.database.engine import reading
+from contract.database.tables import jobs
 from tests.chaos.load import Load
 from tests.chaos.stack import Stack
 from tests.chaos.verdict import Verdict, judge

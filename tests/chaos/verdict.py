@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Row, func, select
 
-from contract.database import reading
-from contract.tables import chunks, jobs, results
+from contract.database.engine import reading
+from contract.database.tables import chunks, jobs, results
 from tests.chaos.load import Job
 from tests.chaos.pictures import answer_of
 

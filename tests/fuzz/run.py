@@ -25,8 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.fuzz.progress import Progress
-from tests.unit.decoder import ROOT, decoder
-from tests.unit.odd_images import odd_images
+from tests.pictures.decoder import ROOT, decoder
+from tests.pictures.odd_images import odd_images
 
 TARGET = "tests.fuzz.target"
 # Larger ones are bombs, of which the tests know enough; mutations of them take long.

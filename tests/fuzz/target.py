@@ -17,9 +17,9 @@ import zlib
 import atheris
 
 with atheris.instrument_imports(include=["PIL", "pillow_heif", "resnext"]):
-    from contract.error_codes import ERROR_CODES
-    from resnext.decode import DecodeLimits
-    from tests.unit.decoder import ending_of, limit_as_a_loader
+    from contract.failure import ERROR_CODES
+    from resnext.picture.decode import DecodeLimits
+    from tests.pictures.decoder import ending_of, limit_as_a_loader
 
 # Small, so that a picture of the largest size is decoded a thousand times a minute.
 LIMITS = DecodeLimits(max_pixels=250_000)

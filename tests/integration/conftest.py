@@ -11,10 +11,12 @@ from celery import Celery
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
-from contract.broker import make_celery
-from contract.database import make_engine
+from contract.broker.connection import make_celery
+from contract.database.engine import make_engine
 from contract.settings import Settings
-from producer import leadership, lost, reap
+from producer.dispatcher import leader as leadership
+from producer.dispatcher import reap
+from producer.dispatcher import unclaimed as lost
 from tests.integration.dispatching import Clock
 from tests.integration.installation import Installation
 from worker.embedded.valkey import Valkey

@@ -19,16 +19,16 @@ from celery import Celery
 from pydantic import SecretStr
 from sqlalchemy import Engine, insert, select, update
 
-from contract.broker import queue_of, redis_of
-from contract.clock import db_now
-from contract.database import reading
-from contract.message import PUBLISHED_AT_HEADER, ChunkMessage
-from contract.patience import Database
+from contract.broker.connection import queue_of, redis_of
+from contract.broker.message import PUBLISHED_AT_HEADER, ChunkMessage
+from contract.database.clock import db_now
+from contract.database.engine import reading
+from contract.database.tables import chunks, jobs, workers
+from contract.database.waits import Database
 from contract.settings import Settings
-from contract.tables import chunks, jobs, workers
-from producer.submit import submit
-from worker.claim import Claim, claim
-from worker.registration import Identity
+from producer.submit.submission import submit
+from worker.chunk.claim import Claim, claim
+from worker.process.identity import Identity
 
 WITHIN_S = 60.0
 POLL_S = 0.02

@@ -9,16 +9,16 @@ from celery import Celery
 from sqlalchemy import Engine, insert, select
 
 from contract import remaining
-from contract.database import reading
-from contract.error_codes import Failure
-from contract.message import ChunkMessage
-from contract.patience import Database
+from contract.broker.message import ChunkMessage
+from contract.database.engine import reading
+from contract.database.tables import chunks, models, results
+from contract.database.waits import Database
+from contract.failure import Failure
 from contract.settings import Settings
-from contract.tables import chunks, models, results
-from producer.fold import fold
-from producer.jobs import read_job
-from producer.publish import publish
-from producer.settle import settle
+from producer.dispatcher.count import fold
+from producer.dispatcher.end import settle
+from producer.dispatcher.publish import publish
+from producer.jobs.job import read_job
 from tests.integration.dispatching import (
     claim_as,
     identity_of,
@@ -27,10 +27,10 @@ from tests.integration.dispatching import (
     take,
     waiting,
 )
-from worker.chunk_run import Snapshot
-from worker.claim import Claim
-from worker.outcome import Outcome, Prediction, Provenance
-from worker.store import Store, Stored
+from worker.chunk.claim import Claim
+from worker.chunk.outcome import Outcome, Prediction, Provenance
+from worker.chunk.run import Snapshot
+from worker.chunk.store import Store, Stored
 
 IMAGES = 4
 """In a chunk."""

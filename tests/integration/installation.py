@@ -15,15 +15,15 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, insert, select, true, update
 
 from contract import remaining
-from contract.broker import make_celery, redis_of
-from contract.clock import db_now
-from contract.database import reading
-from contract.message import MESSAGE_VERSION, TASK_NAME, ChunkMessage
+from contract.broker.connection import make_celery, redis_of
+from contract.broker.message import MESSAGE_VERSION, TASK_NAME, ChunkMessage
+from contract.database.clock import db_now
+from contract.database.engine import reading
+from contract.database.tables import chunk_uris, chunks, jobs, results, tallies, workers
 from contract.settings import Settings
-from contract.tables import chunk_uris, chunks, jobs, results, tallies, workers
 from tests.integration.dispatching import until
 
-PROGRAM = Path(__file__).with_name("worker_double.py")
+PROGRAM = "tests.doubles.worker"
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Installation:
         """Returns at once."""
         with path.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, PROGRAM, *arguments],
+                [sys.executable, "-m", PROGRAM, *arguments],
                 env=self.environment | {f"RESNEXT_{k}": v for k, v in variables.items()},
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -27,20 +27,20 @@ from hypothesis.stateful import (
 from sqlalchemy import Engine, delete, select, update
 
 from contract import remaining
-from contract.broker import redis_of
-from contract.clock import db_now
-from contract.database import reading
-from contract.failure import JobStateError
-from contract.message import ChunkMessage
-from contract.patience import Database
+from contract.broker.connection import redis_of
+from contract.broker.message import ChunkMessage
+from contract.database.clock import db_now
+from contract.database.engine import reading
+from contract.database.tables import chunks, jobs, leaders, results, workers
+from contract.database.waits import Database
+from contract.errors import JobStateError
 from contract.settings import Settings
-from contract.tables import chunks, jobs, leaders, results, workers
-from producer.cancel import cancel
-from producer.dispatch import Dispatcher
-from producer.jobs import Job, latest_jobs
-from producer.poison import CRASHES_TO_CONDEMN
-from producer.retry import retry
-from producer.submit import submit
+from producer.dispatcher.loop import Dispatcher
+from producer.dispatcher.suspects import CRASHES_TO_CONDEMN
+from producer.jobs.cancel import cancel
+from producer.jobs.job import Job, latest_jobs
+from producer.jobs.retry import retry
+from producer.submit.submission import submit
 from tests.integration.dispatching import (
     Clock,
     add_worker,
@@ -52,11 +52,11 @@ from tests.integration.dispatching import (
     waiting,
 )
 from tests.integration.ending import CLASSIFIED, MODEL_NUMBER, failed
-from worker.chunk_run import ChunkRun
-from worker.claim import begin_alone, claim
-from worker.outcome import Outcome
-from worker.runs import Runs
-from worker.store import Store
+from worker.chunk.claim import begin_alone, claim
+from worker.chunk.live_runs import Runs
+from worker.chunk.outcome import Outcome
+from worker.chunk.run import ChunkRun
+from worker.chunk.store import Store
 
 CHUNK_IMAGES = 3
 MOST_IMAGES = 3 * CHUNK_IMAGES - 1

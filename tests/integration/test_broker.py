@@ -13,7 +13,7 @@ import redis.exceptions
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from contract.broker import LONGEST_RECONNECT_S, make_celery, redis_of
+from contract.broker.connection import LONGEST_RECONNECT_S, make_celery, redis_of
 from contract.settings import Settings
 from tests.integration.dispatching import WITHIN_S, on_broker, until
 from worker.embedded.valkey import Valkey

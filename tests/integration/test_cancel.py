@@ -10,19 +10,19 @@ import pytest
 from celery import Celery
 from sqlalchemy import Engine, func, select, update
 
-from contract.clock import db_now
-from contract.database import reading
-from contract.failure import JobStateError, SourceError, UnknownJobError, UsageError
+from contract.database.clock import db_now
+from contract.database.engine import reading
+from contract.database.tables import chunks, jobs
+from contract.errors import JobStateError, SourceError, UnknownJobError, UsageError
 from contract.settings import Settings
-from contract.tables import chunks, jobs
-from producer import settle as settling
-from producer.cancel import cancel
-from producer.fold import fold
-from producer.jobs import as_json, read_job
-from producer.publish import publish
-from producer.reap import Reaper
-from producer.settle import expire, settle
-from producer.submit import MAX_EXPIRES_S, TakenAwayError, submit
+from producer.dispatcher import end as settling
+from producer.dispatcher.count import fold
+from producer.dispatcher.end import expire, settle
+from producer.dispatcher.publish import publish
+from producer.dispatcher.reap import Reaper
+from producer.jobs.cancel import cancel
+from producer.jobs.job import as_json, read_job
+from producer.submit.submission import MAX_EXPIRES_S, TakenAwayError, submit
 from tests.integration.dispatching import (
     WITHIN_S,
     Clock,
@@ -53,8 +53,8 @@ from tests.integration.ending import (
     store,
     submit_job,
 )
-from worker.claim import Claim
-from worker.store import FencedOff
+from worker.chunk.claim import Claim
+from worker.chunk.store import FencedOff
 
 ALL = range(3 * IMAGES)
 

@@ -14,17 +14,17 @@ from sqlalchemy import Connection, Engine, func, insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
-from contract import database
-from contract.clock import db_now
-from contract.database import connect_database, make_engine, reading
-from contract.failure import DatabaseUnavailable, SchemaMismatch
-from contract.patience import Database
-from contract.schema import check_schema, check_upgradable
+from contract.database import engine as database
+from contract.database.clock import db_now
+from contract.database.engine import connect_database, make_engine, reading
+from contract.database.schema import check_schema, check_upgradable
+from contract.database.tables import metadata, workers
+from contract.database.waits import Database
+from contract.errors import DatabaseUnavailable, SchemaMismatch
 from contract.settings import Settings
-from contract.tables import metadata, workers
 from migrations.upgrade import ADVISORY_LOCK, upgrade
 from tests.integration.dispatching import WITHIN_S
-from worker.database import OTHER_CONNECTIONS, TASK_CONNECTIONS, connect
+from worker.process.database import OTHER_CONNECTIONS, TASK_CONNECTIONS, connect
 
 
 def test_migrations_give_the_tables_of_the_contract(engine: Engine) -> None:

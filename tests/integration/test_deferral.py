@@ -14,19 +14,19 @@ import pytest
 from celery import Celery
 from sqlalchemy import Engine, select
 
-from contract.database import reading
-from contract.message import ChunkMessage
+from contract.broker.message import ChunkMessage
+from contract.database.engine import reading
+from contract.database.tables import chunks, results
 from contract.settings import Settings
-from contract.tables import chunks, results
-from producer.publish import publish
-from producer.submit import submit
-from resnext.catalogue import find_spec
+from producer.dispatcher.publish import publish
+from producer.submit.submission import submit
+from resnext.spec.catalogue import find_spec
+from tests.doubles.worker import Classifier
 from tests.integration.dispatching import take, until, waiting
-from tests.integration.sites import LOOPBACK, Site, serving
-from tests.integration.worker_double import Classifier
-from worker import store
-from worker.loaders import LoaderPool
+from tests.servers.sites import LOOPBACK, Site, serving
+from worker.chunk import store
 from worker.main import Parts, build
+from worker.pool.pool import LoaderPool
 
 IMAGES = 30
 CHUNK_IMAGES = 15

@@ -14,10 +14,10 @@ import pytest
 from celery import Celery
 from sqlalchemy import Engine, insert
 
-from contract.broker import make_celery
-from contract.database import make_engine
+from contract.broker.connection import make_celery
+from contract.database.engine import make_engine
+from contract.database.tables import tallies
 from contract.settings import Settings
-from contract.tables import tallies
 from tests.integration.dispatching import (
     WITHIN_S,
     change_chunks,

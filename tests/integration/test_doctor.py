@@ -16,11 +16,11 @@ import pytest
 from sqlalchemy import Engine, update
 
 from contract.check import Check, guarded
-from contract.clock import db_now
+from contract.database.clock import db_now
+from contract.database.tables import leaders
 from contract.settings import Settings
-from contract.tables import leaders
+from producer.dispatcher.leader import Leadership
 from producer.doctor import _ports, _private_addresses, check_servers, line
-from producer.leadership import Leadership
 from tests.integration.dispatching import (
     QUEUE,
     WITHIN_S,
@@ -29,8 +29,8 @@ from tests.integration.dispatching import (
     on_broker,
     submit_chunks,
 )
-from worker.doctor import check_model
-from worker.protections import Protections
+from worker.commands.doctor import check_model
+from worker.loader.sandbox.protections import Protections
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
 TORCHVISION = "resnext50_32x4d-1a0047aa.pth"
@@ -261,8 +261,10 @@ def test_every_known_model_is_told_with_licence_and_hash(cache: Path) -> None:
 def test_what_guards_the_loaders_is_told(tmp_path: Path, monkeypatch) -> None:
     settings = Settings(cache=tmp_path, device="cpu", object_stores="s3,gs")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
-    monkeypatch.setattr("worker.doctor.version", lambda _: "12.3.0")
-    monkeypatch.setattr("worker.doctor.find_out", lambda _: Protections(("a",), ("b", "c")))
+    monkeypatch.setattr("worker.commands.doctor.version", lambda _: "12.3.0")
+    monkeypatch.setattr(
+        "worker.commands.doctor.find_out", lambda _: Protections(("a",), ("b", "c"))
+    )
     found = by_name(check_model(settings))
     assert (found["decoders"].state, found["decoders"].found) == ("failure", "Pillow 12.3.0")
     assert "pillow>=13" in found["decoders"].advice
@@ -373,7 +375,7 @@ def test_a_slim_installation_is_told_what_is_left_out() -> None:
 import sys
 sys.modules["torch"] = None  # as if it were not installed
 sys.argv = ["resnextq", "doctor"]
-from producer.cli import main
+from producer.cli.main import main
 main()
 """
     done = subprocess.run(

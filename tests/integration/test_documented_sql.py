@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, insert, text
 
-from contract.database import reading
-from contract.tables import jobs, labels, models, results
+from contract.database.engine import reading
+from contract.database.tables import jobs, labels, models, results
 
 ROOT = Path(__file__).parents[2]
 STATEMENTS = {

@@ -8,9 +8,9 @@ import pytest
 from celery import Celery
 from sqlalchemy import Engine
 
-from contract.clock import db_now
+from contract.database.clock import db_now
 from contract.settings import Settings
-from producer.publish import Demand, publish, share
+from producer.dispatcher.publish import Demand, publish, share
 from tests.integration.dispatching import (
     add_worker,
     change_chunks,

@@ -15,8 +15,8 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from contract.error_codes import Failure
-from worker.fetch import Fetched, Fetcher, FetchError, FetchLimits
+from contract.failure import Failure
+from worker.loader.fetch.fetcher import Fetched, Fetcher, FetchError, FetchLimits
 
 LIMIT_BYTES = 100_000
 PICTURE = bytes(range(256)) * 100

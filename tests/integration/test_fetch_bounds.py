@@ -17,19 +17,19 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from contract.error_codes import Failure
-from resnext.catalogue import find_spec
-from resnext.decode import DecodeError, DecodeLimits, decode
-from tests.integration.raw_server import Answer, saying, serving
-from worker.fetch import Fetcher, FetchError, FetchLimits
-from worker.response import MOST_HEAD_BYTES
+from contract.failure import Failure
+from resnext.picture.decode import DecodeError, DecodeLimits, decode
+from resnext.spec.catalogue import find_spec
+from tests.servers.raw import Answer, saying, serving
+from worker.loader.fetch.fetcher import Fetcher, FetchError, FetchLimits
+from worker.loader.fetch.response import MOST_HEAD_BYTES
 
 LIMIT_BYTES = 100_000
 # What an endless answer may get rid of: our limits, and the buffers of two kernels.
 BUFFERED_BYTES = 16 * 2**20
 FOR_EVER_S = 3600.0
 OK = b"HTTP/1.1 200 OK\r\n"
-CERTIFICATES = Path(__file__).with_name("certificates")
+CERTIFICATES = Path(__file__).parents[1] / "servers" / "certificates"
 
 
 def make_fetcher(**limits: Any) -> Fetcher:

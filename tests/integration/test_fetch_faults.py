@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from contract.error_codes import Failure
-from worker.addresses import FetchAllow
-from worker.fetch import Fetched, Fetcher, FetchError, FetchLimits
+from contract.failure import Failure
+from worker.loader.fetch.addresses import FetchAllow
+from worker.loader.fetch.fetcher import Fetched, Fetcher, FetchError, FetchLimits
 
 FOR_EVER_S = 3600.0
 SOON_S = 0.3

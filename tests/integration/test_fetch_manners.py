@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from contract.error_codes import Failure
-from tests.integration.raw_server import saying, serving
-from worker.fetch import Fetched, Fetcher, FetchError, FetchLimits
+from contract.failure import Failure
+from tests.servers.raw import saying, serving
+from worker.loader.fetch.fetcher import Fetched, Fetcher, FetchError, FetchLimits
 
 PICTURE = saying(
     b"HTTP/1.1 200 OK\r\nSet-Cookie: seen=yes; Path=/\r\nContent-Length: 9\r\n\r\na picture"

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, insert, select
 
-from contract.clock import db_now
-from contract.database import reading
-from contract.tables import tallies
-from producer.fold import RATE_TIME_S, fold
-from producer.jobs import read_job
+from contract.database.clock import db_now
+from contract.database.engine import reading
+from contract.database.tables import tallies
+from producer.dispatcher.count import RATE_TIME_S, fold
+from producer.jobs.job import read_job
 from tests.integration.dispatching import WITHIN_S, change_job, job_of, on_postgresql, submit_chunks
 
 

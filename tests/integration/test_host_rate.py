@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from contract.broker import make_celery
+from contract.broker.connection import make_celery
 from contract.settings import Settings
 from tests.integration.dispatching import on_broker, until
-from tests.integration.sites import MakePool, Site, SitePool, making_pools, picture, serving
+from tests.servers.sites import MakePool, Site, SitePool, making_pools, picture, serving
 from worker.embedded.valkey import MAX_SOCKET_PATH_BYTES, Valkey
-from worker.host_rate import HostRate, window_of
+from worker.pool.host_rate import HostRate, window_of
 
 # One image, and then none for longer than any test takes.
 ONE_AN_HOUR = 1 / 3600

@@ -19,14 +19,15 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from contract.error_codes import Failure
-from contract.failure import SourceError
-from producer.sources import Entry, check
-from tests.integration import canary, hostile_uris
-from tests.integration.canary import V4_EVERYWHERE, V6_EVERYWHERE, Canary, bind_all
-from tests.integration.hostile_uris import SECRET, URIS
-from tests.integration.name_server import NameServer, serving_names
-from worker.fetch import Fetched, Fetcher, FetchError, FetchLimits
+from contract.errors import SourceError
+from contract.failure import Failure
+from producer.submit.sources import Entry, check
+from tests.pictures import hostile_uris
+from tests.pictures.hostile_uris import SECRET, URIS
+from tests.servers import canary
+from tests.servers.canary import V4_EVERYWHERE, V6_EVERYWHERE, Canary, bind_all
+from tests.servers.names import NameServer, serving_names
+from worker.loader.fetch.fetcher import Fetched, Fetcher, FetchError, FetchLimits
 
 OPEN_V4, OPEN_V6 = "127.77.0.1", "::1"
 THREADS = 16

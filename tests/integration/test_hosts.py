@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.integration.dispatching import WITHIN_S, until
-from tests.integration.sites import MakePool, Site, SitePool, making_pools, serving
-from worker.hosts import PARKED_A_PLACE
-from worker.loaders import LineFull, Loaded, PoolClosed
+from tests.servers.sites import MakePool, Site, SitePool, making_pools, serving
+from worker.pool.hosts import PARKED_A_PLACE
+from worker.pool.pool import LineFull, Loaded, PoolClosed
 
 
 @pytest.fixture

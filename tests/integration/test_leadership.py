@@ -12,12 +12,12 @@ import pytest
 from celery import Celery
 from sqlalchemy import Engine, update
 
-from contract.clock import db_now
+from contract.database.clock import db_now
+from contract.database.tables import leaders
 from contract.settings import Settings
-from contract.tables import leaders
-from producer.dispatch import Dispatcher
-from producer.leadership import RENEW_S, TERM_S, Leadership
-from producer.publish import publish
+from producer.dispatcher.leader import RENEW_S, TERM_S, Leadership
+from producer.dispatcher.loop import Dispatcher
+from producer.dispatcher.publish import publish
 from tests.integration.dispatching import (
     WITHIN_S,
     Clock,

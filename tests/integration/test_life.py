@@ -14,9 +14,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy import Engine, event, insert
 
-from contract.database import make_engine
+from contract.database.engine import make_engine
+from contract.database.tables import models
 from contract.settings import Settings
-from contract.tables import models
 from tests.conftest import LONG
 from tests.integration.dispatching import Clock
 from tests.integration.ending import CLASSIFIED, MODEL_NUMBER, failed

@@ -21,13 +21,13 @@ from typing import Any, NoReturn
 import pytest
 from PIL import Image
 
-from contract.error_codes import Failure
+from contract.failure import Failure
 from contract.settings import Settings
-from resnext.catalogue import find_spec
+from resnext.spec.catalogue import find_spec
 from tests.integration.dispatching import WITHIN_S, until
-from worker.loader_process import LoaderProcess, Order
-from worker.loaders import Loaded, LoaderPool, LoadFailed, PoolClosed
-from worker.slots import Slots
+from worker.pool.pool import Loaded, LoaderPool, LoadFailed, PoolClosed
+from worker.pool.process import LoaderProcess, Order
+from worker.pool.slots import Slots
 
 GOOD = Path(__file__).parents[2] / "demo/pictures/chelsea.jpg"
 
@@ -217,7 +217,7 @@ def test_a_loader_that_answers_nothing_is_replaced_and_its_images_fail(
     make_pool: MakePool, monkeypatch
 ) -> None:
     """It decodes nothing, so the deadline of decoding says nothing about it."""
-    monkeypatch.setattr("worker.loaders.START_WITHIN_S", 1.0)
+    monkeypatch.setattr("worker.pool.pool.START_WITHIN_S", 1.0)
     pool = make_pool(fetch_deadline_s=1.0, decode_deadline_s=1.0)
     until(lambda: loads(pool))
     process = pool.inner._processes[0]
@@ -282,7 +282,7 @@ def test_a_loader_that_takes_no_orders_is_replaced_and_costs_no_image(
 PLANTED = """
 import hashlib, sys
 from pathlib import Path
-from worker import records
+from worker.pool import wire as records
 
 class Panic(BaseException):
     "As libraries in Rust raise it."

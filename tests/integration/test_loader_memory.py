@@ -17,10 +17,10 @@ PROGRAM = """
 import resource, socket, sys
 from pathlib import Path
 from contract.settings import Settings
-from resnext.catalogue import find_spec
-from worker.fetch import Fetched
-from worker.loader import Loader, LoaderConfig, Stopwatch
-from worker.slots import Slots
+from resnext.spec.catalogue import find_spec
+from worker.loader.fetch.fetcher import Fetched
+from worker.loader.program import Loader, LoaderConfig, Stopwatch
+from worker.pool.slots import Slots
 
 body = Path(sys.argv[1]).read_bytes()
 preprocessing = find_spec("resnext29_cifar10").preprocessing

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from contract.settings import Settings
-from resnext.catalogue import find_spec
+from resnext.spec.catalogue import find_spec
 from tests.integration.dispatching import WITHIN_S
-from worker.loaders import Load, Loaded, LoaderPool, release
-from worker.slots import Slots
+from worker.pool.pool import Load, Loaded, LoaderPool, release
+from worker.pool.slots import Slots
 
 COLOURS = range(0, 250, 50)
 # What a loader that was taken over may say, in the place of its first answer.
@@ -32,8 +32,8 @@ LIES = {
 }
 LIAR = """
 import socket, sys, time
-from worker.outcome import Provenance
-from worker.records import *
+from worker.chunk.outcome import Provenance
+from worker.pool.wire import *
 connection = socket.socket(fileno=int(sys.argv[1]))
 connection.recv(MAX_PACKET_BYTES)
 slot, _, _ = unpack_load(unpack_packet(connection.recv(MAX_PACKET_BYTES))[0])

@@ -7,10 +7,10 @@ from queue import SimpleQueue
 from typing import Any
 
 from contract.settings import Settings
-from resnext.catalogue import find_spec
+from resnext.spec.catalogue import find_spec
 from tests.integration.dispatching import WITHIN_S
-from worker.loaders import Loaded, LoaderPool, LoadFailed
-from worker.outcome import UNKNOWN
+from worker.chunk.outcome import UNKNOWN
+from worker.pool.pool import Loaded, LoaderPool, LoadFailed
 
 GOOD = Path(__file__).parents[2] / "demo/pictures/chelsea.jpg"
 

@@ -10,10 +10,10 @@ import pytest
 from celery import Celery
 from sqlalchemy import Engine
 
-from contract.broker import queue_of, redis_of
+from contract.broker.connection import queue_of, redis_of
 from contract.settings import Settings
-from producer.lost import Lost
-from producer.publish import publish
+from producer.dispatcher.publish import publish
+from producer.dispatcher.unclaimed import Lost
 from tests.integration.dispatching import (
     QUEUE,
     WITHIN_S,

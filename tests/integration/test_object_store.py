@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from contract.error_codes import Failure
-from contract.failure import UsageError
+from contract.errors import UsageError
+from contract.failure import Failure
 from contract.settings import Settings
-from tests.integration.object_server import S3Server, Store, serving_answers, serving_s3
 from tests.integration.test_loader_faults import Pool
-from worker import object_store
-from worker.fetch import Fetcher, FetchError, FetchLimits
-from worker.object_store import credential_files, environment
+from tests.servers.objects import S3Server, Store, serving_answers, serving_s3
+from worker.loader.fetch import object_store
+from worker.loader.fetch.fetcher import Fetcher, FetchError, FetchLimits
+from worker.loader.fetch.object_store import credential_files, environment
 
 GOOD = Path(__file__).parents[2] / "demo/pictures/chelsea.jpg"
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hunter2", "AWS_REGION": "us-east-1"}

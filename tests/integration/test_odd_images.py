@@ -10,10 +10,10 @@ from queue import SimpleQueue
 import pytest
 
 from contract.settings import Settings
-from resnext.catalogue import find_spec
+from resnext.spec.catalogue import find_spec
 from tests.integration.dispatching import WITHIN_S
-from tests.unit.odd_images import MAX_PIXELS, PIXELS, OddImage, odd_images
-from worker.loaders import Loaded, LoaderPool, LoadFailed
+from tests.pictures.odd_images import MAX_PIXELS, PIXELS, OddImage, odd_images
+from worker.pool.pool import Loaded, LoaderPool, LoadFailed
 
 # Of the hundreds that the unit tests decode, one in so many: all formats and kinds of damage.
 EVERY = 29

@@ -13,13 +13,13 @@ import pytest
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import OperationalError
 
-from contract.database import make_engine, reaching_database, reading
-from contract.failure import DatabaseUnavailable
-from contract.patience import Database
+from contract.database.engine import make_engine, reaching_database, reading
+from contract.database.tables import jobs
+from contract.database.waits import Database
+from contract.errors import DatabaseUnavailable
 from contract.settings import Settings
-from contract.tables import jobs
-from producer.sources import Entry
-from producer.submit import Order, submit_entries
+from producer.submit.sources import Entry
+from producer.submit.submission import Order, submit_entries
 from tests.integration.dispatching import WITHIN_S, on_postgresql, until
 from tests.integration.installation import Installation
 from tests.integration.test_dispatch import Dispatch
@@ -88,7 +88,7 @@ def test_a_worker_waits_for_room_on_the_databases_disk(installation: Installatio
 
 
 def test_room_in_a_file_is_waited_for_as_well(sqlite_database: str, monkeypatch, caplog) -> None:
-    monkeypatch.setattr("contract.patience.FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr("contract.database.waits.FIRST_WAIT_S", 0.0)
     engine, tries = make_engine(sqlite_database), itertools.count()
 
     def work(connection: Connection) -> None:
@@ -146,7 +146,7 @@ def test_a_server_that_only_reads_for_now_is_waited_for(
     engine: Engine, monkeypatch, caplog
 ) -> None:
     """As a replica that is to take over, or where a host permits nothing else for want of room."""
-    monkeypatch.setattr("contract.patience.FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr("contract.database.waits.FIRST_WAIT_S", 0.0)
     tries = itertools.count()
 
     def work(connection: Connection) -> None:
@@ -163,7 +163,7 @@ def test_a_server_that_only_reads_for_now_is_waited_for(
 def test_a_submit_whose_database_goes_away_half_way_goes_on_when_it_is_back(
     settings: Settings, order: Order, set_reachable, monkeypatch, caplog
 ) -> None:
-    monkeypatch.setattr("producer.submit.IMAGES_PER_TRANSACTION", 10)
+    monkeypatch.setattr("producer.submit.submission.IMAGES_PER_TRANSACTION", 10)
     engine = make_engine(settings.database())
 
     def advance(_: int) -> None:
@@ -187,7 +187,7 @@ def test_a_submit_whose_commit_was_not_reported_inserts_nothing_twice(
     engine: Engine, order: Order, monkeypatch, lost: int
 ) -> None:
     """The job's row, its chunks, or that it runs."""
-    monkeypatch.setattr("contract.patience.FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr("contract.database.waits.FIRST_WAIT_S", 0.0)
     commits = iter(range(1, 100))
 
     @event.listens_for(engine, "commit")

@@ -12,15 +12,15 @@ from celery import Celery
 from sqlalchemy import Engine, select
 
 from contract import remaining
-from contract.clock import db_now
-from contract.database import reading
-from contract.patience import Database
+from contract.database.clock import db_now
+from contract.database.engine import reading
+from contract.database.tables import results
+from contract.database.waits import Database
 from contract.settings import Settings
-from contract.tables import results
-from producer.fold import fold
-from producer.poison import CRASHES_TO_CONDEMN, DEATHS_TO_SUSPECT
-from producer.publish import publish
-from producer.reap import Reaper
+from producer.dispatcher.count import fold
+from producer.dispatcher.publish import publish
+from producer.dispatcher.reap import Reaper
+from producer.dispatcher.suspects import CRASHES_TO_CONDEMN, DEATHS_TO_SUSPECT
 from tests.integration.dispatching import (
     add_worker,
     change_chunks,
@@ -40,9 +40,9 @@ from tests.integration.ending import (
     store,
     submit_job,
 )
-from worker.claim import Claim, begin_alone
-from worker.outcome import Outcome
-from worker.store import FencedOff
+from worker.chunk.claim import Claim, begin_alone
+from worker.chunk.outcome import Outcome
+from worker.chunk.store import FencedOff
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from kombu.exceptions import OperationalError
 from sqlalchemy import Engine
 
 from contract import remaining
-from contract.broker import make_celery, queue_of
-from contract.clock import db_now
+from contract.broker.connection import make_celery, queue_of
+from contract.database.clock import db_now
 from contract.settings import Settings
-from producer.lost import Lost
-from producer.publish import CHUNKS_A_WORKER, publish
+from producer.dispatcher.publish import CHUNKS_A_WORKER, publish
+from producer.dispatcher.unclaimed import Lost
 from tests.integration.dispatching import (
     add_worker,
     change_chunks,

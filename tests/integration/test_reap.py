@@ -10,12 +10,12 @@ import pytest
 from celery import Celery
 from sqlalchemy import Engine, event, select
 
-from contract.database import reading
-from contract.message import ChunkMessage
+from contract.broker.message import ChunkMessage
+from contract.database.engine import reading
+from contract.database.tables import workers
 from contract.settings import Settings
-from contract.tables import workers
-from producer.publish import publish
-from producer.reap import MOST_DEATHS, Reaper
+from producer.dispatcher.publish import publish
+from producer.dispatcher.reap import MOST_DEATHS, Reaper
 from tests.integration.dispatching import (
     WITHIN_S,
     Clock,

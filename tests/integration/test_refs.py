@@ -8,8 +8,8 @@ from celery import Celery
 from sqlalchemy import Engine
 
 from contract.settings import Settings
-from producer.publish import publish
-from producer.submit import submit
+from producer.dispatcher.publish import publish
+from producer.submit.submission import submit
 from tests.integration.dispatching import add_worker, claim_as, waiting
 
 Images = Sequence[tuple[str, str | None]]

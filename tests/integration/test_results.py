@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, insert, select
 
-from contract.clock import db_now
-from contract.database import reading
-from contract.failure import UnavailableError
+from contract.database.clock import db_now
+from contract.database.engine import reading
+from contract.database.tables import jobs, labels, models, results
+from contract.errors import UnavailableError
 from contract.record import shortest
-from contract.tables import jobs, labels, models, results
-from producer.jobs import find_job
-from producer.results import CSV_COLUMNS, POSITIONS_PER_WINDOW, read_results, writing
-from producer.submit import submit
+from producer.jobs.job import find_job
+from producer.jobs.results import CSV_COLUMNS, POSITIONS_PER_WINDOW, read_results, writing
+from producer.submit.submission import submit
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
 SCORES = (0.7, 0.1, 0.05, 1e-9, 0.0)

@@ -12,16 +12,16 @@ import pytest
 from celery import Celery
 from sqlalchemy import Engine, insert
 
-from contract.clock import db_now
-from contract.failure import JobStateError, UnknownJobError, UsageError
+from contract.database.clock import db_now
+from contract.database.tables import tallies
+from contract.errors import JobStateError, UnknownJobError, UsageError
 from contract.settings import Settings
-from contract.tables import tallies
-from producer import retry as retrying
-from producer.cancel import cancel
-from producer.fold import fold
-from producer.publish import publish
-from producer.retry import Retried, retry
-from producer.settle import expire, settle
+from producer.dispatcher.count import fold
+from producer.dispatcher.end import expire, settle
+from producer.dispatcher.publish import publish
+from producer.jobs import retry as retrying
+from producer.jobs.cancel import cancel
+from producer.jobs.retry import Retried, retry
 from tests.integration.dispatching import (
     WITHIN_S,
     change_chunks,
@@ -44,7 +44,7 @@ from tests.integration.ending import (
     store,
     submit_job,
 )
-from worker.store import FencedOff
+from worker.chunk.store import FencedOff
 
 MIXED = [CLASSIFIED, failed("http_404"), CLASSIFIED, failed("not_an_image")]
 
@@ -263,8 +263,8 @@ def test_a_cancel_in_the_middle_of_a_retry_stops_both(
 KILLED = """
 import os, signal, sys
 from sqlalchemy import event
-from contract.database import make_engine
-from producer import retry
+from contract.database.engine import make_engine
+from producer.jobs import retry
 
 url, job, transaction = sys.argv[1:]
 retry.CHUNKS_A_TRANSACTION = 1

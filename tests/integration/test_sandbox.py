@@ -13,20 +13,20 @@ from pathlib import Path
 import pytest
 from PIL import Image, features
 
-from contract.failure import UnavailableError
+from contract.errors import UnavailableError
 from contract.settings import Settings
-from resnext.catalogue import find_spec
+from resnext.spec.catalogue import find_spec
 from tests.integration.dispatching import WITHIN_S
-from tests.integration.sites import LOOPBACK, serving
 from tests.integration.test_loader_faults import Pool
-from worker import landlock, seccomp
-from worker.loader import LoaderConfig
-from worker.loader_process import ADDED_VARIABLES, KEPT_VARIABLES
-from worker.protections import ATTEMPTS, Protections, find_out, tell_protections
-from worker.sandbox import command, read_permitted, write_permitted
+from tests.servers.sites import LOOPBACK, serving
+from worker.loader.program import LoaderConfig
+from worker.loader.sandbox import landlock, seccomp
+from worker.loader.sandbox.protections import ATTEMPTS, Protections, find_out, tell_protections
+from worker.loader.sandbox.start import command, read_permitted, write_permitted
+from worker.pool.process import ADDED_VARIABLES, KEPT_VARIABLES
 
 GOOD = Path(__file__).parents[2] / "demo/pictures/chelsea.jpg"
-INTRUDER = Path(__file__).with_name("intruder.py")
+INTRUDER = Path(__file__).parents[1] / "doubles" / "intruder.py"
 
 pytestmark = pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
 
@@ -129,7 +129,7 @@ def test_the_filter_alone_keeps_him_from_what_landlock_leaves_alone(folder: Path
     program = (
         "import runpy, sys\n"
         "from pathlib import Path\n"
-        "from worker import prctl, seccomp\n"
+        "from worker.loader.sandbox import prctl, seccomp\n"
         "prctl.prctl(prctl.PR_SET_NO_NEW_PRIVS, 1)\n"
         "assert seccomp.install()\n"
         f"runpy.run_path({str(INTRUDER)!r})['main'](Path({str(folder)!r}))\n"
@@ -160,7 +160,7 @@ def test_what_a_loader_is_kept_from_is_found_out_and_not_guessed() -> None:
 
 def test_a_worker_that_requires_what_cannot_be_had_does_not_start(monkeypatch, caplog) -> None:
     found = Protections((), tuple(ATTEMPTS))
-    monkeypatch.setattr("worker.protections.find_out", lambda _: found)
+    monkeypatch.setattr("worker.loader.sandbox.protections.find_out", lambda _: found)
     tell_protections(Settings())
     assert "Loaders can read other files" in caplog.text
     with pytest.raises(UnavailableError, match="RESNEXT_SANDBOX is `required`"):
@@ -204,7 +204,7 @@ def test_a_loader_leaves_when_a_file_that_names_servers_is_replaced(tmp_path: Pa
     names.write_text("old")
     program = (
         "from pathlib import Path\n"
-        "from worker import sandbox\n"
+        "from worker.loader.sandbox import start as sandbox\n"
         "sandbox.LOOK_AGAIN_S = 0.01\n"
         f"paths = [Path({str(names)!r}), Path('/nowhere')]\n"
         "marks = sandbox._marks(paths)\n"
@@ -224,7 +224,7 @@ def test_a_loader_leaves_when_a_folder_that_it_may_read_has_come(tmp_path: Path)
     program = (
         "import threading\n"
         "from pathlib import Path\n"
-        "from worker import sandbox\n"
+        "from worker.loader.sandbox import start as sandbox\n"
         "sandbox.LOOK_AGAIN_S = 0.01\n"
         f"sandbox.enter(Path(path) for path in [{str(folder)!r}])\n"
         "print('ready', flush=True)\n"

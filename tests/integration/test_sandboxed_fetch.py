@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from contract.settings import Settings
-from tests.integration.name_server import NameServer, answering_names
-from tests.integration.raw_server import saying, serving
-from tests.integration.sites import picture
 from tests.integration.test_fetch_bounds import CERTIFICATES, tls_of
 from tests.integration.test_loader_faults import GOOD, Pool
 from tests.integration.test_sandbox import inside
-from worker import landlock
+from tests.servers.names import NameServer, answering_names
+from tests.servers.raw import saying, serving
+from tests.servers.sites import picture
+from worker.loader.sandbox import landlock
 
-NAME_SERVER = Path(__file__).with_name("name_server.py")
+NAME_SERVER = Path(__file__).parents[1] / "servers" / "names.py"
 PICTURE = saying(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(picture()), picture())
 
 pytestmark = pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")

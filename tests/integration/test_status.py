@@ -12,13 +12,13 @@ import pytest
 from rich.console import Console
 from sqlalchemy import Engine, delete, insert, select, update
 
-from contract.clock import db_now
-from contract.database import make_engine, reading
-from contract.failure import UnknownJobError
-from contract.tables import jobs, tallies, workers
-from producer.jobs import Job, as_json, find_job, live_workers, read_job
-from producer.status import render_job, render_jobs
-from producer.submit import submit
+from contract.database.clock import db_now
+from contract.database.engine import make_engine, reading
+from contract.database.tables import jobs, tallies, workers
+from contract.errors import UnknownJobError
+from producer.cli.render.status import render_job, render_jobs
+from producer.jobs.job import Job, as_json, find_job, live_workers, read_job
+from producer.submit.submission import submit
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
 

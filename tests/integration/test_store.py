@@ -16,22 +16,32 @@ from sqlalchemy import Engine, event, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from contract import remaining
-from contract.broker import queue_of
-from contract.clock import db_now
-from contract.database import make_engine, reading
-from contract.error_codes import Failure
-from contract.message import ChunkMessage, MalformedMessage
-from contract.patience import Database
+from contract.broker.connection import queue_of
+from contract.broker.message import ChunkMessage, MalformedMessage
+from contract.database.clock import db_now
+from contract.database.engine import make_engine, reading
+from contract.database.tables import (
+    TOP,
+    chunk_uris,
+    chunks,
+    jobs,
+    labels,
+    models,
+    results,
+    tallies,
+    workers,
+)
+from contract.database.waits import Database
+from contract.failure import Failure
 from contract.settings import Settings
-from contract.tables import TOP, chunk_uris, chunks, jobs, labels, models, results, tallies, workers
-from worker.chunk_run import ChunkRun, Snapshot
-from worker.claim import Claim, claim
-from worker.metrics import Metrics
-from worker.outcome import Outcome, Prediction, Provenance
-from worker.presence import Presence
-from worker.registration import Identity, register
-from worker.runs import Runs
-from worker.store import LONGEST_DEFERRAL_S, SHORTEST_DEFERRAL_S, FencedOff, Store
+from worker.chunk.claim import Claim, claim
+from worker.chunk.live_runs import Runs
+from worker.chunk.outcome import Outcome, Prediction, Provenance
+from worker.chunk.run import ChunkRun, Snapshot
+from worker.chunk.store import LONGEST_DEFERRAL_S, SHORTEST_DEFERRAL_S, FencedOff, Store
+from worker.metrics.stages import Metrics
+from worker.process.heartbeat import Presence
+from worker.process.identity import Identity, register
 
 IMAGES = 5
 FIRST = 640  # the chunk's first position
@@ -619,7 +629,7 @@ def lost_answers(engine: Engine, commits: int) -> Iterator[None]:
 
 @pytest.fixture
 def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("contract.patience.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("contract.database.waits.FIRST_WAIT_S", 0.01)
 
 
 @pytest.mark.usefixtures("_no_waits")
@@ -671,7 +681,9 @@ def test_a_database_that_is_away_is_waited_for_and_spoken_of_twice(
     event.remove(fleet.engine, "begin", refuse)
 
     assert len(fleet.rows()) == IMAGES
-    spoken = [record.message for record in caplog.records if record.name == "contract.patience"]
+    spoken = [
+        record.message for record in caplog.records if record.name == "contract.database.waits"
+    ]
     assert len(spoken) == 2
     assert "does not answer; trying on: no route to host" in spoken[0]
     assert "is back" in spoken[1]

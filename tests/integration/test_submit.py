@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, func, insert, select, update
 
-from contract.clock import db_now
-from contract.database import make_engine, reading
-from contract.failure import SourceError, UnavailableError, UsageError
+from contract.database.clock import db_now
+from contract.database.engine import make_engine, reading
+from contract.database.tables import chunk_uris, chunks, jobs, workers
+from contract.errors import SourceError, UnavailableError, UsageError
 from contract.remaining import all_of
 from contract.settings import Settings
-from contract.tables import chunk_uris, chunks, jobs, workers
 from migrations.upgrade import upgrade
-from producer.sources import Entry, read_runs
-from producer.submit import Order, TakenAwayError, submit, submit_entries
+from producer.submit.sources import Entry, read_runs
+from producer.submit.submission import Order, TakenAwayError, submit, submit_entries
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -327,7 +327,7 @@ def test_a_schema_outside_the_range_stops_the_command(engine: Engine, run: Run) 
 
 def test_a_schema_that_is_too_old_asks_for_the_upgrade(engine: Engine, monkeypatch) -> None:
     """Whatever the oldest one is by now, the program is made a newer one."""
-    from contract import schema
+    from contract.database import schema
 
     monkeypatch.setattr(schema, "OLDEST_SCHEMA", schema.NEWEST_SCHEMA + 1)
     monkeypatch.setattr(schema, "NEWEST_SCHEMA", schema.NEWEST_SCHEMA + 1)

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from contract.database import make_engine, reading
-from contract.message import ALONE_VERSION, ChunkMessage
-from contract.patience import Database
-from contract.schema import check_schema
+from contract.broker.message import ALONE_VERSION, ChunkMessage
+from contract.database.engine import make_engine, reading
+from contract.database.schema import check_schema
+from contract.database.waits import Database
 from migrations.upgrade import upgrade
-from producer.fold import fold
+from producer.dispatcher.count import fold
 from tests.integration.dispatching import (
     WITHIN_S,
     change_chunks,
@@ -27,7 +27,7 @@ from tests.integration.dispatching import (
 )
 from tests.integration.ending import CLASSIFIED, IMAGES, codes, store, submit_job
 from tests.integration.installation import Installation
-from worker.presence import Presence
+from worker.process.heartbeat import Presence
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

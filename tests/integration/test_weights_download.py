@@ -20,12 +20,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnext import catalogue, classifier, download
-from resnext.download import download as fetch_weights
+from resnext import classifier
 from resnext.errors import DamagedWeights, UnreachableWeights, WeightsError
 from resnext.network import build_network
-from resnext.random_weights import draw_weights
-from resnext.spec import PublishedWeights
+from resnext.spec import catalogue
+from resnext.spec.model import PublishedWeights
+from resnext.weights import download
+from resnext.weights.download import download as fetch_weights
+from resnext.weights.random import draw_weights
 from tests.integration.dispatching import until
 
 CONTENT = os.urandom(3 * download.BLOCK_BYTES + 12_345)
@@ -221,8 +223,8 @@ def downloading(address: str, folder: Path, processes: int) -> Iterator[list[sub
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from resnext.download import download\n"
-        "from resnext.spec import PublishedWeights\n"
+        "from resnext.weights.download import download\n"
+        "from resnext.spec.model import PublishedWeights\n"
         "file = PublishedWeights(address=sys.argv[1], licence='none')\n"
         "print('ready', flush=True)\n"
         "download(file, Path(sys.argv[2]))\n"

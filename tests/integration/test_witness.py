@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, select
 
-from contract.database import reading
-from contract.message import ALONE_VERSION
-from contract.tables import chunks, workers
+from contract.broker.message import ALONE_VERSION
+from contract.database.engine import reading
+from contract.database.tables import chunks, workers
 from tests.integration.dispatching import WITHIN_S, until
 from tests.integration.installation import Installation
 from tests.integration.test_dispatch import Dispatch

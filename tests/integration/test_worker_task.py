@@ -20,10 +20,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 
-from contract.tables import chunks
+from contract.database.tables import chunks
 from tests.integration.dispatching import WITHIN_S, until
 from tests.integration.installation import Installation
-from worker.app import RESIZE_S
+from worker.process.celery_worker import RESIZE_S
 
 
 def test_a_chunk_is_classified_and_its_failures_are_stored(installation: Installation) -> None:
@@ -304,7 +304,7 @@ def test_before_a_worker_starts_loaders_nobody_may_read_its_passwords_in_proc(
     program = """
 import ctypes
 from contract.settings import load_settings
-from worker.loaders import LoaderPool
+from worker.pool.pool import LoaderPool
 from worker.main import run_worker
 
 PR_GET_DUMPABLE = 3

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contract.error_codes import Failure
-from worker.batcher import FAULTS_TO_STOP, Batcher
-from worker.chunk_run import ClassifierFault
-from worker.loaders import Loaded
-from worker.metrics import Metrics
-from worker.outcome import STAGES, Outcome, Prediction, Provenance
+from contract.failure import Failure
+from worker.batch.batcher import FAULTS_TO_STOP, Batcher
+from worker.chunk.outcome import STAGES, Outcome, Prediction, Provenance
+from worker.chunk.run import ClassifierFault
+from worker.metrics.stages import Metrics
+from worker.pool.pool import Loaded
 
 CROP = 8
 FOR_EVER_S = 3600.0
@@ -340,7 +340,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("worker.batcher.time", clock)
+    monkeypatch.setattr("worker.batch.batcher.time", clock)
     return clock
 
 

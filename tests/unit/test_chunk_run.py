@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from contract.error_codes import Failure
-from contract.message import ChunkMessage
-from worker.chunk_run import ChunkRun, ClassifierFault
-from worker.claim import Claim, Image
-from worker.outcome import Outcome, Prediction, Provenance
+from contract.broker.message import ChunkMessage
+from contract.failure import Failure
+from worker.chunk.claim import Claim, Image
+from worker.chunk.outcome import Outcome, Prediction, Provenance
+from worker.chunk.run import ChunkRun, ClassifierFault
 
 FOR_EVER_S = 3600.0
 CAT = Outcome(Prediction((3,), (1.0,)), Provenance())

@@ -35,16 +35,17 @@ def test_help_names_every_command() -> None:
 
 
 def test_help_loads_nothing_but_typer() -> None:
-    code = "sys.argv = ['resnextq', '--help']; from producer.cli import main; main()"
+    code = "sys.argv = ['resnextq', '--help']; from producer.cli.main import main; main()"
     loaded = loaded_by(code)
     assert "typer" in loaded
     assert loaded.isdisjoint(HEAVY)
 
 
 def test_the_modules_of_the_producer_load_no_torch() -> None:
-    modules = sorted(path.stem for path in Path("producer").glob("*.py"))
-    assert {"submit", "status", "results"} <= set(modules)
-    loaded = loaded_by("".join(f"import producer.{module}\n" for module in modules))
+    paths = sorted(Path("producer").rglob("*.py"))
+    modules = [".".join(path.with_suffix("").parts) for path in paths]
+    assert {"producer.submit.submission", "producer.jobs.results"} <= set(modules)
+    loaded = loaded_by("".join(f"import {module}\n" for module in modules))
     assert "sqlalchemy" in loaded
     assert loaded.isdisjoint({"torch", "PIL", "numpy", "worker", "resnext"})
 
@@ -78,7 +79,7 @@ def test_a_slim_installation_says_which_extra_a_command_needs(command, package, 
 import sys
 sys.modules[{package!r}] = None  # as if it were not installed
 sys.argv = ["resnextq", *{command.split()!r}]
-from producer.cli import main
+from producer.cli.main import main
 main()
 """
     done = subprocess.run(
@@ -94,7 +95,7 @@ main()
 def test_a_ctrl_c_that_a_driver_covers_with_its_own_error_is_still_one() -> None:
     code = """
 import sys
-from producer import cli
+from producer.cli import main as cli
 
 def interrupted(*_):
     try:

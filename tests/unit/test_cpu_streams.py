@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from resnext.runner import LEAST_IMAGES, CpuStreams
+from resnext.run.runner import LEAST_IMAGES, CpuStreams
 
 STREAMS = 3
 

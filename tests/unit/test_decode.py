@@ -12,11 +12,11 @@ import pytest
 from PIL import AvifImagePlugin, Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from resnext.decode import Decoded, DecodeError, DecodeLimits, decode
-from resnext.resample import Pixels
-from tests.unit import odd_images as odd
-from tests.unit.decoder import PREPROCESSING
-from tests.unit.odd_images import in_mode, photograph, saved
+from resnext.picture.decode import Decoded, DecodeError, DecodeLimits, decode
+from resnext.picture.resample import Pixels
+from tests.pictures import odd_images as odd
+from tests.pictures.decoder import PREPROCESSING
+from tests.pictures.odd_images import in_mode, photograph, saved
 
 LIMITS = DecodeLimits(max_pixels=odd.MAX_PIXELS)
 
@@ -92,8 +92,8 @@ def test_of_pillows_plugins_those_of_the_list_are_loaded_and_no_other() -> None:
     bodies += [image.body for image in odd.strangers()]
     program = """
 import json, sys
-from resnext.decode import DecodeError, DecodeLimits, decode
-from resnext.preprocess import Preprocessing
+from resnext.picture.decode import DecodeError, DecodeLimits, decode
+from resnext.picture.preprocess import Preprocessing
 wanted = Preprocessing(256, 224, "bilinear", (0,) * 3, (1,) * 3)
 endings = []
 for body in map(bytes.fromhex, json.load(sys.stdin)):
@@ -116,7 +116,8 @@ def test_without_the_extra_a_heif_is_refused_and_said_how_to_have_it_decoded() -
     body = saved(photograph(64, 48), "HEIF")
     program = (
         "import sys; sys.modules['pillow_heif'] = None;"
-        "from resnext.decode import *; from resnext.preprocess import Preprocessing;"
+        "from resnext.picture.decode import *;"
+        "from resnext.picture.preprocess import Preprocessing;"
         "wanted = Preprocessing(256, 224, 'bilinear', (0,) * 3, (1,) * 3);"
         f"decode({body!r}, limits=DecodeLimits(), preprocessing=wanted)"
     )

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnext.decode import DecodeError, DecodeLimits, Route, decode
-from resnext.preprocess import Preprocessing
-from resnext.resample import Pixels
+from resnext.picture.decode import DecodeError, DecodeLimits, Route, decode
+from resnext.picture.preprocess import Preprocessing
+from resnext.picture.resample import Pixels
 
 BILINEAR = Preprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 BICUBIC = Preprocessing(256, 224, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

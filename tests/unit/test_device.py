@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from worker.device import choose_device
+from worker.batch.device import choose_device
 
 HOLD = """
 import sys
 from pathlib import Path
-from worker.device import hold_first_free
+from worker.batch.device import hold_first_free
 print(hold_first_free(["GPU-a", "GPU-b"], Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """

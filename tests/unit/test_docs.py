@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.error_codes import ERROR_CODES
+from contract.failure import ERROR_CODES
 from contract.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from contract.failure import UsageError
-from producer.duration import read_duration
+from contract.errors import UsageError
+from producer.cli.duration import read_duration
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.error_codes import ERROR_CODES, MAX_DETAIL_CHARS, Failure, describe, is_known
+from contract.failure import ERROR_CODES, MAX_DETAIL_CHARS, Failure, describe, is_known
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("contract", "producer", "resnext", "worker")

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from resnext import load_classifier
-from resnext.catalogue import find_spec
 from resnext.classifier import Classifier
-from resnext.engine import PixelsToLogits, prepare
 from resnext.errors import ExportError, ExportUnavailable
-from resnext.export import Exported, export_model, write_graph
+from resnext.export.triton import BACKENDS, publishing
+from resnext.export.write import Exported, export_model, write_graph
 from resnext.load import load_network
-from resnext.triton import BACKENDS, publishing
+from resnext.run.engine import PixelsToLogits, prepare
+from resnext.spec.catalogue import find_spec
 
 MODEL = "resnext29_cifar10"
 SPEC = find_spec(MODEL)
@@ -131,7 +131,7 @@ def text_of(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str
     def write(module: PixelsToLogits, *_: object) -> None:
         assert module.mean.device.type == "cpu"
 
-    monkeypatch.setattr("resnext.export.write_graph", write)
+    monkeypatch.setattr("resnext.export.write.write_graph", write)
     exported = export_model(
         MODEL, layout, tmp_path, weights="random", device="cpu", batch_images=64
     )

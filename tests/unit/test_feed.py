@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from contract.error_codes import Failure
-from worker import feed as module
-from worker.classify import Settled, in_order
-from worker.feed import Arrival, Feed, Image
-from worker.loaders import Callback, Loaded, LoadFailed, PoolClosed
-from worker.outcome import Provenance
+from contract.failure import Failure
+from worker.chunk.outcome import Provenance
+from worker.commands import classify_input as module
+from worker.commands.classify import Settled, in_order
+from worker.commands.classify_input import Arrival, Feed, Image
+from worker.pool.pool import Callback, Loaded, LoadFailed, PoolClosed
 
 PICTURE = Loaded(np.zeros((2, 2, 3), np.uint8), Provenance(), home=None, slot=0)  # type: ignore[arg-type]
 TIMEOUT = LoadFailed(Failure("timeout", "no answer"), Provenance())

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from worker.gate import Gate
+from worker.chunk.gate import Gate
 
 WITHIN_S = 30.0
 # That somebody waits is seen by his not being inside after so long.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.hosts import Hosts, host_of
+from worker.pool.hosts import Hosts, host_of
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.in_flight import InFlight, InHand
+from worker.process.prefetch import InFlight, InHand
 
 SLOTS = 8192
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from contract.settings import Settings
-from resnext.catalogue import find_spec
-from worker.loader import LoaderConfig
+from resnext.spec.catalogue import find_spec
+from worker.loader.program import LoaderConfig
 
 
 def test_a_loader_is_told_what_the_settings_say() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from contract.message import (
+from contract.broker.message import (
     ALONE_VERSION,
     MESSAGE_VERSION,
     READ_VERSIONS,

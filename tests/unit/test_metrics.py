@@ -12,15 +12,15 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from contract import VERSION
-from contract.error_codes import Failure
-from contract.message import ChunkMessage
-from worker.chunk_run import ChunkRun
-from worker.claim import Claim, Image
-from worker.exporter import WorkerCollector
-from worker.metrics import EDGES_S, METRICS, Histogram, Metrics
-from worker.outcome import Outcome, Prediction, Provenance
-from worker.registration import Identity
-from worker.runs import Runs
+from contract.broker.message import ChunkMessage
+from contract.failure import Failure
+from worker.chunk.claim import Claim, Image
+from worker.chunk.live_runs import Runs
+from worker.chunk.outcome import Outcome, Prediction, Provenance
+from worker.chunk.run import ChunkRun
+from worker.metrics.exporter import WorkerCollector
+from worker.metrics.stages import EDGES_S, METRICS, Histogram, Metrics
+from worker.process.identity import Identity
 
 CAT = Prediction((3,), (1.0,))
 IDENTITY = Identity(

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from worker import names as module
-from worker.names import KEPT_FAILURE_S, KEPT_S, Names
+from worker.loader.fetch import names as module
+from worker.loader.fetch.names import KEPT_FAILURE_S, KEPT_S, Names
 
 WITHIN_S = 60.0
 ADDRESS = (socket.AF_INET, ("192.0.2.1", 80))

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from contract.error_codes import ERROR_CODES
-from tests.unit.decoder import LIMITS, Decoder, Ending, decoder
-from tests.unit.odd_images import KINDS, PIXELS, OddImage, odd_images
-from worker.loader import BYTES_A_PIXEL
+from contract.failure import ERROR_CODES
+from tests.pictures.decoder import LIMITS, Decoder, Ending, decoder
+from tests.pictures.odd_images import KINDS, PIXELS, OddImage, odd_images
+from worker.loader.program import BYTES_A_PIXEL
 
 # Of what decoders load and keep once they are needed, and of what malloc does not give back.
 LIBRARIES_BYTES = 32 * 2**20

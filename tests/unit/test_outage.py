@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from producer.dispatch import FIRST_WAIT_S, LONGEST_WAIT_S, Outage
+from producer.dispatcher.loop import FIRST_WAIT_S, LONGEST_WAIT_S, Outage
 
 
 def fail() -> None:

@@ -11,11 +11,11 @@ import torch
 
 from contract.models import default_weights, short_model, title_of
 from resnext import load_classifier
-from resnext.catalogue import BUNDLED, find_spec, known_specs
 from resnext.errors import BadSpec
 from resnext.network import build_network
-from resnext.random_weights import draw_weights
-from resnext.spec import LocalWeights
+from resnext.spec.catalogue import BUNDLED, find_spec, known_specs
+from resnext.spec.model import LocalWeights
+from resnext.weights.random import draw_weights
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from resnext import load_classifier
-from resnext.catalogue import BUNDLED
 from resnext.classifier import Answer, Classifier, Picture
+from resnext.spec.catalogue import BUNDLED
 
 PICTURES = Path(__file__).parents[2] / "demo" / "pictures"
 CHELSEA = PICTURES / "chelsea.jpg"

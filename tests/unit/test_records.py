@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from contract.error_codes import Failure
-from worker.outcome import Provenance
-from worker.records import (
+from contract.failure import Failure
+from worker.chunk.outcome import Provenance
+from worker.pool.wire import (
     MAX_PACKET_BYTES,
     BadRecord,
     Done,

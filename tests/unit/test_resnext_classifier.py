@@ -17,14 +17,15 @@ from safetensors.torch import save_file
 from torch.nn.functional import cosine_similarity
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from resnext import load_classifier, precision
-from resnext.catalogue import BUNDLED, find_spec
+from resnext import load_classifier
 from resnext.classifier import Classifier
-from resnext.engine import fuse, prepare
 from resnext.errors import DeviceError, UnknownModelError, UnknownWeights
 from resnext.network import ResNeXt, build_network
-from resnext.preprocess import resize_and_crop, to_rgb
-from resnext.random_weights import calibrate, draw_weights, synthetic_pictures
+from resnext.picture.preprocess import resize_and_crop, to_rgb
+from resnext.run import precision
+from resnext.run.engine import fuse, prepare
+from resnext.spec.catalogue import BUNDLED, find_spec
+from resnext.weights.random import calibrate, draw_weights, synthetic_pictures
 
 MODEL = "resnext50_32x4d"
 PICTURES = Path(__file__).parents[2] / "demo" / "pictures"

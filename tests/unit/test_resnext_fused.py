@@ -7,11 +7,11 @@ import copy
 import pytest
 import torch
 
-from resnext.catalogue import BUNDLED, find_spec
-from resnext.engine import PixelsToLogits, prepare
-from resnext.fused import FusedBottleneck, are_fused_convolutions_there, fuse_convolutions
 from resnext.network import build_network
-from resnext.random_weights import draw_weights
+from resnext.run.engine import PixelsToLogits, prepare
+from resnext.run.fused import FusedBottleneck, are_fused_convolutions_there, fuse_convolutions
+from resnext.spec.catalogue import BUNDLED, find_spec
+from resnext.weights.random import draw_weights
 
 SPEC = find_spec(BUNDLED)
 CPU = torch.device("cpu")

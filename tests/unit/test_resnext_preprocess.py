@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from resnext import preprocess
-from resnext.catalogue import find_spec
-from resnext.preprocess import Preprocessing, resize_and_crop, to_rgb
+from resnext.picture import preprocess
+from resnext.picture.preprocess import Preprocessing, resize_and_crop, to_rgb
+from resnext.spec.catalogue import find_spec
 
 IMAGENET = Preprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SHAPES = [
@@ -163,8 +163,8 @@ def test_each_model_brings_its_preprocessing() -> None:
 
 def test_preprocessing_and_specs_load_no_torch() -> None:
     code = (
-        "import sys, resnext.decode, resnext.catalogue;"
-        "resnext.catalogue.find_spec('resnext101_32x4d');"
+        "import sys, resnext.picture.decode, resnext.spec.catalogue;"
+        "resnext.spec.catalogue.find_spec('resnext101_32x4d');"
         "print(*(m for m in ('torch', 'torchvision', 'requests') if m in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from resnext.catalogue import find_spec
 from resnext.errors import DamagedWeights, ForeignWeights, UnknownModelError, UnknownWeights
 from resnext.network import build_network
-from resnext.spec import ModelSpec
-from resnext.weights import fill_network, read_weights
+from resnext.spec.catalogue import find_spec
+from resnext.spec.model import ModelSpec
+from resnext.weights.file import fill_network, read_weights
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.robots import forbidding
+from worker.loader.fetch.robots import forbidding
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.failure import SettingsError, UnavailableError
+from contract.errors import SettingsError, UnavailableError
 from contract.settings import Settings, load_settings
 
 SECRET = "hunter2"

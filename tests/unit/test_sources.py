@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.failure import SourceError
+from contract.errors import SourceError
 from contract.uris import refusal
-from producer.runs import Run
-from producer.sources import (
+from producer.submit.runs import Run
+from producer.submit.sources import (
     BLOCK_BYTES,
     MAX_LINE_BYTES,
     Entry,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import bindparam, select, update
 
-from contract.tables import chunk_uris, chunks, jobs
+from contract.database.tables import chunk_uris, chunks, jobs
 from tests.statements import faults_of
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from worker.prctl import PR_SET_PDEATHSIG, prctl
+from worker.loader.sandbox.prctl import PR_SET_PDEATHSIG, prctl
 
 
 def start_child(

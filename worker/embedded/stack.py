@@ -20,13 +20,13 @@ from sqlalchemy import Engine, Row
 from sqlalchemy.exc import DBAPIError
 
 from contract import VERSION
-from contract.database import make_engine, reaching_database, reading
-from contract.failure import UnavailableError, UsageError
-from contract.schema import check_upgradable
+from contract.database.engine import make_engine, reaching_database, reading
+from contract.database.schema import check_upgradable
+from contract.errors import UnavailableError, UsageError
 from contract.settings import PREFIX, Settings
 from migrations.upgrade import upgrade
+from worker.commands.flower import keep_login, login_file, url_file
 from worker.embedded.files import locked, write_secret
-from worker.embedded.flower import keep_login, login_file, url_file
 from worker.embedded.service import Service
 from worker.embedded.valkey import Valkey
 from worker.health import find_worker

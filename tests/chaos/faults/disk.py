@@ -9,8 +9,8 @@ from typing import Final
 
 from sqlalchemy import func, select
 
-from contract.database import reading
-from contract.tables import results
+from contract.database.engine import reading
+from contract.database.tables import results
 from tests.chaos.stack import RESNEXTQ
 from tests.chaos.trial import Trial
 from tests.chaos.wait import until

@@ -8,10 +8,10 @@ from typing import Final
 
 from sqlalchemy import func, select, update
 
-from contract.database import reading
-from contract.tables import jobs, results
-from producer.cancel import cancel
-from producer.retry import retry
+from contract.database.engine import reading
+from contract.database.tables import jobs, results
+from producer.jobs.cancel import cancel
+from producer.jobs.retry import retry
 from tests.chaos.load import Job
 from tests.chaos.stack import CHUNK_IMAGES, Stack
 from tests.chaos.trial import Trial

@@ -9,8 +9,8 @@ from typing import Final
 
 from sqlalchemy import func, select
 
-from contract.database import reading
-from contract.tables import chunks, jobs
+from contract.database.engine import reading
+from contract.database.tables import chunks, jobs
 from tests.chaos.load import Job
 from tests.chaos.stack import RESNEXTQ, Stack
 from tests.chaos.trial import Trial

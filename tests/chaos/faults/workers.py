@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
-from contract.tables import chunks
+from contract.database.tables import chunks
 from tests.chaos.process import Process, program_of
 from tests.chaos.stack import LOADER, Run, Stack
 from tests.chaos.trial import Trial

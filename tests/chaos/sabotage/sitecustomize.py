@@ -25,8 +25,8 @@ def exhaust_memory() -> None:
 
 HARMS = {b"crash": crash, b"memory": exhaust_memory}
 
-if "worker.loader" in sys.orig_argv:
-    import resnext.decode
+if "worker.loader.program" in sys.orig_argv:
+    import resnext.picture.decode
 
     decode = resnext.decode.decode
 

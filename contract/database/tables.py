@@ -1,0 +1,198 @@
+"""The tables: jobs, their chunks and URIs, the results, and who is at work.
+
+A job is cut into chunks; a chunk has a life (state, generation) and its URIs, in a row of its
+own that is never rewritten. An image is known by (job number, position) and has one row in
+`results` once it is settled. Workers add `tallies`, which the dispatcher folds into `jobs`.
+Of several dispatchers the one in `leaders` is at work.
+The view `predictions` (made by the first migration) joins an image's top 5 with their labels.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    REAL,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from contract.database.clock import UtcDateTime
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself in a column of type INTEGER alone.
+Number = BigInteger().with_variant(Integer(), "sqlite")
+
+TOP = 5
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", Number, primary_key=True),
+    Column("id", String(32), nullable=False, unique=True),
+    Column("owner", Text, nullable=False),
+    Column("key", Text),  # the submitter's own, so that a submit can be repeated
+    Column("name", Text),
+    Column("priority", SmallInteger, nullable=False),  # higher goes first
+    Column("state", String(16), nullable=False),  # submitting running completed cancelled expired
+    # What its images are classified with. The digest is pinned by the first worker that
+    # claims one of its chunks: a producer has no weights to look at.
+    Column("model", Text, nullable=False),
+    Column("weights", Text, nullable=False),
+    Column("weights_sha256", String(64)),
+    Column("precision", String(8), nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    Column("total", BigInteger, nullable=False),
+    # Folded from the tallies:
+    Column("classified", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("errors", JSON, nullable=False),  # {code: images}
+    Column("images_per_s", Double, nullable=False),  # moving average
+    Column("folded_at", UtcDateTime),
+    UniqueConstraint("owner", "key"),
+    Index(None, "state", "priority"),
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("job_number", Number, ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
+    Column("chunk", Integer, primary_key=True, autoincrement=False),
+    Column("first_position", BigInteger, nullable=False),
+    Column("images", SmallInteger, nullable=False),
+    Column("shuffle", Integer, nullable=False),  # random: neighbours in a crawl share a host
+    Column("state", String(8), nullable=False),  # pending queued running done
+    Column("generation", Integer, nullable=False),
+    Column("attempt", SmallInteger, nullable=False),  # runs that its remaining images have had
+    Column("deaths", SmallInteger, nullable=False),  # workers that died while it ran
+    Column("due_at", UtcDateTime, nullable=False),
+    Column("published_at", UtcDateTime),
+    Column("worker", Text),
+    Column("remaining", LargeBinary, nullable=False),  # see contract.remaining
+    Column("remaining_images", SmallInteger, nullable=False),
+    # Of a chunk whose images are run one by one, since workers have died of it: the offset of
+    # the one that ran last, in which generation, and how often each has crashed its worker.
+    Column("alone_offset", SmallInteger),
+    Column("alone_generation", Integer),
+    Column("crashes", JSON(none_as_null=True)),  # {offset: times}
+    # The dispatcher's two questions: what is due for a job, and what is out.
+    Index("ix_chunks_due", "job_number", "state", "shuffle"),
+    Index("ix_chunks_out", "state", "worker"),
+)
+
+chunk_uris = Table(
+    "chunk_uris",
+    metadata,
+    Column("job_number", Number, ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
+    Column("chunk", Integer, primary_key=True, autoincrement=False),
+    Column("uris", JSON, nullable=False),  # list of str, in the order of positions
+    Column("refs", JSON),  # list of str or null: the submitter's own ids
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("title", Text, nullable=False),  # what results show: resnext101_32x4d/nvidia
+    Column("model", Text, nullable=False),
+    Column("weights", Text, nullable=False),
+    Column("weights_sha256", String(64), nullable=False),
+    UniqueConstraint("model", "weights", "weights_sha256"),
+)
+
+labels = Table(
+    "labels",
+    metadata,
+    Column(
+        "model_number",
+        Integer,
+        ForeignKey("models.number", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("class_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("label", Text, nullable=False, index=True),
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("job_number", Number, ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("uri", Text, nullable=False),
+    Column("ref", Text),  # the submitter's own id of this URI
+    Column("attempts", SmallInteger, nullable=False),
+    Column("settled_at", UtcDateTime, nullable=False),
+    Column("worker", Text),
+    # A failed image:
+    Column("error_code", Text),  # NULL: classified
+    Column("error_detail", Text),
+    # What was fetched, as far as it came:
+    Column("final_uri", Text),  # where redirects led; NULL: nowhere else
+    Column("bytes", Integer),
+    Column("sha256", String(64)),
+    Column("format", String(16)),
+    Column("width", Integer),
+    Column("height", Integer),
+    # A classified image; scores are softmax probabilities, highest first:
+    Column("model_number", Integer, ForeignKey("models.number")),
+    Column("precision", String(8)),  # as computed: fp16, bf16 or fp32
+    *(Column(f"class_{rank}", SmallInteger) for rank in range(1, TOP + 1)),
+    *(Column(f"score_{rank}", REAL) for rank in range(1, TOP + 1)),
+    Index(None, "model_number", "class_1"),
+)
+
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("number", Number, primary_key=True),
+    Column("job_number", Number, ForeignKey("jobs.number", ondelete="CASCADE"), nullable=False),
+    Column("classified", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("errors", JSON, nullable=False),  # {code: images}
+    Index(None, "job_number"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", Text, primary_key=True),  # unique to one life of one process
+    Column("queue", Text, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("precision", String(8), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("images_per_s", Double, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("heartbeat_at", UtcDateTime, nullable=False),
+    Column("stopping", Boolean, nullable=False),
+    Column("crashed_by", Text),  # the signal of its own making that has ended it: SIGSEGV, …
+)
+
+leaders = Table(
+    "leaders",
+    metadata,
+    Column("role", String(16), primary_key=True, autoincrement=False),  # dispatcher
+    Column("holder", Text, nullable=False),  # unique to one life of one process
+    Column("held_at", UtcDateTime, nullable=False),
+)

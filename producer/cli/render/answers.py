@@ -1,0 +1,99 @@
+"""What `resnextq classify` shows: a line an image, and how many there have been so far.
+
+The lines go to standard output: on a terminal as wide as it is, elsewhere one line each, or
+JSON. The count goes to standard error where that is a terminal. Where both are, the count stays
+below the lines, so it has to be drawn by whoever prints them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from contract.record import Record
+from contract.uris import is_file, path_of
+from producer.cli.render.progress import count_of
+
+# Of a line: the end of a picture's name, which tells it from its neighbours. The rest is for
+# its classes.
+PICTURE_SHARE: Final = 0.3
+
+
+@contextmanager
+def showing(*, as_json: bool) -> Iterator[Callable[[Record], bool]]:
+    """Gives a function that shows a record and says whether the image failed."""
+    on_terminal = sys.stdout.isatty()
+    console = Console(stderr=not on_terminal, highlight=False)
+    count = count_of("classified", console, disable=not sys.stderr.isatty())
+    task = count.add_task("", total=None, start=False)
+
+    def show(record: Record) -> bool:
+        count.start()  # not before: until then the weights' own progress may be shown
+        count.start_task(task)
+        if on_terminal:
+            console.print(
+                json.dumps(record) if as_json else _row(record, console.width),
+                markup=False,
+                soft_wrap=as_json,
+            )
+        else:
+            print(json.dumps(record) if as_json else _line(record), flush=True)  # noqa: T201
+        count.advance(task)
+        return "error" in record
+
+    # Labels and addresses may have letters that the locale lacks.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        yield show
+    finally:
+        count.stop()
+
+
+def _row(record: Record, width: int) -> RenderableType:
+    """Picture and classes beside each other; what is too long goes on below itself."""
+    picture_cells = int(PICTURE_SHARE * width)
+    row = Table.grid(padding=(0, 2, 0, 0))
+    row.add_column(no_wrap=True, width=picture_cells)
+    row.add_column(overflow="fold")
+    name = _printable(_picture(record["uri"]))
+    if len(name) > picture_cells:
+        name = f"…{name[1 - picture_cells :]}"
+    row.add_row(Text(name), _answer(record))
+    return row
+
+
+def _line(record: Record) -> str:
+    return f"{_printable(record['uri'])}\t{_answer(record)}"
+
+
+def _answer(record: Record) -> Text:
+    if "error" in record:
+        error = record["error"]
+        detail = f": {error['detail']}" if error["detail"] else ""
+        return Text(_printable(f"{error['code']}{detail}"), "red")
+    first, *others = (f"{g['label']} {g['score']:.1%}" for g in record["top5"])
+    return Text.assemble((first, "bold"), *(f", {other}" for other in others))
+
+
+def _picture(uri: str) -> str:
+    """A file as it is named from the current folder, if it is below it."""
+    if not is_file(uri):
+        return uri
+    try:
+        path = path_of(uri)
+        return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    except (ValueError, OSError):
+        return uri
+
+
+def _printable(text: str) -> str:
+    """What strangers wrote must not move the cursor."""
+    return text if text.isprintable() else ascii(text)[1:-1]

@@ -1,0 +1,133 @@
+"""The rest of a job that was cancelled or has expired: every image that is left gets its row.
+
+The dispatcher calls `expire` and `settle` once a tick. No chunk of such a job is claimed any more,
+so what is `pending` or `queued` is settled here; what a worker runs is its own until it has stored
+it, or until it is dead and its chunk is taken back. Rows, tally and the chunk's new state go into
+one transaction, as a worker's do. `producer.dispatcher.count` finishes the job with the last.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, Row, insert, select, update
+
+from contract import remaining
+from contract.database.clock import db_now
+from contract.database.engine import reading
+from contract.database.tables import chunk_uris, chunks, jobs, results, tallies
+
+# A job's state, and the error code of what is left of it.
+ENDED: Final = ("cancelled", "expired")
+# Some thousands of rows: others wait for tens of milliseconds.
+CHUNKS_A_TRANSACTION: Final = 64
+
+
+def expire(engine: Engine) -> list[str]:
+    """Ends the running jobs whose time is over; returns their ids."""
+    over = (
+        select(jobs.c.number)
+        .where(jobs.c.state == "running", jobs.c.expires_at <= db_now())
+        .with_for_update(key_share=True, skip_locked=True)
+        .cte("over")  # evaluated once, whatever the plan
+    )
+    with engine.begin() as connection:
+        ended = connection.scalars(
+            update(jobs)
+            .where(jobs.c.number.in_(select(over)))
+            .values(state="expired", images_per_s=0.0)
+            .returning(jobs.c.id)
+        )
+        return list(ended)
+
+
+def settle(engine: Engine, for_s: float) -> int:
+    """Settles what is left of ended jobs, for about so many seconds; returns the chunks.
+
+    Job by job in turns, so that a small one does not wait for a large one.
+    """
+    until = time.monotonic() + for_s
+    unfinished = deque(_unfinished(engine))
+    settled = 0
+    while unfinished:
+        number = unfinished.popleft()
+        with engine.begin() as connection:
+            some = _settle_some(connection, number)
+        settled += some
+        if some:
+            unfinished.append(number)
+        if time.monotonic() >= until:
+            break
+    return settled
+
+
+def _unfinished(engine: Engine) -> Sequence[int]:
+    statement = select(jobs.c.number).where(jobs.c.state.in_(ENDED), jobs.c.finished_at.is_(None))
+    with reading(engine) as connection:
+        return connection.scalars(statement.order_by(jobs.c.number)).all()
+
+
+def _settle_some(connection: Connection, number: int) -> int:
+    """How many chunks; 0 where none is left that nobody runs, or another dispatcher is at it."""
+    state = connection.scalar(
+        select(jobs.c.state)
+        .where(jobs.c.number == number, jobs.c.state.in_(ENDED))
+        # Held until the end, so that no retry sets the job running meanwhile.
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    if state is None:
+        return 0
+    left = _take_left(connection, number)
+    rows = [row for chunk in left for row in _rows(chunk, state)]
+    if rows:
+        tally = {"classified": 0, "failed": len(rows), "errors": {state: len(rows)}}
+        connection.execute(insert(results).values(settled_at=db_now()), rows)
+        connection.execute(insert(tallies).values(job_number=number, **tally))
+    return len(left)
+
+
+def _take_left(connection: Connection, number: int) -> Sequence[Row[Any]]:
+    """Some chunks that nobody runs, as they were; from now on they are done.
+
+    Their generation rises, so that whoever ran one of them before and comes late can tell that
+    it was not his own store that has ended it.
+    """
+    left = connection.execute(
+        select(chunks, chunk_uris.c.uris, chunk_uris.c.refs)
+        .join(
+            chunk_uris,
+            (chunk_uris.c.job_number == chunks.c.job_number)
+            & (chunk_uris.c.chunk == chunks.c.chunk),
+        )
+        .where(chunks.c.job_number == number, chunks.c.state.in_(("pending", "queued")))
+        .limit(CHUNKS_A_TRANSACTION)
+        # One that is just being claimed is its worker's.
+        .with_for_update(of=chunks, skip_locked=True)
+    ).all()
+    connection.execute(
+        update(chunks)
+        .where(chunks.c.job_number == number, chunks.c.chunk.in_([chunk.chunk for chunk in left]))
+        .values(
+            state="done",
+            generation=chunks.c.generation + 1,
+            worker=None,
+            remaining=remaining.encode([]),
+            remaining_images=0,
+        )
+    )
+    return left
+
+
+def _rows(chunk: Row[Any], code: str) -> Iterator[dict[str, Any]]:
+    for offset in remaining.decode(chunk.remaining):
+        yield {
+            "job_number": chunk.job_number,
+            "position": chunk.first_position + offset,
+            "uri": chunk.uris[offset],
+            "ref": chunk.refs[offset] if chunk.refs else None,
+            "attempts": chunk.attempt,
+            "error_code": code,
+        }

@@ -1,0 +1,312 @@
+"""From SQL to Redis: due chunks are queued, as many as the fleet can use within moments.
+
+The dispatcher calls `publish` once a tick. Chunks are `queued` and their generation raised in one
+transaction, and only after its commit pushed: what dies in between leaves a chunk that is queued
+without a message, which `producer.dispatcher.unclaimed` finds. Two dispatchers at once publish no
+chunk twice, since the transaction takes it out of `pending`.
+
+What waits in Redis is the window, a second or two of the fleet's work. It is counted in images,
+since a chunk that is run again may be one or two of them. Jobs of one priority have equal parts
+of it, and each step of priority doubles a job's part: a few overtake, and no job is held up for
+ever by one that is a step more urgent.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from math import ceil
+from typing import Any, Final
+
+from celery import Celery
+from sqlalchemy import Column, Connection, Engine, Row, Select, func, select, tuple_, update
+
+from contract import remaining
+from contract.broker.message import (
+    ALONE_VERSION,
+    MESSAGE_VERSION,
+    PUBLISHED_AT_HEADER,
+    TASK_NAME,
+    ChunkMessage,
+)
+from contract.database.clock import db_now
+from contract.database.engine import reading
+from contract.database.tables import chunk_uris, chunks, jobs, workers
+from contract.settings import Settings
+from producer.dispatcher.suspects import is_suspect, next_alone
+
+# Before a rate is known, so many whole chunks wait for each worker, and later one at least.
+CHUNKS_A_WORKER: Final = 8
+# Bounds one transaction and the memory it takes; the next tick goes on.
+CHUNKS_A_TICK: Final = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What a running job has in the window, and what it could have there."""
+
+    job_number: int
+    priority: int
+    queued: int
+    """Images."""
+    due: int
+    """Chunks, no more of them counted than could go out."""
+    images_a_chunk: float
+    """Of these."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A chunk that is queued in SQL, with what its message needs."""
+
+    queue: str
+    message: ChunkMessage
+    published_at: datetime
+
+
+def publish(engine: Engine, app: Celery, settings: Settings) -> int:
+    """Queues what is due as far as there are places; returns the number of chunks."""
+    with reading(engine) as connection:
+        plan = [
+            planned
+            for queue in _queues(connection)
+            for planned in _plan(connection, queue, settings)
+        ]
+    published = 0
+    for job_number, images in plan:
+        with engine.begin() as connection:
+            publications = _queue_due(connection, job_number, images)
+        push(app, publications)
+        published += len(publications)
+    return published
+
+
+def push(app: Celery, publications: Sequence[Publication]) -> None:
+    """Sends the messages over one connection.
+
+    Raises:
+        kombu.exceptions.OperationalError: Redis is away; the chunks stay queued in SQL.
+    """
+    if not publications:
+        return
+    with app.producer_pool.acquire(block=True) as producer:
+        for publication in publications:
+            message = publication.message
+            app.send_task(
+                TASK_NAME,
+                kwargs=message.encode(),
+                # What Flower and the log show instead of the URIs:
+                argsrepr="",
+                kwargsrepr=str(message),
+                task_id=f"{message.job}-{message.chunk}-{message.generation}",
+                queue=publication.queue,
+                headers={PUBLISHED_AT_HEADER: publication.published_at.isoformat()},
+                producer=producer,
+                ignore_result=True,
+            )
+
+
+def _queues(connection: Connection) -> Sequence[str]:
+    return connection.scalars(
+        select(jobs.c.queue).where(jobs.c.state == "running").distinct()
+    ).all()
+
+
+def _plan(connection: Connection, queue: str, settings: Settings) -> list[tuple[int, float]]:
+    """How many more images of which job of this queue are to wait in Redis."""
+    queued = _queued(connection, queue)
+    images = _window(connection, queue, settings) - sum(queued.values())
+    if images <= 0:
+        return []
+    return share(_demands(connection, queue, queued, images), images)
+
+
+def _queued(connection: Connection, queue: str) -> dict[int, int]:
+    """Images that wait in Redis, of each job that has one."""
+    rows = connection.execute(
+        select(chunks.c.job_number, func.sum(chunks.c.remaining_images).label("queued"))
+        .select_from(chunks.join(jobs, jobs.c.number == chunks.c.job_number))
+        .where(chunks.c.state == "queued", jobs.c.queue == queue)
+        .group_by(chunks.c.job_number)
+    )
+    return {row.job_number: row.queued for row in rows}
+
+
+def _window(connection: Connection, queue: str, settings: Settings) -> int:
+    """How many images of this queue may wait in Redis.
+
+    Seconds of what the devices could do; but where they wait for the network, of what has come to
+    SQL, since whoever comes next would have to wait for all of it.
+    """
+    fleet, device_images_s = connection.execute(
+        select(func.count(), func.coalesce(func.sum(workers.c.images_per_s), 0.0)).where(
+            workers.c.queue == queue, workers.c.heartbeat_at > db_now(-settings.lease_s)
+        )
+    ).one()
+    least: int = max(fleet, 1) * settings.chunk_images
+    if not device_images_s:
+        return CHUNKS_A_WORKER * least
+    window: int = max(least, ceil(settings.window_s * device_images_s))
+    done_images_s: float | None = connection.scalar(
+        select(func.sum(jobs.c.images_per_s)).where(
+            jobs.c.state == "running", jobs.c.queue == queue
+        )
+    )
+    if not done_images_s:  # they have just begun
+        return window
+    return min(window, max(CHUNKS_A_WORKER * least, ceil(settings.window_s * done_images_s)))
+
+
+def _demands(
+    connection: Connection, queue: str, queued: dict[int, int], images_at_most: int
+) -> list[Demand]:
+    """Of the running jobs that have a chunk due."""
+    due = _due(jobs.c.number, images_at_most).correlate(jobs).subquery()
+    counted = select(func.count()).select_from(due).scalar_subquery()
+    images = select(func.sum(due.c.remaining_images)).scalar_subquery()
+    rows = connection.execute(
+        select(jobs.c.number, jobs.c.priority, counted.label("due"), images.label("images"))
+        .where(jobs.c.state == "running", jobs.c.queue == queue)
+        .order_by(jobs.c.number)
+    )
+    return [
+        Demand(
+            job_number=row.number,
+            priority=row.priority,
+            queued=queued.get(row.number, 0),
+            due=row.due,
+            images_a_chunk=row.images / row.due,
+        )
+        for row in rows
+        if row.due
+    ]
+
+
+def _due(job_number: Column[int] | int, images: float) -> Select[tuple[int, int]]:
+    """Chunks of a job, as many as it may take to have so many images, and their images; in the
+    order in which they go out: neighbours in a crawl share a host.
+    """
+    return (
+        select(chunks.c.chunk, chunks.c.remaining_images)
+        .where(
+            chunks.c.job_number == job_number,
+            chunks.c.state == "pending",
+            chunks.c.due_at <= db_now(),
+        )
+        .order_by(chunks.c.shuffle)
+        .limit(min(ceil(images), CHUNKS_A_TICK))
+    )
+
+
+def share(demands: Sequence[Demand], images: int) -> list[tuple[int, float]]:
+    """Images for each job, the most urgent first; about as many as there are to share, and those
+    of CHUNKS_A_TICK chunks at most.
+
+    Chunk by chunk they go to the job that would have the fewest images in the window for its
+    weight, the more urgent and then the earlier of equals. So what a job has there already
+    counts: it gets nothing until the others have as much for theirs, or no more that is due.
+    """
+    heap = [(_load(demand, 1), -demand.priority, n) for n, demand in enumerate(demands)]
+    heapq.heapify(heap)
+    given: Counter[int] = Counter()
+    left = float(images)
+    for _ in range(CHUNKS_A_TICK):
+        if not heap or left <= 0:
+            break
+        _, priority, n = heapq.heappop(heap)
+        given[n] += 1
+        left -= demands[n].images_a_chunk
+        if given[n] < demands[n].due:
+            heapq.heappush(heap, (_load(demands[n], given[n] + 1), priority, n))
+    urgent = sorted(given, key=lambda n: (-demands[n].priority, n))
+    return [(demands[n].job_number, given[n] * demands[n].images_a_chunk) for n in urgent]
+
+
+def _load(demand: Demand, given: int) -> float:
+    """Images in the window, with so many more chunks, for the job's weight of 2 to its priority."""
+    return (demand.queued + given * demand.images_a_chunk) / 2.0**demand.priority
+
+
+def _queue_due(connection: Connection, job_number: int, images: float) -> list[Publication]:
+    """Chunks that have so many images together: the last of them may have more."""
+    now = connection.scalar(select(db_now()))
+    assert now is not None  # noqa: S101  (a clock always answers)
+    chosen = list[int]()
+    for row in connection.execute(_due(job_number, images)):
+        if images <= 0:
+            break
+        chosen.append(row.chunk)
+        images -= row.remaining_images
+    due = (
+        select(chunks.c.job_number, chunks.c.chunk)
+        .where(
+            chunks.c.job_number == job_number,
+            chunks.c.chunk.in_(chosen),
+            chunks.c.state == "pending",
+        )
+        .with_for_update(skip_locked=True)
+        .cte("due")  # evaluated once, whatever the plan
+    )
+    queued = connection.execute(
+        update(chunks)
+        .where(
+            tuple_(chunks.c.job_number, chunks.c.chunk).in_(select(due)),
+            chunks.c.state == "pending",
+        )
+        .values(
+            state="queued",
+            generation=chunks.c.generation + 1,
+            published_at=now,
+            worker=None,
+        )
+        .returning(
+            chunks.c.chunk,
+            chunks.c.generation,
+            chunks.c.first_position,
+            chunks.c.remaining,
+            chunks.c.shuffle,
+            chunks.c.deaths,
+            chunks.c.attempt,
+            chunks.c.alone_offset,
+        )
+    ).all()
+    if not queued:
+        return []
+    job = connection.execute(
+        select(jobs.c.id, jobs.c.queue).where(jobs.c.number == job_number)
+    ).one()
+    uris = _uris_of(connection, job_number, [row.chunk for row in queued])
+    return [
+        Publication(job.queue, _message(job.id, job_number, row, uris[row.chunk]), published_at=now)
+        for row in sorted(queued, key=lambda row: row.shuffle)  # RETURNING keeps no order
+    ]
+
+
+def _uris_of(
+    connection: Connection, job_number: int, numbers: Sequence[int]
+) -> dict[int, list[str]]:
+    rows = connection.execute(
+        select(chunk_uris.c.chunk, chunk_uris.c.uris).where(
+            chunk_uris.c.job_number == job_number, chunk_uris.c.chunk.in_(numbers)
+        )
+    )
+    return {row.chunk: row.uris for row in rows}
+
+
+def _message(job: str, job_number: int, chunk: Row[Any], uris: Sequence[str]) -> ChunkMessage:
+    offsets = remaining.decode(chunk.remaining)
+    alone = is_suspect(chunk)
+    if alone:
+        offsets = [next_alone(chunk, offsets)]
+    return ChunkMessage(
+        job=job,
+        job_number=job_number,
+        chunk=chunk.chunk,
+        generation=chunk.generation,
+        positions=tuple(chunk.first_position + offset for offset in offsets),
+        uris=tuple(uris[offset] for offset in offsets),
+        version=ALONE_VERSION if alone else MESSAGE_VERSION,
+    )

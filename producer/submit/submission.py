@@ -1,0 +1,452 @@
+"""From a stream of URIs to a job in SQL, whole or not at all; Redis is not needed.
+
+The job's row comes first, in state `submitting`, which no dispatcher touches; then its chunks
+in short transactions, so that neither memory nor locks grow with the job; at last one UPDATE
+sets it running. Whatever goes wrong before that, the job is deleted again.
+
+    from contract.database.engine import connect_database
+    from contract.settings import load_settings
+    from producer.submit.submission import submit
+
+    engine = connect_database(load_settings())
+    job = submit(engine, [("https://example.org/cat.jpg", "cat-1")], name="cats")
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from itertools import chain, count, repeat
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, insert, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from contract.broker.connection import queue_of
+from contract.database.clock import db_now
+from contract.database.tables import chunks, jobs
+from contract.database.waits import Database
+from contract.errors import SourceError, UnavailableError, UsageError
+from contract.settings import Settings
+from producer.submit.background import begin
+from producer.submit.insert import Part, insert_parts
+from producer.submit.runs import Run
+from producer.submit.sources import Entry, check, shorten
+
+# About what one transaction inserts: some tens of milliseconds, a few hundred kilobytes.
+IMAGES_PER_TRANSACTION: Final = 4_096
+# A transaction takes less, where the database answers.
+BREAK_OFF_WITHIN_S: Final = 2.0
+MAX_PRIORITY: Final = 1_000
+MAX_EXPIRES_S: Final = 3650 * 86_400.0
+MAX_TITLE_CHARS: Final = 200
+# Two submits that take a key from each other settle it in two rounds.
+KEY_ROUNDS: Final = 5
+
+
+class TakenAwayError(UnavailableError):
+    """The job was cancelled while it was being submitted; or another submit with the same key
+    began after this one, and goes on instead of it.
+    """
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What has become of a submit."""
+
+    job: str
+    """The job's id."""
+    images: int
+    repeated: bool
+    """A job with this key was there already; nothing has been submitted."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """What one transaction inserts."""
+
+    uris: list[str]
+    refs: list[str | None]
+
+    def cut(self, first: int, images: int) -> Group:
+        return Group(self.uris[first : first + images], self.refs[first : first + images])
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A job that is being submitted."""
+
+    number: int
+    id: str
+    created_at: datetime
+
+
+def submit(  # noqa: PLR0913  (the client's one call; all but two are by keyword)
+    engine: Engine,
+    images: Iterable[tuple[str, str | None]],
+    *,
+    name: str | None = None,
+    key: str | None = None,
+    priority: int = 0,
+    expires_s: float | None = None,
+    settings: Settings | None = None,
+) -> str:
+    """Submits images and returns the id of their job.
+
+    Args:
+        engine: of a database with our schema, as `contract.database.engine.connect_database` gives.
+        images: for each its URI and an id of your own or None; read once, as a stream.
+        name: for people; need not be unique.
+        key: of your own, unique for each user: a submit that is repeated with it returns the
+            id of the job that is there, and submits nothing.
+        priority: each step doubles the job's part of the workers; -1000 to 1000.
+        expires_s: counted from the end of the submit; what is not done by then is given up,
+            with the error code `expired`. None: never.
+        settings: model, weights, precision, images in a chunk, and folders of file URIs;
+            by default those of the environment.
+
+    Raises:
+        SourceError: a URI is refused, or there is none.
+        UsageError: name, key, priority or expires_s are not such.
+        TakenAwayError: another submit with the same key began meanwhile, or it was cancelled.
+    """
+    entries = (Entry(uri, ref, f"image {n}", 0) for n, (uri, ref) in enumerate(images, start=1))
+    order = Order.of(
+        settings or Settings(), name=name, key=key, priority=priority, expires_s=expires_s
+    )
+    return submit_entries(engine, entries, order).job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is wanted of a job, but for its images."""
+
+    name: str | None
+    key: str | None
+    priority: int
+    expires_s: float | None
+    owner: str
+    model: str
+    weights: str
+    precision: str
+    chunk_images: int
+    file_roots: Sequence[Path]
+    fetch_ports: Sequence[int] = ()
+    object_stores: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        _check_title("name", self.name)
+        _check_title("key", self.key)
+        if abs(self.priority) > MAX_PRIORITY:
+            raise UsageError(
+                f"priority is {self.priority}; it is from -{MAX_PRIORITY} to {MAX_PRIORITY}."
+            )
+        if self.expires_s is not None and not 0 < self.expires_s <= MAX_EXPIRES_S:
+            raise UsageError(
+                f"expires is after {self.expires_s} seconds; it is after more than none, and "
+                f"after {MAX_EXPIRES_S / 86_400:.0f} days at most."
+            )
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        *,
+        name: str | None,
+        key: str | None,
+        priority: int,
+        expires_s: float | None = None,
+    ) -> Order:
+        """An order of the user who runs this process."""
+        return cls(
+            name=name,
+            key=key,
+            priority=priority,
+            expires_s=expires_s,
+            owner=login_name(),
+            model=settings.model,
+            weights=settings.weights,
+            precision=settings.precision,
+            chunk_images=settings.chunk_images,
+            file_roots=settings.file_roots,
+            fetch_ports=settings.fetch_ports,
+            object_stores=settings.object_stores,
+        )
+
+    @property
+    def queue(self) -> str:
+        return queue_of(self.model, self.weights, self.precision)
+
+
+def login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
+
+
+def submit_entries(
+    engine: Engine,
+    images: Iterable[Entry | Run],
+    order: Order,
+    *,
+    advance: Callable[[int], object] = lambda _images: None,
+) -> Submission:
+    """Checks and submits images; `advance` is told how many more are in the database.
+
+    Raises:
+        SourceError: a URI is refused, or there is none.
+        TakenAwayError: another submit with the same key began meanwhile, or it was cancelled.
+    """
+    earlier = _find_whole(engine, order)
+    if earlier is not None:
+        return earlier
+    checked = check(images, order.file_roots, order.fetch_ports, order.object_stores)
+    groups = _group(checked, _images_per_group(order))
+    first = next(groups, None)  # before the job's row: most bad lists are found out here
+    if first is None:
+        raise SourceError("There is no URI in what was given, so nothing is submitted.")
+    # It takes hours to read some lists again: a database that goes away is waited for.
+    database = Database(engine, waits_for_room=False)
+    draft = _begin(database, order)
+    if isinstance(draft, Submission):
+        return draft
+    try:
+        total = _insert_groups(database, draft, chain([first], groups), order, advance)
+        _set_running(database, draft, total, order.expires_s)
+    except BaseException:
+        with suppress(SQLAlchemyError):  # what went wrong first is what to tell
+            _discard(engine, draft)
+        raise
+    return Submission(draft.id, total, repeated=False)
+
+
+def _check_title(what: str, title: str | None) -> None:
+    if title is not None and not (title.isprintable() and 0 < len(title) <= MAX_TITLE_CHARS):
+        raise UsageError(
+            f"{what} is {shorten(title)!r}; it is of 1 to {MAX_TITLE_CHARS} printable characters."
+        )
+
+
+def _images_per_group(order: Order) -> int:
+    """Whole chunks."""
+    return max(1, IMAGES_PER_TRANSACTION // order.chunk_images) * order.chunk_images
+
+
+def _group(images: Iterable[Entry | Run], size: int) -> Iterator[Group]:
+    uris: list[str] = []
+    refs: list[str | None] = []
+    for image in images:
+        if isinstance(image, Run):
+            uris += image.uris
+            refs += repeat(None, len(image.uris))
+        else:
+            uris.append(image.uri)
+            refs.append(image.ref)
+        while len(uris) >= size:
+            yield Group(uris[:size], refs[:size])
+            del uris[:size], refs[:size]
+    if uris:
+        yield Group(uris, refs)
+
+
+def _find_whole(engine: Engine, order: Order) -> Submission | None:
+    """The job that was submitted with this key, whole."""
+    if order.key is None:
+        return None
+    return Database(engine).read(lambda connection: _whole(connection, order))
+
+
+def _whole(connection: Connection, order: Order) -> Submission | None:
+    found = connection.execute(
+        select(jobs.c.id, jobs.c.total).where(
+            jobs.c.owner == order.owner, jobs.c.key == order.key, jobs.c.state != "submitting"
+        )
+    ).one_or_none()
+    return None if found is None else Submission(found.id, found.total, repeated=True)
+
+
+def _begin(database: Database, order: Order) -> Draft | Submission:
+    """The job's row; or the job with the same key that another submit has finished meanwhile."""
+    for _ in range(KEY_ROUNDS):
+        earlier = _find_whole(database.engine, order)
+        if earlier is not None:
+            return earlier
+        try:
+            return _insert_job(database, order)
+        except IntegrityError:  # another submit with this key, at the same time
+            continue
+    raise TakenAwayError(
+        f"Other submits with the key {order.key!r} go on at the same time. Try again."
+    )
+
+
+def _insert_job(database: Database, order: Order) -> Draft:
+    """A leftover with the same key, of a submit that was killed, makes room; so does an earlier
+    try of this one, whose commit was not reported.
+    """
+    values = _job_row(order)
+
+    def work(connection: Connection) -> Draft:
+        connection.execute(
+            delete(jobs).where(jobs.c.id == values["id"], jobs.c.state == "submitting")
+        )
+        if order.key is not None:
+            connection.execute(
+                delete(jobs).where(
+                    jobs.c.owner == order.owner,
+                    jobs.c.key == order.key,
+                    jobs.c.state == "submitting",
+                )
+            )
+        row = connection.execute(
+            insert(jobs).values(**values).returning(jobs.c.number, jobs.c.id, jobs.c.created_at)
+        ).one()
+        return Draft(row.number, row.id, row.created_at)
+
+    return database.transact(work)
+
+
+def _job_row(order: Order) -> dict[str, Any]:
+    return {
+        "id": secrets.token_hex(8),
+        "owner": order.owner,
+        "key": order.key,
+        "name": order.name,
+        "priority": order.priority,
+        "state": "submitting",
+        "model": order.model,
+        "weights": order.weights,
+        "precision": order.precision,
+        "queue": order.queue,
+        "created_at": db_now(),
+        "total": 0,
+        "classified": 0,
+        "failed": 0,
+        "errors": {},
+        "images_per_s": 0.0,
+    }
+
+
+def _insert_groups(
+    database: Database,
+    job: Draft,
+    groups: Iterable[Group],
+    order: Order,
+    advance: Callable[[int], object],
+) -> int:
+    """How many images there were. While a group is inserted, the next one is made ready."""
+    images = inserted = 0
+    under_way: Future[None] | None = None
+    try:
+        for group in groups:
+            parts = _parts(group, images, order.chunk_images)
+            if under_way is not None:
+                under_way.result()
+                advance(images - inserted)
+                inserted = images
+            work = partial(_insert_parts, job, parts, count())
+            under_way = begin(partial(database.transact, work))
+            images += len(group.uris)
+    finally:  # whoever breaks off finds nothing half done, unless the database is away
+        wait([under_way] if under_way else [], BREAK_OFF_WITHIN_S)
+    if under_way is not None:
+        under_way.result()
+        advance(images - inserted)
+    return images
+
+
+def _insert_parts(
+    job: Draft, parts: Sequence[Part], tries: Iterator[int], connection: Connection
+) -> None:
+    _check_ours(connection, job)
+    if next(tries) and _is_inserted(connection, job, parts[0].chunk):
+        return
+    insert_parts(connection, job.number, job.created_at, parts)
+
+
+def _parts(group: Group, first_position: int, chunk_images: int) -> list[Part]:
+    """Some chunks; every group but the last one is of whole chunks."""
+    first_chunk = first_position // chunk_images
+    cuts = range(0, len(group.uris), chunk_images)
+    return [
+        _part(first_chunk + n, group.cut(cut, chunk_images), first_position + cut)
+        for n, cut in enumerate(cuts)
+    ]
+
+
+def _is_inserted(connection: Connection, job: Draft, chunk: int) -> bool:
+    """By an earlier try, whose commit was not reported."""
+    of_job = (chunks.c.job_number == job.number) & (chunks.c.chunk == chunk)
+    return connection.scalar(select(exists().where(of_job))) is True
+
+
+def _check_ours(connection: Connection, job: Draft) -> None:
+    """The row is there, and stays until the transaction ends.
+
+    Asked by the id: SQLite gives the number of a deleted job to the next one.
+    """
+    statement = select(jobs.c.id).where(_is_draft(job)).with_for_update(read=True, key_share=True)
+    if connection.execute(statement).first() is None:
+        raise _taken_away(connection, job)
+
+
+def _is_draft(job: Draft) -> ColumnElement[bool]:
+    return (jobs.c.id == job.id) & (jobs.c.state == "submitting")
+
+
+def _part(chunk: int, group: Group, first_position: int) -> Part:
+    has_refs = group.refs.count(None) < len(group.refs)
+    return Part(
+        chunk=chunk,
+        first_position=first_position,
+        images=len(group.uris),
+        uris=json.dumps(group.uris),
+        refs=json.dumps(group.refs) if has_refs else None,
+    )
+
+
+def _set_running(database: Database, job: Draft, images: int, expires_s: float | None) -> None:
+    """The one statement that makes the job exist for the others; its time begins with it."""
+    values = {"state": "running", "total": images}
+    if expires_s is not None:
+        values |= {"expires_at": db_now(expires_s)}
+    tries = count()
+
+    def work(connection: Connection) -> None:
+        again = next(tries) > 0
+        changed = connection.execute(update(jobs).where(_is_draft(job)).values(**values))
+        if changed.rowcount != 1 and not (again and _is_whole(connection, job)):
+            raise _taken_away(connection, job)
+
+    database.transact(work)
+
+
+def _is_whole(connection: Connection, job: Draft) -> bool:
+    """An earlier try was committed; it may run by now, or even be complete."""
+    state = connection.scalar(select(jobs.c.state).where(jobs.c.id == job.id))
+    return state in ("running", "completed")
+
+
+def _taken_away(connection: Connection, job: Draft) -> TakenAwayError:
+    if connection.scalar(select(jobs.c.state).where(jobs.c.id == job.id)) == "cancelled":
+        return TakenAwayError(f"Job {job.id} was cancelled while it was being submitted.")
+    return TakenAwayError(
+        f"Job {job.id} was taken away by a later `submit` with the same key, which goes on in its "
+        "place. Nothing is submitted twice; `resnextq list` shows the job that there is now."
+    )
+
+
+def _discard(engine: Engine, job: Draft) -> None:
+    """Its chunks go with it. A job that runs is none of ours to delete."""
+    with engine.begin() as connection:
+        connection.execute(delete(jobs).where(_is_draft(job)))

@@ -1,0 +1,264 @@
+"""A model for NVIDIA's Triton Inference Server: the whole way from pixels to classes in one file.
+
+`export_model` loads a model as `load_classifier` does, and writes the plain network, its
+batch-norms folded, with the choice of the best classes behind it. Everything is written
+aside and appears at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec as find_package
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+from torch import Tensor, nn
+
+from resnext.errors import ExportUnavailable
+from resnext.export.triton import (
+    BACKENDS,
+    CONFIGURATION,
+    LABELS,
+    VERSION,
+    Format,
+    Kind,
+    configure,
+    count_classes,
+    publishing,
+)
+from resnext.load import Loaded, load_network
+from resnext.run.engine import PixelsToLogits, prepare
+from resnext.run.precision import Precision, find_device
+from resnext.spec.catalogue import find_spec
+from resnext.spec.model import ModelSpec
+from resnext.weights.download import Progress
+
+# The graph is traced with two pictures: of one, torch.export would make a constant.
+EXAMPLE_IMAGES: Final = 2
+# As many as a setting of ours may ask for. With a bound that keeps every activation below
+# 2**31 numbers, AOTInductor may compute places in 32 bits.
+MOST_IMAGES: Final = 1024
+
+Rank = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""(N, classes) probabilities, K → the K best scores and their class ids, (N, K) each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A model in Triton's repository."""
+
+    folder: Path
+    file: Path
+    model: str
+    weights: str
+    licence: str
+    precision: Precision
+    bound_to: str | None
+    """What alone it runs on; None: whatever Triton runs on."""
+
+
+class PixelsToTop(nn.Module):
+    """(N, crop, crop, 3) uint8 → class ids (N, K) int64 and scores (N, K) float32.
+
+    As the classifier gives them: softmax in float32, the likeliest first, of equal scores the
+    lower class id. Where the network's scores are no finite numbers, these are NaN.
+    """
+
+    def __init__(self, logits: PixelsToLogits, best: int, rank: Rank) -> None:
+        super().__init__()
+        self.logits = logits
+        self._best = best
+        self._rank = rank
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        scores, class_ids = self._rank(self.logits(pixels).softmax(dim=1), self._best)
+        return class_ids, scores
+
+
+def export_model(  # noqa: PLR0913  (all but the first three have one obvious value)
+    model: str,
+    layout: Format,
+    output: Path,
+    *,
+    weights: str | None = None,
+    precision: Literal["amp", "fp32"] = "amp",
+    device: str = "auto",
+    cache: Path | None = None,
+    batch_images: int = 32,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Exported:
+    """Writes `output`/<name of the model>, or nothing.
+
+    Args:
+        model: a name that `find_spec` knows, or the path of a JSON file (see `own_spec`).
+        layout: `onnx`, `torchscript`, or `pt2`, which is compiled for the device.
+        output: the model repository; it is made where it is not there.
+        weights: a name that the model knows, `random`, or a path; None: the model's own.
+        precision: `fp32`, or `amp`: fp16 on CUDA, and fp32 on a CPU.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        cache: the folder of downloaded weights; None: `~/.cache/resnext-queue`.
+        batch_images: that Triton joins into one batch, at most; 1 to 1024.
+        force: replace a model of this name.
+        progress: told of a download.
+
+    Raises:
+        UnknownModelError, BadSpec, WeightsError, DeviceError, ExportError: see `resnext.errors`.
+    """
+    _check_tools(layout)
+    spec, found, backend = find_spec(model), find_device(device), BACKENDS[layout]
+    with publishing(output, spec.name, force=force) as folder:
+        loaded = load_network(spec, weights, cache, progress)
+        computed = _choose_precision(precision, found)
+        module = prepare(loaded.network, spec.preprocessing, found, computed)
+        (folder / VERSION).mkdir()
+        write_graph(module, spec, layout, folder / VERSION / backend.file_name)
+        bound_to = _describe(found) if layout == "pt2" else None
+        (folder / LABELS).write_text("".join(f"{label}\n" for label in spec.categories), "utf-8")
+        text = configure(
+            spec,
+            backend,
+            batch_images=batch_images,
+            kind=_kind_of(found) if layout == "pt2" else None,
+            notes=_notes(spec, loaded, computed, bound_to),
+        )
+        (folder / CONFIGURATION).write_text(text, "utf-8")
+    return Exported(
+        folder=output / spec.name,
+        file=output / spec.name / VERSION / backend.file_name,
+        model=spec.name,
+        weights=loaded.weights,
+        licence=loaded.licence,
+        precision=computed,
+        bound_to=bound_to,
+    )
+
+
+def write_graph(module: PixelsToLogits, spec: ModelSpec, layout: Format, path: Path) -> None:
+    """The network, which must not be fused, with its answer behind it, as one file.
+
+    Raises:
+        ExportUnavailable: the compiler that `pt2` needs fails.
+    """
+    rank = rank_by_topk if layout == "onnx" else rank_by_sort
+    graph = PixelsToTop(module, count_classes(spec), rank).eval()
+    size = spec.preprocessing.crop
+    pixels = torch.zeros((EXAMPLE_IMAGES, size, size, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        _WRITERS[layout](graph, pixels.to(module.mean.device), path)
+
+
+def rank_by_sort(probabilities: Tensor, best: int) -> tuple[Tensor, Tensor]:
+    """torch.topk gives ties in any order; a stable sort keeps the lower class id first."""
+    scores, class_ids = probabilities.sort(dim=1, descending=True, stable=True)
+    return scores[:, :best].contiguous(), class_ids[:, :best].contiguous()
+
+
+def rank_by_topk(probabilities: Tensor, best: int) -> tuple[Tensor, Tensor]:
+    """For ONNX, which has no stable sort, and whose TopK puts the lower of equals first
+    (onnx.ai, TopK).
+    """
+    scores, class_ids = probabilities.topk(best, dim=1)
+    return scores, class_ids
+
+
+def _write_onnx(graph: PixelsToTop, pixels: Tensor, path: Path) -> None:
+    names = BACKENDS["onnx"]
+    program = torch.onnx.export(
+        _capture(graph, pixels),
+        dynamo=True,
+        input_names=[names.pixels],
+        output_names=[names.class_ids, names.scores],
+        verbose=False,
+    )
+    if program is None:
+        raise TypeError("torch.onnx.export gave no program")
+    for node in program.model.graph:
+        node.metadata_props.clear()  # where in the source, with paths of this machine
+    # One file: Triton looks for nothing beside it. The largest of these models has 330 MB.
+    program.save(path, external_data=False)
+
+
+def _write_torchscript(graph: PixelsToTop, pixels: Tensor, path: Path) -> None:
+    with _deprecated_torchscript():
+        torch.jit.save(torch.jit.trace(graph, (pixels,), check_trace=False), path)
+
+
+def _write_pt2(graph: PixelsToTop, pixels: Tensor, path: Path) -> None:
+    program = _capture(graph, pixels)
+    try:
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path))  # noqa: SLF001  (documented so)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExportUnavailable(f"The format pt2 cannot be compiled here: {reason[0]}") from error
+
+
+_WRITERS: Final[Mapping[Format, Callable[[PixelsToTop, Tensor, Path], None]]] = {
+    "onnx": _write_onnx,
+    "torchscript": _write_torchscript,
+    "pt2": _write_pt2,
+}
+
+
+def _capture(graph: PixelsToTop, pixels: Tensor) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=1, max=MOST_IMAGES)
+    return torch.export.export(graph, (pixels,), dynamic_shapes=({0: batch},))
+
+
+@contextmanager
+def _deprecated_torchscript() -> Iterator[None]:
+    """TorchScript is what many a Triton runs; that torch is leaving it is no news here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
+        yield
+
+
+def _check_tools(layout: Format) -> None:
+    """Before anything is loaded."""
+    if layout == "onnx":
+        for package in ("onnx", "onnxscript"):
+            if find_package(package) is None:
+                raise ExportUnavailable(
+                    f"The format onnx needs {package}, which is not installed. "
+                    "Install it with: pip install 'resnext-queue[worker,export]'"
+                )
+    compiler = os.environ.get("CXX") or "g++"
+    if layout == "pt2" and shutil.which(compiler) is None:
+        raise ExportUnavailable(
+            f"The format pt2 needs a C++ compiler, and there is no {compiler}: install g++, or "
+            "name another compiler in the variable CXX."
+        )
+
+
+def _choose_precision(asked: str, device: torch.device) -> Precision:
+    """On a CPU `amp` is fp32: ONNX Runtime has no convolution in bf16 there."""
+    return "fp16" if asked == "amp" and device.type == "cuda" else "fp32"
+
+
+def _kind_of(device: torch.device) -> Kind:
+    return "KIND_GPU" if device.type == "cuda" else "KIND_CPU"
+
+
+def _describe(device: torch.device) -> str:
+    """What a compiled file has to find again."""
+    if device.type == "cpu":
+        return f"a CPU with {torch.backends.cpu.get_cpu_capability()}"
+    major, minor = torch.cuda.get_device_capability(device)
+    name = torch.cuda.get_device_name(device)
+    return f"a GPU like {name} (compute capability {major}.{minor})"
+
+
+def _notes(
+    spec: ModelSpec, loaded: Loaded, precision: Precision, bound_to: str | None
+) -> Iterator[str]:
+    weights = Path(loaded.weights).name  # where it lies here is nobody's business there
+    yield f"{spec.name} with the weights {weights} (licence: {loaded.licence}), in {precision}."
+    yield f"SHA-256 of the weights: {loaded.sha256}. Written with torch {torch.__version__}."
+    if bound_to is not None:
+        yield f"Compiled: it runs on {bound_to}, and on nothing else."

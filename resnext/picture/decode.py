@@ -1,0 +1,249 @@
+"""From bytes to the pixels that the network sees, by Pillow: in a loader, or for `predict`.
+
+Formats outside the list are refused by name, sizes by the header before memory is taken; of
+an animation the first frame counts. Whatever a decoder raises costs this image alone.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from PIL import AvifImagePlugin, Image, ImageFile
+from PIL.TiffImagePlugin import (
+    STRIPBYTECOUNTS,
+    STRIPOFFSETS,
+    TILEBYTECOUNTS,
+    TILELENGTH,
+    TILEOFFSETS,
+    TILEWIDTH,
+    TiffImageFile,
+)
+
+from resnext.picture.boxes import coded_pixels
+from resnext.picture.file_bytes import MOST_HEADER_READS, Body, HeaderTooLong
+from resnext.picture.formats import NAMES, decoded_formats, guess, is_cut, refused_format, sniff
+from resnext.picture.preprocess import Preprocessing, resize_and_crop, to_rgb
+from resnext.picture.readers import READERS
+from resnext.picture.resample import Pixels
+
+Route = Literal["exact", "fast"]
+"""`exact`: Pillow, as the reference does it; `fast`: see `decode_fast`."""
+Truncated = Literal["refuse", "accept"]
+
+MAX_WORDS: Final = 200
+"""Of what a decoder says; details of ours are shorter."""
+_ADDRESS: Final = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
+_TRUNCATED: Final = re.compile(r"truncated(?! \w+ chunk)", re.IGNORECASE)
+# What Pillow says of files that are sound, and of a kind that it does not read.
+_UNSUPPORTED: Final = re.compile(
+    "unknown pixel mode|unsupported bmp|not yet supported", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeLimits:
+    """What one image may be; the settings of the same names."""
+
+    max_pixels: int = 100_000_000
+    max_side_pixels: int = 65_535
+    truncated: Truncated = "refuse"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    pixels: Pixels
+    """(crop, crop, 3) uint8."""
+    format: str
+    width: int
+    height: int
+
+
+class DecodeError(Exception):
+    """No picture; `code` is one of too_many_pixels, not_an_image, unsupported_format,
+    truncated and decode_error. What the header said is kept.
+    """
+
+    def __init__(self, code: str, detail: str = "", header: Image.Image | None = None) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.format = header.format if header else None
+        self.size = header.size if header else None
+
+
+def decode(
+    content: bytes, *, limits: DecodeLimits, preprocessing: Preprocessing, route: Route = "exact"
+) -> Decoded:
+    """
+    Args:
+        content: a file's bytes.
+        limits: of the picture; what they refuse is refused by its header.
+        preprocessing: of the network.
+        route: what is no JPEG goes the exact one all the same.
+
+    Raises:
+        DecodeError: with the failure to be recorded.
+    """
+    with warnings.catch_warnings(), _pillow_within(limits):
+        warnings.simplefilter("ignore")  # of damaged metadata, which decides nothing
+        name = sniff(content)
+        if name not in READERS:
+            raise _as_stranger(content, name)
+        body = Body(content)
+        image = _open(body, name)
+        _check_size(image, content, limits)
+        body.begin_pixels()
+        try:
+            pixels = _pixels(content, image, preprocessing, route)
+        except Exception as error:
+            cut = body.ended_early or _is_cut(content, image)
+            raise as_decode_error(error, image, cut=cut) from error
+    return Decoded(pixels, image.format or "", image.width, image.height)
+
+
+@contextmanager
+def _pillow_within(limits: DecodeLimits) -> Iterator[None]:
+    """Pillow's settings are the process's, which may be somebody else's: they are put back."""
+    before = (
+        Image.MAX_IMAGE_PIXELS,
+        ImageFile.LOAD_TRUNCATED_IMAGES,
+        AvifImagePlugin.DEFAULT_MAX_THREADS,
+    )
+    # Twice as much is an error: where a canvas takes memory before the header has been read.
+    Image.MAX_IMAGE_PIXELS = (limits.max_pixels + 1) // 2
+    ImageFile.LOAD_TRUNCATED_IMAGES = limits.truncated == "accept"
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # whoever decodes has one core
+    try:
+        yield
+    finally:
+        (
+            Image.MAX_IMAGE_PIXELS,
+            ImageFile.LOAD_TRUNCATED_IMAGES,
+            AvifImagePlugin.DEFAULT_MAX_THREADS,
+        ) = before
+
+
+def _pixels(
+    content: bytes, image: Image.Image, preprocessing: Preprocessing, route: Route
+) -> Pixels:
+    if route == "fast":
+        from resnext.picture import decode_fast  # noqa: PLC0415  (it brings torch in)
+
+        if decode_fast.fits(image, preprocessing):
+            try:
+                return decode_fast.decode_fast(content, preprocessing)
+            except RuntimeError:  # what it cannot read, the exact route may, or knows why not
+                pass
+    image.load()
+    return resize_and_crop(to_rgb(image), preprocessing)
+
+
+def _open(body: Body, name: str) -> ImageFile.ImageFile:
+    """Reads the header alone."""
+    try:
+        return READERS[name](body)
+    except Exception as error:
+        cut = body.ended_early or is_cut(body.getvalue(), name)
+        found = as_decode_error(error, None, cut=cut)
+        if found.code != "decode_error":
+            raise found from error
+        known = f"begins as {NAMES.get(name, name)}, but its header is damaged"
+        raise DecodeError("decode_error", f"{known}: {found.detail}") from error
+
+
+def _check_size(image: Image.Image, content: bytes, limits: DecodeLimits) -> None:
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        limit = f"at most {limits.max_pixels} pixels are decoded"
+    elif max(width, height) > limits.max_side_pixels:
+        limit = f"a side has at most {limits.max_side_pixels} pixels"
+    elif (coded := _coded_pixels(image, content)) > limits.max_pixels:
+        limit = f"cut out of {coded} pixels; at most {limits.max_pixels} are decoded"
+    else:
+        return
+    raise DecodeError("too_many_pixels", f"{width}x{height}; {limit}", image)
+
+
+def _coded_pixels(image: Image.Image, content: bytes) -> int:
+    """A small TIFF may lie in one huge tile, and a small HEIF be a corner of a huge picture, that
+    is decoded as a whole.
+    """
+    if not isinstance(image, TiffImageFile):
+        return coded_pixels(content) if image.format in {"AVIF", "HEIF"} else 0
+    width, height = _tag(image, TILEWIDTH), _tag(image, TILELENGTH)
+    return width * height if isinstance(width, int) and isinstance(height, int) else 0
+
+
+def _is_cut(content: bytes, image: Image.Image) -> bool:
+    """Whether the file ends before its pixels do, as far as its header says where they are."""
+    if not isinstance(image, TiffImageFile):
+        return is_cut(content, image.format or "")
+    begins = _integers(image, STRIPOFFSETS) or _integers(image, TILEOFFSETS)
+    lengths = _integers(image, STRIPBYTECOUNTS) or _integers(image, TILEBYTECOUNTS)
+    return any(b + n > len(content) for b, n in zip(begins, lengths, strict=False))
+
+
+def _integers(image: TiffImageFile, tag: int) -> tuple[int, ...]:
+    """None at all where the file holds something else there."""
+    values = _tag(image, tag)
+    if isinstance(values, tuple) and all(isinstance(value, int) for value in values):
+        return values
+    return ()
+
+
+def _tag(image: TiffImageFile, tag: int) -> object:
+    """A tag's value; None where there is none, or none that can be read."""
+    try:
+        return image.tag_v2.get(tag)
+    except Exception:  # noqa: BLE001  (Pillow reads it now, and anything may be in the file)
+        return None
+
+
+def _as_stranger(content: bytes, name: str | None) -> DecodeError:
+    if name is not None:
+        words = f"a {name} image, which is decoded where resnext-queue[{name.lower()}] is installed"
+        return DecodeError("unsupported_format", words)
+    if (refused := refused_format(content)) is not None:
+        return DecodeError("unsupported_format", f"{refused}; decoded are {decoded_formats()}")
+    return DecodeError("not_an_image", guess(content))
+
+
+def as_decode_error(
+    error: Exception, image: Image.Image | None, *, cut: bool = False
+) -> DecodeError:
+    """What a decoder raised, as one of the codes; `cut` where the file is known to end early."""
+    words = _words(error)
+    match error:
+        case DecodeError():
+            return error
+        case MemoryError():
+            code, words = "too_many_pixels", "more memory than a loader may take"
+        case Image.DecompressionBombError():
+            code, words = "too_many_pixels", words.partition(" exceeds")[0] + " exceeds max_pixels"
+        case HeaderTooLong():
+            code, words = "decode_error", f"more than {MOST_HEADER_READS} parts before its pixels"
+        case _ if isinstance(error, EOFError) or _TRUNCATED.search(words):
+            code = "truncated"
+        case _ if cut:
+            code, words = "truncated", "the file ends before its image does"
+        case _:
+            code = "unsupported_format" if _UNSUPPORTED.search(words) else "decode_error"
+    return DecodeError(code, words, image)
+
+
+def _words(error: BaseException) -> str:
+    """What a decoder says, in a line for people: of a hostile file it may be anything.
+
+    What Python itself says, of an index that is out of range, says nothing to anybody.
+    """
+    if isinstance(error, SyntaxError) and error.__cause__ is not None:
+        error = error.__cause__  # that is how Pillow wraps it
+    if not isinstance(error, OSError | ValueError | SyntaxError | RuntimeError) or not str(error):
+        return "its parts do not fit together"
+    words = _ADDRESS.sub("the file", str(error).splitlines()[0])
+    return "".join(filter(str.isprintable, words))[:MAX_WORDS]

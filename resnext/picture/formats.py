@@ -1,0 +1,124 @@
+"""What a file is, by its first bytes: a format that is decoded, one that is refused, or no image.
+
+`decode` asks before Pillow sees anything, and then lets the one reader of that format open it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from resnext.picture import boxes
+from resnext.picture.readers import READERS
+
+NAMES: Final = {"WEBP": "WebP"}
+"""How formats are written that are not written in capitals."""
+
+# First bytes of the formats that are decoded: what has them and is not read is damaged.
+_DECODED: Final = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+    (b"II+\x00", "TIFF"),
+    (b"MM\x00+", "TIFF"),
+)
+# And of those that are known and not decoded: it is said what was fetched instead of an image
+# of the list.
+_REFUSED: Final = (
+    (b"%PDF", "a PDF document"),
+    (b"%!PS", "a PostScript document"),
+    (b"\xc5\xd0\xd3\xc6", "an EPS document"),
+    (b"8BPS", "a Photoshop document"),
+    (b"\x00\x00\x01\x00", "a Windows icon"),
+    (b"\x00\x00\x02\x00", "a Windows cursor"),
+    (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 image"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
+    (b"\xff\x0a", "a JPEG XL image"),
+    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL image"),
+    (b"II\xbc", "a JPEG XR image"),
+    (b"icns", "an icon of macOS"),
+    (b"DDS ", "a DDS texture"),
+    (b"\x76\x2f\x31\x01", "an OpenEXR image"),
+    (b"#?RADIANCE", "a Radiance HDR image"),
+    (b"gimp xcf", "a GIMP document"),
+    (b"qoif", "a QOI image"),
+    (b"SIMPLE  =", "a FITS image"),
+    (b"/* XPM */", "an XPM image"),
+    (b"\xd7\xcd\xc6\x9a", "a Windows metafile"),
+    (b"FUJIFILMCCD-RAW", "a camera's raw image"),
+    (b"\x1aE\xdf\xa3", "a WebM or Matroska video"),
+    (b"FLV\x01", "a Flash video"),
+    *((b"P%d" % n + blank, "a PNM image") for n in range(1, 8) for blank in (b"\n", b" ")),
+)
+_RIFFS: Final = {b"AVI ": "an AVI video", b"WAVE": "a WAVE sound"}
+_NO_IMAGES: Final = (
+    (b"<!doctype html", "an HTML page"),
+    (b"<html", "an HTML page"),
+    (b"<?xml", "an XML text"),
+    (b"{", "a text, perhaps JSON"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "gzip data"),
+)
+_BEFORE_SVG: Final = (b"<svg", b"<?xml", b"<!--", b"<!doctype svg")
+_SNIFFED_BYTES: Final = 1024
+_BMP_HEADER_BYTES: Final = 18
+
+
+def sniff(body: bytes) -> str | None:
+    """A key of `READERS` or HEIF; None if it is no format that can be decoded."""
+    for magic, name in _DECODED:
+        if body.startswith(magic):
+            return name
+    if body.startswith(b"RIFF") and body[8:12] == b"WEBP":
+        return "WEBP"
+    # Texts begin with these letters as well, but have no zeros.
+    if body.startswith(b"BM") and b"\0\0" in body[:_BMP_HEADER_BYTES]:
+        return "BMP"
+    return boxes.format_of(body)
+
+
+def refused_format(body: bytes) -> str | None:
+    """What an image, a drawing or a video is that is not decoded, with an article."""
+    for magic, words in _REFUSED:
+        if body.startswith(magic):
+            return words
+    if body.startswith(b"RIFF") and body[8:12] in _RIFFS:
+        return _RIFFS[body[8:12]]
+    if body[4:8] == b"ftyp":
+        return "an MP4 or QuickTime video"
+    head = _head(body)
+    # A page may have drawings in it, and is none.
+    if b"<svg" in head and head.startswith(_BEFORE_SVG):
+        return "an SVG drawing"
+    return None
+
+
+def guess(body: bytes) -> str:
+    """What it may be that is no image at all."""
+    if not body:
+        return "no bytes at all"
+    head = _head(body)
+    for magic, words in _NO_IMAGES:
+        if head.startswith(magic.lower()):
+            return words
+    return "no image format begins like this"
+
+
+def _head(body: bytes) -> bytes:
+    """How a text begins, without a byte order mark, blanks and capitals."""
+    return body[:_SNIFFED_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+
+
+def decoded_formats() -> str:
+    """In words, for people."""
+    *names, last = [NAMES.get(name, name) for name in READERS]
+    return f"{', '.join(names)} and {last}"
+
+
+def is_cut(body: bytes, name: str) -> bool:
+    """Whether the file ends before its outermost parts do, where those say how long they are."""
+    if name == "WEBP":
+        return len(body) < 8 + int.from_bytes(body[4:8], "little")
+    return name in {"AVIF", "HEIF"} and boxes.ends_early(body)

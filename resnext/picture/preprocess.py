@@ -1,0 +1,171 @@
+"""From a decoded picture of any kind to the square of pixels that the network sees.
+
+A loader process calls `to_rgb`, then `resize_and_crop`; normalising is the classifier's, on
+its device. numpy and Pillow alone: no torch in a loader. Equal to the bit with torchvision's
+`Resize` and `CenterCrop` on a Pillow image; EXIF rotation is ignored, as there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Final, Literal
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from resnext.picture.resample import Pixels, resample_window, vertical_first
+
+# Pictures whose resized long side is more than this many crops long go through
+# `resample_window`, which computes the crop alone, and from here on is the faster of the two.
+# Pillow's own code takes time and memory with the resized picture, which has no bound: a
+# 3 KB JPEG of 10000x1 becomes 2,560,000x256 pixels. Both give the same bits.
+LONGEST_IN_CROPS: Final = 6
+
+_PILLOW_FILTER: Final = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network was trained to see."""
+
+    resize: int
+    """Length of the short side, in pixels, before the crop."""
+    crop: int
+    """Side of the square, in pixels."""
+    interpolation: Literal["bilinear", "bicubic"]
+    mean: tuple[float, float, float]
+    """Of red, green, blue in 0 … 1."""
+    std: tuple[float, float, float]
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The picture as a viewer on a white page shows it, in mode RGB.
+
+    What is transparent lets white through, whichever way the file says it. Samples of 16
+    bits keep their highest 8, rounded. Samples of 32 bits and floats have no agreed white:
+    see `_white_of`. CMYK by Pillow's plain formula, LAB by its colour profile; other
+    embedded profiles are ignored, as in the reference.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return _grey(image).convert("RGB")
+    if image.has_transparency_data or "transparency" in image.info:
+        return _on_white(image)
+    if image.mode == "LAB":
+        return _from_lab(image)
+    return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "La":  # Pillow takes this one step at a time
+        image = image.convert("LA")
+    # No copy where none is needed: of a large picture each takes hundreds of megabytes.
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(rgba, mask=rgba)
+    return white
+
+
+def _from_lab(image: Image.Image) -> Image.Image:
+    converted = ImageCms.applyTransform(image, _lab_to_srgb())
+    assert converted is not None  # noqa: S101  (None only where it works in place)
+    return converted
+
+
+@cache
+def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """Modes I;16, I;16B …, I and F → L; what is no number becomes black."""
+    samples = np.asarray(image).astype(np.float32)
+    np.nan_to_num(samples, copy=False, nan=0.0)
+    black, white = _white_of(image.mode, float(samples.min()), float(samples.max()))
+    samples -= np.float32(black)
+    samples *= np.float32(255.0 / (white - black))
+    return Image.fromarray(np.rint(samples, out=samples).astype(np.uint8))
+
+
+def _white_of(mode: str, smallest: float, largest: float) -> tuple[float, float]:
+    """The samples that are shown as black and as white.
+
+    16-bit formats say it: 0 and 65535. For I (32-bit integers) it is the smaller of 0 … 255
+    and 0 … 65535 that holds all samples, for F (floats) of 0 … 1 and 0 … 255; where none
+    does, as in measurements, the smallest and the largest sample.
+    """
+    usual = {"I": (255.0, 65535.0), "F": (1.0, 255.0)}.get(mode, (65535.0,))
+    for white in usual:
+        if smallest >= 0.0 and largest <= white:
+            return 0.0, white
+    return (smallest, largest) if largest > smallest else (smallest, smallest + 1.0)
+
+
+def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    """What torchvision's `Resize(resize)` and `CenterCrop(crop)` make of an RGB picture.
+
+    Time and memory are bounded by the picture's own pixels and the crop, not by the resized
+    picture.
+
+    Returns:
+        (crop, crop, 3) uint8.
+    """
+    width, height = resized_size(image.width, image.height, preprocessing.resize)
+    crop = preprocessing.crop
+    left, right = _window(width, crop)
+    top, bottom = _window(height, crop)
+    box = (left, top, right, bottom)
+    if max(width, height) > LONGEST_IN_CROPS * crop:
+        pixels = resample_window(image, (width, height), box, preprocessing.interpolation)
+    else:
+        pixels = np.asarray(_resize_window(image, (width, height), box, preprocessing))
+    return _pad(pixels, crop)
+
+
+def _resize_window(
+    image: Image.Image,
+    size: tuple[int, int],
+    box: tuple[int, int, int, int],
+    preprocessing: Preprocessing,
+) -> Image.Image:
+    """`image.resize(size).crop(box)`, one axis after the other as Pillow does it, but for the
+    second one only where the box is.
+    """
+    width, height = size
+    left, top, right, bottom = box
+    resample = _PILLOW_FILTER[preprocessing.interpolation]
+    if vertical_first(image.size, size):
+        rows = image.resize((image.width, height), resample).crop((0, top, image.width, bottom))
+        return rows.resize((width, rows.height), resample).crop((left, 0, right, rows.height))
+    columns = image.resize((width, image.height), resample).crop((left, 0, right, image.height))
+    return columns.resize((columns.width, height), resample).crop((0, top, columns.width, bottom))
+
+
+def resized_size(width: int, height: int, resize: int) -> tuple[int, int]:
+    """The rule of torchvision: the short side becomes `resize`, the long side is rounded down."""
+    short, long = sorted((width, height))
+    resized_long = int(resize * long / short)
+    return (resize, resized_long) if width <= height else (resized_long, resize)
+
+
+def _window(size: int, crop: int) -> tuple[int, int]:
+    """The part of an axis that the crop takes; all of it where the crop is longer."""
+    if crop >= size:
+        return 0, size
+    first = round((size - crop) / 2.0)
+    return first, first + crop
+
+
+def _pad(pixels: Pixels, crop: int) -> Pixels:
+    """Black around what is smaller than the crop, the odd pixel after it, as torchvision does."""
+    missing = [crop - side for side in pixels.shape[:2]]
+    if not any(missing):
+        return pixels
+    sides = [(short // 2, (short + 1) // 2) for short in missing]
+    return np.pad(pixels, (*sides, (0, 0)))

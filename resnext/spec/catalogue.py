@@ -1,0 +1,179 @@
+"""The models that are known by name; `find_spec` reads the user's own as well.
+
+Loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from resnext.errors import UnknownModelError
+from resnext.picture.preprocess import Preprocessing
+from resnext.spec.model import LocalWeights, ModelSpec, PublishedWeights
+from resnext.spec.own_spec import read_spec
+
+# Of ImageNet's training images, as NVIDIA's and torchvision's own transforms have them.
+_IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+_IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+
+# Published without size and hash; the server's own length is what a download is held to.
+_NVIDIA: Final = (
+    "https://api.ngc.nvidia.com/v2/models/nvidia/resnext101_32x4d_pyt_amp/versions/20.06.0/"
+    "files/nvidia_resnext101-32x4d_200821.pth.tar"
+)
+_TORCHVISION: Final = "https://download.pytorch.org/models"
+_GLUON: Final = "https://github.com/rwightman/pytorch-pretrained-gluonresnet/releases/download/v0.1"
+_FACEBOOK: Final = "https://dl.fbaipublicfiles.com/semiweaksupervision/model_files"
+
+_DEPTHS_101: Final = (3, 4, 23, 3)
+BUNDLED: Final = "resnext29_cifar10"
+
+
+def find_spec(model: str) -> ModelSpec:
+    """The spec of a name, or of the JSON file at a path (see `own_spec`).
+
+    Raises:
+        UnknownModelError: no model has this name, and no file this path.
+        BadSpec: the file does not describe a model.
+    """
+    specs = known_specs()
+    if model in specs:
+        return specs[model]
+    if model.endswith(".json"):
+        return read_spec(Path(model).expanduser().absolute(), specs)
+    nearest = get_close_matches(model, specs, n=1, cutoff=0.0)[0]
+    raise UnknownModelError(
+        f"There is no model {model!r}; known are {', '.join(specs)}, and the path of a JSON file "
+        f"describes one of your own. Did you mean {nearest}?"
+    )
+
+
+@cache
+def known_specs() -> Mapping[str, ModelSpec]:
+    """By name, the default first."""
+    return {
+        spec.name: spec
+        for spec in (
+            _imagenet(
+                "resnext101_32x4d",
+                weights={"nvidia": PublishedWeights(address=_NVIDIA, licence=_NVIDIA_LICENCE)},
+            ),
+            _of_torchvision("resnext50_32x4d", "1a0047aa", depths=(3, 4, 6, 3)),
+            _of_torchvision("resnext101_32x8d", "110c445d", width_per_group=8),
+            _of_torchvision("resnext101_64x4d", "173b62eb", cardinality=64),
+            _of_timm(
+                "gluon_in1k",
+                address=f"{_GLUON}/gluon_resnext101_32x4d-b253c8c4.pth",
+                licence="Apache-2.0",
+                interpolation="bicubic",
+            ),
+            _of_timm(
+                "fb_ssl_yfcc100m_ft_in1k",
+                address=f"{_FACEBOOK}/semi_supervised_resnext101_32x4-dc43570a.pth",
+                licence=_NON_COMMERCIAL,
+                interpolation="bilinear",
+            ),
+            _of_timm(
+                "fb_swsl_ig1b_ft_in1k",
+                address=f"{_FACEBOOK}/semi_weakly_supervised_resnext101_32x4-3f87e46b.pth",
+                licence=_NON_COMMERCIAL,
+                interpolation="bilinear",
+            ),
+            _bundled(),
+        )
+    }
+
+
+_NVIDIA_LICENCE: Final = "NVIDIA's own terms, in its NGC catalogue"
+_NON_COMMERCIAL: Final = "CC-BY-NC-4.0: not for commercial use"
+
+
+def _imagenet(
+    name: str,
+    *,
+    weights: Mapping[str, PublishedWeights],
+    resize: int = 256,
+    interpolation: Any = "bilinear",  # noqa: ANN401  (a literal that Preprocessing checks)
+    **shape: Any,  # noqa: ANN401  (fields of ModelSpec)
+) -> ModelSpec:
+    """A network of ImageNet's 1000 classes; a ResNeXt101-32x4d but for `shape`."""
+    usual: dict[str, Any] = {"depths": _DEPTHS_101, "cardinality": 32, "width_per_group": 4}
+    return ModelSpec(
+        name=name,
+        preprocessing=Preprocessing(resize, 224, interpolation, _IMAGENET_MEAN, _IMAGENET_STD),
+        categories=_imagenet_categories(),
+        weights=weights,
+        **(usual | shape),
+    )
+
+
+def _of_torchvision(name: str, sha256: str, **shape: Any) -> ModelSpec:  # noqa: ANN401
+    """With the newest weights of a model; their names hold the hash's first digits."""
+    file = PublishedWeights(
+        address=f"{_TORCHVISION}/{name}-{sha256}.pth", licence="BSD-3-Clause", sha256=sha256
+    )
+    return _imagenet(name, resize=232, weights={"torchvision": file}, **shape)
+
+
+def _of_timm(variant: str, *, address: str, licence: str, interpolation: str) -> ModelSpec:
+    """A ResNeXt101-32x4d by timm's name, preprocessed as timm says it was trained; the name of
+    its file holds the hash's first digits.
+    """
+    sha256 = address.rpartition("-")[2].removesuffix(".pth")
+    file = PublishedWeights(address=address, licence=licence, sha256=sha256)
+    name = f"resnext101_32x4d.{variant}"
+    return _imagenet(name, weights={"timm": file}, interpolation=interpolation)
+
+
+@cache
+def _imagenet_categories() -> tuple[str, ...]:
+    """The 1000 labels in the order of their ids, as torchvision's metadata gives them."""
+    text = files("resnext").joinpath("imagenet1k.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
+
+
+def _bundled() -> ModelSpec:
+    """The small model of this package, trained by `resnext.bundled.train`: the ResNeXt-29 of
+    the paper's CIFAR-10 experiments, narrowed until two CPU cores train it in a few hours.
+    """
+    file = Path(str(files("resnext.bundled").joinpath(f"{BUNDLED}.safetensors")))
+    return ModelSpec(
+        name=BUNDLED,
+        depths=(3, 3, 3),
+        cardinality=4,
+        width_per_group=12,
+        stage_channels=(48, 96, 192),
+        stem="cifar",
+        stem_channels=24,
+        preprocessing=Preprocessing(32, 32, "bilinear", _CIFAR_MEAN, _CIFAR_STD),
+        categories=CIFAR_CATEGORIES,
+        weights={
+            "bundled": LocalWeights(
+                path=file,
+                licence="BSD-3-Clause",
+                sha256="b42863a516804ef08ef01c577f6d2ddb6546d3f468eb8d63a351b71c3ac800f1",
+            )
+        },
+    )
+
+
+# Of the training images, channel by channel.
+_CIFAR_MEAN: Final = (0.4914, 0.4822, 0.4465)
+_CIFAR_STD: Final = (0.2470, 0.2435, 0.2616)
+CIFAR_CATEGORIES: Final = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)

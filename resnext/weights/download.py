@@ -1,0 +1,272 @@
+"""Downloads a weights file once to the cache folder, whoever asks and however often it breaks.
+
+`load_classifier` calls `download` for weights by name. Several processes that start at once
+wait for the first one; what is there of a broken download is used by the next; a file has
+its final name only once it is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import requests
+
+from resnext.errors import DamagedWeights, UnreachableWeights, WeightsError
+from resnext.spec.model import RANDOM, PublishedWeights
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes that are there, and of how many if that is known."""
+
+# A machine without the network has to say so within 5 s, whatever it is that hangs.
+CONNECT_TIMEOUT_S: Final = 3.0
+READ_TIMEOUT_S: Final = 30.0
+BLOCK_BYTES: Final = 2**20
+# Runs in a row that may bring nothing; one that brings a block starts the count again.
+IDLE_RUNS: Final = 2
+_DEFAULT_PORT: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+
+
+def download(file: PublishedWeights, folder: Path, progress: Progress | None = None) -> Path:
+    """The path of the file in `folder`, downloaded if it is not there yet.
+
+    Raises:
+        UnreachableWeights: the address does not answer, refuses, or breaks off again and again.
+        DamagedWeights: what came is not what is published.
+        WeightsError: the folder cannot be written.
+    """
+    target = folder / file.file_name
+    if target.exists():
+        return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(target.with_name(target.name + ".lock")):
+            if not target.exists():  # another process may have been the first
+                _Download(file, target, progress or _no_progress).run()
+    except OSError as error:
+        raise WeightsError(f"Weights cannot be kept in {folder}: {error}.") from error
+    return target
+
+
+def _no_progress(_done: int, _total: int | None) -> None:
+    pass
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time; the lock of one that dies is free."""
+    with path.open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class _BrokenOffError(Exception):
+    """The body ended early; what came is kept."""
+
+
+@dataclass(frozen=True)
+class _Download:
+    """One file on its way. Owns the `.part` file and, beside it, the version it is a part of."""
+
+    file: PublishedWeights
+    target: Path
+    progress: Progress
+
+    @property
+    def part(self) -> Path:
+        return self.target.with_name(self.target.name + ".part")
+
+    @property
+    def version(self) -> Path:
+        """Holds the server's ETag or date of the file: a part is only continued by the same."""
+        return self.target.with_name(self.target.name + ".version")
+
+    def run(self) -> None:
+        _check_reachable(self.file.address)
+        idle_runs = 0
+        while True:
+            before = self._part_bytes()
+            try:
+                self._continue()
+                break
+            except _BrokenOffError as error:
+                idle_runs = 0 if self._part_bytes() > before else idle_runs + 1
+                if idle_runs == IDLE_RUNS:
+                    raise self._broken_off(error) from error
+        self._check()
+        self.part.replace(self.target)
+        self.version.unlink(missing_ok=True)
+
+    def _part_bytes(self) -> int:
+        return self.part.stat().st_size if self.part.exists() else 0
+
+    def _continue(self) -> None:
+        """Fetches what is missing, or everything where the server cannot go on from there.
+
+        Raises:
+            _BrokenOffError: the body ended early.
+            UnreachableWeights: the server does not answer, or with an error.
+        """
+        with self._request() as response:
+            begin = self._begin(response)
+            total = _total_bytes(response, begin)
+            with self.part.open("r+b" if begin else "wb") as part:
+                if begin == 0:  # once the part is empty: it never stands beside another's version
+                    self.version.write_text(_version(response))
+                done = part.seek(begin)
+                self.progress(done, total)
+                for block in self._blocks(response):
+                    part.write(block)
+                    done += len(block)
+                    self.progress(done, total)
+                os.fsync(part.fileno())
+        if total is not None and done != total:
+            raise _BrokenOffError(f"{done:,} of {total:,} bytes came")
+
+    def _request(self) -> requests.Response:
+        headers = {"Accept-Encoding": "identity"}
+        done = self._part_bytes()
+        version = self.version.read_text() if self.version.exists() else ""
+        if done and version:
+            headers |= {"Range": f"bytes={done}-", "If-Range": version}
+        try:
+            response = requests.get(
+                self.file.address,
+                headers=headers,
+                stream=True,
+                timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+            )
+        except requests.RequestException as error:
+            raise _unreachable(self.file.address, _reason(error)) from error
+        if done and response.status_code == requests.codes.requested_range_not_satisfiable:
+            # The part is longer than the file: not a part of it.
+            response.close()
+            self.part.unlink()
+            return self._request()
+        if not response.ok:
+            response.close()
+            raise _unreachable(self.file.address, f"status {response.status_code}")
+        return response
+
+    def _begin(self, response: requests.Response) -> int:
+        """Where the body begins: after what is there, or at the beginning of another version."""
+        if response.status_code != requests.codes.partial_content:
+            return 0
+        begin = _content_range(response)[0]
+        if begin != self._part_bytes():
+            raise _unreachable(self.file.address, f"it gave bytes from {begin:,}, unasked")
+        return begin
+
+    def _blocks(self, response: requests.Response) -> Iterator[bytes]:
+        try:
+            yield from response.iter_content(BLOCK_BYTES)
+        except requests.RequestException as error:
+            raise _BrokenOffError(_reason(error)) from error
+
+    def _check(self) -> None:
+        """
+        Raises:
+            DamagedWeights: another size or hash than published; what came is deleted.
+        """
+        size, expected = self._part_bytes(), self.file.size_bytes
+        fault = f"{size:,} bytes, not {expected:,}" if expected not in (None, size) else None
+        if fault is None and self.file.sha256 is not None:
+            with self.part.open("rb") as part:
+                digest = hashlib.file_digest(part, "sha256").hexdigest()
+            if not digest.startswith(self.file.sha256):
+                fault = f"SHA-256 {digest}, not {self.file.sha256}"
+        if fault is not None:
+            self.part.unlink()
+            raise DamagedWeights(
+                f"What came from {self.file.address} is not the published file: {fault}. "
+                f"Try again, or {_ALTERNATIVES}."
+            )
+
+    def _broken_off(self, error: Exception) -> UnreachableWeights:
+        return UnreachableWeights(
+            f"The download of {self.file.address} broke off at {self._part_bytes():,} bytes: "
+            f"{error}. Try again, and it goes on from there; or {_ALTERNATIVES}."
+        )
+
+
+_ALTERNATIVES: Final = (
+    f"set RESNEXT_WEIGHTS=PATH to a file that you have, or RESNEXT_WEIGHTS={RANDOM} for "
+    "weights that know nothing and try everything else"
+)
+
+
+def _unreachable(address: str, reason: str) -> UnreachableWeights:
+    return UnreachableWeights(
+        f"Weights cannot be downloaded from {address}: {reason}. "
+        f"Check the network or RESNEXT_WEIGHTS: {_ALTERNATIVES}."
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause: requests and urllib3 wrap it three times over."""
+    cause: BaseException = error
+    while (inner := cause.__cause__ or cause.__context__) is not None:
+        cause = inner
+    return str(cause) or type(cause).__name__
+
+
+def _check_reachable(address: str) -> None:
+    """Opens a connection to the server or its proxy, and gives up after `CONNECT_TIMEOUT_S`.
+
+    requests bounds the connection to one address alone: a name look-up that hangs, or a host
+    of eight addresses none of which answers, would take far longer.
+
+    Raises:
+        UnreachableWeights: there is none.
+    """
+    proxies = requests.utils.get_environ_proxies(address)
+    route = urlsplit(requests.utils.select_proxy(address, proxies) or address)
+    host, port = route.hostname or "", route.port or _DEFAULT_PORT.get(route.scheme, 80)
+    through = f"{host}:{port}" if route.netloc != urlsplit(address).netloc else "it"
+    failures: list[OSError] = []
+    attempt = threading.Thread(target=_connect, args=(host, port, failures), daemon=True)
+    attempt.start()
+    attempt.join(CONNECT_TIMEOUT_S)
+    if attempt.is_alive():
+        raise _unreachable(address, f"{through} does not answer within {CONNECT_TIMEOUT_S:.0f} s")
+    if failures:
+        raise _unreachable(address, f"{through} cannot be reached: {failures[0]}")
+
+
+def _connect(host: str, port: int, failures: list[OSError]) -> None:
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S).close()
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that is none
+        failures.append(error if isinstance(error, OSError) else OSError(str(error)))
+
+
+def _version(response: requests.Response) -> str:
+    """What If-Range can be asked with; weak tags cannot (RFC 9110, 13.1.5)."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
+
+
+def _total_bytes(response: requests.Response, begin: int) -> int | None:
+    if begin:
+        return _content_range(response)[1]
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdigit() else None
+
+
+def _content_range(response: requests.Response) -> tuple[int, int | None]:
+    """First byte and length of the whole, of `bytes 100-199/200`."""
+    unit, _, rest = response.headers.get("Content-Range", "").partition(" ")
+    span, _, total = rest.partition("/")
+    first = span.partition("-")[0]
+    if unit != "bytes" or not first.isdigit():
+        return -1, None
+    return int(first), int(total) if total.isdigit() else None

@@ -1,0 +1,170 @@
+"""A worker as a process of its own, with loaders and classifier that do what URIs say.
+
+Run by test_worker_task.py; settings come from the environment. With `watched` as an argument it
+has a witness, as `resnextq worker` has; as `older` it knows no images alone. A URI is `double:` and
+
+    ok            a picture, at once
+    hang          never loads
+    after:FILE    a picture, once the file exists
+    fail:CODE     that failure
+    break:FILE    a picture on which the classifier fails while the file exists
+    crash:SIGNAL  a picture at which the classifier ends the process: SIGSEGV, …
+    hold:FILE     a picture whose batch the classifier holds until the file exists; it makes
+                  FILE.held when it has it
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from contract.broker import message
+from contract.broker.connection import check_broker, make_celery
+from contract.failure import Failure
+from contract.settings import Settings, load_settings
+from worker.chunk.outcome import Provenance
+from worker.main import serve
+from worker.metrics.exporter import exporting
+from worker.pool.pool import Load, Loaded, LoadFailed, PoolClosed
+from worker.process.celery_worker import configure_logging
+from worker.process.database import connect
+from worker.process.supervisor import watched
+
+CROP = 4
+BYTES = 1000
+SLOTS = 1000
+POLL_S = 0.01
+held: SimpleQueue[Path] = SimpleQueue()
+breaking: SimpleQueue[Path] = SimpleQueue()
+crashing: SimpleQueue[str] = SimpleQueue()
+
+
+def await_file(path: Path) -> None:
+    while not path.exists():
+        time.sleep(POLL_S)
+
+
+def picture() -> Loaded:
+    pixels = np.full((CROP, CROP, 3), 7, np.uint8)
+    came = Provenance(sha256="d" * 64, bytes=BYTES)
+    return Loaded(pixels, came, Home(), slot=0, measured=(0.25, 0.0, 0.002))
+
+
+class Home:
+    def take_back(self, _: Any) -> None:
+        pass
+
+
+class Loaders:
+    def __init__(self) -> None:
+        self._closed = threading.Event()
+
+    def load_all(self, uris: list[tuple[int, str]], done: Any, begun: Any) -> list[int]:
+        for position, uri in uris:
+            if self._closed.is_set():
+                raise PoolClosed
+            what, _, rest = uri.removeprefix("double:").partition(":")
+            if what != "hang":
+                self._begin(what, rest, partial(self._answer, position, done))
+            begun([position])
+        return []
+
+    def _begin(self, *what: Any) -> None:
+        threading.Thread(target=self._load, args=what, daemon=True).start()
+
+    def _answer(self, position: int, done: Any, load: Load) -> None:
+        done([(position, load)])
+
+    def _load(self, what: str, rest: str, done: Any) -> None:
+        if what == "fail":
+            done(LoadFailed(Failure(rest), Provenance(), (0.75, -1.0, -1.0)))
+            return
+        if what == "after":
+            await_file(Path(rest))
+        if what == "hold":
+            held.put(Path(rest))
+        if what == "break":
+            breaking.put(Path(rest))
+        if what == "crash":
+            crashing.put(rest)
+        done(picture())
+
+    def free_slots(self) -> int:
+        return SLOTS
+
+    def stop_accepting(self) -> None:
+        self._closed.set()
+
+
+class Classifier:
+    model, weights, weights_sha256 = "resnext101_32x4d", "nvidia", "e" * 64
+    licence, engine, device, precision, batch_images = (
+        "none",
+        "eager",
+        "cpu",
+        "fp32",
+        8,
+    )
+    spec = SimpleNamespace(
+        preprocessing=SimpleNamespace(crop=CROP), categories=tuple(str(n) for n in range(10))
+    )
+
+    def __init__(self) -> None:
+        self._room = np.empty((self.batch_images, CROP, CROP, 3), np.uint8)
+
+    def room(self) -> np.ndarray:
+        return self._room
+
+    def start(self, images: np.ndarray) -> SimpleNamespace:
+        found = self._classify(images)
+        return SimpleNamespace(is_done=lambda: True, result=lambda: found)
+
+    def _classify(self, images: np.ndarray) -> SimpleNamespace:
+        if not crashing.empty():
+            os.kill(os.getpid(), signal.Signals[crashing.get()])
+        while not held.empty():
+            path = held.get()
+            path.with_suffix(".held").touch()
+            await_file(path)
+        while not breaking.empty():
+            if breaking.get().exists():
+                raise RuntimeError("device fell off")
+        first = images[:, 0, 0, 0].astype(np.int64)
+        return SimpleNamespace(
+            class_ids=first[:, None],
+            scores=np.ones((len(images), 1), np.float32),
+            finite=np.ones(len(images), bool),
+        )
+
+
+def main() -> None:
+    settings = load_settings()
+    configure_logging(settings)
+    if "older" in sys.argv:
+        message.READ_VERSIONS = (message.MESSAGE_VERSION,)  # type: ignore[misc]
+    if "watched" in sys.argv:
+        watched(settings, lambda name: run(settings, name))
+    else:
+        run(settings)
+
+
+def run(settings: Settings, name: str | None = None) -> None:
+    engine = connect(settings)
+    app = make_celery(settings)
+    check_broker(app)
+    with exporting(settings) as registry:
+        serve(settings, engine, app, Loaders(), Classifier(), registry, name=name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""A child that decodes, under the limits of a loader: what it cannot survive costs the child alone.
+
+The parent gives it one image after the other and reads what became of each: an ending, and the
+largest amount of memory that the child had meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from contract.settings import Settings
+from resnext.picture.decode import DecodeError, DecodeLimits, decode
+from resnext.picture.preprocess import Preprocessing
+from worker.loader.program import STACK_BYTES, LoaderConfig
+
+ROOT: Final = Path(__file__).parents[2]
+PREPROCESSING: Final = Preprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+LIMITS: Final = DecodeLimits(max_pixels=4_000_000)
+LONGEST_S: Final = 60.0
+_LENGTH: Final = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Ending:
+    code: str
+    """`pixels`, an error code, or what no image may end as."""
+    detail: str
+    peak_bytes: int
+    """Resident memory, at most, while it was decoded."""
+
+
+class Decoder:
+    """The parent's side."""
+
+    def __init__(self, **limits: Any) -> None:
+        self._arguments = [json.dumps(asdict(LIMITS) | limits)]
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def decode(self, body: bytes) -> Ending:
+        """The child is started anew where it died of the image before."""
+        child = self._child = self._child or self._start()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        watchdog = threading.Timer(LONGEST_S, child.kill)
+        watchdog.start()
+        try:
+            child.stdin.write(_LENGTH.pack(len(body)) + body)
+            child.stdin.flush()
+            line = child.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        finally:
+            watchdog.cancel()
+        if line:
+            return Ending(**json.loads(line))
+        self.close()
+        return Ending(f"died with {child.returncode}", "", 0)
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.communicate()
+            self._child = None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.pictures.decoder", *self._arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=ROOT,
+        )
+
+
+@contextmanager
+def decoder(**limits: Any) -> Iterator[Decoder]:
+    child = Decoder(**limits)
+    try:
+        yield child
+    finally:
+        child.close()
+
+
+def limit_as_a_loader(limits: DecodeLimits) -> None:
+    """This process, from here on."""
+    settings = Settings(max_pixels=limits.max_pixels)
+    most = LoaderConfig.of(settings, PREPROCESSING).address_space_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    threading.stack_size(STACK_BYTES)
+
+
+def ending_of(body: bytes, limits: DecodeLimits) -> tuple[str, str]:
+    """What becomes of an image: `pixels` or a code; and the detail."""
+    try:
+        decoded = decode(body, limits=limits, preprocessing=PREPROCESSING)
+    except DecodeError as error:
+        return error.code, error.detail
+    if decoded.pixels.shape != (224, 224, 3) or decoded.pixels.dtype != "uint8":
+        return "no pixels of the network's", f"{decoded.pixels.shape} {decoded.pixels.dtype}"
+    return "pixels", ""
+
+
+def main() -> None:
+    limits = DecodeLimits(**json.loads(sys.argv[1]))
+    limit_as_a_loader(limits)
+    thread = threading.Thread(target=_serve, args=(sys.stdin.buffer, sys.stdout.buffer, limits))
+    thread.start()  # a loader decodes in threads, whose stacks are small
+    thread.join()
+
+
+def _serve(images: BinaryIO, endings: BinaryIO, limits: DecodeLimits) -> None:
+    while head := images.read(_LENGTH.size):
+        body = images.read(_LENGTH.unpack(head)[0])
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        try:
+            code, detail = ending_of(body, limits)
+        except BaseException as error:  # noqa: BLE001  (in a loader it would be `internal`)
+            code, detail = "internal", repr(error)
+        ending = Ending(code, detail, _peak_bytes())
+        endings.write(json.dumps(asdict(ending)).encode() + b"\n")
+        endings.flush()
+
+
+def _peak_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+if __name__ == "__main__":
+    main()

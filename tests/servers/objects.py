@@ -1,0 +1,87 @@
+"""An S3 server on loopback, and one that answers as it is told; for the tests of object stores."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler
+from urllib.parse import quote, unquote
+from urllib.request import Request, urlopen
+
+from moto.server import ThreadedMotoServer
+
+from tests.servers.sites import answering
+
+
+class S3Server:
+    """moto's, which checks no signature."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+
+    def make_bucket(self, bucket: str) -> None:
+        self._put(bucket, b"")
+
+    def put(self, bucket: str, key: str, body: bytes) -> None:
+        self._put(f"{bucket}/{quote(key)}", body)
+
+    def _put(self, path: str, body: bytes) -> None:
+        headers = {"Content-Type": "image/jpeg"}
+        address = f"{self.endpoint}/{path}"
+        urlopen(Request(address, data=body, headers=headers, method="PUT")).close()
+
+
+@contextmanager
+def serving_s3() -> Iterator[S3Server]:
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield S3Server(f"http://{host}:{port}")
+    finally:
+        server.stop()
+
+
+class Store:
+    """Whatever is asked for is answered with `answer`: a status, headers and pieces of a body."""
+
+    def __init__(self) -> None:
+        self.endpoint = ""
+        self.status = 200
+        self.length = 0
+        self.pieces: list[bytes] = []
+        self.paths: list[str] = []
+        self.authorized: list[bool] = []
+        self.go_on = threading.Event()
+        """Set: the body ends; before that the server waits after each piece."""
+
+
+class _Request(BaseHTTPRequestHandler):
+    store: Store
+
+    def do_GET(self) -> None:
+        store = self.store
+        store.paths.append(unquote(self.path))
+        store.authorized.append("Authorization" in self.headers)
+        with suppress(ConnectionError):
+            self.send_response(store.status)
+            self.send_header("Content-Length", str(store.length))
+            self.send_header("ETag", '"1"')
+            self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+            self.end_headers()
+            for piece in store.pieces:
+                self.wfile.write(piece)
+                self.wfile.flush()
+                store.go_on.wait(60)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving_answers() -> Iterator[Store]:
+    store = Store()
+    with answering(type("Request", (_Request,), {"store": store}), "127.0.0.1") as store.endpoint:
+        yield store
+        store.go_on.set()

@@ -1,0 +1,200 @@
+"""`resnextq classify`: images in, their classes out, in this process; no queue and no SQL.
+
+The command line hands in entries and prints the records that come back, in the order of the
+entries. Loading is the worker's own (`worker.pool.pool`, `worker.loader.fetch.fetcher`) and runs
+ahead of the classifier (`worker.commands.classify_input`); only the batches are made here.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from contract.errors import UnavailableError
+from contract.failure import Failure
+from contract.models import title_of
+from contract.record import Record, classified, failed, make_record
+from contract.settings import Settings
+from worker.batch.model import find_model, load_classifier
+from worker.chunk.outcome import Provenance
+from worker.commands.classify_input import ROOM, Entry, Feed, Image
+from worker.loader.sandbox.prctl import PR_SET_DUMPABLE, prctl
+from worker.loader.sandbox.protections import tell_protections
+from worker.pool.pool import LoaderPool, LoadFailed
+
+if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
+    from resnext.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Settled:
+    """An image and what a record says of it: `contract.record.classified` or `failed`."""
+
+    image: Image
+    answer: Record
+    provenance: Provenance
+
+
+def classify(
+    settings: Settings,
+    entries: Iterable[Entry],
+    *,
+    named: Iterable[Path] = (),
+    ahead: int,
+    tell: Callable[[str], object],
+) -> Iterator[Record]:
+    """A record an entry, in their order, each as soon as those before it are there.
+
+    Args:
+        settings: of model, fetching and loaders.
+        entries: read by another thread, as there is room for more.
+        named: every `root` of the entries; the loaders can read nothing else.
+        ahead: so many of them may be read before anything is started: whether there are fewer
+            decides about loaders and batch.
+        tell: is told the licence of the weights, in words for people.
+
+    Raises:
+        WeightsError, UsageError: see `worker.batch.model`.
+        SourceError: the entries cannot be read; the records before are given out.
+        UnavailableError: the classifier failed on a batch; the loaders are not as protected as
+            `RESNEXT_SANDBOX` requires.
+    """
+    # A decoder that was taken over is of the same user, and would read what /proc has of this one.
+    prctl(PR_SET_DUMPABLE, 0)
+    _log_plainly(settings)
+    if settings.sandbox == "required":
+        tell_protections(settings)
+    entries = iter(entries)
+    first = list(islice(entries, ahead))
+    if not first:
+        tell("There is no image in what was given.")
+        return
+    settings = _fitting(settings, None if len(first) == ahead else len(first))
+    # No image is refused for its host's sake: no more of them than that are in hand.
+    preprocessing = find_model(settings).preprocessing
+    loaders = LoaderPool(settings, preprocessing, parked=ROOM, named=named)
+    feed = Feed(
+        loaders,
+        chain(first, entries),
+        max_attempts=settings.max_attempts,
+        retry_backoff_s=settings.retry_backoff_s,
+    )
+    loaders.start()
+    try:
+        feed.start()
+        classifier = load_classifier(settings, warm_up=False)
+        title = title_of(classifier.model, classifier.weights)
+        tell(f"licence of {title}: {classifier.licence}")
+        max_wait_s = settings.max_batch_wait_ms / 1000
+        for settled in in_order(settle(feed, classifier, max_wait_s=max_wait_s)):
+            yield _record(settled, title, classifier.precision)
+            feed.make_room()
+    finally:
+        loaders.close()
+        feed.close()
+
+
+def settle(feed: Feed, classifier: Classifier, *, max_wait_s: float) -> Iterator[Settled]:
+    """Batch by batch, in the order in which images come.
+
+    Raises:
+        UnavailableError: the classifier failed.
+    """
+    came = True
+    while came:
+        came = False
+        pixels = classifier.room()
+        batch: list[tuple[Image, Provenance]] = []
+        for arrival in feed.take(len(pixels), max_wait_s):
+            came = True
+            image, load = arrival.image, arrival.load
+            if isinstance(load, LoadFailed):
+                answer = failed(load.failure.code, load.failure.detail)
+                yield Settled(image, answer, load.provenance)
+            else:
+                pixels[len(batch)] = load.pixels
+                load.release()
+                batch.append((image, load.provenance))
+        if batch:
+            answers = _answers(classifier, pixels[: len(batch)])
+            for (image, provenance), answer in zip(batch, answers, strict=True):
+                yield Settled(image, answer, provenance)
+
+
+def in_order(settled: Iterable[Settled]) -> Iterator[Settled]:
+    """The same, by position from 0."""
+    waiting: dict[int, Settled] = {}
+    position = 0
+    for one in settled:
+        waiting[one.image.position] = one
+        while position in waiting:
+            yield waiting.pop(position)
+            position += 1
+
+
+def _answers(classifier: Classifier, pixels: np.ndarray) -> Iterator[Record]:
+    """(N, crop, crop, 3) uint8 → N answers."""
+    try:
+        found = classifier.classify(pixels)
+    except Exception as error:
+        raise UnavailableError(
+            f"The classifier failed on a batch of {len(pixels)} images: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    for class_ids, scores, finite in zip(
+        found.class_ids.tolist(), found.scores.tolist(), found.finite.tolist(), strict=True
+    ):
+        labels = [classifier.spec.categories[class_id] for class_id in class_ids]
+        yield (
+            classified(zip(labels, class_ids, scores, strict=True))
+            if finite
+            else failed(Failure("not_finite").code, "")
+        )
+
+
+def _record(settled: Settled, title: str, precision: str) -> Record:
+    image, answer = settled.image, settled.answer
+    return make_record(
+        position=image.position,
+        uri=image.entry.uri,
+        ref=image.entry.ref,
+        answer=answer,
+        model=title,
+        attempts=image.attempt,
+        known={"precision": precision if "top5" in answer else None} | asdict(settled.provenance),
+    )
+
+
+def _fitting(settings: Settings, images: int | None) -> Settings:
+    """For a few images (None: for many) no more loaders and no larger a batch than there are,
+    and no compiling, which takes longer than they do.
+    """
+    if images is None:
+        return settings
+    return settings.model_copy(
+        update={
+            "engine": "eager" if settings.engine == "auto" else settings.engine,
+            "loaders": min(images, settings.loaders),
+            "batch_images": min(images, settings.batch_images),
+        }
+    )
+
+
+class _Lines(logging.Handler):
+    """The log as lines for people; on the standard error of the moment, which a progress bar
+    may have taken over.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"resnextq: {self.format(record)}", file=sys.stderr)  # noqa: T201
+
+
+def _log_plainly(settings: Settings) -> None:
+    logging.basicConfig(level=settings.log_level, handlers=[_Lines()], force=True)

@@ -1,0 +1,187 @@
+"""Images on their way to the classifier of `classify`: loaded ahead of it, a bounded number.
+
+Entries go in, one for each image of the command line; a thread of its own reads them and gives them
+to the loaders. What comes back is taken out by `worker.commands.classify`, in any order. What fails
+for a passing reason is loaded again, after a while, up to `max_attempts` times.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from random import uniform
+from typing import Final, Protocol
+
+from contract.failure import Failure
+from contract.uris import MAX_URI_CHARS, refusal
+from worker.chunk.outcome import Provenance
+from worker.commands.backoff import Backoff
+from worker.pool.pool import Loaded, LoaderPool, LoadFailed, PoolClosed
+
+# In hand at a time, from their URI to their line: so many may overtake one that hangs, whose
+# line comes first. They are records of a kilobyte, not pictures.
+ROOM: Final = 10_000
+# Mean wait before the second try, doubled for each further one: somebody looks on.
+FIRST_RETRY_S: Final = 0.5
+# A server that asks for more patience than this is not asked again.
+LONGEST_RETRY_S: Final = 10.0
+
+
+class Entry(Protocol):
+    """What is said of an image on the command line, or in a list."""
+
+    @property
+    def uri(self) -> str: ...
+
+    @property
+    def ref(self) -> str | None:
+        """The user's own id."""
+
+    @property
+    def root(self) -> Path | None:
+        """The file or folder that the user named himself; None: it stands in a list."""
+
+
+@dataclass(frozen=True)
+class Image:
+    position: int
+    entry: Entry
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What came of an image."""
+
+    image: Image
+    load: Loaded | LoadFailed
+
+
+@dataclass(frozen=True)
+class _End:
+    """Of the entries."""
+
+    images: int
+    error: BaseException | None
+
+
+class Feed:
+    """Owns the images in hand. `load` of the pool is called by its threads alone."""
+
+    def __init__(
+        self,
+        loaders: LoaderPool,
+        entries: Iterable[Entry],
+        *,
+        max_attempts: int,
+        retry_backoff_s: float,
+    ) -> None:
+        self._loaders = loaders
+        self._entries = entries
+        self._max_attempts = max_attempts
+        self._first_retry_s = min(retry_backoff_s, FIRST_RETRY_S)
+        self._room = threading.Semaphore(ROOM)
+        self._closed = False
+        self._arrivals: SimpleQueue[Arrival | _End] = SimpleQueue()
+        self._end: _End | None = None
+        self._taken = 0
+        self._again: Backoff[Image] = Backoff(self._load)
+        # One that waits for a line of standard input cannot be ended; it ends with the process.
+        self._reader = threading.Thread(target=self._read, name="reader", daemon=True)
+
+    def start(self) -> None:
+        self._again.start()
+        self._reader.start()
+
+    def take(self, most: int, max_wait_s: float) -> Iterator[Arrival]:
+        """Waits for a first image, and gives out what comes soon after it: `most` at most, and
+        none at all at the end alone.
+
+        Raises:
+            Exception: the entries could not be read on; all images before are given out.
+        """
+        leaves_at: float | None = None
+        for _ in range(most):
+            arrival = self._next(leaves_at)
+            if arrival is None:
+                return
+            yield arrival
+            leaves_at = leaves_at or time.monotonic() + max_wait_s
+
+    def make_room(self) -> None:
+        """For another image: the line of one is out."""
+        self._room.release()
+
+    def close(self) -> None:
+        """Nothing is begun any more. Close the loaders first: nobody waits for them then."""
+        self._closed = True
+        self._room.release()
+        self._again.close()
+
+    def _next(self, leaves_at: float | None) -> Arrival | None:
+        """None if none comes in time, or no more at all."""
+        while self._end is None or self._taken < self._end.images:
+            wait_s = None if leaves_at is None else max(0.0, leaves_at - time.monotonic())
+            try:
+                arrival = self._arrivals.get(timeout=wait_s)
+            except Empty:
+                return None
+            if isinstance(arrival, Arrival):
+                self._taken += 1
+                return arrival
+            self._end = arrival
+        if self._end.error is not None:
+            raise self._end.error
+        return None
+
+    def _read(self) -> None:
+        images, error = 0, None
+        try:
+            for entry in self._entries:
+                self._room.acquire()
+                if self._closed:
+                    return
+                self._load(Image(images, entry))
+                images += 1
+        except Exception as fault:  # noqa: BLE001  (raised where images are taken out)
+            error = fault
+        self._arrivals.put(_End(images, error))
+
+    def _load(self, image: Image) -> None:
+        """Waits while all loaders are busy."""
+        uri = image.entry.uri
+        # What is longer does not fit into a record.
+        refused = refusal(uri, ()) if len(uri) > MAX_URI_CHARS else None
+        if refused is not None:
+            self._take_in(image, LoadFailed(refused, Provenance()))
+            return
+        with suppress(PoolClosed):
+            self._loaders.load(uri, partial(self._take_in, image), root=image.entry.root)
+
+    def _take_in(self, image: Image, load: Loaded | LoadFailed) -> None:
+        """Called by the pool's threads, once for each try."""
+        if isinstance(load, LoadFailed) and load.failure.retried:
+            failure = load.failure
+            asked_s = failure.retry_after_s or 0.0
+            if image.attempt < self._max_attempts and asked_s <= LONGEST_RETRY_S:
+                again = replace(image, attempt=image.attempt + 1)
+                self._again.put(again, max(asked_s, self._backoff_s(image.attempt)))
+                return
+            if asked_s > LONGEST_RETRY_S:
+                load = replace(load, failure=_impatient(failure, asked_s))
+        self._arrivals.put(Arrival(image, load))
+
+    def _backoff_s(self, attempt: int) -> float:
+        """With full jitter, so that a site's images do not come back together."""
+        return uniform(0.0, 2.0 * self._first_retry_s * 2.0 ** (attempt - 1))
+
+
+def _impatient(failure: Failure, asked_s: float) -> Failure:
+    words = f"{failure.detail}; not tried again, since the server asks for {asked_s:.0f} s"
+    return Failure(failure.code, words.removeprefix("; "), failure.retry_after_s)

@@ -1,0 +1,189 @@
+"""`resnextq doctor`, the half of a machine that classifies: device, precision, engine, weights.
+
+Nothing is downloaded and no network is built. The other half is `producer.doctor`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from contract.check import Check, State, guarded
+from contract.models import title_of
+from contract.settings import PREFIX, Settings
+from resnext.spec.catalogue import known_specs
+from resnext.spec.model import RANDOM, LocalWeights, ModelSpec, PublishedWeights
+from worker.batch.model import find_model, telling_people
+from worker.loader.fetch.object_store import environment
+from worker.loader.sandbox.protections import find_out
+
+if TYPE_CHECKING:  # torch takes seconds to load
+    import torch
+
+OLDEST_PILLOW: Final = 13
+# Torch takes long to load where the machine has much else to do, and weights long to read.
+PATIENCE_S: Final = 120.0
+COMPILERS: Final = ("c++", "g++", "clang++", "cc", "gcc", "clang")
+
+
+def check_model(settings: Settings) -> Iterator[Check]:
+    """Each check as soon as it is known."""
+    yield from guarded("sandbox", lambda: _protections(settings), within_s=PATIENCE_S)
+    yield from guarded("decoders", _decoders)
+    yield from guarded("object stores", lambda: _object_stores(settings))
+    yield from guarded("device", lambda: _computing(settings), within_s=PATIENCE_S)
+    yield from guarded("model", lambda: _served(settings), within_s=PATIENCE_S)
+    for spec in known_specs().values():
+        for name in spec.weights:
+            if (settings.model, settings.weights) != (spec.name, name):
+                look = partial(_known, settings, spec, name)
+                yield from guarded("weights", look, within_s=PATIENCE_S)
+
+
+def _protections(settings: Settings) -> Iterator[Check]:
+    found = find_out(settings)
+    if not found.possible:
+        yield Check("sandbox", "ok", str(found))
+    else:
+        state: State = "failure" if settings.sandbox == "required" else "warning"
+        yield Check("sandbox", state, str(found), found.advice)
+
+
+def _decoders() -> Iterator[Check]:
+    found = version("pillow")
+    if int(found.partition(".")[0]) >= OLDEST_PILLOW:
+        yield Check("decoders", "ok", f"Pillow {found}")
+    else:
+        advice = f"Its decoders have known holes: pip install 'pillow>={OLDEST_PILLOW}'"
+        yield Check("decoders", "failure", f"Pillow {found}", advice)
+
+
+def _object_stores(settings: Settings) -> Iterator[Check]:
+    if not settings.object_stores:
+        found = f"none is fetched from; {PREFIX}OBJECT_STORES enables s3 and gs"
+        yield Check("object stores", "ok", found)
+        return
+    given = ", ".join(sorted(environment(settings))) or "no credentials"
+    enabled = ", ".join(settings.object_stores)
+    found = f"{PREFIX}OBJECT_STORES enables {enabled}; loaders are given {given}"
+    yield Check("object stores", "ok", found)
+
+
+def _computing(settings: Settings) -> Iterator[Check]:
+    import torch  # noqa: PLC0415  (takes seconds)
+
+    from resnext.run.precision import find_device  # noqa: PLC0415  (the same)
+
+    with telling_people():
+        device = find_device(settings.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no CUDA device in use"
+    yield Check("device", "ok", f"{device} ({name}), torch {torch.__version__}")
+    yield _precision(settings, device)
+    yield _engine(settings, device)
+    yield _threads(settings, device)
+
+
+def _precision(settings: Settings, device: torch.device) -> Check:
+    from resnext.run.precision import choose_precision  # noqa: PLC0415  (loads torch)
+
+    if settings.precision == "fp32":
+        return Check("precision", "ok", f"fp32, as {PREFIX}PRECISION asks")
+    computed = choose_precision("amp", device)
+    why = {
+        "fp16": "it is a CUDA device",
+        "bf16": "the CPU computes it in hardware",
+        "fp32": "the CPU has no bf16 in hardware",
+    }
+    return Check("precision", "ok", f"amp means {computed} here: {why[computed]}")
+
+
+def _engine(settings: Settings, device: torch.device) -> Check:
+    from resnext.run.engine import choose_engine  # noqa: PLC0415  (loads torch)
+
+    with telling_people():
+        chosen = choose_engine(settings.engine, device)
+    asked = "auto is" if settings.engine == "auto" else f"{PREFIX}ENGINE asks for"
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    found = f"{asked} {chosen} here; C compiler: {compiler or 'none'}"
+    if chosen == "compiled" and compiler is None:
+        advice = f"It will run uncompiled: install gcc, or set {PREFIX}ENGINE=eager."
+        return Check("engine", "warning", found, advice)
+    if chosen == "openvino" and find_spec("openvino") is None:
+        advice = f"pip install 'resnext-queue[openvino]', or set {PREFIX}ENGINE=auto."
+        return Check("engine", "failure", f"{found}; OpenVINO is not installed", advice)
+    return Check("engine", "ok", found)
+
+
+def _threads(settings: Settings, device: torch.device) -> Check:
+    cores = len(os.sched_getaffinity(0))
+    if settings.torch_threads is not None:
+        found = f"{settings.torch_threads}, as {PREFIX}TORCH_THREADS says; {cores} cores"
+    elif device.type == "cuda":
+        found = "1: the device computes"
+    else:
+        found = f"{cores}, one for each core; {settings.loaders} loaders run beside them, niced"
+    return Check("torch threads", "ok", found)
+
+
+def _served(settings: Settings) -> Iterator[Check]:
+    """The weights that a worker of these settings would load."""
+    spec = find_model(settings)
+    if settings.weights in spec.weights:
+        yield _published(settings, spec, settings.weights, served=True)
+        return
+    subject = f"{title_of(settings.model, settings.weights)}, in use"
+    if settings.weights == RANDOM:
+        advice = f"Set {PREFIX}WEIGHTS to {' or '.join(spec.weights)} for answers that count."
+        yield Check("weights", "warning", f"{subject}: drawn, not trained", advice)
+    else:
+        path = Path(settings.weights).expanduser().absolute()
+        yield _local(subject, LocalWeights(path=path, licence="your own"), served=True)
+
+
+def _known(settings: Settings, spec: ModelSpec, name: str) -> Iterator[Check]:
+    yield _published(settings, spec, name, served=False)
+
+
+def _published(settings: Settings, spec: ModelSpec, name: str, *, served: bool) -> Check:
+    file = spec.weights[name]
+    subject = f"{title_of(spec.name, name)}{', in use' if served else ''}"
+    if isinstance(file, LocalWeights):
+        return _local(subject, file, served=served)
+    path = settings.cache / "weights" / file.file_name
+    if path.exists():
+        advice = "Delete it, and it is downloaded again when it is needed."
+        return _compared(subject, file, path, advice, served=served)
+    found = f"{subject}: licence {file.licence}; not in the cache"
+    advice = f"The first use downloads it from {file.address}" if served else ""
+    return Check("weights", "warning" if served else "ok", found, advice)
+
+
+def _local(subject: str, file: LocalWeights, *, served: bool) -> Check:
+    if file.path.is_file():
+        advice = "It is another file than was meant, or damaged: put the right one there."
+        return _compared(subject, file, file.path, advice, served=served)
+    found = f"{subject}: licence {file.licence}; there is no {file.path}"
+    advice = f"Put the file there, or correct {PREFIX}WEIGHTS." if served else ""
+    return Check("weights", "failure" if served else "warning", found, advice)
+
+
+def _compared(
+    subject: str, file: LocalWeights | PublishedWeights, path: Path, advice: str, *, served: bool
+) -> Check:
+    """What is there is read, and its hash compared with the one that is known."""
+    with path.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    found = f"{subject}: licence {file.licence}; {path}; SHA-256 {digest}"
+    if file.sha256 is None:
+        return Check("weights", "ok", f"{found}, unknown: none is published to compare it with")
+    if digest.startswith(file.sha256):
+        return Check("weights", "ok", f"{found}, checked: as published")
+    found = f"{found}, mismatch: {file.sha256} is published"
+    return Check("weights", "failure" if served else "warning", found, advice)

@@ -1,0 +1,58 @@
+"""`resnextq export`: the model of the settings as NVIDIA's Triton Inference Server loads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from contract.models import title_of
+from contract.settings import Settings
+from worker.batch.model import find_model, telling_people
+from worker.commands.download_progress import DownloadProgress
+
+if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
+    from resnext.export.write import Exported
+
+_MEGABYTE: Final = 1_000_000
+
+
+def run_export(
+    settings: Settings,
+    *,
+    layout: Literal["onnx", "torchscript", "pt2"],
+    output: Path,
+    force: bool,
+) -> tuple[Path, list[str]]:
+    """The model's folder, and what is to be said of it.
+
+    Raises:
+        WeightsError: the weights are missing, damaged, or of another network.
+        UnavailableError: a package, a compiler or a place to write is missing here.
+        UsageError: there is no such model or device, or a model is there already.
+    """
+    find_model(settings)  # before torch, which takes seconds
+    from resnext.export.write import export_model  # noqa: PLC0415  (loads torch)
+
+    with telling_people(), DownloadProgress() as progress:
+        exported = export_model(
+            settings.model,
+            layout,
+            output,
+            weights=settings.weights,
+            precision=settings.precision,
+            device=settings.device,
+            cache=settings.cache,
+            batch_images=settings.batch_images,
+            force=force,
+            progress=progress,
+        )
+    return exported.folder, list(_notes(exported))
+
+
+def _notes(made: Exported) -> Iterator[str]:
+    title, size = title_of(made.model, made.weights), made.file.stat().st_size / _MEGABYTE
+    yield f"{title} in {made.precision}, {size:.1f} MB; licence of the weights: {made.licence}"
+    if made.bound_to is not None:
+        yield f"it is compiled, and runs on {made.bound_to}, and on nothing else"
+    yield f"next: tritonserver --model-repository={made.folder.parent.absolute()}"

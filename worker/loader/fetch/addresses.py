@@ -1,0 +1,90 @@
+"""Which addresses may be fetched: public ones, and those that `RESNEXT_FETCH_ALLOW` opens.
+
+`worker.loader.fetch.fetcher` asks for every connection, after the name is resolved and with the
+very address that it then connects to. docs/design.md says why no package does this here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# What leads inside although some version of Python's `is_global` lets it through:
+_INSIDE: Final[tuple[IPNetwork, ...]] = (
+    ipaddress.ip_network("168.63.129.16/32"),  # Azure's host, which hands out credentials
+    ipaddress.ip_network("192.0.0.0/24"),  # RFC 6890; Oracle's cloud keeps its metadata there
+    ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays, RFC 7526
+    ipaddress.ip_network("2001::/23"),  # IETF protocols, RFC 2928; Teredo among them
+    ipaddress.ip_network("2002::/16"),  # 6to4, RFC 3056: the relay decides where it ends
+    ipaddress.ip_network("3fff::/20"),  # documentation, RFC 9637
+)
+# All that is ever routed between networks, RFC 4291. Outside of it are loopback, IPv4 in each
+# of its disguises, link-local, the deprecated fec0::/10, and what nobody has been given yet.
+_GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
+# RFC 6052: what DNS64 answers with on a network without IPv4. The one for local use (RFC 8215)
+# is another network's inside.
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+# The upper half of an interface's number that carries an IPv4 address: ISATAP, RFC 5214.
+_ISATAP: Final = frozenset({0x0000_5EFE, 0x0200_5EFE})
+_LOW_32_BITS: Final = 0xFFFF_FFFF
+
+
+def is_public(address: IPAddress) -> bool:
+    """Whether anybody on the Internet could reach it, whatever it embeds included."""
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = _embedded(address)
+        if inner is not None and not is_public(inner):
+            return False
+        if address in _NAT64:  # Python counts it as reserved
+            return True
+        if address not in _GLOBAL_UNICAST:
+            return False
+    if not address.is_global or address.is_multicast or address.is_reserved:
+        return False
+    return not any(address in net for net in _INSIDE if net.version == address.version)
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that a translator or a tunnel on the way would take out of it."""
+    number = int(address)
+    if address in _NAT64 or number >> 32 & _LOW_32_BITS in _ISATAP:
+        return ipaddress.IPv4Address(number & _LOW_32_BITS)
+    return None
+
+
+@dataclass(frozen=True)
+class FetchAllow:
+    """What `RESNEXT_FETCH_ALLOW` opens: hosts, host:port pairs, addresses and networks."""
+
+    names: frozenset[str] = frozenset()
+    networks: tuple[IPNetwork, ...] = field(default=())
+
+    @classmethod
+    def parse(cls, entries: Iterable[str]) -> Self:
+        names, networks = set(), []
+        for entry in entries:
+            try:
+                networks.append(ipaddress.ip_network(entry.strip("[]")))
+            except ValueError:
+                names.add(entry.lower())
+        return cls(frozenset(names), tuple(networks))
+
+    def permits(self, host: str, port: int, address: IPAddress) -> bool:
+        """Whether a connection for this host may go to this address."""
+        return is_public(address) or self._opens(host.lower().rstrip("."), port, address)
+
+    def _opens(self, host: str, port: int, address: IPAddress) -> bool:
+        named = {host, f"{host}:{port}", f"{address}:{port}", f"[{address}]:{port}"}
+        if not named.isdisjoint(self.names):
+            return True
+        return any(address in net for net in self.networks if net.version == address.version)
+
+
+def parse_address(text: str) -> IPAddress:
+    """An address as `getaddrinfo` gives it, zone included."""
+    return ipaddress.ip_address(text.partition("%")[0])

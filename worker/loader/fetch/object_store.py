@@ -1,0 +1,153 @@
+"""Images in object stores, S3's and Google's, for a loader's fetch threads.
+
+`worker.loader.fetch.fetcher` comes here with URIs of stores that `RESNEXT_OBJECT_STORES` enables.
+The requests are obstore's, an extra: a binding of Apache Arrow's `object_store`. (fsspec's s3fs and
+gcsfs would add an event loop and far more memory to each loader, and tell an object's size only
+after another request.) Which server is asked is the operator's setting and never the URI's, so a
+store may have a private address. Nothing of an answer but its status comes into a detail.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import cache
+from http import HTTPStatus
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from contract.errors import UsageError
+from contract.failure import Failure
+from contract.objects import EXTRAS, ObjectName, parse_object
+
+if TYPE_CHECKING:  # a loader starts without pydantic, and most need no object store
+    from obstore.store import ClientConfig, GCSStore, RetryConfig, S3Store
+
+    from contract.settings import Settings
+
+PIECE_BYTES: Final = 256 * 1024
+# What a loader, which has no environment to speak of, must have of it to sign requests.
+VARIABLES: Final = {
+    "s3": frozenset(
+        {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION",
+         "AWS_DEFAULT_REGION", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME",
+         "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+         "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"}
+    ),
+    "gs": frozenset({"GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT_KEY"}),
+}  # fmt: skip
+# Of these, what names a file. Tokens are renewed beside it.
+KEY_FILES: Final = ("GOOGLE_APPLICATION_CREDENTIALS",)
+TOKEN_FILES: Final = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
+_STATUS: Final = re.compile(r"status code: (\d{3})\b")
+_ANONYMOUS: Final = "anonymous"
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What loaders are given of ours for the stores that are enabled.
+
+    Raises:
+        UsageError: a store is enabled, and what fetches from it is not installed.
+    """
+    for scheme in settings.object_stores:
+        if find_spec("obstore") is None:
+            raise UsageError(
+                f"RESNEXT_OBJECT_STORES enables {scheme}, which is not installed. "
+                f"pip install 'resnext-queue[{EXTRAS[scheme]}]'"
+            )
+    if settings.object_store_access == _ANONYMOUS:
+        return {}
+    wanted = frozenset[str]().union(*(VARIABLES[scheme] for scheme in settings.object_stores))
+    return {name: value for name, value in os.environ.items() if name in wanted and value}
+
+
+def credential_files(variables: dict[str, str]) -> list[Path]:
+    """What loaders must be able to read to use these variables."""
+    keys = [Path(variables[name]) for name in KEY_FILES if name in variables]
+    return keys + [Path(variables[name]).parent for name in TOKEN_FILES if name in variables]
+
+
+class ObjectStores:
+    """For all threads of a loader: connections are kept, for each bucket."""
+
+    def __init__(
+        self, *, endpoints: Mapping[str, str | None], access: str, deadline_s: float, max_bytes: int
+    ) -> None:
+        """
+        Args:
+            endpoints: by scheme: the server, where it is not the usual one.
+            access: `credentials`, those of the environment, or `anonymous`.
+            deadline_s: of one object.
+            max_bytes: the same.
+        """
+        self._endpoints = endpoints
+        self._anonymous = access == _ANONYMOUS
+        self._deadline = timedelta(seconds=deadline_s)
+        self._max_bytes = max_bytes
+        self._store = cache(self._make_store)
+
+    def fetch(self, uri: str) -> bytes | Failure:
+        """It may last a little longer than its deadline, where it is the credentials that hang."""
+        name = parse_object(uri)
+        try:
+            return self._get(name)
+        except FileNotFoundError:
+            return _as_failure(HTTPStatus.NOT_FOUND)
+        except Exception as error:  # noqa: BLE001  (each kind of them is told by its text alone)
+            return _explain(error)
+
+    def _get(self, name: ObjectName) -> bytes | Failure:
+        import obstore  # noqa: PLC0415  (an extra)
+
+        limit = self._max_bytes
+        answer = obstore.get(self._store(name.scheme, name.bucket), name.key)
+        size = answer.meta["size"]
+        if size > limit:
+            return Failure("too_large", f"{size} bytes; at most {limit} are taken")
+        body = bytearray()
+        for piece in answer.stream(PIECE_BYTES):
+            body += piece
+            if len(body) > limit:  # whatever was said
+                return Failure("too_large", f"more than {limit} bytes")
+        return bytes(body)
+
+    def _make_store(self, scheme: str, bucket: str) -> S3Store | GCSStore:
+        from obstore.store import GCSStore, S3Store  # noqa: PLC0415  (an extra)
+
+        endpoint = self._endpoints[scheme]
+        client: ClientConfig = {
+            "timeout": self._deadline,
+            "connect_timeout": self._deadline,
+            "allow_http": endpoint is not None and endpoint.startswith("http:"),
+        }
+        # Whether it is tried again, and when, is not for a loader to decide.
+        retry: RetryConfig = {"max_retries": 0, "retry_timeout": self._deadline}
+        options: dict[str, Any] = {"client_options": client, "retry_config": retry}
+        if self._anonymous:
+            options["skip_signature"] = True
+        if scheme == "s3":
+            return S3Store(bucket, **options | ({"endpoint": endpoint} if endpoint else {}))
+        return GCSStore(bucket, **options | ({"base_url": endpoint} if endpoint else {}))
+
+
+def _explain(error: Exception) -> Failure:
+    """Most things are said in words alone."""
+    words = str(error)
+    status = _STATUS.search(words)
+    if status is not None:
+        return _as_failure(int(status[1]))
+    if "Timeout" in words or "TimedOut" in words:
+        return Failure("timeout", "the object store did not answer in time")
+    if isinstance(error, ValueError):
+        return Failure("bad_uri", "no key that the object store knows")
+    if "Received redirect" in words:
+        return Failure("http_301", "the bucket is in another region")
+    return Failure("connect", "the object store cannot be reached, or knows no credentials")
+
+
+def _as_failure(status: int) -> Failure:
+    phrases = {known.value: known.phrase for known in HTTPStatus}
+    return Failure(f"http_{int(status)}", f"{phrases.get(status, '')}, says the object store")

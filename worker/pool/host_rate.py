@@ -1,0 +1,107 @@
+"""How many images of one host all workers together fetch in a second: asked of the broker's Redis.
+
+The pool of the loaders asks for an image that is parked, and is told once it may go. Asking is
+left to a thread of its own, here in the worker's main process: loaders hold no passwords. As long
+as Redis is away nothing is permitted.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from math import ceil, floor
+from random import uniform
+from typing import Final
+
+from celery import Celery
+from limits import RateLimitItem, RateLimitItemPerSecond
+from limits.storage import RedisStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from contract.broker.connection import redis_of
+from worker.commands.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+KEY_PREFIX: Final = "resnextq"
+# A rate is so many images in so many whole seconds: in more of them it is met more precisely, and
+# in fewer there are fewer at once.
+LONGEST_WINDOW_S: Final = 10
+# What Redis says of the next image is right to the millisecond, and may be past by now.
+SHORTEST_WAIT_S: Final = 0.01
+# Between tries while Redis is away.
+LONGEST_OUTAGE_WAIT_S: Final = 5.0
+
+
+class HostRate:
+    """Owns the hosts that wait for a permission. A window of Redis' own time decides, so the
+    clocks of the machines may differ.
+    """
+
+    def __init__(self, app: Celery, images_per_s: float) -> None:
+        self.images_per_s = images_per_s
+        self._app = app
+        self._item = window_of(images_per_s)
+        self._limiter: SlidingWindowCounterRateLimiter | None = None
+        self._away = False
+        self._waiting: Backoff[str] = Backoff(self._try)
+        self._permit: Callable[[str], object] = lambda _: None
+
+    def start(self, permit: Callable[[str], object]) -> None:
+        """`permit` is called with the host, once for each `ask`."""
+        self._permit = permit
+        self._waiting.start()
+
+    def ask(self, host: str) -> None:
+        """For one image; never blocks."""
+        self._waiting.put(host, 0.0)
+
+    def close(self) -> None:
+        """Nothing is permitted any more."""
+        self._waiting.close()
+
+    def _try(self, host: str) -> None:
+        try:
+            wait_s = self._wait_s(host)
+        except Exception as error:  # noqa: BLE001  (whatever it is, nothing goes out without a yes)
+            self._note_outage(error)
+            self._waiting.put(host, uniform(0.0, LONGEST_OUTAGE_WAIT_S))
+            return
+        if self._away:
+            log.info("Redis is back; images are fetched again")
+        self._away = False
+        if wait_s:
+            self._waiting.put(host, wait_s)
+        else:
+            self._permit(host)
+
+    def _wait_s(self, host: str) -> float:
+        """0 if an image of this host may go now, which then counts."""
+        self._limiter = self._limiter or _limiter(self._app)
+        if self._limiter.hit(self._item, host):
+            return 0.0
+        free_at, _ = self._limiter.get_window_stats(self._item, host)
+        # A clock that was set back meanwhile must not keep the host waiting.
+        return min(max(SHORTEST_WAIT_S, free_at - time.time()), float(self._item.get_expiry()))
+
+    def _note_outage(self, error: Exception) -> None:
+        if not self._away:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            log.warning("Redis does not say how fast hosts may be asked; waiting: %s", reason)
+        self._away = True
+
+
+def window_of(images_per_s: float) -> RateLimitItem:
+    """The rate in whole images and seconds, never above it."""
+    if images_per_s < 1:
+        return RateLimitItemPerSecond(1, ceil(1 / images_per_s))
+    seconds = max(range(1, LONGEST_WINDOW_S + 1), key=lambda s: floor(images_per_s * s) / s)
+    return RateLimitItemPerSecond(floor(images_per_s * seconds), seconds)
+
+
+def _limiter(app: Celery) -> SlidingWindowCounterRateLimiter:
+    """On the connections that Celery has to its broker, whatever form its URL has."""
+    pool = redis_of(app).connection_pool
+    storage = RedisStorage("redis://", connection_pool=pool, key_prefix=KEY_PREFIX)
+    return SlidingWindowCounterRateLimiter(storage)

@@ -1,0 +1,73 @@
+"""The memory that a worker shares with one loader: a note, and a slot for each image.
+
+Anonymous (`memfd`), so that nothing stays behind when a process is killed, and no limit of
+`/dev/shm` counts. The note says which slot's image is being decoded: if the loader crashes, or
+decodes for too long, it names the image.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from resnext.picture.resample import Pixels
+
+_NOTE: Final = struct.Struct("<II")  # which decode; slot + 1, or 0: nothing is being decoded
+_DECODES: Final = 2**32
+_PAGE_BYTES: Final = mmap.PAGESIZE
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a loader is decoding."""
+
+    decode: int
+    """Another one each time, since a slot is soon used again."""
+    slot: int
+
+
+class Slots:
+    """`count` images of (crop, crop, 3) uint8."""
+
+    def __init__(self, descriptor: int, *, count: int, crop: int) -> None:
+        self.count = count
+        self._shape = (crop, crop, 3)
+        self._image_bytes = crop * crop * 3
+        self._memory = mmap.mmap(descriptor, _PAGE_BYTES + count * self._image_bytes)
+        self._views = [self._view(slot) for slot in range(count)]
+        self._decodes = 0
+
+    @staticmethod
+    def make(*, count: int, crop: int) -> int:
+        """A descriptor of new memory; pages are taken when they are first written."""
+        descriptor = os.memfd_create("resnext-slots", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(descriptor, _PAGE_BYTES + count * crop * crop * 3)
+        # A loader that was taken over would cut it off, and the worker's next look end the worker.
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        return descriptor
+
+    def pixels(self, slot: int) -> Pixels:
+        """A view, not a copy; it keeps the memory alive."""
+        return self._views[slot]
+
+    def _view(self, slot: int) -> Pixels:
+        start = _PAGE_BYTES + slot * self._image_bytes
+        flat = np.frombuffer(self._memory, np.uint8, self._image_bytes, start)
+        return flat.reshape(self._shape)
+
+    def note(self, slot: int | None) -> None:
+        """Called by the loader, before and after each decode."""
+        self._decodes = (self._decodes + (slot is not None)) % _DECODES
+        _NOTE.pack_into(self._memory, 0, self._decodes, 0 if slot is None else slot + 1)
+
+    def noted(self) -> Note | None:
+        """What is under decode, as far as the loader says: whether it was ordered, check."""
+        decode, number = _NOTE.unpack_from(self._memory, 0)
+        return Note(decode, number - 1) if 0 < number <= self.count else None

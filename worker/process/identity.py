@@ -1,0 +1,92 @@
+"""Who this life of a worker is, and the rows in SQL that its results point to.
+
+`worker.main` registers the classifier once at the start; claim, store and presence take the
+`Identity` that comes of it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from contract.broker.connection import queue_of
+from contract.database.tables import labels, models
+from contract.database.waits import Database
+from contract.models import title_of
+from contract.settings import Settings
+
+if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
+    from resnext.classifier import Classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """A worker's name, unique to one life of one process, and what it classifies with."""
+
+    worker: str
+    queue: str
+    device: str
+    precision: str
+    """As computed: fp16, bf16 or fp32."""
+    weights_sha256: str
+    model_number: int
+
+
+def name_worker() -> str:
+    """`host-pid-random`: process ids come again, and a lease must not outlive its holder."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def register(
+    database: Database, settings: Settings, classifier: Classifier, worker: str
+) -> Identity:
+    """Registers model and labels, if no other worker has, and returns who this one is."""
+    number = database.transact(lambda connection: _register_model(connection, classifier))
+    return Identity(
+        worker=worker,
+        queue=queue_of(settings.model, settings.weights, settings.precision),
+        device=classifier.device,
+        precision=classifier.precision,
+        weights_sha256=classifier.weights_sha256,
+        model_number=number,
+    )
+
+
+def _register_model(connection: Connection, classifier: Classifier) -> int:
+    """The model's number. Whoever inserts the model inserts its labels with it."""
+    model = {
+        "model": classifier.model,
+        "weights": Path(classifier.weights).name,
+        "weights_sha256": classifier.weights_sha256,
+    }
+    # Of several workers that start at once, one inserts and the others wait for its commit.
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    number: int | None = connection.scalar(
+        dialect.insert(models)
+        .values(title=title_of(classifier.model, classifier.weights), **model)
+        .on_conflict_do_nothing()
+        .returning(models.c.number)
+    )
+    if number is not None:
+        _insert_labels(connection, number, classifier.spec.categories)
+        return number
+    found: int = connection.execute(select(models.c.number).filter_by(**model)).scalar_one()
+    return found
+
+
+def _insert_labels(connection: Connection, number: int, categories: Sequence[str]) -> None:
+    connection.execute(
+        insert(labels),
+        [
+            {"model_number": number, "class_id": class_id, "label": label}
+            for class_id, label in enumerate(categories)
+        ],
+    )
