@@ -81,7 +81,7 @@ def names(tmp_path: Path, monkeypatch) -> Iterator[NameServer]:
     """A name server that loaders ask, by the machine's own resolver, which is told so inside."""
     library = tmp_path / "library"
     library.mkdir()
-    shutil.copy(NAME_SERVER, library)
+    shutil.copy(NAME_SERVER, library / "name_server.py")
     with answering_names() as server:
         (library / "certifi.py").write_text(
             "import name_server, socket, sys\n"
