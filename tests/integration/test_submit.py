@@ -13,6 +13,7 @@ from sqlalchemy import Engine, func, insert, select, update
 
 from contract.database.clock import db_now
 from contract.database.engine import make_engine, reading
+from contract.database.schema import NEWEST_SCHEMA
 from contract.database.tables import chunk_uris, chunks, jobs, workers
 from contract.errors import SourceError, UnavailableError, UsageError
 from contract.remaining import all_of
