@@ -1,6 +1,6 @@
 """A real worker whose device is simulated: it takes its time and computes nothing.
 
-    python benchmarks/simulated_worker.py IMAGES_S     (0: it takes no time)
+    python -m benchmarks.rig.simulated_worker IMAGES_S     (0: it takes no time)
 
 Started by benchmarks/pipeline.py with the environment of an installation. It answers each line
 `{}` of its standard input with what its device has done and the CPU time of this process, by
@@ -25,11 +25,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from child import answer_questions
 from prometheus_client import CollectorRegistry
 
 import worker.batch.batcher
 import worker.chunk.task
+from benchmarks.rig.child import answer_questions
 from contract.broker.connection import check_broker, make_celery
 from contract.settings import Settings, load_settings
 from worker.batch.model import find_model
@@ -164,10 +164,10 @@ def main() -> None:
     settings = load_settings()
     configure_logging(settings)
     device, ledger = Device(settings, float(sys.argv[1])), Ledger()
-    worker.task.claim = ledger.timed("SQL", worker.task.claim)
+    worker.chunk.task.claim = ledger.timed("SQL", worker.chunk.task.claim)
     Store.store = ledger.timed("SQL", Store.store)  # type: ignore[method-assign]
     ChunkTask._load = ledger.timed("hand-over", ChunkTask._load)  # type: ignore[method-assign]
-    worker.batcher._gather = ledger.timed(GATHER, worker.batcher._gather)
+    worker.batch.batcher._gather = ledger.timed(GATHER, worker.batch.batcher._gather)
 
     def listen_to_parent() -> None:
         answer_questions(

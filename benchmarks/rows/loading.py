@@ -1,9 +1,7 @@
 """The row that fetches, decodes and crops, and does nothing else, beside img2dataset.
 
-Called by benchmarks/pipeline.py. img2dataset holds libraries back at old versions and brings a
-stand-in for a module of the standard library, so it gets an environment of its own, thrown away
-at the end. Both are timed by what the web has served, between 20% and 80% of a run, and so is the
-CPU that they take; below the table stands what takes it.
+Called by benchmarks/pipeline.py. Both are timed by what the web has served, between 20% and 80% of
+a run, and so is the CPU that they take; below the table stands what takes it.
 """
 
 from __future__ import annotations
@@ -11,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -25,20 +21,19 @@ from typing import Any
 import numpy as np
 import requests
 from PIL import Image
-from processes import cpu_s
 from rich.table import Table
-from row import Conditions, Series, comparison, shown, tell
-from web import NO_FAULTS, Script, Web
 
+from benchmarks.peers.img2dataset import install_img2dataset, make_run
+from benchmarks.rig.figures import shown
+from benchmarks.rig.processes import cpu_s
+from benchmarks.rig.web import NO_FAULTS, Script, Web
+from benchmarks.rows.row import Conditions, Series, comparison
 from contract.settings import load_settings
 from resnext.picture.decode import DecodeLimits, decode
 from worker.batch.model import find_model
 from worker.loader.fetch.fetcher import Fetcher, FetchLimits
 from worker.pool.pool import Loaded, LoaderPool, LoadFailed
 
-ROOT = Path(__file__).parents[1]
-UV = Path(sys.executable).with_name("uv")
-LOCK = ROOT / "requirements" / "img2dataset.txt"
 # So many that what img2dataset fetches ahead of its decoder, two images a thread, is over before
 # the middle of the run, in which both are timed.
 IMAGES = 12_000
@@ -193,49 +188,6 @@ def expected(uri: str) -> np.ndarray:
     )
     body = requests.get(uri, timeout=TIMEOUT_S).content
     return np.asarray(prepare(Image.open(io.BytesIO(body)).convert("RGB")))
-
-
-def install_img2dataset(scratch: Path) -> Path:
-    """The command, in an environment of its own."""
-    tell("installing img2dataset")
-    folder = scratch / "img2dataset"
-    python = folder / "bin" / "python"
-    for command in (
-        ["venv", "--python", sys.executable, folder],
-        ["pip", "install", "--python", python, "--require-hashes", "-r", LOCK],
-    ):
-        subprocess.run([UV, *command, "--quiet"], check=True)
-    return folder / "bin" / "img2dataset"
-
-
-def make_run(img2dataset: Path, scratch: Path, uris: list[str], threads: int) -> Callable[[], None]:
-    """One run of it, with a shard a process, so that none waits for the next one to begin."""
-    processes = len(os.sched_getaffinity(0))
-    options = {
-        "url_list": scratch / "urls.txt",
-        "output_folder": tempfile.mkdtemp(dir=scratch),
-        "output_format": "dummy",
-        "image_size": 224,
-        "resize_mode": "center_crop",
-        "processes_count": processes,
-        "thread_count": threads,
-        "number_sample_per_shard": -(-len(uris) // processes),
-        "extract_exif": False,
-        "enable_wandb": False,
-    }
-
-    def run() -> None:
-        (scratch / "urls.txt").write_text("\n".join(uris))
-        with (scratch / "img2dataset.log").open("wb") as log:
-            subprocess.run(
-                [img2dataset, *(f"--{name}={value}" for name, value in options.items())],
-                env=os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"},
-                stdout=log,
-                stderr=log,
-                check=True,
-            )
-
-    return run
 
 
 def steady(web: Web, images: int, run: Callable[[], None]) -> Steady:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+# From where `benchmarks` is imported, whatever folder a benchmark is started in.
+ROOT = Path(__file__).parents[2]
 END_WITHIN_S = 60.0
 
 
@@ -23,14 +26,14 @@ class Child:
     def __init__(
         self, program: str, *options: str, log: Path, environment: Mapping[str, str] | None = None
     ) -> None:
-        """`program` is a file of this folder."""
+        """`program` is a module's name, such as `benchmarks.rig.web`."""
         self._program = program
         self.log = log
-        command = [sys.executable, str(Path(__file__).with_name(program)), *options]
+        command = [sys.executable, "-m", program, *options]
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 command,
-                env=environment,
+                env={**(environment or os.environ), "PYTHONPATH": str(ROOT)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -1,6 +1,6 @@
 """How fast ResNeXt101-32x4d could be on a device at best, layer by layer.
 
-    python benchmarks/roofline.py [--memory-tb-s 4.3] [--compute-tflop-s 790] [--batch 256]
+    python -m benchmarks.model.roofline [--memory-tb-s 4.3] [--compute-tflop-s 790] [--batch 256]
 
 Each convolution with its batch-norm and ReLU (and the addition, where there is one) is taken
 for one kernel that reads its input and its weights once and writes its output once, in 2-byte

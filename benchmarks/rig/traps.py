@@ -1,9 +1,9 @@
 """Servers that mean harm, played by one process: what a URI does depends on its path alone.
 
-    python benchmarks/traps.py [--hosts 64]
+    python -m benchmarks.rig.traps [--hosts 64]
 
-At the same addresses as benchmarks/web.py, on a port of its own that it prints. `/KIND/n.jpg` is a
-trap of that kind: `QUICK` ones are given up at once, `SLOW` ones keep whoever asks waiting or
+At the same addresses as benchmarks/rig/web.py, on a port of its own that it prints. `/KIND/n.jpg`
+is a trap of that kind: `QUICK` ones are given up at once, `SLOW` ones keep whoever asks waiting or
 busy. It ends when its standard input does. Benchmarks start it by `setting_traps`.
 """
 
@@ -22,8 +22,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from child import Child, say
-from web import BACKLOG, listen
+from benchmarks.rig.child import Child, say
+from benchmarks.rig.web import BACKLOG, listen
 
 OK = b"HTTP/1.1 200 OK\r\n"
 TO = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: "
@@ -132,7 +132,7 @@ class Traps:
 def setting_traps(*, hosts: int = 64) -> Iterator[Traps]:
     with (
         tempfile.TemporaryDirectory() as scratch,
-        Child("traps.py", "--hosts", str(hosts), log=Path(scratch, "log")) as child,
+        Child("benchmarks.rig.traps", "--hosts", str(hosts), log=Path(scratch, "log")) as child,
     ):
         yield Traps(child, hosts)
 

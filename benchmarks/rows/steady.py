@@ -15,13 +15,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from child import Child
-from installation import Installation
-from processes import pss_bytes
 from rich.table import Table
-from row import RANDOM_WEIGHTS, Conditions, Series, comparison, ratios, shown, spread, tell, verdict
-from simulated_worker import GATHER
-from web import NO_FAULTS, Script, Web
+
+from benchmarks.rig.child import Child
+from benchmarks.rig.figures import shown, spread, tell
+from benchmarks.rig.installation import RANDOM_WEIGHTS, Installation
+from benchmarks.rig.processes import pss_bytes
+from benchmarks.rig.simulated_worker import GATHER
+from benchmarks.rig.web import NO_FAULTS, Script, Web
+from benchmarks.rows.row import Conditions, Series, comparison, ratios, verdict
 
 CORES = len(os.sched_getaffinity(0))
 # More than a core loads in a second, whatever the pictures: what a job is sized by.

@@ -1,6 +1,6 @@
 """The main job on photographs: every image exactly one row, the same answers on both databases.
 
-    python benchmarks/main_job.py PHOTOGRAPHS.tar [--kill] [--precision fp32]
+    python -m benchmarks.system.main_job PHOTOGRAPHS.tar [--kill] [--precision fp32]
 
 Serves the photographs over loopback HTTP and runs the real commands (`dispatch`, `worker`,
 `submit`, `results`) on SQLite and on PostgreSQL. Prints, for each database, the rows, the
@@ -27,9 +27,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from installation import Installation, installed
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.rig.installation import Installation, installed
 
 POLL_S = 0.2
 # What fp32 scores of one picture may differ by, in batches of different neighbours.

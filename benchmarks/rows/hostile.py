@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from installation import Done, Installation
 from rich.table import Table
-from row import RANDOM_WEIGHTS, Conditions, Series, ratios, shown, spread, verdict
-from traps import QUICK, SLOW, Traps, setting_traps
-from web import NO_FAULTS, Script, Web
+
+from benchmarks.rig.figures import shown, spread
+from benchmarks.rig.installation import RANDOM_WEIGHTS, Done, Installation
+from benchmarks.rig.traps import QUICK, SLOW, Traps, setting_traps
+from benchmarks.rig.web import NO_FAULTS, Script, Web
+from benchmarks.rows.row import Conditions, Series, ratios, verdict
 
 GOOD_IMAGES = 1_000
 SLOW_SHARE = 0.03

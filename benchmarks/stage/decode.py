@@ -1,6 +1,6 @@
 """From a photograph's bytes to the pixels that the network sees: the routes, and what they change.
 
-    python benchmarks/decode.py photographs.tar
+    python -m benchmarks.stage.decode photographs.tar
 
 One core, CPU time, each route in turn in every round, after one that does not count. The fast
 route is then held against the exact one: how far pixels lie apart, and how often the network

@@ -1,6 +1,6 @@
 """The web, played by one process: what a URI does depends on a seed and its path alone.
 
-    python benchmarks/web.py [--photographs photos.tar] [--seed 1] [--hosts 64] [--hang 0.03] ...
+    python -m benchmarks.rig.web [--photographs photos.tar] [--seed 1] [--hosts 64] ...
 
 Serves the photographs of a tar file, or small pictures of its own making, from memory at
 127.0.0.1, 127.0.0.2 and so on, as a crawl has many hosts, all on one port that it prints. Some
@@ -33,7 +33,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from child import Child, answer_questions, say
+from benchmarks.rig.child import Child, answer_questions, say
 
 # Of the pictures that it makes where there are no photographs.
 PICTURES = 64
@@ -301,7 +301,7 @@ def playing(script: Script, photographs: Path | None, *, hosts: int = 64) -> Ite
         options += ["--photographs", str(photographs)]
     with (
         tempfile.TemporaryDirectory() as scratch,
-        Child("web.py", *options, log=Path(scratch, "log")) as child,
+        Child("benchmarks.rig.web", *options, log=Path(scratch, "log")) as child,
     ):
         yield Web(child, hosts)
 

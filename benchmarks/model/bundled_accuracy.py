@@ -1,6 +1,6 @@
 """The bundled model's accuracy, measured as a job through the whole queue.
 
-    python benchmarks/bundled_accuracy.py cifar10-test.tar.gz
+    python -m benchmarks.model.bundled_accuracy cifar10-test.tar.gz
 
 The archive holds `<anything>/<class>/<name>.jpg`. Runs the real commands (`dispatch`, `worker`,
 `submit`, `results`) on SQLite over loopback HTTP, and beside it the classifier alone on the same
@@ -16,10 +16,10 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from main_job import run_on, serving
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.system.main_job import run_on, serving
 from resnext import load_classifier
 from resnext.spec.catalogue import BUNDLED
 

@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from child import Child
-from processes import cpu_s
 from sqlalchemy import case, func, select
 
+from benchmarks.rig.child import Child
+from benchmarks.rig.processes import cpu_s
 from contract.database.clock import db_now
 from contract.database.engine import make_engine, reading
 from contract.database.tables import jobs, results
@@ -31,6 +31,8 @@ from worker.embedded.valkey import Valkey
 from worker.loader.sandbox.prctl import PR_SET_PDEATHSIG, prctl
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
+# Random weights: nothing is downloaded, and no figure depends on what a network says.
+RANDOM_WEIGHTS = {"RESNEXT_WEIGHTS": "random"}
 READY_WITHIN_S = 600.0
 STOP_WITHIN_S = 90.0
 POLL_S = 0.2
@@ -98,8 +100,9 @@ class Installation:
     @contextmanager
     def simulated_worker(self, images_s: float, name: str = "worker") -> Iterator[Child]:
         """See simulated_worker.py; yielded once it is ready."""
+        program = "benchmarks.rig.simulated_worker"
         log, environment = self.log(name), self.environment
-        with Child("simulated_worker.py", str(images_s), log=log, environment=environment) as child:
+        with Child(program, str(images_s), log=log, environment=environment) as child:
             self.await_ready(name, lambda: child.has_ended)
             yield child
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from installation import Installation, installed
 from rich.table import Table
-from web import Script, Web, playing
 
-# Random weights: nothing is downloaded, and no figure depends on what a network says.
-RANDOM_WEIGHTS = {"RESNEXT_WEIGHTS": "random"}
+from benchmarks.rig.figures import shown, spread, tell
+from benchmarks.rig.installation import Installation, installed
+from benchmarks.rig.web import Script, Web, playing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,21 +73,6 @@ class Series:
     def note(self, value: float, unit: str) -> None:
         self.values.append(value)
         tell(f"{self.name}, {len(self.values)}: {shown(value)} {unit}")
-
-
-def tell(what: str) -> None:
-    """Progress, with the time."""
-    print(f"  {time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
-
-
-def shown(value: float) -> str:
-    """Three digits that count."""
-    decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
-    return f"{value:,.{decimals}f}"
-
-
-def spread(values: Sequence[float]) -> str:
-    return f"{shown(min(values))} to {shown(max(values))}"
 
 
 def verdict(what: str, values: Sequence[float], mark: float, *, least: bool = True) -> str:

@@ -1,10 +1,10 @@
 """A real worker whose network and device are simulated: every URI gives a picture at once.
 
-    python benchmarks/netless_worker.py IMAGES_S
+    python -m benchmarks.rig.netless_worker IMAGES_S
 
-Started by benchmarks/at_size.py with the environment of an installation, for jobs whose URIs lead
-nowhere. Celery, claims, batches and stores are the worker's own; the device is the one of
-benchmarks/simulated_worker.py, which takes its time. It stops when its standard input ends.
+Started by benchmarks/system/at_size.py with the environment of an installation, for jobs whose
+URIs lead nowhere. Celery, claims, batches and stores are the worker's own; the device is the one
+of benchmarks/rig/simulated_worker.py, which takes its time. It stops when its standard input ends.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from child import answer_questions
 from prometheus_client import CollectorRegistry
-from simulated_worker import Device
 
+from benchmarks.rig.child import answer_questions
+from benchmarks.rig.simulated_worker import Device
 from contract.broker.connection import check_broker, make_celery
 from contract.settings import load_settings
 from worker.chunk.outcome import Provenance

@@ -1,8 +1,9 @@
 """The plain loop: fetch an image, decode it, classify it alone, and go on to the next.
 
-    python benchmarks/seed_way.py FOLDER     (weights as benchmarks/model.py prepares them)
+    python -m benchmarks.peers.seed_way FOLDER
 
-Started by benchmarks/pipeline.py; for `{"uris": […]}` on its standard input it answers with the
+The folder has the weights, as benchmarks/model/comparison.py prepares them. Started by
+benchmarks/pipeline.py; for `{"uris": […]}` on its standard input it answers with the
 seconds that they took. Nothing is stored, which is in its favour.
 """
 
@@ -15,10 +16,12 @@ from pathlib import Path
 
 import requests
 import torch
-from child import answer_questions, say
-from model import device, torchvision_network
 from PIL import Image
 from torchvision import transforms
+
+from benchmarks.model.contenders import torchvision_network
+from benchmarks.rig.child import answer_questions, say
+from benchmarks.rig.machine import device
 
 TIMEOUT_S = 20.0
 

@@ -17,15 +17,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from child import Child
-from installation import Installation
-from loading import decode_alone
-from model import Contender, contending, device, pictures, prepare
 from rich.table import Table
-from row import RANDOM_WEIGHTS, Conditions, Series, comparison, ratios, shown, spread, verdict
-from task_an_image import prefork_pool
-from web import NO_FAULTS, Script
 
+from benchmarks.model.comparison import Contender, contending, pictures, prepare
+from benchmarks.peers.task_an_image import prefork_pool
+from benchmarks.rig.child import Child
+from benchmarks.rig.figures import shown, spread
+from benchmarks.rig.installation import RANDOM_WEIGHTS, Installation
+from benchmarks.rig.machine import device
+from benchmarks.rig.web import NO_FAULTS, Script
+from benchmarks.rows.loading import decode_alone
+from benchmarks.rows.row import Conditions, Series, comparison, ratios, verdict
 from contract.settings import load_settings
 
 # On a CPU about a minute's; on a GPU, which is a few hundred times as fast, half of one.
@@ -92,7 +94,7 @@ def add_gpu(table: Table, ours: Series, alone: Series, decoded: Series, busy: Se
 
 @contextlib.contextmanager
 def classifier_alone(conditions: Conditions) -> Iterator[Contender]:
-    """As benchmarks/model.py runs it, with the batches and the engine of the worker."""
+    """As benchmarks/model/comparison.py runs it, with the batches and the engine of the worker."""
     name = "ours_compiled" if device().type == "cuda" else "ours_eager"
     with tempfile.TemporaryDirectory(dir=conditions.scratch) as scratch:
         prepare(Path(scratch), with_onnx=False)
@@ -142,7 +144,7 @@ def beside_seed(conditions: Conditions) -> Table:
         tempfile.TemporaryDirectory(dir=conditions.scratch) as scratch,
     ):
         prepare(Path(scratch), with_onnx=False)
-        with Child("seed_way.py", scratch, log=Path(scratch, "log")) as loop:
+        with Child("benchmarks.peers.seed_way", scratch, log=Path(scratch, "log")) as loop:
             loop.read()  # the network is loaded
             for n in range(conditions.rounds):
                 first = n * (images + beside)

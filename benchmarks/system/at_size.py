@@ -1,7 +1,7 @@
 """What a job of ten million images costs, with a thousand small jobs beside it.
 
     make bench-size
-    python benchmarks/at_size.py [--images N] [--small-jobs N] [--seconds S]
+    python -m benchmarks.system.at_size [--images N] [--small-jobs N] [--seconds S]
 
 Runs a whole installation on PostgreSQL: the real `submit` and dispatcher, and a real worker whose
 network and device are simulated (netless_worker.py). The small jobs are submitted by the client,
@@ -27,15 +27,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from child import Child
-from installation import Installation, installed
-from model import machine
-from processes import cpu_s, pss_bytes
 from rich.console import Console
 from rich.table import Table
-from row import RANDOM_WEIGHTS, shown, spread, tell
 from sqlalchemy import func, insert, select, text, update
 
+from benchmarks.rig.child import Child
+from benchmarks.rig.figures import shown, spread, tell
+from benchmarks.rig.installation import RANDOM_WEIGHTS, Installation, installed
+from benchmarks.rig.machine import machine
+from benchmarks.rig.processes import cpu_s, pss_bytes
 from contract.broker.connection import make_celery, redis_of
 from contract.database.clock import db_now
 from contract.database.engine import reading
@@ -198,7 +198,7 @@ def netless_worker(installation: Installation) -> Iterator[None]:
     log = installation.log("worker")
     environment = installation.environment
     rate = str(DEVICE_IMAGES_S)
-    with Child("netless_worker.py", rate, log=log, environment=environment) as child:
+    with Child("benchmarks.rig.netless_worker", rate, log=log, environment=environment) as child:
         installation.await_ready("worker", lambda: child.has_ended)
         yield
 

@@ -1,6 +1,6 @@
 """What a command costs before it does anything: CPU time beside a bare Typer program's.
 
-    python benchmarks/cli_startup.py [--runs N]
+    python -m benchmarks.stage.cli_startup [--runs N]
 
 Runs in turn, N times each: a Typer program of one command with `--help`, `resnextq --help`, and
 `resnextq status JOB` (with and without `--json`) on a SQLite database with one job. Prints the

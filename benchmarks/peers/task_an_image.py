@@ -1,8 +1,9 @@
 """The usual way to put images through Celery: one task an image on a prefork pool.
 
-Started by benchmarks/pipeline.py as `celery --app task_an_image worker`, on the broker of an
-installation and a queue of its own. A task fetches by `requests` over kept connections, decodes
-and crops as ours does, and counts itself in Redis. It stores no result, which is in its favour.
+Started by benchmarks/pipeline.py as `celery --app benchmarks.peers.task_an_image worker`, on the
+broker of an installation and a queue of its own. A task fetches by `requests` over kept
+connections, decodes and crops as ours does, and counts itself in Redis. It stores no result, which
+is in its favour.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import redis
@@ -23,11 +23,12 @@ from celery import Celery
 from PIL import Image
 from requests.adapters import HTTPAdapter
 
+from benchmarks.rig.child import ROOT
 from resnext.picture.preprocess import resize_and_crop, to_rgb
 from resnext.spec.catalogue import find_spec
 
 if TYPE_CHECKING:  # a process of the pool needs no database server
-    from installation import Installation
+    from benchmarks.rig.installation import Installation
 
 TIMEOUT_S = 20.0
 READY_WITHIN_S = 120.0
@@ -115,11 +116,11 @@ class Pool:
 @contextmanager
 def prefork_pool(installation: Installation, concurrency: int) -> Iterator[Pool]:
     queue = f"prefork-{concurrency}"
-    celery = [sys.executable, "-m", "celery", "--workdir", str(Path(__file__).parent)]
+    celery = [sys.executable, "-m", "celery", "--workdir", str(ROOT)]
     pool_of = ["--pool", "prefork", "--concurrency", str(concurrency), "--hostname", queue]
     quiet = ["--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat"]
     installation.start_program(
-        [*celery, "--app", "task_an_image", "worker", *pool_of, *quiet],
+        [*celery, "--app", "benchmarks.peers.task_an_image", "worker", *pool_of, *quiet],
         log=installation.log(queue),
         environment={QUEUE: queue},
     )
