@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.process.prefetch import InFlight, InHand
+from worker.chunk.prefetch import InFlight, InHand
 
 SLOTS = 8192
 

@@ -1,7 +1,7 @@
-"""Holds images back for a while before they are loaded again: `classify`'s own second tries.
+"""Holds images back for a while before they are loaded, or loaded again.
 
-`worker.commands.classify_input` puts in what has failed for a passing reason. (A worker's chunks
-wait in SQL.)
+`host_rate` puts in what its host's rate does not allow yet, `worker.commands.classify_input` what
+has failed with a transient error. (A worker's chunks wait in SQL.)
 """
 
 from __future__ import annotations
