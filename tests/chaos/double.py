@@ -23,8 +23,7 @@ import worker.process.supervisor
 from contract.settings import load_settings
 from resnext.picture.preprocess import Preprocessing
 from tests.chaos.pictures import DEADLY, SIDE
-from tests.doubles import classifier
-from tests.doubles.classifier import answers
+from tests.doubles.classifier import Classifier, answers
 
 POLL_S: Final = 0.02
 PREPROCESSING: Final = Preprocessing(
@@ -33,7 +32,7 @@ PREPROCESSING: Final = Preprocessing(
 SPEC: Final = SimpleNamespace(preprocessing=PREPROCESSING, categories=("dark", "bright"))
 
 
-class Classifier(classifier.Classifier):
+class ColourClassifier(Classifier):
     weights_sha256, spec = "c" * 64, SPEC
 
     def __init__(self, *, batch_images: int, batch_s: float, hold: Path) -> None:
@@ -59,7 +58,7 @@ def _read(images: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     settings = load_settings()
-    classifier = Classifier(
+    classifier = ColourClassifier(
         batch_images=settings.batch_images,
         batch_s=float(os.environ["CHAOS_BATCH_S"]),
         hold=Path(os.environ["CHAOS_HOLD"]),

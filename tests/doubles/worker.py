@@ -32,8 +32,7 @@ from contract.broker import message
 from contract.broker.connection import check_broker, make_celery
 from contract.failure import Failure
 from contract.settings import Settings, load_settings
-from tests.doubles import classifier
-from tests.doubles.classifier import CROP
+from tests.doubles.classifier import CROP, Classifier
 from worker.chunk.outcome import Provenance
 from worker.main import serve
 from worker.metrics.exporter import exporting
@@ -107,7 +106,7 @@ class Loaders:
         self._closed.set()
 
 
-class Classifier(classifier.Classifier):
+class ScriptedClassifier(Classifier):
     def classify(self, images: np.ndarray) -> SimpleNamespace:
         if not crashing.empty():
             os.kill(os.getpid(), signal.Signals[crashing.get()])
@@ -137,7 +136,7 @@ def run(settings: Settings, name: str | None = None) -> None:
     app = make_celery(settings)
     check_broker(app)
     with exporting(settings) as registry:
-        serve(settings, engine, app, Loaders(), Classifier(), registry, name=name)
+        serve(settings, engine, app, Loaders(), ScriptedClassifier(), registry, name=name)
 
 
 if __name__ == "__main__":
