@@ -26,6 +26,7 @@ from contract.settings import Settings
 from worker.batch.batcher import Batcher
 from worker.batch.model import find_model, load_classifier
 from worker.chunk.live_runs import Runs
+from worker.chunk.prefetch import InFlight
 from worker.chunk.store import Store
 from worker.chunk.stragglers import Stragglers
 from worker.chunk.task import ChunkTask, register_task
@@ -39,7 +40,6 @@ from worker.process.celery_worker import CeleryWorker, Shutdown, configure_loggi
 from worker.process.database import connect
 from worker.process.heartbeat import Presence
 from worker.process.identity import Identity, name_worker, register
-from worker.process.prefetch import InFlight
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
     from resnext.classifier import Classifier

@@ -36,6 +36,7 @@ from contract.broker import message
 from contract.broker.connection import check_broker, make_celery
 from contract.failure import Failure
 from contract.settings import Settings, load_settings
+from tests.doubles.classifier import CROP, Classifier
 from worker.chunk import claim, rows
 from worker.chunk.outcome import Provenance
 from worker.main import serve
@@ -46,7 +47,6 @@ from worker.process.database import connect
 from worker.process.supervisor import watched
 
 WEB = "http://double.example/"
-CROP = 4
 BYTES = 1000
 SLOTS = 1000
 POLL_S = 0.01
@@ -115,30 +115,8 @@ class Loaders:
         self._closed.set()
 
 
-class Classifier:
-    model, weights, weights_sha256 = "resnext101_32x4d", "nvidia", "e" * 64
-    licence, engine, device, precision, batch_images = (
-        "none",
-        "eager",
-        "cpu",
-        "fp32",
-        8,
-    )
-    spec = SimpleNamespace(
-        preprocessing=SimpleNamespace(crop=CROP), categories=tuple(str(n) for n in range(10))
-    )
-
-    def __init__(self) -> None:
-        self._room = np.empty((self.batch_images, CROP, CROP, 3), np.uint8)
-
-    def room(self) -> np.ndarray:
-        return self._room
-
-    def start(self, images: np.ndarray) -> SimpleNamespace:
-        found = self._classify(images)
-        return SimpleNamespace(is_done=lambda: True, result=lambda: found)
-
-    def _classify(self, images: np.ndarray) -> SimpleNamespace:
+class ScriptedClassifier(Classifier):
+    def classify(self, images: np.ndarray) -> SimpleNamespace:
         if not crashing.empty():
             os.kill(os.getpid(), signal.Signals[crashing.get()])
         while not held.empty():
@@ -148,12 +126,7 @@ class Classifier:
         while not breaking.empty():
             if breaking.get().exists():
                 raise RuntimeError("device fell off")
-        first = images[:, 0, 0, 0].astype(np.int64)
-        return SimpleNamespace(
-            class_ids=first[:, None],
-            scores=np.ones((len(images), 1), np.float32),
-            finite=np.ones(len(images), bool),
-        )
+        return super().classify(images)
 
 
 def plant(module: Any, name: str, uris_of: Any) -> None:
@@ -188,7 +161,7 @@ def run(settings: Settings, name: str | None = None) -> None:
     app = make_celery(settings)
     check_broker(app)
     with exporting(settings) as registry:
-        serve(settings, engine, app, Loaders(), Classifier(), registry, name=name)
+        serve(settings, engine, app, Loaders(), ScriptedClassifier(), registry, name=name)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from resnext import errors
 from resnext.spec.catalogue import find_spec
 from resnext.spec.model import ModelSpec
 from worker.batch.device import choose_device
-from worker.commands.download_progress import DownloadProgress
+from worker.batch.download_progress import DownloadProgress
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
     from resnext.classifier import Classifier

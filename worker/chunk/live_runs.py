@@ -22,10 +22,10 @@ from contract.failure import Failure
 from worker.chunk.claim import Claim
 from worker.chunk.gate import Gate
 from worker.chunk.outcome import Outcome
+from worker.chunk.prefetch import InHand
 from worker.chunk.run import ChunkRun, ClassifierFault, Snapshot
 from worker.chunk.store import Store, Stored, blame, describe_fault
 from worker.metrics.stages import Metrics
-from worker.process.prefetch import InHand
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from typing import Final, Protocol
 from contract.failure import Failure
 from contract.uris import MAX_URI_CHARS, refusal
 from worker.chunk.outcome import Provenance
-from worker.commands.backoff import Backoff
+from worker.pool.backoff import Backoff
 from worker.pool.pool import Loaded, LoaderPool, LoadFailed, PoolClosed
 
 # In hand at a time, from their URI to their line: so many may overtake one that hangs, whose

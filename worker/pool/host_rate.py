@@ -20,7 +20,7 @@ from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from contract.broker.connection import redis_of
-from worker.commands.backoff import Backoff
+from worker.pool.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
