@@ -27,6 +27,7 @@ from contract.errors import SettingsError, UnavailableError
 from contract.models import default_weights
 
 PREFIX = "RESNEXT_"
+MAX_CHUNK_IMAGES = 256
 # What is not shown where it is wrong: it is a secret, or what was misread may be a piece of one.
 SECRETS: Final = frozenset(
     {"broker_url", "database_url", "flower_login", "s3_endpoint", "gcs_endpoint"}
@@ -115,7 +116,7 @@ class Settings(BaseSettings):
     torch_threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads that the network computes with; by default one for each core, on CUDA one."""
 
-    chunk_images: int = Field(default=64, ge=1, le=256)
+    chunk_images: int = Field(default=64, ge=1, le=MAX_CHUNK_IMAGES)
     """URIs in one message."""
 
     batch_images: int = Field(default=32, ge=1, le=1024)

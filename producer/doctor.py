@@ -32,6 +32,7 @@ from contract.broker.connection import (
     redis_of,
 )
 from contract.check import Check, guarded
+from contract.chunks.faults import faults_of_running_jobs
 from contract.database.clock import db_now
 from contract.database.engine import connect_database, reaching_database, reading
 from contract.database.schema import NEWEST_SCHEMA, OLDEST_SCHEMA, revision_of
@@ -199,6 +200,7 @@ def _database(settings: Settings) -> Iterator[Check]:
             yield _schema(engine, connection)
             yield from _workers(connection, settings)
             yield _dispatcher(connection, _overdue_s(settings))
+            yield from _faults(connection)
     finally:
         engine.dispose()
 
@@ -233,6 +235,18 @@ def _workers(connection: Connection, settings: Settings) -> Iterator[Check]:
             f"{row.name} serves {row.queue} on {row.device} in {row.precision}, "
             f"{'stopping' if row.stopping else f'{row.images_per_s:.1f} images/s'}; "
             f"last heartbeat {beat_s:.0f} s ago",
+        )
+
+
+def _faults(connection: Connection) -> Iterator[Check]:
+    """Faults of this program that chunks of running jobs meet at the moment."""
+    for fault, chunks_met in faults_of_running_jobs(connection).most_common():
+        yield Check(
+            "fault",
+            "warning",
+            f"{chunks_met:,} chunks of running jobs met a fault of this program: {fault}",
+            "They are tried again, and fail as `internal` after the last attempt. The workers' logs "
+            "have the whole of it; please report it.",
         )
 
 

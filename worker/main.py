@@ -185,12 +185,7 @@ def build(  # noqa: PLR0913  (the same)
         retry_backoff_s=settings.retry_backoff_s,
     )
     metrics = Metrics()
-    runs = Runs(
-        store,
-        max_attempts=settings.max_attempts,
-        chunk_images=settings.chunk_images,
-        metrics=metrics,
-    )
+    runs = Runs(store, chunk_images=settings.chunk_images, metrics=metrics)
     stragglers = Stragglers(runs)
     batcher = Batcher(
         classifier,
@@ -199,7 +194,11 @@ def build(  # noqa: PLR0913  (the same)
         metrics=metrics,
     )
     presence = Presence(
-        database, identity, lease_s=settings.lease_s, images_per_s=lambda: batcher.images_per_s
+        database,
+        identity,
+        lease_s=settings.lease_s,
+        images_per_s=lambda: batcher.images_per_s,
+        after_beat=runs.put_back_orphans,
     )
     task = ChunkTask(
         database=database,

@@ -32,13 +32,13 @@ from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, insert
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from contract.broker.connection import queue_of
+from contract.chunks.insert import Part, insert_parts
 from contract.database.clock import db_now
 from contract.database.tables import chunks, jobs
 from contract.database.waits import Database
 from contract.errors import SourceError, UnavailableError, UsageError
 from contract.settings import Settings
 from producer.submit.background import begin
-from producer.submit.insert import Part, insert_parts
 from producer.submit.runs import Run
 from producer.submit.sources import Entry, check, shorten
 

@@ -10,9 +10,10 @@ import pytest
 from celery import Celery
 from sqlalchemy import Engine, func, select, update
 
+from contract.chunks.run import FencedOff
 from contract.database.clock import db_now
 from contract.database.engine import reading
-from contract.database.tables import chunks, jobs
+from contract.database.tables import chunks, jobs, results
 from contract.errors import JobStateError, SourceError, UnknownJobError, UsageError
 from contract.settings import Settings
 from producer.dispatcher import end as settling
@@ -54,7 +55,6 @@ from tests.integration.ending import (
     submit_job,
 )
 from worker.chunk.claim import Claim
-from worker.chunk.store import FencedOff
 
 ALL = range(3 * IMAGES)
 
@@ -99,7 +99,7 @@ def test_the_rows_have_what_was_submitted_and_the_runs_they_had(engine: Engine) 
     cancel(engine, id_)
     dispatch(engine)
     with reading(engine) as connection:
-        rows = connection.execute(select(settling.results).order_by("position")).all()
+        rows = connection.execute(select(results).order_by("position")).all()
         now = connection.scalar(select(db_now()))
     assert [(row.uri, row.ref, row.attempts, row.worker) for row in rows] == [
         ("https://a.example/1", "one", 2, None),

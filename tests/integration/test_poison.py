@@ -12,6 +12,7 @@ from celery import Celery
 from sqlalchemy import Engine, select
 
 from contract import remaining
+from contract.chunks.run import FencedOff
 from contract.database.clock import db_now
 from contract.database.engine import reading
 from contract.database.tables import results
@@ -42,7 +43,6 @@ from tests.integration.ending import (
 )
 from worker.chunk.claim import Claim, begin_alone
 from worker.chunk.outcome import Outcome
-from worker.chunk.store import FencedOff
 
 
 @pytest.fixture
@@ -201,14 +201,19 @@ def test_a_crash_before_the_others_were_gone_counts_for_no_image(
 def test_an_image_that_fails_for_a_passing_reason_has_its_attempts_and_the_next_one_as_well(
     engine: Engine, lives: Lives, suspect: int
 ) -> None:
-    for attempt in (1, 2, 3):
-        claimed = lives.begin()
-        assert (image_of(claimed), claimed.attempt) == (0, attempt)
-        lives.store(claimed, failed("timeout"))
+    """It waits for its time, and the next one has its turn meanwhile, with its own attempts."""
+    seen = []
+    while not seen or image_of(seen[-1]) != IMAGES - 1:
+        seen.append(lives.begin())
+        lives.store(seen[-1], failed("timeout") if image_of(seen[-1]) == 0 else CLASSIFIED)
         change_chunks(engine, suspect, due_at=db_now())
-    assert codes(engine, suspect) == {0: "timeout"}
-    claimed = lives.begin()
-    assert (image_of(claimed), claimed.attempt) == (1, 1)
+    while left(engine, suspect):
+        seen.append(lives.begin())
+        lives.store(seen[-1], failed("timeout"))
+        change_chunks(engine, suspect, due_at=db_now())
+    assert codes(engine, suspect) == {0: "timeout"} | dict.fromkeys(range(1, IMAGES))
+    runs = [(image_of(claimed), claimed.attempt) for claimed in seen]
+    assert sorted(runs) == [(0, 1), (0, 2), (0, 3), *((n, 1) for n in range(1, IMAGES))]
 
 
 def test_who_has_lost_an_image_that_ran_alone_stores_nothing(

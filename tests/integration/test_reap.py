@@ -11,11 +11,12 @@ from celery import Celery
 from sqlalchemy import Engine, event, select
 
 from contract.broker.message import ChunkMessage
+from contract.chunks.reap import MOST_DEATHS
 from contract.database.engine import reading
 from contract.database.tables import workers
 from contract.settings import Settings
 from producer.dispatcher.publish import publish
-from producer.dispatcher.reap import MOST_DEATHS, Reaper
+from producer.dispatcher.reap import Reaper
 from tests.integration.dispatching import (
     WITHIN_S,
     Clock,

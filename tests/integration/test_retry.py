@@ -12,6 +12,7 @@ import pytest
 from celery import Celery
 from sqlalchemy import Engine, insert
 
+from contract.chunks.run import FencedOff
 from contract.database.clock import db_now
 from contract.database.tables import tallies
 from contract.errors import JobStateError, UnknownJobError, UsageError
@@ -44,7 +45,6 @@ from tests.integration.ending import (
     store,
     submit_job,
 )
-from worker.chunk.store import FencedOff
 
 MIXED = [CLASSIFIED, failed("http_404"), CLASSIFIED, failed("not_an_image")]
 

@@ -95,6 +95,7 @@ def test_the_json_has_the_designed_keys(engine: Engine, database_url: str, job: 
         "expires_at": None,
         "finished_at": None,
         "errors": {},
+        "faults": {},
     }
     assert done.stdout.count("\n") == 1
     assert "Z" in done.stdout

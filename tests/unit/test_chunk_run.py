@@ -153,7 +153,7 @@ def test_the_keeper_is_called_at_once_for_a_run_that_is_ready(run: ChunkRun) -> 
     assert called == [run]
 
 
-def test_a_run_whose_classifier_failed_is_waited_for_no_longer_and_cannot_be_stored(
+def test_a_run_whose_classifier_failed_is_waited_for_no_longer_and_keeps_its_outcomes(
     run: ChunkRun,
 ) -> None:
     run.settle({10: GONE})
@@ -163,8 +163,11 @@ def test_a_run_whose_classifier_failed_is_waited_for_no_longer_and_cannot_be_sto
     assert waiter.wakes()
     assert not run.begin_classifying([12]), "its loader has the slot back at once"
     run.settle({11: CAT})
-    with pytest.raises(ClassifierFault, match="device fell off"):
-        run.snapshot()
+    snapshot = run.snapshot()
+    assert snapshot.outcomes == {10: GONE}
+    assert {11, 12} <= snapshot.unsettled
+    assert snapshot.closed
+    assert str(snapshot.fault) == "device fell off"
 
 
 @pytest.mark.parametrize("order", [("keep", "fail"), ("fail", "keep")])

@@ -34,9 +34,14 @@ def test_its_version_travels_with_it() -> None:
     assert MESSAGE.encode()["version"] == MESSAGE_VERSION
 
 
-@pytest.mark.parametrize("version", [max(READ_VERSIONS) + 1, 0, "1", None])
-def test_another_version_is_refused_and_the_way_out_named(version) -> None:
+def test_a_newer_version_is_refused_and_the_way_out_named() -> None:
     with pytest.raises(UnknownMessageVersion, match="upgrade the worker"):
+        ChunkMessage.decode(MESSAGE.encode() | {"version": max(READ_VERSIONS) + 1})
+
+
+@pytest.mark.parametrize("version", [0, -1, "1", None, [1], {}, True, 1.0, 2**70])
+def test_what_is_no_version_of_ours_is_malformed_and_waits_for_no_newer_worker(version) -> None:
+    with pytest.raises(MalformedMessage, match="version"):
         ChunkMessage.decode(MESSAGE.encode() | {"version": version})
 
 
@@ -58,7 +63,7 @@ def test_fields_that_a_newer_program_has_added_are_ignored() -> None:
 
 
 def test_a_message_without_a_version_is_refused() -> None:
-    with pytest.raises(UnknownMessageVersion, match="None"):
+    with pytest.raises(MalformedMessage, match="version is None"):
         ChunkMessage.decode({"job": "abc"})
 
 
@@ -73,6 +78,15 @@ def test_a_message_without_a_version_is_refused() -> None:
         {"uris": None},
         {"job_number": "many"},
         {"generation": None},
+        {"generation": True},
+        {"generation": -1},
+        {"chunk": 2**63},
+        {"chunk": 1.0},
+        {"job": "a" * 33},
+        {"job": 5},
+        {"uris": ["http://a.example/" + "a" * 200_000, "http://a.example/2"]},
+        {"positions": [0] * 257, "uris": ["http://a.example/1"] * 257},
+        {"positions": [True, False]},
     ],
 )
 def test_a_message_that_nobody_of_ours_sent_is_refused(change) -> None:

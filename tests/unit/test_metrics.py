@@ -104,7 +104,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def runs(metrics: Metrics) -> Runs:
-    return Runs(SimpleNamespace(), max_attempts=3, chunk_images=64, metrics=metrics)  # type: ignore[arg-type]
+    return Runs(SimpleNamespace(), chunk_images=64, metrics=metrics)  # type: ignore[arg-type]
 
 
 def test_every_metric_is_shown_in_the_form_of_prometheus(metrics: Metrics, runs: Runs) -> None:

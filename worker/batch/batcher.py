@@ -150,19 +150,19 @@ class Batcher:
             self._when_broken()
 
     def _run(self) -> None:
-        under_way: _Batch | None = None
+        computing: _Batch | None = None
         closing = False
-        while under_way is not None or not closing:
+        while computing is not None or not closing:
             batch, room = _Batch(), self._classifier.room()
             if not closing:
-                closing = self._fill(batch, room, under_way)
+                closing = self._fill(batch, room, computing)
             started = batch.images > 0 and self._start(batch, room)
-            if under_way is not None:
-                self._finish(under_way)
+            if computing is not None:
+                self._finish(computing)
             if started and batch.is_done():  # as always on a CPU
                 self._finish(batch)
                 started = False
-            under_way = batch if started else None
+            computing = batch if started else None
 
     def _fill(self, batch: _Batch, room: Pixels, under_way: _Batch | None) -> bool:
         """Fills a batch from its first image on; returns whether it is the last one. No images:
@@ -216,8 +216,18 @@ class Batcher:
         """It, and all that has come besides: their slots are given back in one call."""
         parts = self._at_hand(first, len(room) - batch.images)
         loads = [loaded for part in parts for _, loaded in part.images]
-        _gather(loads, room[batch.images :])
-        release(loads)
+        try:
+            _gather(loads, room[batch.images :])
+        except Exception as fault:
+            log.exception("Images cannot be put into a batch; one of them is at fault.")
+            parts = [
+                sound
+                for part in parts
+                if (sound := _settle_unsound(part, room[batch.images], fault)).images
+            ]
+            _gather([load for part in parts for _, load in part.images], room[batch.images :])
+        finally:
+            release(loads)
         for part in parts:
             batch.add(part)
 
@@ -256,18 +266,22 @@ class Batcher:
         try:
             predictions = batch.result()
             done_at = batch.done_at or time.monotonic()
-            answers = _answers(predictions)
         except Exception as error:
             log.exception("The classifier failed on a batch of %d images.", batch.images)
             self._fail(batch, error)
             return
         self._faults = 0
-        # What is under way together is computed one after the other.
+        # Batches that the device has together are computed in sequence.
         device_s = done_at - max(batch.started_at, self._device_free_at)
         self._device_free_at = done_at
         self._metrics.note_batch(batch.images, device_s)
-        batch.settle(answers, device_s)
         self._rate.note(batch.images, batch.began_at)
+        try:
+            batch.settle(_answers(predictions), device_s)
+        except Exception as fault:
+            log.exception("The answers of a batch of %d images cannot be read.", batch.images)
+            for run in batch.runs:
+                run.fail(fault)
 
     def _fail(self, batch: _Batch, error: Exception) -> None:
         for run in batch.runs:
@@ -281,6 +295,22 @@ class Batcher:
                 error,
             )
             self._when_broken()
+
+
+def _settle_unsound(part: _Arrived, place: Pixels, fault: Exception) -> _Arrived:
+    """Images whose pixels cannot be copied fail; returns the others."""
+    sound = []
+    unsound = dict[int, Outcome]()
+    for position, loaded in part.images:
+        try:
+            place[...] = loaded.pixels
+        except Exception:  # noqa: BLE001  (whatever it is, it costs this image alone)
+            failure = Failure("internal", type(fault).__name__)
+            unsound[position] = Outcome(failure, loaded.provenance, loaded.measured)
+        else:
+            sound.append((position, loaded))
+    part.run.settle(unsound)
+    return part._replace(images=sound)
 
 
 def _gather(loads: list[Loaded], room: Pixels) -> None:

@@ -1,7 +1,7 @@
-"""Parts of a job on their way into SQL, each a chunk and its URIs: two statements for many parts.
+"""The first move of a chunk: it is inserted with its URIs, many chunks in two statements.
 
-Called by `submit`, within its transaction. PostgreSQL gets each column as one array: a statement
-a row would keep the server, and so the submit, busier than the rows do.
+Submit calls this within its transaction. PostgreSQL gets each column as one array: one statement a
+row would keep the server, and so the submit, busier than the rows do.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Text, bindparam, insert
 
+from contract.chunks.state import ChunkState
 from contract.database.tables import chunk_uris, chunks
 from contract.remaining import all_of
 
@@ -22,15 +23,15 @@ MAX_SHUFFLE: Final = 2**31 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Some images of a job, that are one chunk."""
+    """Images of a job that become one chunk."""
 
     chunk: int
     first_position: int
     images: int
     uris: str
-    """A list in JSON: written before the transaction begins, which is the shorter for it."""
+    """A list in JSON, written before the transaction begins so that the transaction is short."""
     refs: str | None
-    """The same of the submitter's own ids; None if no image has one."""
+    """The submitter's own ids, as a list in JSON; None if no image has one."""
 
 
 def insert_parts(
@@ -47,11 +48,16 @@ def insert_parts(
     connection.execute(_INSERT_TEXTS, rows)
 
 
-# JSON already, so that it is not to be made of what it is given.
+# The values are JSON already.
 _INSERT_TEXTS: Final = insert(chunk_uris).values(
     uris=bindparam("uris", type_=Text()), refs=bindparam("refs", type_=Text())
 )
-_BEGINNING: Final[dict[str, Any]] = {"state": "pending", "generation": 0, "attempt": 0, "deaths": 0}
+_BEGINNING: Final[dict[str, Any]] = {
+    "state": ChunkState.PENDING.value,
+    "generation": 0,
+    "attempt": 0,
+    "deaths": 0,
+}
 
 
 def _chunk_row(part: Part) -> dict[str, Any]:
