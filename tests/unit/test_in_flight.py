@@ -2,7 +2,8 @@
 
 import pytest
 
-from worker.process.prefetch import InFlight, InHand
+from contract.flow import InHand
+from worker.process.prefetch import InFlight
 
 SLOTS = 8192
 

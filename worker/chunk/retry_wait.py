@@ -21,5 +21,5 @@ def retry_wait_s(attempt: int, *, mean_s: float, longest_s: float) -> float:
 
     Source: M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015.
     """
-    doublings = min(attempt - 1, MOST_DOUBLINGS)
+    doublings = min(max(0, attempt - 1), MOST_DOUBLINGS)
     return uniform(0.0, min(2.0 * mean_s * 2.0**doublings, longest_s))

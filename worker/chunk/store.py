@@ -18,6 +18,7 @@ from contract.chunks.later import Group
 from contract.chunks.run import Left
 from contract.database.waits import Database
 from contract.failure import Failure
+from contract.flow import LONGEST_DEFERRAL_S, SHORTEST_DEFERRAL_S
 from worker.chunk.claim import Claim
 from worker.chunk.outcome import Outcome, Provenance
 from worker.chunk.rows import make_rows
@@ -29,10 +30,6 @@ from worker.process.identity import Identity
 LONGEST_DELAY_S: Final = 3600.0
 # A fault that comes every time is not to keep the machine busy.
 SHORTEST_FAULT_DELAY_S: Final = 2.0
-# Images that their host had no room for come again when that has got on; scattered, so that they
-# do not come all at once.
-SHORTEST_DEFERRAL_S: Final = 20.0
-LONGEST_DEFERRAL_S: Final = 40.0
 # Beyond that many doublings every delay is the longest one, and a float overflows at 1024.
 MOST_DOUBLINGS: Final = 30
 
