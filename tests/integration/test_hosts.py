@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from contract.flow import PARKED_A_PLACE
 from tests.integration.dispatching import WITHIN_S, until
 from tests.servers.sites import MakePool, Site, SitePool, making_pools, serving
-from worker.pool.hosts import PARKED_A_PLACE
 from worker.pool.pool import LineFull, Loaded, PoolClosed
 
 
