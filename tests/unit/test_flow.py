@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from contract.flow import host_places, line_images, parked_images, window_images
+from contract.settings import Settings
 
 
 def window(
@@ -93,3 +96,19 @@ def test_a_hosts_line_is_four_images_a_place_or_half_a_minute_of_its_rate(
 
 def test_four_images_are_parked_for_each_slot() -> None:
     assert parked_images(slots=4096) == 16_384
+
+
+@pytest.mark.parametrize(
+    ("field", "default", "words"),
+    [
+        ("window_s", 1.5, "| 1.5 s of what the devices do;"),
+        ("in_flight_s", 2.0, "| 2 s of what its device does;"),
+        ("chunks_in_flight", 512, "512 chunks at most |"),
+        ("fetches_per_loader", 512, "| 512 for each loader |"),
+        ("fetches_per_host", 32, "| 32, and at most half of the slots |"),
+        ("chunk_patience_s", 5.0, "| seconds | 5 |"),
+    ],
+)
+def test_the_page_on_flow_has_the_defaults_of_the_settings(field, default, words) -> None:
+    assert Settings.model_fields[field].default == default, "docs/flow.md has another default"
+    assert words in (Path(__file__).parents[2] / "docs/flow.md").read_text()
