@@ -245,8 +245,8 @@ def _faults(connection: Connection) -> Iterator[Check]:
             "fault",
             "warning",
             f"{chunks_met:,} chunks of running jobs met a fault of this program: {fault}",
-            "They are tried again, and fail as `internal` after the last attempt. The workers' logs "
-            "have the whole of it; please report it.",
+            "They run again, and fail as `internal` after the last attempt. The workers' logs have "
+            "the whole of it; please report it.",
         )
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import Engine, update
 
 from contract.check import Check, guarded
 from contract.database.clock import db_now
+from contract.database.schema import NEWEST_SCHEMA
 from contract.database.tables import leaders
 from contract.settings import Settings
 from producer.dispatcher.leader import Leadership
@@ -68,7 +69,7 @@ def test_where_all_is_well_nothing_is_a_failure(
     ]
     assert "Valkey" in found["broker"].found
     assert found["broker memory"].found == "maxmemory-policy noeviction"
-    assert "schema is 0002" in found["database"].found
+    assert f"schema is {NEWEST_SCHEMA:04}" in found["database"].found
     assert found["workers"].found == f"1 on {QUEUE}, which new jobs ask for"
     assert "w1" in found["worker"].found
     assert "12.5 images/s" in found["worker"].found

@@ -51,7 +51,7 @@ def test_a_status_that_may_pass_is_retried(status) -> None:
 
 def test_what_may_pass_is_retried_and_nothing_else() -> None:
     retried = {name for name, entry in ERROR_CODES.items() if entry.retried}
-    assert retried == {"dns", "connect", "timeout"}
+    assert retried == {"dns", "connect", "internal", "timeout"}
 
 
 def test_a_long_detail_is_cut() -> None:
