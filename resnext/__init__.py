@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnext.classifier import Answer, Classifier, Predictions, load_classifier
+    from resnext.classifier import Answer, Classifier, load_classifier
+    from resnext.predictions import Predictions
 
 __all__ = ["Answer", "Classifier", "Predictions", "load_classifier"]
 

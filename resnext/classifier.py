@@ -27,6 +27,7 @@ from resnext.load import load_network
 from resnext.network import ResNeXt
 from resnext.picture.decode import DecodeError, DecodeLimits, as_decode_error, decode
 from resnext.picture.preprocess import Preprocessing, resize_and_crop, to_rgb
+from resnext.predictions import Best, Predictions, best_of_each
 from resnext.run.engine import (
     Engine,
     PixelsToLogits,
@@ -57,19 +58,6 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """Of a batch of N pictures; K is 5, or the number of classes where there are fewer."""
-
-    class_ids: np.ndarray
-    """(N, K) int64, the likeliest first; of equal scores the lower class id."""
-    scores: np.ndarray
-    """(N, K) float32, softmax probabilities."""
-    finite: np.ndarray
-    """(N,) bool; False where the network's scores are no finite numbers: K classes then
-    stand there that mean nothing."""
-
-
-@dataclass(frozen=True)
 class Guess:
     label: str
     class_id: int
@@ -86,6 +74,8 @@ class Answer:
     error: str | None = None
     """`code: detail`."""
 
+
+NOT_FINITE: Final = Answer(error="not_finite: the network's scores are not finite numbers")
 
 Picture = bytes | str | os.PathLike[str] | Image.Image
 
@@ -278,20 +268,12 @@ class Classifier:
             return f"unreadable: {getattr(error, 'strerror', None) or error}"
 
     def _answers(self, images: Pixels) -> Iterator[Answer]:
-        found = self._classify_anyhow(images)
-        for ids, scores, finite in zip(
-            found.class_ids.tolist(), found.scores.tolist(), found.finite.tolist(), strict=True
-        ):
-            yield (
-                Answer(
-                    tuple(
-                        Guess(self.spec.categories[class_id], class_id, score)
-                        for class_id, score in zip(ids, scores, strict=True)
-                    )
-                )
-                if finite
-                else Answer(error="not_finite: the network's scores are not finite numbers")
-            )
+        for best in best_of_each(self._classify_anyhow(images)):
+            yield NOT_FINITE if best is None else Answer(tuple(self._guesses(best)))
+
+    def _guesses(self, best: Best) -> Iterator[Guess]:
+        for class_id, score in zip(best.class_ids, best.scores, strict=True):
+            yield Guess(self.spec.categories[class_id], class_id, score)
 
 
 def _pixels_of(image: Image.Image, preprocessing: Preprocessing) -> Pixels:

@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from math import ceil
 from typing import Any, Final
 
 from celery import Celery
@@ -40,11 +39,10 @@ from contract.chunks.dispatch import queued_images
 from contract.database.clock import db_now
 from contract.database.engine import reading
 from contract.database.tables import jobs, workers
+from contract.flow import window_images
 from contract.settings import Settings
 from producer.dispatcher.suspects import is_suspect, next_alone
 
-# Before a rate is known, so many whole chunks wait for each worker, and later one at least.
-CHUNKS_A_WORKER: Final = 8
 # Bounds one transaction and the memory it takes; the next tick goes on.
 CHUNKS_A_TICK: Final = 1000
 
@@ -130,28 +128,24 @@ def _plan(connection: Connection, queue: str, settings: Settings) -> list[tuple[
 
 
 def _window(connection: Connection, queue: str, settings: Settings) -> int:
-    """How many images of this queue may wait in Redis.
-
-    Seconds of what the devices could do; but where they wait for the network, of what has come to
-    SQL, since whoever comes next would have to wait for all of it.
-    """
+    """How many images of this queue may wait in Redis."""
     fleet, device_images_s = connection.execute(
         select(func.count(), func.coalesce(func.sum(workers.c.images_per_s), 0.0)).where(
             workers.c.queue == queue, workers.c.heartbeat_at > db_now(-settings.lease_s)
         )
     ).one()
-    least: int = max(fleet, 1) * settings.chunk_images
-    if not device_images_s:
-        return CHUNKS_A_WORKER * least
-    window: int = max(least, ceil(settings.window_s * device_images_s))
     done_images_s: float | None = connection.scalar(
         select(func.sum(jobs.c.images_per_s)).where(
             jobs.c.state == "running", jobs.c.queue == queue
         )
     )
-    if not done_images_s:  # they have just begun
-        return window
-    return min(window, max(CHUNKS_A_WORKER * least, ceil(settings.window_s * done_images_s)))
+    return window_images(
+        workers=fleet,
+        chunk_images=settings.chunk_images,
+        window_s=settings.window_s,
+        device_images_s=device_images_s,
+        done_images_s=done_images_s,
+    )
 
 
 def _demands(

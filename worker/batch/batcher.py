@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from contract.failure import Failure
 from resnext.picture.resample import Pixels
+from resnext.predictions import Predictions, best_of_each
 from worker.chunk.outcome import Outcome, Prediction
 from worker.chunk.run import ChunkRun, ClassifierFault
 from worker.metrics.stages import Metrics
 from worker.pool.pool import Loaded, release
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
-    from resnext.classifier import Classifier, Pending, Predictions
+    from resnext.classifier import Classifier, Pending
 
 log = logging.getLogger(__name__)
 
@@ -320,13 +321,10 @@ def _gather(loads: list[Loaded], room: Pixels) -> None:
 
 def _answers(predictions: Predictions) -> list[Prediction | Failure]:
     return [
-        Prediction(tuple(class_ids), tuple(scores)) if finite else Failure("not_finite")
-        for class_ids, scores, finite in zip(
-            predictions.class_ids.tolist(),
-            predictions.scores.tolist(),
-            predictions.finite.tolist(),
-            strict=True,
-        )
+        Failure("not_finite")
+        if best is None
+        else Prediction(tuple(best.class_ids), tuple(best.scores))
+        for best in best_of_each(predictions)
     ]
 
 

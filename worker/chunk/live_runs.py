@@ -19,10 +19,10 @@ from contract.broker.message import ChunkMessage
 from contract.chunks.fence import Fence
 from contract.chunks.run import FencedOff
 from contract.failure import Failure
+from contract.flow import InHand
 from worker.chunk.claim import Claim
 from worker.chunk.gate import Gate
 from worker.chunk.outcome import Outcome
-from worker.chunk.prefetch import InHand
 from worker.chunk.run import ChunkRun, ClassifierFault, Snapshot
 from worker.chunk.store import Store, Stored, blame, describe_fault
 from worker.metrics.stages import Metrics

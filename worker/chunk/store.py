@@ -18,8 +18,10 @@ from contract.chunks.later import Group
 from contract.chunks.run import Left
 from contract.database.waits import Database
 from contract.failure import Failure
+from contract.flow import LONGEST_DEFERRAL_S, SHORTEST_DEFERRAL_S
 from worker.chunk.claim import Claim
 from worker.chunk.outcome import Outcome, Provenance
+from worker.chunk.retry_wait import retry_wait_s
 from worker.chunk.rows import make_rows
 from worker.chunk.run import ClassifierFault, Snapshot
 from worker.metrics.stages import Stages
@@ -29,12 +31,6 @@ from worker.process.identity import Identity
 LONGEST_DELAY_S: Final = 3600.0
 # A fault that comes every time is not to keep the machine busy.
 SHORTEST_FAULT_DELAY_S: Final = 2.0
-# Images that their host had no room for come again when that has got on; scattered, so that they
-# do not come all at once.
-SHORTEST_DEFERRAL_S: Final = 20.0
-LONGEST_DEFERRAL_S: Final = 40.0
-# Beyond that many doublings every delay is the longest one, and a float overflows at 1024.
-MOST_DOUBLINGS: Final = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,10 +193,7 @@ class Store:
         return max(SHORTEST_FAULT_DELAY_S, self._backoff_s(attempt))
 
     def _backoff_s(self, attempt: int) -> float:
-        """Exponential with full jitter, so that a site's images do not come back together."""
-        doublings = min(max(0, attempt - 1), MOST_DOUBLINGS)
-        mean_s = self._retry_backoff_s * 2.0**doublings
-        return uniform(0.0, min(2.0 * mean_s, LONGEST_DELAY_S))
+        return retry_wait_s(attempt, mean_s=self._retry_backoff_s, longest_s=LONGEST_DELAY_S)
 
 
 def blame(snapshot: Snapshot) -> Snapshot:

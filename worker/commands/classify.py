@@ -22,6 +22,7 @@ from contract.failure import Failure
 from contract.models import title_of
 from contract.record import Record, classified, failed, make_record
 from contract.settings import Settings
+from resnext.predictions import best_of_each
 from worker.batch.model import find_model, load_classifier
 from worker.chunk.outcome import Provenance
 from worker.commands.classify_input import ROOM, Entry, Feed, Image
@@ -148,15 +149,12 @@ def _answers(classifier: Classifier, pixels: np.ndarray) -> Iterator[Record]:
             f"The classifier failed on a batch of {len(pixels)} images: "
             f"{type(error).__name__}: {error}"
         ) from error
-    for class_ids, scores, finite in zip(
-        found.class_ids.tolist(), found.scores.tolist(), found.finite.tolist(), strict=True
-    ):
-        labels = [classifier.spec.categories[class_id] for class_id in class_ids]
-        yield (
-            classified(zip(labels, class_ids, scores, strict=True))
-            if finite
-            else failed(Failure("not_finite").code, "")
-        )
+    for best in best_of_each(found):
+        if best is None:
+            yield failed(Failure("not_finite").code, "")
+        else:
+            labels = [classifier.spec.categories[class_id] for class_id in best.class_ids]
+            yield classified(zip(labels, best.class_ids, best.scores, strict=True))
 
 
 def _record(settled: Settled, title: str, precision: str) -> Record:

@@ -16,13 +16,6 @@ from urllib.parse import urlsplit
 
 from contract.uris import is_file
 
-# Images that may be parked, for each that their host, or all hosts, may have under way: enough to
-# go on with while tasks store and claim, and no more than a minute or two of a host that hangs.
-PARKED_A_PLACE: Final = 4
-# Of a host whose images go out at a rate, no more are parked than it lets out in this time: a
-# parked image keeps its run, and so its chunk, in this worker's hands.
-LONGEST_LINE_S: Final = 30.0
-
 # As most URIs are written: there is nothing that `urlsplit`, which takes longer, would change.
 _PLAIN: Final = re.compile(r"https?://([a-z0-9.-]*[a-z0-9])(?::[0-9]*)?/")
 

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from contract.failure import Failure
+from contract.flow import host_places, line_images, parked_images
 from contract.settings import Settings
 from resnext.picture.preprocess import Preprocessing
 from resnext.picture.resample import Pixels
 from worker.chunk.outcome import NOT_MEASURED, Measured, Provenance
 from worker.loader.program import LoaderConfig
-from worker.pool.hosts import LONGEST_LINE_S, PARKED_A_PLACE, Hosts, host_of
+from worker.pool.hosts import Hosts, host_of
 from worker.pool.process import (
     CRASHES,
     LOOKS,
@@ -245,15 +246,12 @@ class LoaderPool:
 
     def _make_hosts(self, settings: Settings, parked: int | None) -> Hosts[Order]:
         slots = settings.loaders * settings.fetches_per_loader
-        # One host has half of the slots at most: so one that is slow leaves the others the rest.
-        places = max(1, min(settings.fetches_per_host, slots // 2))
-        line = PARKED_A_PLACE * places
-        if self._rate is not None:
-            line = min(line, max(1, int(self._rate.images_per_s * LONGEST_LINE_S)))
+        places = host_places(slots=slots, fetches_per_host=settings.fetches_per_host)
+        rate = None if self._rate is None else self._rate.images_per_s
         return Hosts(
             places=places,
-            line=line if parked is None else parked,
-            parked=PARKED_A_PLACE * slots if parked is None else parked,
+            line=line_images(places, images_per_s=rate) if parked is None else parked,
+            parked=parked_images(slots=slots) if parked is None else parked,
             when_room=self._room.notify_all,
             ask=None if self._rate is None else self._rate.ask,
         )

@@ -36,12 +36,13 @@ from contract.database.tables import (
 )
 from contract.database.waits import Database
 from contract.failure import Failure
+from contract.flow import LONGEST_DEFERRAL_S, SHORTEST_DEFERRAL_S
 from contract.settings import Settings
 from worker.chunk.claim import Claim, claim
 from worker.chunk.live_runs import Runs
 from worker.chunk.outcome import Outcome, Prediction, Provenance
 from worker.chunk.run import ChunkRun, ClassifierFault, Snapshot
-from worker.chunk.store import LONGEST_DEFERRAL_S, SHORTEST_DEFERRAL_S, Store
+from worker.chunk.store import Store
 from worker.metrics.stages import Metrics
 from worker.process.heartbeat import Presence
 from worker.process.identity import Identity, register

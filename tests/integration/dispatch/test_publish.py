@@ -17,8 +17,9 @@ from sqlalchemy import Engine
 from contract import remaining
 from contract.broker.connection import make_celery, queue_of
 from contract.database.clock import db_now
+from contract.flow import CHUNKS_A_WORKER
 from contract.settings import Settings
-from producer.dispatcher.publish import CHUNKS_A_WORKER, publish
+from producer.dispatcher.publish import publish
 from producer.dispatcher.unclaimed import Lost
 from tests.integration.dispatching import (
     add_worker,

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from contract.flow import PARKED_A_PLACE
 from tests.integration.dispatching import WITHIN_S, until
 from tests.pools import MakePool, SitePool, making_pools
 from tests.servers.sites import Site, serving
-from worker.pool.hosts import PARKED_A_PLACE
 from worker.pool.pool import LineFull, Loaded, PoolClosed
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from worker.chunk.prefetch import InFlight, InHand
+from contract.flow import InHand
+from worker.chunk.prefetch import InFlight
 
 SLOTS = 8192
 

@@ -95,7 +95,8 @@ main()
 def test_a_ctrl_c_that_a_driver_covers_with_its_own_error_is_still_one() -> None:
     code = """
 import sys
-from producer.cli import main as cli
+from producer.cli import jobs
+from producer.cli.main import main
 
 def interrupted(*_):
     try:
@@ -103,9 +104,9 @@ def interrupted(*_):
     finally:
         raise RuntimeError("connection in transaction status ACTIVE")
 
-cli._settings = interrupted
+jobs.read_settings = interrupted
 sys.argv = ["resnextq", "list"]
-cli.main()
+main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "")

@@ -14,6 +14,7 @@ from contract.failure import Failure
 from tests.doubles.loaders import PICTURE, AnsweringLoaders
 from worker.chunk.outcome import Provenance
 from worker.commands import classify_input as module
+from worker.commands.backoff import Backoff
 from worker.commands.classify import Settled, in_order
 from worker.commands.classify_input import Arrival, Feed, Image
 from worker.pool.pool import LoadFailed
@@ -135,3 +136,21 @@ def test_what_comes_in_any_order_is_given_out_in_that_of_the_images() -> None:
     came = [Settled(Image(n, Entry("")), {}, Provenance()) for n in (2, 0, 1, 4, 3)]
     given = in_order(iter(came))
     assert [settled.image.position for settled in given] == [0, 1, 2, 3, 4]
+
+
+def test_no_wait_of_many_attempts_is_longer_than_people_look_on(monkeypatch, loaders) -> None:
+    waits = []
+    put_now = Backoff.put
+
+    def put(backoff, item, delay_s) -> None:
+        waits.append(delay_s)
+        put_now(backoff, item, 0.0)
+
+    monkeypatch.setattr(Backoff, "put", put)
+    loaders.answers = {"never": [TIMEOUT]}
+    feed = Feed(loaders, [Entry("never")], max_attempts=20, retry_backoff_s=5.0)  # type: ignore[arg-type]
+    feed.start()
+    (arrival,) = feed.take(1, 60.0)
+    feed.close()
+    assert arrival.image.attempt == 20
+    assert max(waits) <= module.LONGEST_RETRY_S

@@ -10,7 +10,7 @@ import pytest
 
 from contract.chunks.state import HEADING, MOVES, ChunkState
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OWNED = ("chunks", "results", "tallies")
 WRITERS = ("insert", "update", "delete")
 IN_SQL = re.compile(
