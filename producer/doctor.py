@@ -32,6 +32,7 @@ from contract.broker.connection import (
     redis_of,
 )
 from contract.check import Check, guarded
+from contract.database.address import database_address
 from contract.database.clock import db_now
 from contract.database.engine import connect_database, reaching_database, reading
 from contract.database.schema import NEWEST_SCHEMA, OLDEST_SCHEMA, revision_of
@@ -204,7 +205,7 @@ def _database(settings: Settings) -> Iterator[Check]:
 
 
 def _schema(engine: Engine, connection: Connection) -> Check:
-    where = engine.url.render_as_string(hide_password=True)
+    where = database_address(engine)
     return Check(
         "database",
         "ok",
