@@ -98,7 +98,8 @@ class Settings(BaseSettings):
     cache: Folder = Field(default_factory=_cache_folder)
     """Downloaded weights."""
     broker_url: SecretStr | None = None
-    """`redis://`, `rediss://` or `redis+socket://`; default: the broker that `up` started."""
+    """`redis://`, `rediss://` (TLS, verified) or `redis+socket://`; default: the broker that `up`
+    started."""
     database_url: SecretStr | None = None
     """A SQLAlchemy URL, `postgresql://` or `sqlite:///`; default: a file in `home`."""
 

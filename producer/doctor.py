@@ -31,8 +31,10 @@ from contract.broker.connection import (
     queue_of,
     redis_of,
 )
+from contract.broker.tls import tls_of, why_unverified
 from contract.check import Check, guarded
 from contract.chunks.faults import faults_of_running_jobs
+from contract.database.address import database_address
 from contract.database.clock import db_now
 from contract.database.engine import connect_database, reaching_database, reading
 from contract.database.schema import NEWEST_SCHEMA, OLDEST_SCHEMA, revision_of
@@ -155,6 +157,7 @@ def _broker(settings: Settings) -> Iterator[Check]:
         server = f"Valkey {info['valkey_version']}" if "valkey_version" in info else "Redis"
         where = address_of(str(app.conf.broker_url))
         yield Check("broker", "ok", f"{where} answers: {server} ({info['redis_version']})")
+        yield from _verification(settings)
         try:
             kept = client.config_get("maxmemory-policy") | client.config_get("appendonly")
         except ResponseError:
@@ -168,6 +171,21 @@ def _broker(settings: Settings) -> Iterator[Check]:
         yield from _keeping({_text(k): _text(v) for k, v in kept.items()})
     finally:
         app.close()
+
+
+def _verification(settings: Settings) -> Iterator[Check]:
+    """Over TLS: whether the server is the one that the URL means."""
+    url = settings.broker()
+    option = why_unverified(url)
+    if option:
+        yield Check(
+            "broker TLS",
+            "warning",
+            f"{option} in {PREFIX}BROKER_URL: the password goes to any server that answers there",
+            "Remove it; ssl_ca_certs=/path/to/authority.pem names an authority of your own.",
+        )
+    elif tls_of(url) is not None:
+        yield Check("broker TLS", "ok", "the server's certificate and host name are verified")
 
 
 def _text(value: str | bytes) -> str:
@@ -206,7 +224,7 @@ def _database(settings: Settings) -> Iterator[Check]:
 
 
 def _schema(engine: Engine, connection: Connection) -> Check:
-    where = engine.url.render_as_string(hide_password=True)
+    where = database_address(engine)
     return Check(
         "database",
         "ok",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def upgrade() -> None:
     """Bring the database's schema up to date; makes the database where it is a file."""
+    from contract.database.address import database_address
     from contract.database.engine import make_engine, reaching_database, reading
     from contract.database.schema import check_upgradable, revision_of
 
@@ -29,7 +30,7 @@ def upgrade() -> None:
         import_module("migrations.upgrade").upgrade(engine)
         with reading(engine) as connection:
             after = revision_of(connection)
-    where = engine.url.render_as_string(hide_password=True)
+    where = database_address(engine)
     what = f"is at schema {after:04} already" if before == after else "upgraded: schema "
     steps = "" if before == after else f"{before:04} → {after:04}"
     print(f"{where} {what}{steps}")

@@ -23,6 +23,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from contract.broker.connection import check_broker, make_celery
+from contract.database.address import database_address
 from contract.database.engine import connect_database
 from contract.settings import Settings
 from producer.dispatcher.count import fold
@@ -61,7 +62,7 @@ def run_dispatcher(settings: Settings) -> None:
     at_once = {"max_retries": 1, "interval_start": 0}
     app.conf.broker_transport_options = app.conf.broker_transport_options | at_once
     check_broker(app)
-    log.info("ready: database %s", engine.url.render_as_string(hide_password=True))
+    log.info("ready: database %s", database_address(engine))
     try:
         Dispatcher(engine, app, settings).run(stop)
     finally:

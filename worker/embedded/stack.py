@@ -20,6 +20,7 @@ from sqlalchemy import Engine, Row
 from sqlalchemy.exc import DBAPIError
 
 from contract import VERSION
+from contract.database.address import database_address
 from contract.database.engine import make_engine, reaching_database, reading
 from contract.database.schema import check_upgradable
 from contract.errors import UnavailableError, UsageError
@@ -184,7 +185,7 @@ class Stack:
         engine = make_engine(settings.database())
         places = {
             "home": str(settings.home),
-            "database": engine.url.render_as_string(hide_password=True),
+            "database": database_address(engine),
             "broker": self._where_broker_is(),
             "dashboard": self._where_dashboard_is(),
             "logs": str(self._logs),
