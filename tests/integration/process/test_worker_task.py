@@ -20,6 +20,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 
+from contract.broker.connection import redis_of
 from contract.database.tables import chunks
 from tests.integration.dispatching import WITHIN_S, until
 from tests.integration.installation import Installation
@@ -177,6 +178,64 @@ def test_a_message_that_is_none_of_ours_is_dropped_with_a_word(installation: Ins
     installation.send({"version": 1, "job": "x"})
     until(lambda: "Dropped a message" in installation.log, lambda: installation.log)
     until(lambda: installation.unacknowledged() == installation.waiting_messages() == 0)
+
+
+JUNK = [
+    b"no JSON",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b"[]",
+    b"null",
+    b"{}",
+    b'{"properties": {}}',
+    b'{"properties": {"delivery_tag": 1, "delivery_info": {}}, "headers": {}, "body": "e30="}',
+    (
+        b'{"properties": {"delivery_tag": "t", "delivery_info": {}, "body_encoding": "base64"},'
+        b' "headers": {}, "body": "not base64!"}'
+    ),
+    b'{"properties": {"delivery_tag": "t", "delivery_info": {}}, "headers": {}, "body": "e30="}',
+]
+
+
+def test_whatever_lies_in_the_queue_the_worker_drops_it_and_goes_on(
+    installation: Installation,
+) -> None:
+    installation.submit(["double:ok"])
+    worker = installation.start(METRICS_PORT="0")
+    client = redis_of(installation.app)
+    for item in JUNK:
+        client.lpush(installation.queue, item)
+    (message,) = installation.publish()
+    for change in (
+        {"version": None},
+        {"version": [1]},
+        {"version": {}},
+        {"uris": ["http://a.example/" + "a" * 200_000]},
+    ):
+        installation.send(message.encode() | change)
+    installation.await_states("done")
+    dropped = len(JUNK) + 4
+    until(lambda: installation.log.count("Dropped a message") == dropped, lambda: installation.log)
+    until(lambda: installation.unacknowledged() == installation.waiting_messages() == 0)
+    assert scrape(installation)["resnext_dropped_messages_total"] == dropped
+    assert worker.poll() is None
+
+
+def test_whoever_writes_to_redis_does_not_decide_what_is_fetched(
+    installation: Installation,
+) -> None:
+    installation.submit(["double:ok", "double:fail:http_404"])
+    (message,) = installation.publish()
+    redis_of(installation.app).delete(installation.queue)
+    installation.send(message.encode() | {"uris": ["file:///etc/passwd", "double:ok"]})
+    installation.start()
+    installation.await_states("done")
+    rows = installation.rows()
+    assert [(rows[n].uri, rows[n].error_code) for n in (0, 1)] == [
+        ("double:ok", None),
+        ("double:fail:http_404", "http_404"),
+    ]
+    assert "has other URIs than SQL does" in installation.log
 
 
 def test_a_worker_that_is_stopped_finishes_what_the_classifier_has_and_hands_back_the_rest(
