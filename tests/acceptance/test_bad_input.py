@@ -67,7 +67,7 @@ def test_a_schema_outside_the_range_stops_every_command(
 ) -> None:
     set_schema(database_url, schema)
     before = contents()
-    assert_refused(installation, command, 3, *OUTSIDE[schema], "works with schema 0002 to 0002")
+    assert_refused(installation, command, 3, *OUTSIDE[schema], "works with schema 0003 to 0003")
     assert contents() == before
 
 

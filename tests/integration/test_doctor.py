@@ -68,7 +68,7 @@ def test_where_all_is_well_nothing_is_a_failure(
     ]
     assert "Valkey" in found["broker"].found
     assert found["broker memory"].found == "maxmemory-policy noeviction"
-    assert "schema is 0002" in found["database"].found
+    assert "schema is 0003" in found["database"].found
     assert found["workers"].found == f"1 on {QUEUE}, which new jobs ask for"
     assert "w1" in found["worker"].found
     assert "12.5 images/s" in found["worker"].found

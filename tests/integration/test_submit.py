@@ -346,8 +346,8 @@ def test_db_upgrade_makes_the_database_and_says_what_it_did(tmp_path) -> None:
         for _ in range(2)
     ]
     assert told == [
-        f"sqlite:///{path} upgraded: schema 0000 → 0002\n",
-        f"sqlite:///{path} is at schema 0002 already\n",
+        f"sqlite:///{path} upgraded: schema 0000 → 0003\n",
+        f"sqlite:///{path} is at schema 0003 already\n",
     ]
     engine = make_engine(f"sqlite:///{path}")
     upgrade(engine)
