@@ -188,7 +188,7 @@ def installed(
         servers = []
         url = f"sqlite:///{folder / 'resnext.db'}"
         if database == "postgresql":
-            url, pid = stack.enter_context(_postgresql(folder / "postgresql"))
+            url, pid = stack.enter_context(postgresql_server(folder / "postgresql"))
             servers.append(pid)
         environment: dict[str, Any] = {
             "RESNEXT_HOME": str(folder),
@@ -204,7 +204,7 @@ def installed(
 
 
 @contextmanager
-def _postgresql(folder: Path) -> Iterator[tuple[str, int]]:
+def postgresql_server(folder: Path) -> Iterator[tuple[str, int]]:
     """Its URL and the id of its process, which is no child of ours."""
     folder.mkdir()
     with warnings.catch_warnings():

@@ -4,7 +4,7 @@ A job is cut into chunks; a chunk has a life (state, generation) and its URIs, i
 own that is never rewritten. An image is known by (job number, position) and has one row in
 `results` once it is settled. Workers add `tallies`, which the dispatcher folds into `jobs`.
 Of several dispatchers the one in `leaders` is at work.
-The view `predictions` (made by the first migration) joins an image's top 5 with their labels.
+The view `predictions` (made by the migrations) joins an image's top 5 with their labels.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ jobs = Table(
     Column("key", Text),  # the submitter's own, so that a submit can be repeated
     Column("name", Text),
     Column("priority", SmallInteger, nullable=False),  # higher goes first
-    Column("state", String(16), nullable=False),  # submitting running completed cancelled expired
+    # submitting running completed cancelled expired; abandoned: its submit died, and the
+    # dispatcher deletes it piece by piece
+    Column("state", String(16), nullable=False),
     # What its images are classified with. The digest is pinned by the first worker that
     # claims one of its chunks: a producer has no weights to look at.
     Column("model", Text, nullable=False),
@@ -72,6 +74,10 @@ jobs = Table(
     Column("errors", JSON, nullable=False),  # {code: images}
     Column("images_per_s", Double, nullable=False),  # moving average
     Column("folded_at", UtcDateTime),
+    # With a key: a digest of the images in their order, to compare with another submit's.
+    Column("images_digest", String(64)),
+    # While it is being submitted: when its `submit` was last alive.
+    Column("submit_heartbeat_at", UtcDateTime),
     UniqueConstraint("owner", "key"),
     Index(None, "state", "priority"),
 )

@@ -44,11 +44,11 @@ def failed(code: str) -> Outcome:
 
 def submit_job(engine: Engine, number: int = 3) -> int:
     """A job of so many chunks, and a model that workers classify with."""
-    _register_model(engine)
+    register_model(engine)
     return submit_chunks(engine, number, images=IMAGES)
 
 
-def _register_model(engine: Engine) -> None:
+def register_model(engine: Engine) -> None:
     name = {"title": "m/w", "model": "m", "weights": "w", "weights_sha256": "00"}
     with engine.begin() as connection:
         connection.execute(insert(models).values(number=MODEL_NUMBER, **name))

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, insert, text
 
+from benchmarks.sql import fill
 from contract.broker.message import ALONE_VERSION
+from contract.chunks.insert import Part, insert_parts
 from contract.database.clock import db_now
 from contract.database.engine import make_engine, reading
-from contract.database.schema import NEWEST_SCHEMA, check_schema
-from contract.database.tables import results
+from contract.database.schema import check_schema
+from contract.database.tables import jobs, results
 from contract.database.waits import Database
 from migrations.upgrade import upgrade
 from producer.dispatcher.count import fold
 from tests.integration.dispatching import (
+    QUEUE,
     WITHIN_S,
     change_chunks,
     identity_of,
@@ -26,7 +31,7 @@ from tests.integration.dispatching import (
     states,
     until,
 )
-from tests.integration.ending import IMAGES, codes, submit_job
+from tests.integration.ending import IMAGES, codes, register_model
 from tests.integration.installation import Installation
 from worker.process.heartbeat import Presence
 
@@ -68,7 +73,7 @@ def older_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[E
         engine = make_engine(f"sqlite:///{tmp_path / 'older.db'}")
     else:
         engine = make_engine(request.getfixturevalue("empty_postgres_database"))
-    upgrade(engine, f"{NEWEST_SCHEMA - 1:04}")
+    upgrade(engine, "0002")
     yield engine
     engine.dispose()
 
@@ -82,7 +87,7 @@ def test_a_schema_changes_while_workers_store(older_database: Engine) -> None:
     fails, is lost, or is done twice.
     """
     engine = older_database
-    job = submit_job(engine, CHUNKS)
+    job = submit_as_before(engine, CHUNKS)
     change_chunks(engine, job, state="queued", generation=1)
     upgraded = threading.Event()
     with ThreadPoolExecutor(WORKERS) as threads:
@@ -100,6 +105,37 @@ def test_a_schema_changes_while_workers_store(older_database: Engine) -> None:
         check_schema(connection)
     fold(engine)
     assert job_of(engine, job).classified == CHUNKS * IMAGES
+
+
+def submit_as_before(engine: Engine, number: int) -> int:
+    """What a submit of the version before leaves, of so many chunks; the job's number."""
+    register_model(engine)
+    row = {
+        "id": "before", "owner": "me", "priority": 0, "state": "running", "model": "m",
+        "weights": "w", "precision": "fp32", "queue": QUEUE, "created_at": db_now(),
+        "total": number * IMAGES, "classified": 0, "failed": 0, "errors": {}, "images_per_s": 0.0,
+    }  # fmt: skip
+    with engine.begin() as connection:
+        job = connection.execute(
+            insert(jobs).values(**row).returning(jobs.c.number, jobs.c.created_at)
+        ).one()
+        insert_parts(connection, job.number, job.created_at, [part(n) for n in range(number)])
+    return int(job.number)
+
+
+def part(chunk: int) -> Part:
+    return Part(
+        chunk=chunk,
+        first_position=chunk * IMAGES,
+        images=IMAGES,
+        uris=json.dumps(uris_of(chunk)),
+        refs=None,
+    )
+
+
+def uris_of(chunk: int) -> list[str]:
+    positions = range(chunk * IMAGES, (chunk + 1) * IMAGES)
+    return [f"https://a.example/{position}.jpg" for position in positions]
 
 
 def run_every_third(engine: Engine, job: int, n: int, upgraded: threading.Event) -> None:
@@ -150,3 +186,37 @@ def run_as_before(engine: Engine, job: int, chunk: int, worker: str) -> None:
         for row in rows:
             connection.execute(insert(results).values(row))
         connection.execute(text(TALLY_BEFORE), {"job": job, "images": IMAGES})
+
+
+FILLED = 400
+ALL = "SELECT * FROM predictions ORDER BY job, position, rank"
+
+
+def test_predictions_has_the_same_columns_and_rows_as_before(older_database: Engine) -> None:
+    engine = older_database
+    fill(engine, FILLED)
+    before = look_at(engine, ALL)
+    upgrade(engine)
+    assert look_at(engine, ALL) == before
+    assert len(before[1]) == 5 * (FILLED - FILLED // 20)
+
+
+def test_a_view_that_users_have_made_of_predictions_goes_on(older_database: Engine) -> None:
+    """On PostgreSQL another view, or a grant, would keep a view from being dropped."""
+    engine = older_database
+    fill(engine, FILLED)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE VIEW tabbies AS SELECT * FROM predictions WHERE rank = 1"
+        )
+    before = look_at(engine, "SELECT * FROM tabbies ORDER BY job, position")
+    upgrade(engine)
+    assert look_at(engine, "SELECT * FROM tabbies ORDER BY job, position") == before
+
+
+def look_at(engine: Engine, statement: str) -> tuple[list[str], list[Any]]:
+    """Columns and rows."""
+    engine.dispose()
+    with reading(engine) as connection:
+        result = connection.execute(text(statement))
+        return list(result.keys()), [tuple(row) for row in result]

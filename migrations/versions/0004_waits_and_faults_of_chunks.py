@@ -7,8 +7,8 @@ has a version that they leave alone, and they write neither of the new columns.
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
