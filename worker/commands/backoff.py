@@ -1,7 +1,7 @@
-"""Holds images back for a while before they are loaded again: `classify`'s own second tries.
+"""Holds items back, and gives each out when its time has come.
 
-`worker.commands.classify_input` puts in what has failed for a passing reason. (A worker's chunks
-wait in SQL.)
+`worker.commands.classify_input` puts in images that failed with a transient error, and
+`worker.pool.host_rate` hosts that wait for their rate. (A worker's chunks wait in SQL.)
 """
 
 from __future__ import annotations
