@@ -3,7 +3,7 @@
 The pool's reader puts in loaded images, as many at a time as have come; one thread of its own
 gathers their pixels in the classifier's memory, gives the loaders their slots back, and runs the
 classifier, which nothing else touches. On a device that computes by itself the next batch is
-filled and sent off while the last one is under way.
+filled and sent off while the last one is in flight.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ class _Batch:
 
     def result(self) -> Predictions:
         """Waits for it."""
-        assert self.pending is not None  # noqa: S101  (nobody else asks)
+        assert self.pending is not None  # noqa: S101  (started before)
         return self.pending.result()
 
     def settle(self, answers: list[Prediction | Failure], device_s: float) -> None:
-        """Each run is told once, of all its images."""
+        """Tells each run once, of all its images."""
         if len(answers) != self.images:
             raise ValueError(f"{len(answers)} answers for {self.images} images")
         outcomes: dict[ChunkRun, dict[int, Outcome]] = {run: {} for run in self.runs}
@@ -164,51 +164,51 @@ class Batcher:
                 started = False
             computing = batch if started else None
 
-    def _fill(self, batch: _Batch, room: Pixels, under_way: _Batch | None) -> bool:
+    def _fill(self, batch: _Batch, room: Pixels, in_flight: _Batch | None) -> bool:
         """Fills a batch from its first image on; returns whether it is the last one. No images:
-        the batch that is under way is done before.
+        the batch that is in flight is done before.
         """
         try:
-            arrived = self._first(under_way)
+            arrived = self._first(in_flight)
             while arrived is not None:
                 self._add(batch, room, arrived)
                 if batch.images == len(room):
                     return False
                 left_s = max(0.0, batch.began_at + self._max_wait_s - time.monotonic())
-                arrived = self._next(under_way, left_s)
+                arrived = self._next(in_flight, left_s)
         except Empty:
             return False
         return True
 
-    def _first(self, under_way: _Batch | None) -> _Arrived | None:
+    def _first(self, in_flight: _Batch | None) -> _Arrived | None:
         """
         Raises:
-            Empty: the batch that is under way is done, and nothing has come.
+            Empty: the batch that is in flight is done, and no image has come.
         """
         if self._left is not None:
             left, self._left = self._left, None
             return left
-        while under_way is not None:
+        while in_flight is not None:
             try:
                 return self._arrived.get(timeout=POLL_S)
             except Empty:
-                if under_way.is_done():
+                if in_flight.is_done():
                     raise
         return self._arrived.get()
 
-    def _next(self, under_way: _Batch | None, within_s: float) -> _Arrived | None:
-        """Notes when the batch that is under way is done: while images are waited for, the
+    def _next(self, in_flight: _Batch | None, within_s: float) -> _Arrived | None:
+        """Notes when the batch that is in flight is done: while images are waited for, the
         device must not pass for busy.
 
         Raises:
             Empty: nothing has come in time.
         """
         ends_at = time.monotonic() + within_s
-        while under_way is not None and within_s > POLL_S and under_way.done_at is None:
+        while in_flight is not None and within_s > POLL_S and in_flight.done_at is None:
             try:
                 return self._arrived.get(timeout=POLL_S)
             except Empty:
-                under_way.is_done()
+                in_flight.is_done()
             within_s = max(0.0, ends_at - time.monotonic())
         return self._arrived.get(timeout=within_s)
 

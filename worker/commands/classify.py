@@ -59,7 +59,7 @@ def classify(
         named: every `root` of the entries; the loaders can read nothing else.
         ahead: so many of them may be read before anything is started: whether there are fewer
             decides about loaders and batch.
-        tell: is told the licence of the weights, in words for people.
+        tell: called with the licence of the weights, in words for people.
 
     Raises:
         WeightsError, UsageError: see `worker.batch.model`.
@@ -78,7 +78,7 @@ def classify(
         tell("There is no image in what was given.")
         return
     settings = _fitting(settings, None if len(first) == ahead else len(first))
-    # No image is refused for its host's sake: no more of them than that are in hand.
+    # A host's line has room for every image that is in flight, so none is refused.
     preprocessing = find_model(settings).preprocessing
     loaders = LoaderPool(settings, preprocessing, parked=ROOM, named=named)
     feed = Feed(

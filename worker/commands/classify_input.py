@@ -1,8 +1,8 @@
 """Images on their way to the classifier of `classify`: loaded ahead of it, a bounded number.
 
 Entries go in, one for each image of the command line; a thread of its own reads them and gives them
-to the loaders. What comes back is taken out by `worker.commands.classify`, in any order. What fails
-for a passing reason is loaded again, after a while, up to `max_attempts` times.
+to the loaders. `worker.commands.classify` takes out what comes back, in any order. An image that
+fails with a transient error is loaded again after a while, up to `max_attempts` times.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from worker.chunk.retry_wait import retry_wait_s
 from worker.pool.backoff import Backoff
 from worker.pool.pool import Loaded, LoaderPool, LoadFailed, PoolClosed
 
-# In hand at a time, from their URI to their line: so many may overtake one that hangs, whose
+# In flight at once, from their URI to their line: so many may overtake one that hangs, whose
 # line comes first. They are records of a kilobyte, not pictures.
 ROOM: Final = 10_000
 # Mean wait before the second attempt, doubled for each further one. A user looks on.
@@ -72,7 +72,7 @@ class _End:
 
 
 class Feed:
-    """Owns the images in hand. `load` of the pool is called by its threads alone."""
+    """Owns the images in flight. Only its threads call the pool's `load`."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Feed:
         self._room.release()
 
     def close(self) -> None:
-        """Nothing is begun any more. Close the loaders first: nobody waits for them then."""
+        """Begins no more images. Close the loaders first, so that no thread waits for them."""
         self._closed = True
         self._room.release()
         self._again.close()

@@ -1,7 +1,7 @@
-"""Holds images back for a while before they are loaded, or loaded again.
+"""Holds items back, and gives each out when its time has come.
 
-`host_rate` puts in what its host's rate does not allow yet, `worker.commands.classify_input` what
-has failed with a transient error. (A worker's chunks wait in SQL.)
+`worker.commands.classify_input` puts in images that failed with a transient error, and
+`worker.pool.host_rate` hosts that wait for their rate. (A worker's chunks wait in SQL.)
 """
 
 from __future__ import annotations
