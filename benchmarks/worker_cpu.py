@@ -174,8 +174,8 @@ class Bench:
     def measure(self, images: int, chunk_images: int) -> dict[str, float]:
         """µs an image, by part."""
         messages = self._publish(images, chunk_images)
-        worker.task.claim = self._claim.over(CLAIM)
-        worker.batcher._gather = self._gather.over(GATHER)
+        worker.chunk.task.claim = self._claim.over(CLAIM)
+        worker.batch.batcher._gather = self._gather.over(GATHER)
         before = self._clocks()
         for summary in self._tasks.map(self._task.classify_chunk, messages):
             assert summary["classified"] == chunk_images, summary
@@ -245,7 +245,7 @@ class Bench:
         ]
 
 
-CLAIM, GATHER = worker.task.claim, worker.batcher._gather
+CLAIM, GATHER = worker.chunk.task.claim, worker.batch.batcher._gather
 
 
 def _cpu_s(name: str) -> float:
@@ -278,7 +278,7 @@ def main() -> None:
         answer(*chosen.answer)
         return
     in_place_of_loaders = vars(subprocess) | {"Popen": start_answering}
-    worker.loader_process.subprocess = SimpleNamespace(**in_place_of_loaders)
+    worker.pool.process.subprocess = SimpleNamespace(**in_place_of_loaders)
     for name in [name for name in os.environ if name.startswith("RESNEXT_")]:
         del os.environ[name]
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
