@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 
 from contract.failure import Failure
+from contract.settings import Settings
 from worker.loader.fetch.addresses import FetchAllow
-from worker.loader.fetch.fetcher import Fetched, Fetcher, FetchError, FetchLimits
+from worker.loader.fetch.failures import FetchError
+from worker.loader.fetch.fetcher import Fetched, Fetcher
+from worker.loader.fetch.settings import FetchSettings, pick
 
 FOR_EVER_S = 3600.0
 SOON_S = 0.3
@@ -56,7 +59,10 @@ def over() -> Iterator[threading.Event]:
 
 
 def make_fetcher(*roots: Path, threads: int = 1, deadline_s: float = FOR_EVER_S) -> Fetcher:
-    limits = FetchLimits(fetch_allow=("localhost",), file_roots=roots, fetch_deadline_s=deadline_s)
+    limits = pick(
+        FetchSettings,
+        Settings(fetch_allow=("localhost",), file_roots=roots, fetch_deadline_s=deadline_s),
+    )
     return Fetcher(limits, threads=threads)
 
 

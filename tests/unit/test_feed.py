@@ -19,7 +19,7 @@ from worker.commands.classify import Settled, in_order
 from worker.commands.classify_input import Arrival, Feed, Image
 from worker.pool.pool import Callback, Loaded, LoadFailed, PoolClosed
 
-PICTURE = Loaded(np.zeros((2, 2, 3), np.uint8), Provenance(), home=None, slot=0)  # type: ignore[arg-type]
+PICTURE = Loaded(np.zeros((2, 2, 3), np.uint8), Provenance(), owner=None, slot=0)  # type: ignore[arg-type]
 TIMEOUT = LoadFailed(Failure("timeout", "no answer"), Provenance())
 
 
