@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from contract.cores import MOST_LOADERS, default_loaders
 from contract.errors import SettingsError, UnavailableError
 from contract.models import default_weights
 
@@ -134,8 +135,11 @@ class Settings(BaseSettings):
     """Runs that a URI gets when it fails for a passing reason."""
     retry_backoff_s: float = Field(default=5.0, ge=0)
     """Mean wait before the second run; doubled for each further one."""
-    loaders: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
-    """Loader processes of a worker (fetch, decode, crop)."""
+    loaders: int = Field(
+        default_factory=lambda fields: default_loaders(fields["device"]), ge=1, le=MOST_LOADERS
+    )
+    """Loader processes of a worker (fetch, decode, crop). The default counts the cores that
+    affinity and CPU quota permit, and divides them among the machine's GPUs."""
     fetches_per_loader: int = Field(default=512, ge=1, le=1024)
     """URIs that one loader fetches at a time."""
     fetches_per_host: int = Field(default=32, ge=1, le=4096)

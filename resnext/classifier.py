@@ -297,6 +297,7 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     cache: Path | None = None,
     batch_images: int = 32,
     threads: int | None = None,
+    cores: int | None = None,
     progress: Progress | None = None,
 ) -> Classifier:
     """A classifier, ready but for `warm_up`; CUDA is touched here for the first time.
@@ -310,6 +311,7 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
         cache: the folder of downloaded weights; None: `~/.cache/resnext-queue`.
         batch_images: the most that one call of `classify` will get.
         threads: of torch, in this process; None: one for each core, 1 on CUDA.
+        cores: that this process may use; None: those of its CPU affinity.
         progress: told of a download.
 
     Raises:
@@ -319,7 +321,7 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     found = find_device(device)
     loaded = load_network(spec, weights, cache, progress)
     computed, chosen = choose_precision(precision, found), choose_engine(engine, found)
-    torch.set_num_threads(threads or _threads(found))
+    torch.set_num_threads(threads or _threads(found, cores))
     return Classifier(
         spec,
         _make_module(loaded.network, spec, found, computed, chosen),
@@ -346,9 +348,9 @@ def _make_module(
     return module
 
 
-def _threads(device: torch.device) -> int:
-    """The device computes by itself; a CPU has to, on the cores that this process may use."""
-    return 1 if device.type == "cuda" else len(os.sched_getaffinity(0))
+def _threads(device: torch.device, cores: int | None) -> int:
+    """CUDA computes by itself; a CPU computes with one thread for each core."""
+    return 1 if device.type == "cuda" else cores or len(os.sched_getaffinity(0))
 
 
 def _buckets(batch_images: int, factor: int) -> list[int]:

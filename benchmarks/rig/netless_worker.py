@@ -50,7 +50,7 @@ class Loaders:
         begun(keys)
         done(
             [
-                (key, Loaded(self._pixels, CAME, home=self, slot=key, measured=MEASURED))
+                (key, Loaded(self._pixels, CAME, owner=self, slot=key, measured=MEASURED))
                 for key in keys
             ]
         )

@@ -28,10 +28,11 @@ from benchmarks.rig.figures import shown
 from benchmarks.rig.processes import cpu_s
 from benchmarks.rig.web import NO_FAULTS, Script, Web
 from benchmarks.rows.row import Conditions, Series, comparison
-from contract.settings import load_settings
+from contract.settings import Settings, load_settings
 from resnext.picture.decode import DecodeLimits, decode
 from worker.batch.model import find_model
-from worker.loader.fetch.fetcher import Fetcher, FetchLimits
+from worker.loader.fetch.fetcher import Fetcher
+from worker.loader.fetch.settings import FetchSettings, pick
 from worker.pool.pool import Loaded, LoaderPool, LoadFailed
 
 # So many that what img2dataset fetches ahead of its decoder, two images a thread, is over before
@@ -116,7 +117,7 @@ def where_ours_goes(parts: dict[str, float], middles: Sequence[Steady]) -> str:
 
 def measure_parts(uris: Sequence[str]) -> dict[str, float]:
     """CPU milliseconds an image of what a loader does with it, on this thread alone."""
-    fetcher = Fetcher(FetchLimits(fetch_allow=ALLOWED), threads=1)
+    fetcher = Fetcher(pick(FetchSettings, Settings(fetch_allow=ALLOWED)), threads=1)
     preprocessing = find_model(load_settings()).preprocessing
     bodies, fetch_ms = clocked(lambda uri: fetcher.fetch(uri).body, uris)
     _, hash_ms = clocked(lambda body: hashlib.sha256(body).hexdigest(), bodies)

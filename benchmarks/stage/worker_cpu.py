@@ -58,17 +58,18 @@ from contract.settings import Settings
 from migrations.upgrade import upgrade
 from resnext.spec.catalogue import find_spec
 from worker.chunk.outcome import Provenance
-from worker.loader.program import LoaderConfig
+from worker.loader.config import LoaderConfig
 from worker.main import Parts, build
 from worker.pool.pool import LoaderPool
 from worker.pool.slots import Slots
 from worker.pool.wire import (
     MAX_PACKET_BYTES,
-    Done,
-    pack_done,
+    READY,
+    Answer,
+    pack_answer,
     pack_packets,
-    unpack_load,
     unpack_packet,
+    unpack_request,
 )
 
 CHUNK_IMAGES = (64, 256)
@@ -112,11 +113,12 @@ def answer(descriptor: int, memory: int) -> None:
     connection = socket.socket(fileno=descriptor)
     config = LoaderConfig.decode(connection.recv(MAX_PACKET_BYTES))
     slots = Slots(memory, count=config.slots, crop=config.preprocessing.crop)
+    connection.send(READY)
     while packet := connection.recv(MAX_PACKET_BYTES):
         for record in unpack_packet(packet):
-            slot, _, _ = unpack_load(record)
+            slot, _, _ = unpack_request(record)
             slots.pixels(slot)[:] = slot % 256
-            for answered in pack_packets([pack_done(Done(slot, None, CAME))]):
+            for answered in pack_packets([pack_answer(Answer(slot, None, CAME))]):
                 connection.send(answered)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from worker.chunk.outcome import Provenance
 from worker.pool.pool import Callback, Loaded, LoadFailed, PoolClosed
 
-PICTURE = Loaded(np.zeros((2, 2, 3), np.uint8), Provenance(), home=None, slot=0)  # type: ignore[arg-type]
+PICTURE = Loaded(np.zeros((2, 2, 3), np.uint8), Provenance(), owner=None, slot=0)  # type: ignore[arg-type]
 
 
 @dataclass

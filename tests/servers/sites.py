@@ -31,7 +31,7 @@ class Site:
         self.begun = 0
         self.peak = 0
         """Requests at one time, at most."""
-        self._now = 0
+        self.now = 0
         self._lock = threading.Lock()
         self._picture = picture()
 
@@ -41,11 +41,11 @@ class Site:
     def answer(self) -> bytes:
         with self._lock:
             self.begun += 1
-            self._now += 1
-            self.peak = max(self.peak, self._now)
+            self.now += 1
+            self.peak = max(self.peak, self.now)
         assert self.open.wait(WITHIN_S)
         with self._lock:
-            self._now -= 1
+            self.now -= 1
         return self._picture
 
 

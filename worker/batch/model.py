@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from contract.cores import usable_cores
 from contract.errors import UnavailableError, UsageError, WeightsError
 from contract.settings import PREFIX, Settings
 from resnext import errors
@@ -69,6 +70,7 @@ def load_classifier(settings: Settings, *, warm_up: bool = True) -> Classifier:
                 device=choose_device(settings.device, settings.cache),
                 engine=settings.engine,
                 threads=settings.torch_threads,
+                cores=usable_cores(),
                 cache=settings.cache,
                 batch_images=settings.batch_images,
                 progress=progress,

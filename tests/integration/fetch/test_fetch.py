@@ -16,7 +16,10 @@ from urllib.parse import quote, unquote
 import pytest
 
 from contract.failure import Failure
-from worker.loader.fetch.fetcher import Fetched, Fetcher, FetchError, FetchLimits
+from contract.settings import Settings
+from worker.loader.fetch.failures import FetchError
+from worker.loader.fetch.fetcher import Fetched, Fetcher
+from worker.loader.fetch.settings import FetchSettings, pick
 
 LIMIT_BYTES = 100_000
 PICTURE = bytes(range(256)) * 100
@@ -109,7 +112,7 @@ def address(agents: list[str]) -> Iterator[str]:
 
 def make_fetcher(**limits: Any) -> Fetcher:
     usual = {"fetch_allow": ("127.0.0.1",), "max_image_bytes": LIMIT_BYTES, "max_redirects": 3}
-    return Fetcher(FetchLimits(**usual | limits), threads=1)
+    return Fetcher(pick(FetchSettings, Settings(**usual | limits)), threads=1)
 
 
 def failure_of(uri: str, **limits: Any) -> Failure:

@@ -17,12 +17,15 @@ import pytest
 from PIL import Image
 
 from contract.failure import Failure
+from contract.settings import Settings
 from resnext.picture.decode import DecodeError, DecodeLimits, decode
 from resnext.spec.catalogue import find_spec
 from tests.servers.raw import Answer, saying, serving
 from tests.servers.tls import CERTIFICATES, tls_of
-from worker.loader.fetch.fetcher import Fetcher, FetchError, FetchLimits
+from worker.loader.fetch.failures import FetchError
+from worker.loader.fetch.fetcher import Fetcher
 from worker.loader.fetch.response import MOST_HEAD_BYTES
+from worker.loader.fetch.settings import FetchSettings, pick
 
 LIMIT_BYTES = 100_000
 # What an endless answer may get rid of: our limits, and the buffers of two kernels.
@@ -34,7 +37,10 @@ OK = b"HTTP/1.1 200 OK\r\n"
 def make_fetcher(**limits: Any) -> Fetcher:
     """Its deadline saves nobody, unless a test says so."""
     usual = {"fetch_allow": ("127.0.0.1",), "max_image_bytes": LIMIT_BYTES}
-    return Fetcher(FetchLimits(**usual | {"fetch_deadline_s": FOR_EVER_S} | limits), threads=1)
+    return Fetcher(
+        pick(FetchSettings, Settings(**usual | {"fetch_deadline_s": FOR_EVER_S} | limits)),
+        threads=1,
+    )
 
 
 def fetch(answer: Answer, tls: ssl.SSLContext | None = None, **limits: Any) -> bytes | Failure:

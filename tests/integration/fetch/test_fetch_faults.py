@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import socket
 import threading
@@ -14,8 +16,11 @@ from typing import Any
 import pytest
 
 from contract.failure import Failure
+from contract.settings import Settings
 from worker.loader.fetch.addresses import FetchAllow
-from worker.loader.fetch.fetcher import Fetched, Fetcher, FetchError, FetchLimits
+from worker.loader.fetch.failures import FetchError
+from worker.loader.fetch.fetcher import Fetched, Fetcher
+from worker.loader.fetch.settings import FetchSettings, pick
 
 FOR_EVER_S = 3600.0
 SOON_S = 0.3
@@ -56,7 +61,10 @@ def over() -> Iterator[threading.Event]:
 
 
 def make_fetcher(*roots: Path, threads: int = 1, deadline_s: float = FOR_EVER_S) -> Fetcher:
-    limits = FetchLimits(fetch_allow=("localhost",), file_roots=roots, fetch_deadline_s=deadline_s)
+    limits = pick(
+        FetchSettings,
+        Settings(fetch_allow=("localhost",), file_roots=roots, fetch_deadline_s=deadline_s),
+    )
     return Fetcher(limits, threads=threads)
 
 
@@ -173,6 +181,73 @@ def test_a_link_that_changes_after_the_check_is_not_followed_anew(
 
     monkeypatch.setattr(Path, "resolve", resolve_and_swap)
     assert make_fetcher(root).fetch(link.as_uri()) == Fetched(b"a.jpg")
+
+
+def test_a_link_that_becomes_a_file_while_it_is_followed_is_read_as_the_file(
+    tmp_path: Path, monkeypatch
+) -> None:
+    path, follow = tmp_path / "a.jpg", os.readlink
+    path.symlink_to(tmp_path / "other.jpg")
+
+    def replace_and_follow(link: Any, *arguments: Any, **options: Any) -> Any:
+        if path.is_symlink():
+            path.unlink()
+            path.write_bytes(b"ok")
+        return follow(link, *arguments, **options)
+
+    monkeypatch.setattr(os, "readlink", replace_and_follow)
+    assert make_fetcher(tmp_path).fetch(path.as_uri()) == Fetched(b"ok")
+
+
+def test_a_link_that_is_replaced_each_time_fails_for_now(tmp_path: Path, monkeypatch) -> None:
+    def follow(link: Any, **_: Any) -> str:
+        raise OSError(errno.EINVAL, "Invalid argument", link)
+
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "other.jpg")
+    monkeypatch.setattr(os, "readlink", follow)
+    failure = failure_of(lambda: make_fetcher(tmp_path).fetch((tmp_path / "a.jpg").as_uri()))
+    assert failure.retried
+
+
+@pytest.mark.parametrize("before", ["a file", "a link to what is removed"])
+def test_a_file_that_becomes_a_link_before_it_is_opened_is_read_through_the_link(
+    tmp_path: Path, monkeypatch, before: str
+) -> None:
+    path, target, open_file = tmp_path / "a.jpg", tmp_path / "b.jpg", os.open
+    target.write_bytes(b"ok")
+    old = path if before == "a file" else tmp_path / "old.jpg"
+    old.write_bytes(b"old")
+    if old != path:
+        path.symlink_to(old)
+
+    def replace_and_open(opened: Any, *arguments: Any, **options: Any) -> int:
+        if old.exists() and os.fsdecode(opened) == str(old) and not old.is_symlink():
+            old.unlink()
+            path.unlink(missing_ok=True)
+            path.symlink_to(target)
+        return open_file(opened, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", replace_and_open)
+    assert make_fetcher(tmp_path).fetch(path.as_uri()) == Fetched(b"ok")
+
+
+IN_OPEN, IN_NONBLOCK = 0x20, 0o4000  # inotify(7)
+
+
+def test_a_pipe_or_device_is_refused_without_being_opened(tmp_path: Path) -> None:
+    """To open a device may do something: rewind a tape, arm a watchdog."""
+    pipe = tmp_path / "a.jpg"
+    os.mkfifo(pipe)
+    libc = ctypes.CDLL(None, use_errno=True)
+    watch = libc.inotify_init1(IN_NONBLOCK)
+    assert libc.inotify_add_watch(watch, os.fsencode(pipe), IN_OPEN) > 0
+    failure = failure_of(lambda: make_fetcher(tmp_path).fetch(pipe.as_uri()))
+    assert failure == Failure("unreadable", "not a regular file")
+    with pytest.raises(BlockingIOError):
+        os.read(watch, 4096)
+    os.close(watch)
+    failure = failure_of(lambda: make_fetcher(Path("/dev")).fetch("file:///dev/zero"))
+    assert failure == Failure("unreadable", "not a regular file")
 
 
 @pytest.mark.parametrize(

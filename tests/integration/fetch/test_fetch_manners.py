@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from contract.failure import Failure
+from contract.settings import Settings
 from tests.servers.raw import saying, serving
-from worker.loader.fetch.fetcher import Fetched, Fetcher, FetchError, FetchLimits
+from worker.loader.fetch.failures import FetchError
+from worker.loader.fetch.fetcher import Fetched, Fetcher
+from worker.loader.fetch.settings import FetchSettings, pick
 
 PICTURE = saying(
     b"HTTP/1.1 200 OK\r\nSet-Cookie: seen=yes; Path=/\r\nContent-Length: 9\r\n\r\na picture"
@@ -19,7 +22,9 @@ SECRETS = ("s3cr3t", base64.b64encode(b"me:s3cr3t").decode())
 
 
 def make_fetcher(**limits: Any) -> Fetcher:
-    return Fetcher(FetchLimits(**{"fetch_allow": ("127.0.0.1",)} | limits), threads=1)
+    return Fetcher(
+        pick(FetchSettings, Settings(**{"fetch_allow": ("127.0.0.1",)} | limits)), threads=1
+    )
 
 
 def failure_of(fetcher: Fetcher, uri: str) -> Failure:

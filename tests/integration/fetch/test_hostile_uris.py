@@ -21,13 +21,16 @@ import pytest
 
 from contract.errors import SourceError
 from contract.failure import Failure
+from contract.settings import Settings
 from producer.submit.sources import Entry, check
 from tests.pictures import hostile_uris
 from tests.pictures.hostile_uris import SECRET, URIS
 from tests.servers import canary
 from tests.servers.canary import V4_EVERYWHERE, V6_EVERYWHERE, Canary, bind_all
 from tests.servers.names import NameServer, serving_names
-from worker.loader.fetch.fetcher import Fetched, Fetcher, FetchError, FetchLimits
+from worker.loader.fetch.failures import FetchError
+from worker.loader.fetch.fetcher import Fetched, Fetcher
+from worker.loader.fetch.settings import FetchSettings, pick
 
 OPEN_V4, OPEN_V6 = "127.77.0.1", "::1"
 THREADS = 16
@@ -88,7 +91,9 @@ class World:
     def make_fetcher(self) -> Fetcher:
         """One that has looked nothing up yet."""
         allow = (OPEN_V4, f"[{OPEN_V6}]:{self.v6_port}")
-        return Fetcher(FetchLimits(fetch_allow=allow, fetch_deadline_s=5.0), threads=THREADS)
+        return Fetcher(
+            pick(FetchSettings, Settings(fetch_allow=allow, fetch_deadline_s=5.0)), threads=THREADS
+        )
 
 
 @pytest.fixture(scope="module")

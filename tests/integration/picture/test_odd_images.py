@@ -61,7 +61,7 @@ def some() -> list[OddImage]:
 def test_one_loader_survives_them_all_and_says_nothing(
     pool: LoaderPool, tmp_path: Path, complaints: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    loader = pool._processes[0]
+    loader = pool.processes[0]
     images = some()
     assert len(images) > 90
     path = tmp_path / "image"
@@ -72,7 +72,7 @@ def test_one_loader_survives_them_all_and_says_nothing(
         if code not in image.endings:
             wrong[image.name] = code
     assert wrong == {}
-    assert pool._processes[0] is loader
+    assert pool.processes[0] is loader
     assert "loader died" not in caplog.text
     pool.close()
     assert complaints.read_text() == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -125,7 +126,7 @@ def test_what_is_parked_is_not_fetched_after_the_pool_accepts_no_more(
     pool.inner.stop_accepting()
     site.open.set()
     assert pool.answers(2) == {(site.address, True): 2}
-    assert not pool.inner._processes[0].orders
+    assert not pool.inner.processes[0].requests
     with pytest.raises(PoolClosed):
         pool.load(*site.uris(1))
 
@@ -135,9 +136,12 @@ def test_images_of_a_loader_that_dies_keep_their_places_and_no_others(
 ) -> None:
     pool = make_pool(fetches_per_loader=4)
     fill(pool, site)
-    first = until(lambda: pool.inner._processes[0])
+    first = until(lambda: pool.inner.processes[0])
+    of_the_first, site.open = site.open, threading.Event()
     first.child.kill()
     until(lambda: site.begun == 4)
+    of_the_first.set()
+    until(lambda: site.now == 2)
     site.peak = 0
     site.open.set()
     assert pool.answers(10) == {(site.address, True): 10}
@@ -157,11 +161,11 @@ def test_slots_that_wait_for_the_batch_hold_the_tasks_back_and_refuse_nothing(
 
     load(2 + PARKED_A_PLACE * 2)
     until(lambda: len(loaded) == 4)
-    assert not pool.inner._hosts.has_room("127.0.0.2")
+    assert not pool.inner._scheduler._hosts.has_room("127.0.0.2")
     with ThreadPoolExecutor(1) as threads:
         loading = threads.submit(load, 4)
         try:
-            until(lambda: pool.inner._room._waiters)
+            until(lambda: pool.inner._scheduler._room._waiters)
             for n in range(2 + PARKED_A_PLACE * 2 + 4):
                 until(lambda n=n: len(loaded) > n)
                 loaded[n].release()

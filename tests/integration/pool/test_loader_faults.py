@@ -25,8 +25,10 @@ from tests.pictures.demo import GOOD
 from tests.pictures.hostile import make_endless_jpeg, make_png
 from tests.pools import Pool
 from worker.pool.pool import PoolClosed
-from worker.pool.process import LoaderProcess, Order
+from worker.pool.process import LoaderProcess
+from worker.pool.request import LoadRequest
 from worker.pool.slots import Slots
+from worker.pool.verdict import MOST_UNEXPLAINED_DEATHS
 
 MakePool = Callable[..., Pool]
 
@@ -55,7 +57,7 @@ def test_a_loader_of_the_fast_route_has_torch_and_its_limits(
     pool.load(path, GOOD)
     assert sorted(pool.answers(2)) == [("a.jpg", None), (GOOD.name, None)]
     # What torch has started before the sandbox would be outside of it.
-    threads = Path(f"/proc/{pool.inner._processes[0].child.pid}/task").iterdir()
+    threads = Path(f"/proc/{pool.inner.processes[0].child.pid}/task").iterdir()
     assert {"Seccomp:\t2" in (thread / "status").read_text() for thread in threads} == {True}
 
 
@@ -96,11 +98,11 @@ def test_many_pictures_that_take_a_while_each_are_not_one_that_takes_long(
 
 def kill_while_decoding(pool: Pool, number: signal.Signals) -> None:
     """The only loader, which has been given a picture that it decodes for long."""
-    process = until(lambda: pool.inner._processes[0])
+    process = until(lambda: pool.inner.processes[0])
     until(process.slots.noted)
     process.child.send_signal(number)
     if number != signal.SIGSTOP:
-        until(lambda: pool.inner._processes[0] is not process)
+        until(lambda: pool.inner.processes[0] is not process)
 
 
 @pytest.fixture
@@ -160,7 +162,7 @@ def test_a_loader_that_answers_nothing_is_replaced_and_its_images_fail(
     monkeypatch.setattr("worker.pool.pool.START_WITHIN_S", 1.0)
     pool = make_pool(fetch_deadline_s=1.0, decode_deadline_s=1.0)
     until(lambda: loads(pool))
-    process = pool.inner._processes[0]
+    process = pool.inner.processes[0]
     process.child.send_signal(signal.SIGSTOP)
     pool.load(GOOD, GOOD)
     failure = Failure("timeout", "no answer of its loader for 3 s")
@@ -183,9 +185,9 @@ def idle() -> Iterator[LoaderProcess]:
 def test_a_loader_that_answers_now_and_then_is_left_alone(idle: LoaderProcess) -> None:
     for _ in range(10):
         idle.listen(3)  # nothing is asked of it
-    idle.orders[0] = Order(None, "", None, None, lambda _: None)
+    idle.requests[0] = LoadRequest(None, "", None, None, lambda _: None)
     for _ in range(5):
-        idle.loaded += 1
+        idle.answered += 1
         for _ in range(3):
             idle.listen(3)
     assert (idle.mute, idle.child.poll()) == (False, None)
@@ -199,7 +201,7 @@ def test_a_loader_that_takes_no_orders_is_replaced_and_costs_no_image(
     """They are more than the kernel keeps for it, and whoever gives them out would wait."""
     pool = make_pool(fetches_per_loader=64)
     assert loads(pool)
-    process = pool.inner._processes[0]
+    process = pool.inner.processes[0]
     # Its replacement has the usual time, in which it has to start.
     a_moment = struct.pack("ll", 0, 200_000)
     process.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, a_moment)
@@ -220,9 +222,9 @@ def test_a_loader_that_takes_no_orders_is_replaced_and_costs_no_image(
 # A library that loaders load has this in it: where there is a file of one of these names beside
 # it, what no code of ours does happens. Landlock lets everybody ask whether there is one.
 PLANTED = """
-import hashlib, sys
+import hashlib, os, signal, sys
 from pathlib import Path
-from worker.pool import wire as records
+from worker.pool import wire
 
 class Panic(BaseException):
     "As libraries in Rust raise it."
@@ -230,14 +232,17 @@ class Panic(BaseException):
 def hash_or_panic(body, sha256=hashlib.sha256):
     if body.endswith(b"panic"):
         raise Panic
+    word, _, number = body[-10:].partition(b"dies by")  # before the note says what is decoded
+    if number:
+        signal.raise_signal(int(number)) if int(number) else os._exit(1)
     return sha256(body)
 
-def pack_or_not(answers, pack_packets=records.pack_packets):
+def pack_or_not(answers, pack_packets=wire.pack_packets):
     if Path(__file__).with_name("no memory").exists():
         raise MemoryError
     return pack_packets(answers)
 
-hashlib.sha256, records.pack_packets = hash_or_panic, pack_or_not
+hashlib.sha256, wire.pack_packets = hash_or_panic, pack_or_not
 
 def where(): return sys.argv[0]
 """
@@ -257,7 +262,7 @@ def test_a_loader_ends_with_the_first_of_its_threads(library: Path, make_pool: M
     want = library / "no memory"
     want.touch()
     pool = make_pool()
-    process = pool.inner._processes[0]
+    process = pool.inner.processes[0]
     pool.load(GOOD)
     assert process.child.wait(WITHIN_S) == 1
     want.unlink()
@@ -270,13 +275,13 @@ def test_whatever_is_raised_costs_one_image_and_no_loader(
     pool = make_pool()
     image = tmp_path / "image.jpg"
     image.write_bytes(GOOD.read_bytes() + b"panic")
-    process = pool.inner._processes[0]
+    process = pool.inner.processes[0]
     pool.load(image, GOOD)
     assert dict(pool.answers(2)) == {
         image.name: Failure("internal", "loader: Panic()"),
         GOOD.name: None,
     }
-    assert pool.inner._processes[0] is process
+    assert pool.inner.processes[0] is process
 
 
 def test_a_loader_that_cannot_be_started_is_tried_until_it_can(
@@ -290,7 +295,7 @@ def test_a_loader_that_cannot_be_started_is_tried_until_it_can(
         return start(*arguments, **options)
 
     monkeypatch.setattr(subprocess, "Popen", start_at_last)
-    pool.inner._processes[0].child.kill()
+    pool.inner.processes[0].child.kill()
     pool.load(GOOD)
     assert pool.answers(1) == [(GOOD.name, None)]
     assert caplog.text.count("No loader can be started") == 3
@@ -304,7 +309,7 @@ def test_a_pool_that_has_no_loader_any_more_can_be_closed(
 
     pool = make_pool()
     monkeypatch.setattr(subprocess, "Popen", start)
-    pool.inner._processes[0].child.kill()
+    pool.inner.processes[0].child.kill()
     until(lambda: "No loader can be started" in caplog.text)
     pool.inner.close()
     with pytest.raises(PoolClosed):
@@ -323,10 +328,72 @@ def test_a_pool_can_be_closed_while_a_loader_is_being_buried(
 
     pool = make_pool()
     monkeypatch.setattr(LoaderProcess, "end", end_slowly)
-    pool.inner._processes[0].child.kill()
+    pool.inner.processes[0].child.kill()
     assert buried.wait(WITHIN_S)
     with ThreadPoolExecutor(1) as threads:
         closing = threads.submit(pool.inner.close)
-        until(lambda: not pool.inner._accepting)
+        until(lambda: not pool.inner._scheduler._accepting)
         go_on.set()
         closing.result()
+
+
+# Loaders that die and leave no note of what they decoded
+
+
+def make_deadly(path: Path, number: int) -> Path:
+    """A picture that ends its loader before there is a note: by a signal, or of itself."""
+    path.write_bytes(GOOD.read_bytes() + b"dies by%03d" % number)
+    return path
+
+
+@pytest.mark.parametrize("number", [0, signal.SIGKILL, signal.SIGSEGV])
+def test_an_image_that_ends_its_loader_without_a_note_fails_alone(
+    library: Path, make_pool: MakePool, tmp_path: Path, number: int
+) -> None:
+    pool = make_pool(fetches_per_loader=8)
+    deadly = make_deadly(tmp_path / "deadly.jpg", number)
+    neighbours = [Path(shutil.copy(GOOD, tmp_path / f"{n}.jpg")) for n in range(6)]
+    pool.load(*neighbours[:3], deadly, *neighbours[3:])
+    answers = dict(pool.answers(7))
+    failure = answers.pop(deadly.name)
+    assert failure is not None
+    assert failure.code == "crashed"
+    assert answers == dict.fromkeys((image.name for image in neighbours), None)
+    assert loads(pool)
+
+
+def test_several_images_that_end_their_loaders_are_found_among_many(
+    library: Path, make_pool: MakePool, tmp_path: Path
+) -> None:
+    pool = make_pool(loaders=2, fetches_per_loader=16)
+    deadly = [make_deadly(tmp_path / f"deadly-{n}.jpg", signal.SIGABRT) for n in range(3)]
+    others = [Path(shutil.copy(GOOD, tmp_path / f"{n}.jpg")) for n in range(37)]
+    pool.load(*others[:20], *deadly, *others[20:])
+    answers = {name: failure and failure.code for name, failure in pool.answers(40)}
+    assert answers == {image.name: None for image in others} | {
+        image.name: "crashed" for image in deadly
+    }
+
+
+def test_a_request_that_no_loader_can_read_fails_alone(make_pool: MakePool) -> None:
+    """A packet is cut off at its greatest length, and its loader ends."""
+    pool = make_pool(fetches_per_loader=8)
+    uri = f"http://10.0.0.1/{'long' * 50_000}.jpg"
+    pool.inner.load(uri, pool._note("long"))
+    pool.load(*[GOOD] * 5)
+    answers = sorted((name, failure and failure.code) for name, failure in pool.answers(6))
+    assert answers == sorted([(GOOD.name, None)] * 5 + [("long", "crashed")])
+
+
+def test_loaders_that_cannot_start_condemn_no_image(
+    library: Path, make_pool: MakePool, caplog
+) -> None:
+    """They never had it."""
+    certifi = library / "certifi.py"
+    works = certifi.read_text()
+    certifi.write_text("raise SystemExit(1)")
+    pool = make_pool()
+    pool.load(GOOD)
+    until(lambda: caplog.text.count("A loader died") > MOST_UNEXPLAINED_DEATHS + 1)
+    certifi.write_text(works)
+    assert pool.answers(1) == [(GOOD.name, None)]

@@ -19,7 +19,8 @@ from pathlib import Path
 from contract.settings import Settings
 from resnext.spec.catalogue import find_spec
 from worker.loader.fetch.fetcher import Fetched
-from worker.loader.program import Loader, LoaderConfig, Stopwatch
+from worker.loader.config import LoaderConfig
+from worker.loader.program import Loader, Stopwatch
 from worker.pool.slots import Slots
 
 body = Path(sys.argv[1]).read_bytes()

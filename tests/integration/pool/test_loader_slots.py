@@ -24,9 +24,9 @@ from worker.pool.slots import Slots
 COLOURS = range(0, 250, 50)
 # What a loader that was taken over may say, in the place of its first answer.
 LIES = {
-    "slots that nobody ordered": "pack_packets([pack_done(Done(n, None, Provenance())) "
+    "slots that nobody ordered": "pack_packets([pack_answer(Answer(n, None, Provenance())) "
     "for n in (2**32 - 1, 1)])",
-    "an answer given twice": "pack_packets([pack_done(Done(slot, None, Provenance()))] * 2)",
+    "an answer given twice": "pack_packets([pack_answer(Answer(slot, None, Provenance()))] * 2)",
     "no packet": "[b'nonsense']",
     "no record": "pack_packets([b'nonsense'])",
 }
@@ -36,7 +36,8 @@ from worker.chunk.outcome import Provenance
 from worker.pool.wire import *
 connection = socket.socket(fileno=int(sys.argv[1]))
 connection.recv(MAX_PACKET_BYTES)
-slot, _, _ = unpack_load(unpack_packet(connection.recv(MAX_PACKET_BYTES))[0])
+connection.send(READY)
+slot, _, _ = unpack_request(unpack_packet(connection.recv(MAX_PACKET_BYTES))[0])
 for packet in {lie}:
     connection.send(packet)
 time.sleep(3600)

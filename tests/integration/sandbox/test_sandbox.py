@@ -20,11 +20,11 @@ from tests.integration.sandbox.inside import inside
 from tests.pictures.demo import GOOD
 from tests.pools import Pool
 from tests.servers.sites import LOOPBACK, serving
-from worker.loader.program import LoaderConfig
+from worker.loader.config import LoaderConfig
 from worker.loader.sandbox import landlock, seccomp
 from worker.loader.sandbox.protections import ATTEMPTS, Protections, find_out, tell_protections
 from worker.loader.sandbox.start import read_permitted, write_permitted
-from worker.pool.process import ADDED_VARIABLES, KEPT_VARIABLES
+from worker.pool.environment import ADDED_VARIABLES, KEPT_VARIABLES
 
 INTRUDER = Path(__file__).parents[2] / "doubles" / "intruder.py"
 
@@ -110,7 +110,7 @@ def test_a_loader_is_given_few_variables_and_has_limits(tmp_path: Path, monkeypa
     try:
         pool.load(GOOD)
         assert pool.answers(1) == [(GOOD.name, None)]
-        table = Path(f"/proc/{pool.inner._processes[0].child.pid}/limits").read_text()
+        table = Path(f"/proc/{pool.inner.processes[0].child.pid}/limits").read_text()
     finally:
         pool.inner.close()
     told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("variable: ")]

@@ -69,7 +69,7 @@ class Signal:
         self.given_back = threading.Event()
 
     def load(self, value: int) -> Loaded:
-        return replace(Slots().load(value), home=self)
+        return replace(Slots().load(value), owner=self)
 
     def take_back(self, _: Sequence[Loaded]) -> None:
         self.given_back.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from pathlib import Path
 
@@ -249,3 +250,9 @@ def test_an_endpoint_is_a_web_server_without_a_password(monkeypatch, value) -> N
 
 def test_an_object_store_that_nobody_knows_is_refused(monkeypatch) -> None:
     assert "RESNEXT_OBJECT_STORES" in refusal(monkeypatch, RESNEXT_OBJECT_STORES="s3,ftp")
+
+
+def test_a_worker_has_no_more_loaders_than_it_has_cores(monkeypatch) -> None:
+    """Not as many as the machine has: it may be given a few of them."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    assert load_settings().loaders == 1

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.pool.hosts import Hosts, host_of
+from worker.pool.hosts import HostLimits, Hosts, host_of
 
 
 @pytest.fixture
@@ -22,8 +22,9 @@ def asked() -> list[str]:
 
 
 def make_hosts(**limits: Any) -> Hosts[str]:
-    usual = {"places": 2, "line": 4, "parked": 100, "when_room": lambda: None}
-    return Hosts(**usual | limits)
+    values = {"places": 2, "line": 4, "parked": 100, "when_room": lambda: None} | limits
+    bounds = HostLimits(**{name: values.pop(name) for name in ("places", "line", "parked")})
+    return Hosts(bounds, **values)
 
 
 def busy(hosts: Hosts[str], host: str, *parked: str) -> Hosts[str]:

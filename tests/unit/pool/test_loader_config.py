@@ -6,7 +6,7 @@ from pathlib import Path
 
 from contract.settings import Settings
 from resnext.spec.catalogue import find_spec
-from worker.loader.program import LoaderConfig
+from worker.loader.config import LoaderConfig
 
 
 def test_a_loader_is_told_what_the_settings_say() -> None:

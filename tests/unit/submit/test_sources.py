@@ -85,6 +85,28 @@ def test_a_folder_gives_its_images_by_name_and_nothing_else(tmp_path) -> None:
     ]
 
 
+def test_a_link_that_cannot_be_followed_is_left_to_the_worker(tmp_path) -> None:
+    (tmp_path / "a.jpg").symlink_to("long" * 100)
+    assert [entry.uri for entry in read_sources([str(tmp_path)])] == [(tmp_path / "a.jpg").as_uri()]
+
+
+def test_a_link_that_is_replaced_while_it_is_followed_is_followed_again(
+    tmp_path, monkeypatch
+) -> None:
+    path, follow = tmp_path / "a.jpg", os.readlink
+    path.symlink_to(tmp_path / "other.jpg")
+
+    def replace_and_follow(*arguments, **options):
+        if path.is_symlink():
+            path.unlink()
+            path.touch()
+        return follow(*arguments, **options)
+
+    monkeypatch.setattr(os, "readlink", replace_and_follow)
+    (entry,) = read_sources([path.as_uri()])
+    assert (entry.uri, entry.root) == (path.as_uri(), path)
+
+
 def test_a_name_that_is_not_utf8_survives_in_its_uri(tmp_path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).touch()
     (given,) = check(read_sources([str(tmp_path)]), [tmp_path])

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
-from tests.integration.test_dispatch import Dispatch
+from tests.integration.dispatcher import Dispatch
 
 from contract.database import engine as database
 from contract.database.engine import make_engine, reading

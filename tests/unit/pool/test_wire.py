@@ -12,11 +12,11 @@ from contract.failure import Failure
 from worker.chunk.outcome import Provenance
 from worker.pool.wire import (
     MAX_PACKET_BYTES,
+    Answer,
     BadRecord,
-    Done,
-    pack_done,
+    pack_answer,
     pack_packets,
-    unpack_done,
+    unpack_answer,
     unpack_packet,
 )
 
@@ -26,26 +26,26 @@ CAME = Provenance(
 
 
 @pytest.mark.parametrize(
-    "done",
+    "answer",
     [
-        Done(0, None, CAME),
-        Done(5, Failure("timeout", "no answer", 12.5), Provenance()),
-        Done(1, Failure("timeout"), Provenance(), (20.0, -1.0, -1.0)),
-        Done(2, None, CAME, (0.25, 0.0, 0.125)),
-        Done(2**32 - 1, Failure("http_404", "Not Found"), CAME),
+        Answer(0, None, CAME),
+        Answer(5, Failure("timeout", "no answer", 12.5), Provenance()),
+        Answer(1, Failure("timeout"), Provenance(), (20.0, -1.0, -1.0)),
+        Answer(2, None, CAME, (0.25, 0.0, 0.125)),
+        Answer(2**32 - 1, Failure("http_404", "Not Found"), CAME),
     ],
 )
-def test_an_answer_comes_out_as_it_went_in(done) -> None:
-    assert unpack_done(pack_done(done)) == done
+def test_an_answer_comes_out_as_it_went_in(answer) -> None:
+    assert unpack_answer(pack_answer(answer)) == answer
 
 
 def test_the_largest_size_that_a_column_holds_is_told_and_a_larger_one_is_unknown() -> None:
     """A PNG's header may say 4294967295, and results.width is an INTEGER."""
     failure = Failure("too_many_pixels")
     told = Provenance(width=2**31 - 1, height=1)
-    assert unpack_done(pack_done(Done(0, failure, told))).provenance == told
+    assert unpack_answer(pack_answer(Answer(0, failure, told))).provenance == told
     beyond = Provenance(bytes=2**31, width=2**32 - 1, height=2**31)
-    assert unpack_done(pack_done(Done(0, failure, beyond))).provenance == Provenance()
+    assert unpack_answer(pack_answer(Answer(0, failure, beyond))).provenance == Provenance()
 
 
 @given(st.floats())
@@ -55,9 +55,9 @@ def test_the_largest_size_that_a_column_holds_is_told_and_a_larger_one_is_unknow
 @example(1e300)
 def test_seconds_that_no_stage_takes_are_unknown(seconds) -> None:
     """One of them would spoil a sum for as long as the worker lives."""
-    sent = Done(0, None, CAME, (seconds, 0.5, seconds))
+    sent = Answer(0, None, CAME, (seconds, 0.5, seconds))
     told = seconds if 0 <= seconds <= 86400 else -1.0
-    assert unpack_done(pack_done(sent)).measured == (told, 0.5, told)
+    assert unpack_answer(pack_answer(sent)).measured == (told, 0.5, told)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_seconds_that_no_stage_takes_are_unknown(seconds) -> None:
 )
 def test_what_no_loader_sends_is_no_record(spoil) -> None:
     with pytest.raises(BadRecord):
-        unpack_done(spoil(pack_done(Done(0, Failure("dns", "b"), CAME))))
+        unpack_answer(spoil(pack_answer(Answer(0, Failure("dns", "b"), CAME))))
 
 
 def test_records_share_packets_as_far_as_they_fit() -> None:

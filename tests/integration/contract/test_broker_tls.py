@@ -7,7 +7,6 @@ from contextlib import ExitStack
 
 import pytest
 from flower.utils.broker import Broker
-from tests.integration.test_doctor import by_name
 
 from contract.broker.connection import check_broker, make_celery, redis_of
 from contract.errors import BrokerUnavailable, SettingsError
