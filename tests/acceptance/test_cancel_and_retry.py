@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-# On both databases without a network to load: test_cancel.py and test_retry.py in tests/integration/jobs.
+# On both databases without a network to load: tests/integration/jobs.
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
