@@ -40,13 +40,10 @@ from contract.database.engine import connect_database, reaching_database, readin
 from contract.database.schema import NEWEST_SCHEMA, OLDEST_SCHEMA, revision_of
 from contract.database.tables import chunks, jobs, leaders, workers
 from contract.settings import PREFIX, Settings, unknown_variables
-from producer.dispatcher.leader import ROLE, TICKS_A_TERM
+from producer.dispatcher.leader import ROLE, dead_after_s
 from producer.jobs.job import live_workers, no_worker
 
 STYLES: Final = {"ok": "green", "warning": "yellow", "failure": "bold red"}
-# A dispatcher looks every half second; what has been due for so long has been seen by none, and
-# one that has not been seen for so long is dead. See `_overdue_s` for one that looks less often.
-OVERDUE_S: Final = 15.0
 # Where clouds hand out credentials to whoever asks from inside: most of them, AWS over IPv6, Azure,
 # Oracle's, Alibaba's.
 METADATA: Final = tuple(
@@ -217,7 +214,8 @@ def _database(settings: Settings) -> Iterator[Check]:
         with reaching_database(engine), reading(engine) as connection:
             yield _schema(engine, connection)
             yield from _workers(connection, settings)
-            yield _dispatcher(connection, _overdue_s(settings))
+            # What has been due for as long as a dispatcher may be silent, none has seen.
+            yield _dispatcher(connection, dead_after_s(settings.dispatch_interval_s))
             yield from _faults(connection)
     finally:
         engine.dispose()
@@ -266,10 +264,6 @@ def _faults(connection: Connection) -> Iterator[Check]:
             "They run again, and fail as `internal` after the last attempt. The workers' logs have "
             "the whole of it; please report it.",
         )
-
-
-def _overdue_s(settings: Settings) -> float:
-    return max(OVERDUE_S, TICKS_A_TERM * settings.dispatch_interval_s)
 
 
 def _dispatcher(connection: Connection, overdue_s: float) -> Check:

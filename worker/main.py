@@ -22,6 +22,7 @@ from contract.broker.connection import check_broker, make_celery
 from contract.database.waits import Database
 from contract.errors import ResnextQueueError
 from contract.models import title_of
+from contract.process_name import name_process
 from contract.settings import Settings
 from worker.batch.batcher import Batcher
 from worker.batch.model import find_model, load_classifier
@@ -39,7 +40,7 @@ from worker.pool.pool import LoaderPool
 from worker.process.celery_worker import CeleryWorker, Shutdown, configure_logging
 from worker.process.database import connect
 from worker.process.heartbeat import Presence
-from worker.process.identity import Identity, name_worker, register
+from worker.process.identity import Identity, register
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
     from resnext.classifier import Classifier
@@ -177,7 +178,7 @@ def build(  # noqa: PLR0913  (the same)
 ) -> Parts:
     """Registers the worker's model and joins the parts; nothing is started."""
     database = Database(engine)
-    identity = register(database, settings, classifier, name or name_worker())
+    identity = register(database, settings, classifier, name or name_process())
     store = Store(
         database,
         identity,

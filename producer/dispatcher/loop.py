@@ -94,8 +94,7 @@ class Dispatcher:
             self.tick()
             left_s = began + self._settings.dispatch_interval_s - time.monotonic()
             stop.wait(self._database.wait_s or max(0.0, left_s))
-        if self._leads:
-            self._database.holds(lambda: self._leadership.leave(self._engine))
+        self._database.holds(lambda: self._leadership.leave(self._engine))
 
     def tick(self) -> None:
         """The counts need no Redis: they go on without it, as often as ever, since the reaper

@@ -23,6 +23,7 @@ ARROWS = {
     "worker": ("contract", "resnext"),
     "worker.embedded": ("contract", "resnext", "migrations.upgrade"),
     "migrations": ("contract.database.tables",),
+    "migrations.upgrade": ("contract.database.engine",),
     "migrations.versions": (),
 }
 # The one exception: the command line is where the two sides meet. It names a worker's module in

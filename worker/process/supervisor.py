@@ -21,9 +21,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from contract.database.engine import make_engine
 from contract.database.tables import workers
+from contract.process_name import name_process
 from contract.settings import Settings
 from worker.loader.sandbox.prctl import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
-from worker.process.identity import name_worker
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def watched(settings: Settings, work: Callable[[str], None]) -> None:
 
     To be called while there is one thread and no CUDA. This process ends with the child's status.
     """
-    name = name_worker()  # by this process's id, which is the command's
+    name = name_process()  # by this process's id, which is the command's
     parent = os.getpid()
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     child = os.fork()

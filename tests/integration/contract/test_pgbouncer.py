@@ -13,7 +13,6 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
-from tests.integration.dispatcher import Dispatch
 
 from contract.database import engine as database
 from contract.database.engine import make_engine, reading
@@ -21,6 +20,7 @@ from contract.database.tables import jobs, workers
 from contract.settings import Settings
 from migrations.upgrade import ADVISORY_LOCK, upgrade
 from producer.submit.submission import submit
+from tests.integration.dispatcher import Dispatch
 from tests.integration.dispatching import until
 from tests.integration.installation import Installation
 from tests.servers.pgbouncer import MISSING, PROGRAM, pgbouncer
