@@ -15,7 +15,6 @@ has a witness, as `resnextq worker` has; as `older` it knows no images alone. A 
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -131,7 +130,8 @@ class Classifier:
 
     def _classify(self, images: np.ndarray) -> SimpleNamespace:
         if not crashing.empty():
-            os.kill(os.getpid(), signal.Signals[crashing.get()])
+            # To this thread: as one to the process it might come after the batch is done.
+            signal.pthread_kill(threading.get_ident(), signal.Signals[crashing.get()])
         while not held.empty():
             path = held.get()
             path.with_suffix(".held").touch()
