@@ -10,7 +10,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -35,11 +35,14 @@ from worker.metrics.exporter import WorkerCollector, exporting
 from worker.metrics.stages import Metrics
 from worker.pool.host_rate import HostRate
 from worker.pool.pool import LoaderPool
-from worker.process.celery_worker import CeleryWorker, Shutdown, configure_logging
+from worker.process.celery_worker import CeleryWorker, configure_logging
 from worker.process.database import connect
 from worker.process.heartbeat import Presence
 from worker.process.identity import Identity, name_worker, register
+from worker.process.node_name import NodeName
 from worker.process.prefetch import InFlight
+from worker.process.shutdown import Shutdown
+from worker.process.task_events import tell_failures
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
     from resnext.classifier import Classifier
@@ -114,18 +117,21 @@ def serve(  # noqa: PLR0913, PLR0917  (each part is built once, above)
         name=name,
     )
     shutdown = Shutdown(parts.drain, within_s=settings.stop_within_s)
+    tell_failures(app)
     register_task(app, parts.task)
+    node = NodeName(parts.identity.device)
     registry.register(WorkerCollector(parts.metrics, parts.runs, parts.identity))
     celery = CeleryWorker(
         app,
         settings,
-        name=parts.identity.worker,
+        node=node.name,
+        worker=parts.identity.worker,
         queue=parts.identity.queue,
         shutdown=shutdown,
         wanted_chunks=parts.in_flight.wanted_chunks,
         when_ready=lambda: _say_ready(classifier, parts.identity),
     )
-    with parts.running():
+    with closing(node), parts.running():
         celery.start()
     if celery.exitcode:
         raise ResnextQueueError("The worker stopped by itself; the lines above say why.")

@@ -21,16 +21,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from contract.database.engine import make_engine
 from contract.database.tables import workers
+from contract.log import log_lines
 from contract.settings import Settings
 from worker.loader.sandbox.prctl import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
 from worker.process.identity import name_worker
+from worker.process.stop_signal import STOP_SIGNAL
 
 log = logging.getLogger(__name__)
 
-STOP_SIGNAL: Final = signal.SIGUSR1
-"""What SIGTERM and SIGINT are passed on as: the worker may have got these as well, from a
-terminal or from systemd, and is not to take one request for two.
-"""
 # How a process ends that its own code has ended. Not SIGKILL: that is a person's, a scheduler's,
 # or the kernel's for want of memory, of which no image takes more than another in the worker.
 CRASHES: Final = frozenset(
@@ -49,11 +47,7 @@ def run_watched(settings: Settings) -> None:
         UnavailableError, UsageError: in the worker, as `worker.main.run_worker` does.
     """
     prctl(PR_SET_DUMPABLE, 0)  # passwords are in its environment as well
-    logging.basicConfig(
-        level=settings.log_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    log_lines(settings.log_level)
     watched(settings, lambda name: _run(settings, name))
 
 
