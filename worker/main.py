@@ -1,6 +1,6 @@
-"""The worker below its witness: builds every part once, and runs them until a signal comes.
+"""The worker below its supervisor: builds every part once, and runs them until a signal comes.
 
-Database, broker and the metrics' port are asked for first, so that a mistake is told before
+It reaches for database, broker and the metrics' port first, so that a mistake is reported before
 weights are loaded; the loaders' processes start before anything touches CUDA.
 """
 
@@ -53,7 +53,7 @@ FAILED: Final = 1  # Celery's exit status; the command's own is that of the erro
 
 
 def run_worker(settings: Settings, name: str | None = None) -> None:
-    """Returns after a clean stop. `name` is what the witness calls this worker.
+    """Returns after a clean stop. `name` is what the supervisor calls this worker.
 
     Raises:
         UnavailableError: database, broker or weights are not there, or do not fit; the metrics'
@@ -64,7 +64,7 @@ def run_worker(settings: Settings, name: str | None = None) -> None:
     prctl(PR_SET_DUMPABLE, 0)
     configure_logging(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)  # until there is something in hand
+        signal.signal(number, _leave)  # until there is work
     engine = connect(settings)
     app = make_celery(settings)
     check_broker(app)
@@ -102,8 +102,8 @@ def serve(  # noqa: PLR0913, PLR0917  (each part is built once, above)
     name: str | None = None,
 ) -> None:
     """Runs chunks until a signal comes, then finishes what the classifier has and hands back
-    the rest. The caller closes `loaders` and `engine`. `name` is the worker's, where a witness
-    has given it one.
+    the rest. The caller closes `loaders` and `engine`. `name` is the worker's, where a
+    supervisor has given it one.
 
     Raises:
         ResnextQueueError: the classifier is broken, or Celery stopped by itself; the log says why.

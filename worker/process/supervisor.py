@@ -1,8 +1,8 @@
 """A small process above the worker, which sees how the worker ends.
 
 `resnextq worker` becomes two: this one waits, and passes signals on; the worker is its child.
-Nobody else can tell a worker that crashed from one that was killed, and only a crash may be the
-doing of an image (`producer.dispatcher.suspects`). It reports to SQL before it ends itself: in a
+No other process can tell a worker that crashed from one that was killed, and only a crash may
+come from an image (`producer.dispatcher.suspects`). It reports to SQL before it ends itself: in a
 container all other processes end with the first one.
 """
 
@@ -29,8 +29,8 @@ from worker.process.stop_signal import STOP_SIGNAL
 
 log = logging.getLogger(__name__)
 
-# How a process ends that its own code has ended. Not SIGKILL: that is a person's, a scheduler's,
-# or the kernel's for want of memory, of which no image takes more than another in the worker.
+# How a process ends that its own code has ended. SIGKILL comes from a person, a scheduler, or the
+# kernel when memory is short; in the worker no image takes more memory than another.
 CRASHES: Final = frozenset(
     (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 )
@@ -52,7 +52,7 @@ def run_watched(settings: Settings) -> None:
 
 
 def _run(settings: Settings, name: str) -> None:
-    # Below the fork, so that the witness stays small.
+    # Below the fork, so that the supervisor stays small.
     from worker.main import run_worker  # noqa: PLC0415
 
     run_worker(settings, name)
@@ -69,7 +69,7 @@ def watched(settings: Settings, work: Callable[[str], None]) -> None:
     child = os.fork()
     if child == 0:
         _die_with(parent)
-        signal.signal(STOP_SIGNAL, _leave)  # until there is something in hand
+        signal.signal(STOP_SIGNAL, _leave)  # until it has work
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         work(name)
     else:
@@ -77,7 +77,7 @@ def watched(settings: Settings, work: Callable[[str], None]) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """A parent that is killed takes the worker along, which nobody would stop otherwise."""
+    """A parent that is killed takes the worker along, which would run on without it."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before this was said
         os._exit(1)
@@ -122,7 +122,7 @@ def _report(settings: Settings, name: str, crashed_by: str) -> None:
                 connection.execute(statement)
         except SQLAlchemyError as error:
             if time.monotonic() > until:
-                log.warning("That it crashed is not told to the database: %s", error)
+                log.warning("The database does not know of the crash: %s", error)
                 return
             time.sleep(REPORT_PAUSE_S)
         else:
