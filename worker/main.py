@@ -1,6 +1,6 @@
-"""The worker below its witness: builds every part once, and runs them until a signal comes.
+"""The worker below its supervisor: builds every part once, and runs them until a signal comes.
 
-Database, broker and the metrics' port are asked for first, so that a mistake is told before
+It reaches for database, broker and the metrics' port first, so that a mistake is reported before
 weights are loaded; the loaders' processes start before anything touches CUDA.
 """
 
@@ -10,7 +10,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -37,10 +37,13 @@ from worker.metrics.exporter import WorkerCollector, exporting
 from worker.metrics.stages import Metrics
 from worker.pool.host_rate import HostRate
 from worker.pool.pool import LoaderPool
-from worker.process.celery_worker import CeleryWorker, Shutdown, configure_logging
+from worker.process.celery_worker import CeleryWorker, configure_logging
 from worker.process.database import connect
 from worker.process.heartbeat import Presence
 from worker.process.identity import Identity, register
+from worker.process.node_name import NodeName
+from worker.process.shutdown import Shutdown
+from worker.process.task_events import tell_failures
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
     from resnext.classifier import Classifier
@@ -51,7 +54,7 @@ FAILED: Final = 1  # Celery's exit status; the command's own is that of the erro
 
 
 def run_worker(settings: Settings, name: str | None = None) -> None:
-    """Returns after a clean stop. `name` is what the witness calls this worker.
+    """Returns after a clean stop. `name` is what the supervisor calls this worker.
 
     Raises:
         UnavailableError: database, broker or weights are not there, or do not fit; the metrics'
@@ -62,7 +65,7 @@ def run_worker(settings: Settings, name: str | None = None) -> None:
     prctl(PR_SET_DUMPABLE, 0)
     configure_logging(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)  # until there is something in hand
+        signal.signal(number, _leave)  # until there is work
     engine = connect(settings)
     app = make_celery(settings)
     check_broker(app)
@@ -100,8 +103,8 @@ def serve(  # noqa: PLR0913, PLR0917  (each part is built once, above)
     name: str | None = None,
 ) -> None:
     """Runs chunks until a signal comes, then finishes what the classifier has and hands back
-    the rest. The caller closes `loaders` and `engine`. `name` is the worker's, where a witness
-    has given it one.
+    the rest. The caller closes `loaders` and `engine`. `name` is the worker's, where a
+    supervisor has given it one.
 
     Raises:
         ResnextQueueError: the classifier is broken, or Celery stopped by itself; the log says why.
@@ -115,18 +118,21 @@ def serve(  # noqa: PLR0913, PLR0917  (each part is built once, above)
         name=name,
     )
     shutdown = Shutdown(parts.drain, within_s=settings.stop_within_s)
+    tell_failures(app)
     register_task(app, parts.task)
+    node = NodeName(parts.identity.device)
     registry.register(WorkerCollector(parts.metrics, parts.runs, parts.identity))
     celery = CeleryWorker(
         app,
         settings,
-        name=parts.identity.worker,
+        node=node.name,
+        worker=parts.identity.worker,
         queue=parts.identity.queue,
         shutdown=shutdown,
         wanted_chunks=parts.in_flight.wanted_chunks,
         when_ready=lambda: _say_ready(classifier, parts.identity),
     )
-    with parts.running():
+    with closing(node), parts.running():
         celery.start()
     if celery.exitcode:
         raise ResnextQueueError("The worker stopped by itself; the lines above say why.")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from contract.broker.connection import check_broker, make_celery
 from contract.database.address import database_address
 from contract.database.engine import connect_database
+from contract.log import log_lines
 from contract.settings import Settings
 from producer.dispatcher.count import fold
 from producer.dispatcher.end import expire, settle
@@ -48,11 +48,7 @@ def run_dispatcher(settings: Settings) -> None:
     Raises:
         UnavailableError: at the start, database or Redis are not there.
     """
-    logging.basicConfig(
-        level=settings.log_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    log_lines(settings.log_level)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

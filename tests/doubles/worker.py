@@ -19,7 +19,6 @@ slashes instead of colons:
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -118,7 +117,8 @@ class Loaders:
 class ScriptedClassifier(Classifier):
     def classify(self, images: np.ndarray) -> SimpleNamespace:
         if not crashing.empty():
-            os.kill(os.getpid(), signal.Signals[crashing.get()])
+            # To this thread: as one to the process it might come after the batch is done.
+            signal.pthread_kill(threading.get_ident(), signal.Signals[crashing.get()])
         while not held.empty():
             path = held.get()
             path.with_suffix(".held").touch()

@@ -7,8 +7,6 @@ ahead of the classifier (`worker.commands.classify_input`); only the batches are
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
@@ -19,6 +17,7 @@ import numpy as np
 
 from contract.errors import UnavailableError
 from contract.failure import Failure
+from contract.log import log_lines
 from contract.models import title_of
 from contract.record import Record, classified, failed, make_record
 from contract.settings import Settings
@@ -69,7 +68,7 @@ def classify(
     """
     # A decoder that was taken over is of the same user, and would read what /proc has of this one.
     prctl(PR_SET_DUMPABLE, 0)
-    _log_plainly(settings)
+    log_lines(settings.log_level, "resnextq: %(message)s")
     if settings.sandbox == "required":
         tell_protections(settings)
     entries = iter(entries)
@@ -183,16 +182,3 @@ def _fitting(settings: Settings, images: int | None) -> Settings:
             "batch_images": min(images, settings.batch_images),
         }
     )
-
-
-class _Lines(logging.Handler):
-    """The log as lines for people; on the standard error of the moment, which a progress bar
-    may have taken over.
-    """
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(f"resnextq: {self.format(record)}", file=sys.stderr)  # noqa: T201
-
-
-def _log_plainly(settings: Settings) -> None:
-    logging.basicConfig(level=settings.log_level, handlers=[_Lines()], force=True)

@@ -112,7 +112,7 @@ METRICS: Final = {
         Metric(
             "resnext_worker_info",
             "gauge",
-            "1; its labels say which worker this is in SQL and in Flower.",
+            "1; its labels say which worker this is in SQL, and on its page in Flower.",
             labels=("worker", "version", "device", "precision", "queue"),
         ),
     )

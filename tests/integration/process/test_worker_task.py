@@ -136,16 +136,19 @@ def test_flower_is_told_of_a_task_that_ends_while_its_worker_stops(
 
 
 def test_flower_is_told_name_arguments_and_result(installation: Installation) -> None:
+    """A chunk with images that have failed is a failure, which says how many they are."""
     with captured_events(installation) as events:
         installation.submit(["double:ok", "double:fail:http_404", "double:hang"])
         installation.start()
         (message,) = installation.publish()
-        until(lambda: [e for e in events if e["type"] == "task-succeeded"], lambda: str(events))
+        until(lambda: [e for e in events if e["type"] == "task-failed"], lambda: str(events))
     received = next(event for event in events if event["type"] == "task-received")
     assert (received["name"], received["args"]) == ("resnext.classify_chunk", "")
     assert received["kwargs"] == str(message)
-    succeeded = next(event for event in events if event["type"] == "task-succeeded")
-    summary = json.loads(succeeded["result"].replace("'", '"'))
+    failed = next(event for event in events if event["type"] == "task-failed")
+    assert failed["exception"] == "1 of 3 images failed: http_404 1"
+    assert failed["runtime"] > 0
+    summary = json.loads(failed["result"].replace("'", '"'))
     assert summary.pop("images_per_s") > 0
     for stage in ("queue_wait_ms", "store_ms"):
         assert summary.pop(stage) >= 0
