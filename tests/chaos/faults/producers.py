@@ -6,12 +6,13 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 from sqlalchemy import func, select
 
 from contract.database.engine import reading
 from contract.database.tables import chunks, jobs
-from tests.chaos.load import Job
+from tests.chaos.job import Image, Job, name_images
 from tests.chaos.stack import RESNEXTQ, Stack
 from tests.chaos.trial import Trial
 
@@ -28,7 +29,7 @@ def kill(trial: Trial) -> None:
     left = trial.times
     while left:
         kills = min(left, KILLS_A_KEY)
-        _submit_at_last(trial, f"key-{trial.random.getrandbits(64):x}", kills)
+        _submit_at_last(trial, f"key-{uuid4()}", kills)
         left -= kills
 
 
@@ -36,7 +37,8 @@ def _submit_at_last(trial: Trial, key: str, kills: int) -> None:
     stack = trial.stack
     uris = stack.pictures.plain(SHORT_IMAGES if trial.short else IMAGES, trial.random)
     listed = stack.folder / f"{key}.txt"
-    listed.write_text("\n".join(uris))
+    images = name_images(uris, trial.random)
+    listed.write_text("".join(map(_line, images)))
     for _ in range(kills):
         _kill_submit(stack, key, listed, after_s=trial.random.uniform(0.0, LONGEST_S))
         trial.caused += 1
@@ -45,7 +47,12 @@ def _submit_at_last(trial: Trial, key: str, kills: int) -> None:
         _command(key, listed), env=stack.environment, capture_output=True, text=True, check=False
     )
     trial.demand(f"the last submit ends with {done.stderr}", holds=done.returncode == 0)
-    trial.load.jobs.append(Job(id=done.stdout.strip(), uris=uris))
+    trial.load.jobs.append(Job(id=done.stdout.strip(), images=images))
+
+
+def _line(image: Image) -> str:
+    uri, ref = image
+    return f"{uri}\n" if ref is None else f"{uri}\t{ref}\n"
 
 
 def _command(key: str, listed: Path) -> list[str]:
