@@ -164,10 +164,10 @@ def main() -> None:
     settings = load_settings()
     configure_logging(settings)
     device, ledger = Device(settings, float(sys.argv[1])), Ledger()
-    worker.task.claim = ledger.timed("SQL", worker.task.claim)
+    worker.chunk.task.claim = ledger.timed("SQL", worker.chunk.task.claim)
     Store.store = ledger.timed("SQL", Store.store)  # type: ignore[method-assign]
     ChunkTask._load = ledger.timed("hand-over", ChunkTask._load)  # type: ignore[method-assign]
-    worker.batcher._gather = ledger.timed(GATHER, worker.batcher._gather)
+    worker.batch.batcher._gather = ledger.timed(GATHER, worker.batch.batcher._gather)
 
     def listen_to_parent() -> None:
         answer_questions(

@@ -77,7 +77,7 @@ def main() -> None:
     )
     worker.main.find_model = lambda _: SPEC
     worker.main.load_classifier = lambda _: classifier
-    worker.witness.run_watched(settings)
+    worker.process.supervisor.run_watched(settings)
 
 
 if __name__ == "__main__":
