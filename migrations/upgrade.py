@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from contract.database.engine import LOCK_TIMEOUT_OPTION
 ADVISORY_LOCK = 7_263_981_150_442_771
 # A migration that cannot have its lock gives up before the queue behind it stops the workers.
 LOCK_TIMEOUT_S = 5.0
+# Between two looks whether another migration has ended.
+POLL_S = 0.1
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
@@ -41,9 +44,10 @@ def _alone(engine: Engine) -> Iterator[None]:
     if engine.dialect.name != "postgresql":
         yield
         return
+    lock = text("SELECT pg_try_advisory_xact_lock(:key)")
     with engine.connect() as holder:
-        # Another migration may take its time, and so may ours.
-        holder.execute(text("SET LOCAL lock_timeout = 0"))
+        while not holder.scalar(lock, {"key": ADVISORY_LOCK}):  # another one may take its time
+            holder.rollback()  # and it may need this connection of a pooler
+            time.sleep(POLL_S)
         holder.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-        holder.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
         yield

@@ -233,9 +233,9 @@ def _check_reachable(address: str) -> None:
         UnreachableWeights: there is none.
     """
     proxies = requests.utils.get_environ_proxies(address)
-    route = urlsplit(requests.utils.select_proxy(address, proxies) or address)
-    host, port = route.hostname or "", route.port or _DEFAULT_PORT.get(route.scheme, 80)
-    through = f"{host}:{port}" if route.netloc != urlsplit(address).netloc else "it"
+    proxy = requests.utils.select_proxy(address, proxies)
+    host, port = _server_of(proxy or address, weights=address)
+    through = f"{host}:{port}" if proxy else "it"
     failures: list[OSError] = []
     attempt = threading.Thread(target=_connect, args=(host, port, failures), daemon=True)
     attempt.start()
@@ -244,6 +244,27 @@ def _check_reachable(address: str) -> None:
         raise _unreachable(address, f"{through} does not answer within {CONNECT_TIMEOUT_S:.0f} s")
     if failures:
         raise _unreachable(address, f"{through} cannot be reached: {failures[0]}")
+
+
+def _server_of(url: str, *, weights: str) -> tuple[str, int]:
+    """Host and port of the server, or of the proxy, before the weights' address.
+
+    Raises:
+        UnreachableWeights: the proxy's URL cannot be read. What was misread may be a part of its
+            password, so none of it is shown.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _DEFAULT_PORT.get(parts.scheme, 80)
+    except ValueError:
+        port = 0
+    if port == 0 or (parts.netloc and "@" in url.partition(parts.netloc)[2]):
+        reason = (
+            "the proxy in the environment is no URL like http://user:password@host:port; "
+            "in a password, @ : / ? # are written as %40 %3A %2F %3F %23"
+        )
+        raise _unreachable(weights, reason)
+    return parts.hostname or "", port
 
 
 def _connect(host: str, port: int, failures: list[OSError]) -> None:

@@ -308,6 +308,19 @@ def test_a_proxy_that_is_not_there_is_named(tmp_path: Path, monkeypatch) -> None
     assert "hunter2" not in message
 
 
+@pytest.mark.parametrize("sign", ["/", "?", "#"])
+@pytest.mark.parametrize("begin", ["hunter", "1"])
+def test_no_part_of_a_proxys_password_is_shown_however_it_was_written(
+    tmp_path: Path, monkeypatch, begin: str, sign: str
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://someone:{begin}{sign}twelve@127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    message = within_5_s("http://weights.invalid/w.pth", tmp_path)
+    assert "%40" in message
+    for part in ("someone", "hunter", "twelve"):
+        assert part not in message
+
+
 def test_a_cache_folder_that_cannot_be_written_is_told(publisher, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(WeightsError, match="cannot be kept in"):

@@ -121,9 +121,9 @@ def test_the_url_decides_whether_statements_are_prepared(database_url: str) -> N
 def test_migrations_run_one_after_the_other_and_leave_no_lock(
     empty_postgres_database: str,
 ) -> None:
-    with pgbouncer(empty_postgres_database, connections=4) as url:
-        engines = [make_engine(url) for _ in range(2)]
-        with ThreadPoolExecutor(2) as threads:
+    with pgbouncer(empty_postgres_database, connections=2) as url:
+        engines = [make_engine(url) for _ in range(3)]
+        with ThreadPoolExecutor(3) as threads:
             list(threads.map(upgrade, engines))
         for engine in engines:
             engine.dispose()
@@ -151,7 +151,7 @@ def test_a_job_is_done_although_a_worker_is_killed_in_the_middle(
         dispatcher.stop()
     assert set(installation.rows()) == set(range(IMAGES))
     for said in (installation.log, log.read_text()):
-        assert not re.search("WARNING|ERROR|Traceback", said), said
+        assert not re.search("ERROR|Traceback|does not answer", said), said
 
 
 def _state(engine: Engine) -> str | None:

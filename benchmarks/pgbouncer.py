@@ -1,0 +1,118 @@
+"""A job whose worker is killed in the middle, straight to PostgreSQL and behind PgBouncer.
+
+    python benchmarks/pgbouncer.py [--images N] [--rounds N]
+
+Runs a whole installation: the real `submit`, dispatcher and two workers, whose network and device
+are simulated (netless_worker.py). Once half of the images have their rows, one worker gets SIGKILL.
+PgBouncer is the one that is installed, in transaction mode with few connections. Prints the images
+a second, kill and lease included; exit status 1 where a row is missing or a log has an error or
+says that a server does not answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from child import Child
+from installation import Installation, installed
+from sqlalchemy import func, select
+
+from contract.database.engine import reading
+from contract.database.tables import results
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.servers.pgbouncer import MISSING, PROGRAM, pgbouncer
+
+CONNECTIONS: Final = 5
+LEASE_S: Final = 5
+DEVICE_IMAGES_S: Final = 2000.0
+LOOK_S: Final = 0.2
+WAYS: Final = ("direct", "PgBouncer")
+SETTINGS: Final = {"RESNEXT_WEIGHTS": "random", "RESNEXT_LEASE_S": str(LEASE_S)}
+# A killed worker is a warning of its own, as it should be.
+TROUBLE: Final = re.compile("ERROR|Traceback|does not answer")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks/pgbouncer.py")
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args()
+    if PROGRAM is None:
+        print(MISSING)
+        return 1
+    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    troubles: list[str] = []
+    for _ in range(chosen.rounds):
+        for way in WAYS:
+            rates[way].append(run(way, chosen.images, troubles))
+    for way, found in rates.items():
+        spread = f"{min(found):,.0f} to {max(found):,.0f}"
+        print(f"{way:<10} {statistics.median(found):>7,.0f} images/s  ({spread})")
+    print("\n".join(troubles) or "no row is missing, and no log has an error")
+    return int(bool(troubles))
+
+
+def run(way: str, images: int, troubles: list[str]) -> float:
+    """Images a second of one job; what went wrong is added to `troubles`."""
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        installation = stack.enter_context(installed(Path(scratch) / "installation", SETTINGS))
+        if way != "direct":
+            direct = installation.environment["RESNEXT_DATABASE_URL"]
+            pooled = stack.enter_context(pgbouncer(direct, connections=CONNECTIONS))
+            installation.environment["RESNEXT_DATABASE_URL"] = pooled
+        installation.start("dispatch")
+        installation.await_ready("dispatch")
+        victim = stack.enter_context(worker(installation, "worker-1"))
+        stack.enter_context(worker(installation, "worker-2"))
+        began = time.monotonic()
+        uris = [f"https://images.example/{n}.jpg" for n in range(images)]
+        job = installation.submit(uris)
+        await_rows(installation, job, images // 2)
+        os.kill(victim.pid, signal.SIGKILL)
+        await_rows(installation, job, images)
+        seconds = time.monotonic() - began
+        rows = rows_of(installation)
+        troubles.extend([f"{way}: {rows} rows of {images} images"] if rows != images else [])
+        troubles.extend(troubles_of(installation, way))
+    return images / seconds
+
+
+@contextmanager
+def worker(installation: Installation, name: str) -> Iterator[Child]:
+    log, rate = installation.log(name), str(DEVICE_IMAGES_S)
+    with Child("netless_worker.py", rate, log=log, environment=installation.environment) as child:
+        installation.await_ready(name, lambda: child.has_ended)
+        yield child
+
+
+def await_rows(installation: Installation, job: str, images: int) -> None:
+    while (found := installation.job(job)).total - found.pending < images:
+        time.sleep(LOOK_S)
+
+
+def rows_of(installation: Installation) -> int:
+    with reading(installation.engine) as connection:
+        return connection.scalar(select(func.count()).select_from(results)) or 0
+
+
+def troubles_of(installation: Installation, way: str) -> Iterator[str]:
+    for log in sorted(installation.folder.glob("*.log")):
+        for line in log.read_text(errors="replace").splitlines():
+            if TROUBLE.search(line):
+                yield f"{way}, {log.name}: {line}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
