@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
+from contract.database.clock import db_now
 from contract.database.engine import reading
 from contract.database.tables import chunks, jobs
+from producer.submit.draft import SILENT_S
 from tests.chaos.load import Job
 from tests.chaos.stack import RESNEXTQ, Stack
 from tests.chaos.trial import Trial
@@ -38,6 +40,7 @@ def _submit_at_last(trial: Trial, key: str, kills: int) -> None:
     listed = stack.folder / f"{key}.txt"
     listed.write_text("\n".join(uris))
     for _ in range(kills):
+        _let_pass(stack, SILENT_S + 1)
         _kill_submit(stack, key, listed, after_s=trial.random.uniform(0.0, LONGEST_S))
         trial.caused += 1
         trial.demand("half a job waits", holds=not _published_of_drafts(stack))
@@ -61,6 +64,18 @@ def _kill_submit(stack: Stack, key: str, listed: Path, *, after_s: float) -> Non
     ) as submitting:
         time.sleep(after_s)
         submitting.kill()
+
+
+def _let_pass(stack: Stack, seconds: float) -> None:
+    """The submit that was killed counts as dead at once, or all others would wait for that. The
+    last one does wait.
+    """
+    with stack.engine.begin() as connection:
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.state == "submitting")
+            .values(submit_heartbeat_at=db_now(-seconds))
+        )
 
 
 def _published_of_drafts(stack: Stack) -> int:
