@@ -58,17 +58,17 @@ lint: setup ## ruff and mypy
 
 .PHONY: bench
 bench: setup ## run the benchmarks; PHOTOGRAPHS=a.tar CIFAR10_TEST=b.tar for those that want pictures
-	@set -e; for one in $(BENCHMARKS); do echo "== $$one"; $(BIN)/python $$one; done
-	@$(call bench_on,benchmarks/main_job.py,PHOTOGRAPHS)
-	@$(call bench_on,benchmarks/bundled_accuracy.py,CIFAR10_TEST)
-bench_on = $(if $($(2)),echo "== $(1)"; $(BIN)/python $(1) "$($(2))",echo "left out, for want of $(2): $(1)")
-MODEL_BENCHMARK := benchmarks/model.py
+	@set -e; for one in $(BENCHMARKS); do echo "== $$one"; $(BIN)/python -m $$one; done
+	@$(call bench_on,benchmarks.system.main_job,PHOTOGRAPHS)
+	@$(call bench_on,benchmarks.model.bundled_accuracy,CIFAR10_TEST)
+bench_on = $(if $($(2)),echo "== $(1)"; $(BIN)/python -m $(1) "$($(2))",echo "left out, for want of $(2): $(1)")
+MODEL_BENCHMARK := benchmarks.model.comparison
 PIPELINE_BENCHMARK := benchmarks/pipeline.py
-BENCHMARKS := benchmarks/cli_startup.py benchmarks/roofline.py benchmarks/worker_cpu.py
+BENCHMARKS := benchmarks.stage.cli_startup benchmarks.model.roofline benchmarks.stage.worker_cpu
 
 .PHONY: bench-model
 bench-model: $(PEERS) ## the network beside what else could run it; PHOTOGRAPHS=photos.tar for real pictures
-	@$(BIN)/python $(MODEL_BENCHMARK) $(if $(PHOTOGRAPHS),--photographs "$(PHOTOGRAPHS)")
+	@$(BIN)/python -m $(MODEL_BENCHMARK) $(if $(PHOTOGRAPHS),--photographs "$(PHOTOGRAPHS)")
 
 .PHONY: bench-pipeline
 bench-pipeline: setup ## the worker between network and device, beside its peers; PHOTOGRAPHS=photos.tar [ROWS="busy cpu"]
@@ -80,8 +80,8 @@ chaos: setup ## cause every fault, again and again, on both databases; some 40 m
 
 .PHONY: bench-size
 bench-size: setup ## what ten million images in one job cost, with a thousand small jobs beside it
-	@$(BIN)/python $(SIZE_BENCHMARK)
-SIZE_BENCHMARK := benchmarks/at_size.py
+	@$(BIN)/python -m $(SIZE_BENCHMARK)
+SIZE_BENCHMARK := benchmarks.system.at_size
 
 .PHONY: docs
 docs: setup ## write docs/settings.md, errors.md and metrics.md anew from the code

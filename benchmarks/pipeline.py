@@ -4,10 +4,10 @@
     python benchmarks/pipeline.py [photos.tar] [--row NAME ...] [--rounds 5] [--database sqlite]
 
 Each row runs a whole installation (Valkey, PostgreSQL, dispatcher, workers with their loaders)
-against the web of benchmarks/web.py on this machine, beside its peer where it has one, and prints
-a table with median, spread and mark. `RESNEXT_` variables of the environment go before what a row
-sets, so that settings can be tried. `--scale 0.1` takes a tenth of the images and of the time:
-for a look, since its figures say nothing.
+against the web of benchmarks/rig/web.py on this machine, beside its peer where it has one, and
+prints a table with median, spread and mark. `RESNEXT_` variables of the environment go before what
+a row sets, so that settings can be tried. `--scale 0.1` takes a tenth of the images and of the
+time: for a look, since its figures say nothing.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-import hostile
-import loading
-import steady
-import whole_path
-from model import machine
+sys.path[0] = str(Path(__file__).parents[1])  # where `benchmarks` is imported from
+
 from rich.console import Console
-from row import Conditions, Row, tell
+
+from benchmarks.rig.figures import tell
+from benchmarks.rig.machine import machine
+from benchmarks.rows import hostile, loading, steady, whole_path
+from benchmarks.rows.row import Conditions, Row
 
 ROWS = {
     "classifier": Row("whole path, and the classifier alone", 1.4, whole_path.beside_classifier),

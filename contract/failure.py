@@ -186,7 +186,8 @@ ERROR_CODES: Final = {
         ErrorCode(
             name="internal",
             cause="A fault of this program.",
-            advice="Please report it, with the detail.",
+            advice="Please report it, with the detail and the worker's log.",
+            retried=True,
         ),
     )
 }

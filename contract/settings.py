@@ -23,10 +23,12 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from contract.cores import MOST_LOADERS, default_loaders
 from contract.errors import SettingsError, UnavailableError
 from contract.models import default_weights
 
 PREFIX = "RESNEXT_"
+MAX_CHUNK_IMAGES = 256
 # What is not shown where it is wrong: it is a secret, or what was misread may be a piece of one.
 SECRETS: Final = frozenset(
     {"broker_url", "database_url", "flower_login", "s3_endpoint", "gcs_endpoint"}
@@ -97,7 +99,8 @@ class Settings(BaseSettings):
     cache: Folder = Field(default_factory=_cache_folder)
     """Downloaded weights."""
     broker_url: SecretStr | None = None
-    """`redis://`, `rediss://` or `redis+socket://`; default: the broker that `up` started."""
+    """`redis://`, `rediss://` (TLS, verified) or `redis+socket://`; default: the broker that `up`
+    started."""
     database_url: SecretStr | None = None
     """A SQLAlchemy URL, `postgresql://` or `sqlite:///`; default: a file in `home`."""
 
@@ -115,7 +118,7 @@ class Settings(BaseSettings):
     torch_threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads that the network computes with; by default one for each core, on CUDA one."""
 
-    chunk_images: int = Field(default=64, ge=1, le=256)
+    chunk_images: int = Field(default=64, ge=1, le=MAX_CHUNK_IMAGES)
     """URIs in one message."""
 
     batch_images: int = Field(default=32, ge=1, le=1024)
@@ -132,8 +135,11 @@ class Settings(BaseSettings):
     """Runs that a URI gets when it fails for a passing reason."""
     retry_backoff_s: float = Field(default=5.0, ge=0)
     """Mean wait before the second run; doubled for each further one."""
-    loaders: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
-    """Loader processes of a worker (fetch, decode, crop)."""
+    loaders: int = Field(
+        default_factory=lambda fields: default_loaders(fields["device"]), ge=1, le=MOST_LOADERS
+    )
+    """Loader processes of a worker (fetch, decode, crop). The default counts the cores that
+    affinity and CPU quota permit, and divides them among the machine's GPUs."""
     fetches_per_loader: int = Field(default=512, ge=1, le=1024)
     """URIs that one loader fetches at a time."""
     fetches_per_host: int = Field(default=32, ge=1, le=4096)

@@ -25,6 +25,8 @@ _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 # Nothing is given back once it has matched (++): no other division of a URI would match either.
 PLAIN = r"https?://(?:[a-z0-9-]{1,63}+\.){1,8}+[a-z]{2,63}+(?:/[!-\[\]-~]{0,7000}+)?+"
 _PLAIN = re.compile(PLAIN)
+# If a link is replaced while a path is resolved, the next try finds the new one.
+_RESOLVE_TRIES = 3
 
 
 def refusal(
@@ -103,16 +105,21 @@ def find_file(uri: str, file_roots: Sequence[Path]) -> Path | Failure:
         return refused
     try:
         path = path_of(uri)
+        permitted = is_under(path, file_roots)
     except ValueError as error:
         return Failure("bad_uri", str(error))
-    if not is_under(path, file_roots):
-        return Failure("blocked_path", "under no folder of RESNEXT_FILE_ROOTS")
-    return path
+    except OSError:
+        return Failure("timeout", "a link on its way was replaced each time that it was followed")
+    return path if permitted else Failure("blocked_path", "under no folder of RESNEXT_FILE_ROOTS")
 
 
 def is_under(path: Path, roots: Sequence[Path]) -> bool:
-    """Whether a path whose links are resolved lies in one of these folders."""
-    return any(path.is_relative_to(root.resolve()) for root in roots)
+    """Whether a path whose links are resolved lies in one of these folders.
+
+    Raises:
+        ValueError, OSError: a root is a link that cannot be followed; see `path_of`.
+    """
+    return any(path.is_relative_to(_resolve(root)) for root in roots)
 
 
 def path_of(uri: str) -> Path:
@@ -120,6 +127,7 @@ def path_of(uri: str) -> Path:
 
     Raises:
         ValueError: it names another host, no absolute path, or a link to itself.
+        OSError: a link on its way was replaced each time that it was followed.
     """
     try:
         parts = urlsplit(uri)
@@ -130,7 +138,21 @@ def path_of(uri: str) -> Path:
     path = os.fsdecode(unquote_to_bytes(parts.path))
     if not path.startswith("/") or "\x00" in path or parts.query or parts.fragment:
         raise ValueError("a file URI is file:///absolute/path, with ? and # as %3F and %23")
-    try:
-        return Path(path).resolve()
-    except RuntimeError as error:  # Python 3.11 and 3.12
-        raise ValueError("a symbolic link that leads back to itself") from error
+    return _resolve(Path(path))
+
+
+def _resolve(path: Path) -> Path:
+    """
+    Raises:
+        ValueError: a link leads back to itself.
+        OSError: a link on its way was replaced each time that it was followed.
+    """
+    for tries_left in reversed(range(_RESOLVE_TRIES)):
+        try:
+            return path.resolve()
+        except RuntimeError as error:  # Python 3.11 and 3.12
+            raise ValueError("a symbolic link that leads back to itself") from error
+        except OSError:
+            if not tries_left:
+                raise
+    raise AssertionError("the last try returns or raises")

@@ -41,7 +41,7 @@ UNITS |= {"_pixels": "pixels"}
 DECIDED = {
     "home": "`$XDG_DATA_HOME/resnext-queue`, that is `~/.local/share/resnext-queue`",
     "cache": "`$XDG_CACHE_HOME/resnext-queue`, that is `~/.cache/resnext-queue`",
-    "loaders": "one for each core",
+    "loaders": "one for each usable core, divided by the GPUs",
     "weights": "those that the model is published with",
     "torch_threads": "decided by the device",
 }

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine, text
+
+from contract.database.engine import LOCK_TIMEOUT_OPTION
 
 # Any number that nothing else on the server locks.
 ADVISORY_LOCK = 7_263_981_150_442_771
 # A migration that cannot have its lock gives up before the queue behind it stops the workers.
-LOCK_TIMEOUT = "5s"
+LOCK_TIMEOUT_S = 5.0
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
@@ -21,17 +25,25 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
     """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
-    with engine.connect() as connection:
-        if connection.dialect.name == "postgresql":
-            _lock(connection)
-        config.attributes["connection"] = connection
+    with _alone(engine), engine.connect() as connection:
+        options = {LOCK_TIMEOUT_OPTION: LOCK_TIMEOUT_S}
+        config.attributes["connection"] = connection.execution_options(**options)
         command.upgrade(config, revision)
 
 
-def _lock(connection: Connection) -> None:
-    """Held until the connection closes, which therefore goes back to no pool."""
-    connection.detach()
-    connection.execute(text("SET lock_timeout = 0"))  # another migration may take its time
-    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
-    connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
-    connection.commit()
+@contextmanager
+def _alone(engine: Engine) -> Iterator[None]:
+    """Keeps other migrations waiting, on PostgreSQL; SQLite's own lock does it there.
+
+    The lock belongs to a transaction that is open meanwhile, on a connection of its own. A lock of
+    a session would stay with a pooler's connection to the server, for ever.
+    """
+    if engine.dialect.name != "postgresql":
+        yield
+        return
+    with engine.connect() as holder:
+        # Another migration may take its time, and so may ours.
+        holder.execute(text("SET LOCAL lock_timeout = 0"))
+        holder.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        holder.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+        yield

@@ -31,19 +31,19 @@ from contract.broker.connection import (
     queue_of,
     redis_of,
 )
+from contract.broker.tls import tls_of, why_unverified
 from contract.check import Check, guarded
+from contract.chunks.faults import faults_of_running_jobs
+from contract.database.address import database_address
 from contract.database.clock import db_now
 from contract.database.engine import connect_database, reaching_database, reading
 from contract.database.schema import NEWEST_SCHEMA, OLDEST_SCHEMA, revision_of
 from contract.database.tables import chunks, jobs, leaders, workers
 from contract.settings import PREFIX, Settings, unknown_variables
-from producer.dispatcher.leader import ROLE, TICKS_A_TERM
+from producer.dispatcher.leader import ROLE, dead_after_s
 from producer.jobs.job import live_workers, no_worker
 
 STYLES: Final = {"ok": "green", "warning": "yellow", "failure": "bold red"}
-# A dispatcher looks every half second; what has been due for so long has been seen by none, and
-# one that has not been seen for so long is dead. See `_overdue_s` for one that looks less often.
-OVERDUE_S: Final = 15.0
 # Where clouds hand out credentials to whoever asks from inside: most of them, AWS over IPv6, Azure,
 # Oracle's, Alibaba's.
 METADATA: Final = tuple(
@@ -154,6 +154,7 @@ def _broker(settings: Settings) -> Iterator[Check]:
         server = f"Valkey {info['valkey_version']}" if "valkey_version" in info else "Redis"
         where = address_of(str(app.conf.broker_url))
         yield Check("broker", "ok", f"{where} answers: {server} ({info['redis_version']})")
+        yield from _verification(settings)
         try:
             kept = client.config_get("maxmemory-policy") | client.config_get("appendonly")
         except ResponseError:
@@ -167,6 +168,21 @@ def _broker(settings: Settings) -> Iterator[Check]:
         yield from _keeping({_text(k): _text(v) for k, v in kept.items()})
     finally:
         app.close()
+
+
+def _verification(settings: Settings) -> Iterator[Check]:
+    """Over TLS: whether the server is the one that the URL means."""
+    url = settings.broker()
+    option = why_unverified(url)
+    if option:
+        yield Check(
+            "broker TLS",
+            "warning",
+            f"{option} in {PREFIX}BROKER_URL: the password goes to any server that answers there",
+            "Remove it; ssl_ca_certs=/path/to/authority.pem names an authority of your own.",
+        )
+    elif tls_of(url) is not None:
+        yield Check("broker TLS", "ok", "the server's certificate and host name are verified")
 
 
 def _text(value: str | bytes) -> str:
@@ -198,13 +214,15 @@ def _database(settings: Settings) -> Iterator[Check]:
         with reaching_database(engine), reading(engine) as connection:
             yield _schema(engine, connection)
             yield from _workers(connection, settings)
-            yield _dispatcher(connection, _overdue_s(settings))
+            # What has been due for as long as a dispatcher may be silent, none has seen.
+            yield _dispatcher(connection, dead_after_s(settings.dispatch_interval_s))
+            yield from _faults(connection)
     finally:
         engine.dispose()
 
 
 def _schema(engine: Engine, connection: Connection) -> Check:
-    where = engine.url.render_as_string(hide_password=True)
+    where = database_address(engine)
     return Check(
         "database",
         "ok",
@@ -236,8 +254,16 @@ def _workers(connection: Connection, settings: Settings) -> Iterator[Check]:
         )
 
 
-def _overdue_s(settings: Settings) -> float:
-    return max(OVERDUE_S, TICKS_A_TERM * settings.dispatch_interval_s)
+def _faults(connection: Connection) -> Iterator[Check]:
+    """Faults of this program that chunks of running jobs meet at the moment."""
+    for fault, chunks_met in faults_of_running_jobs(connection).most_common():
+        yield Check(
+            "fault",
+            "warning",
+            f"{chunks_met:,} chunks of running jobs met a fault of this program: {fault}",
+            "They run again, and fail as `internal` after the last attempt. The workers' logs have "
+            "the whole of it; please report it.",
+        )
 
 
 def _dispatcher(connection: Connection, overdue_s: float) -> Check:

@@ -1,10 +1,10 @@
 """The model alone: uint8 pictures in, top-5 classes out; knows no queue and no SQL.
 
-    preprocess ← spec ← catalogue ← network ← weights, random_weights, download ← load
-    load, engine ← classifier, export
+    picture ← spec ← network ← weights ← load ← classifier, export
+    picture, network ← run ← classifier, export
 
-`preprocess`, `decode`, `spec` and `catalogue` load no torch, since loader processes import
-them; `load_classifier` is looked up here when it is first asked for, for the same reason.
+`picture` and `spec` load no torch, except for `picture.decode_fast`, since loader processes import
+them. `load_classifier` is looked up here when it is first asked for, for the same reason.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnext.classifier import Answer, Classifier, Predictions, load_classifier
+    from resnext.classifier import Answer, Classifier, load_classifier
+    from resnext.predictions import Predictions
 
 __all__ = ["Answer", "Classifier", "Predictions", "load_classifier"]
 

@@ -27,6 +27,7 @@ from resnext.load import load_network
 from resnext.network import ResNeXt
 from resnext.picture.decode import DecodeError, DecodeLimits, as_decode_error, decode
 from resnext.picture.preprocess import Preprocessing, resize_and_crop, to_rgb
+from resnext.predictions import Best, Predictions, best_of_each
 from resnext.run.engine import (
     Engine,
     PixelsToLogits,
@@ -57,19 +58,6 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """Of a batch of N pictures; K is 5, or the number of classes where there are fewer."""
-
-    class_ids: np.ndarray
-    """(N, K) int64, the likeliest first; of equal scores the lower class id."""
-    scores: np.ndarray
-    """(N, K) float32, softmax probabilities."""
-    finite: np.ndarray
-    """(N,) bool; False where the network's scores are no finite numbers: K classes then
-    stand there that mean nothing."""
-
-
-@dataclass(frozen=True)
 class Guess:
     label: str
     class_id: int
@@ -86,6 +74,8 @@ class Answer:
     error: str | None = None
     """`code: detail`."""
 
+
+NOT_FINITE: Final = Answer(error="not_finite: the network's scores are not finite numbers")
 
 Picture = bytes | str | os.PathLike[str] | Image.Image
 
@@ -278,20 +268,12 @@ class Classifier:
             return f"unreadable: {getattr(error, 'strerror', None) or error}"
 
     def _answers(self, images: Pixels) -> Iterator[Answer]:
-        found = self._classify_anyhow(images)
-        for ids, scores, finite in zip(
-            found.class_ids.tolist(), found.scores.tolist(), found.finite.tolist(), strict=True
-        ):
-            yield (
-                Answer(
-                    tuple(
-                        Guess(self.spec.categories[class_id], class_id, score)
-                        for class_id, score in zip(ids, scores, strict=True)
-                    )
-                )
-                if finite
-                else Answer(error="not_finite: the network's scores are not finite numbers")
-            )
+        for best in best_of_each(self._classify_anyhow(images)):
+            yield NOT_FINITE if best is None else Answer(tuple(self._guesses(best)))
+
+    def _guesses(self, best: Best) -> Iterator[Guess]:
+        for class_id, score in zip(best.class_ids, best.scores, strict=True):
+            yield Guess(self.spec.categories[class_id], class_id, score)
 
 
 def _pixels_of(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
@@ -315,6 +297,7 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     cache: Path | None = None,
     batch_images: int = 32,
     threads: int | None = None,
+    cores: int | None = None,
     progress: Progress | None = None,
 ) -> Classifier:
     """A classifier, ready but for `warm_up`; CUDA is touched here for the first time.
@@ -328,6 +311,7 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
         cache: the folder of downloaded weights; None: `~/.cache/resnext-queue`.
         batch_images: the most that one call of `classify` will get.
         threads: of torch, in this process; None: one for each core, 1 on CUDA.
+        cores: that this process may use; None: those of its CPU affinity.
         progress: told of a download.
 
     Raises:
@@ -337,7 +321,7 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     found = find_device(device)
     loaded = load_network(spec, weights, cache, progress)
     computed, chosen = choose_precision(precision, found), choose_engine(engine, found)
-    torch.set_num_threads(threads or _threads(found))
+    torch.set_num_threads(threads or _threads(found, cores))
     return Classifier(
         spec,
         _make_module(loaded.network, spec, found, computed, chosen),
@@ -364,9 +348,9 @@ def _make_module(
     return module
 
 
-def _threads(device: torch.device) -> int:
-    """The device computes by itself; a CPU has to, on the cores that this process may use."""
-    return 1 if device.type == "cuda" else len(os.sched_getaffinity(0))
+def _threads(device: torch.device, cores: int | None) -> int:
+    """CUDA computes by itself; a CPU computes with one thread for each core."""
+    return 1 if device.type == "cuda" else cores or len(os.sched_getaffinity(0))
 
 
 def _buckets(batch_images: int, factor: int) -> list[int]:

@@ -17,11 +17,11 @@ from sqlalchemy.engine import make_url
 from contract.database.engine import make_engine
 from contract.settings import Settings
 from migrations.upgrade import upgrade
+from tests.profiles import LONG
 from tests.statements import listening
 from worker.embedded.valkey import Valkey
 
 # Of hypothesis; registered here, since pytest asks for it before it reads any test.
-LONG = "long"
 hypothesis_settings.register_profile(
     LONG, max_examples=1_000, stateful_step_count=60, deadline=None
 )

@@ -20,7 +20,7 @@ from sqlalchemy.exc import CompileError, SAWarning
 DIALECTS: Final = (sqlite.dialect(), postgresql.dialect())
 # `x = x`, `"x" = "x"`, `t.x = t.x`: the same name on both sides.
 _ITSELF: Final = re.compile(
-    r'(?<![\w."])((?:"?\w+"?\.)?"?[a-z_]\w*"?)\s*(?:=|<|>|<=|>=)\s*\1(?![\w."(])'
+    r'(?<![\w."])((?:"?\w+"?\.)?"?[a-z_]\w*"?)\s*(?:=|<|>|<=|>=)\s*\1(?![\w."(])(?!\s*[-+*/|])'
 )
 
 _checked: set[Any] = set()

@@ -1,7 +1,8 @@
-"""Whether a worker of this machine lives, by its heartbeat in SQL: `python -m worker.health`.
+"""Whether a worker of this machine is well, by its row in SQL: `python -m worker.health [PID]`.
 
-For health checks of containers, where each worker has a host name of its own; `resnextq up`
-asks for the one that it has started. No torch is loaded.
+For health checks of containers, where each worker has a host name of its own. Where several workers
+share one, the process id of `resnextq worker` says which is meant. `resnextq up` asks for the one
+that it has started. No torch is loaded.
 """
 
 from __future__ import annotations
@@ -13,39 +14,45 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from contract.database.clock import db_now
-from contract.database.engine import connect_database, reaching_database, reading
 from contract.database.tables import workers
-from contract.errors import ResnextQueueError
-from contract.settings import Settings, load_settings
+from contract.health import check_health
+from contract.process_name import is_here
+from contract.settings import Settings
 
 
 def find_worker(
     connection: Connection, settings: Settings, pid: int | None = None
 ) -> Row[Any] | None:
-    """The row of a worker of this machine (with that process id) whose lease is not over."""
-    name = f"{socket.gethostname()}-" if pid is None else f"{socket.gethostname()}-{pid}-"
-    return connection.execute(
-        select(workers).where(
-            workers.c.name.startswith(name, autoescape=True),
+    """The row of a worker of this machine that lives: its lease is not over, it did not crash.
+
+    One that takes work goes before one that is stopping.
+    """
+    rows = connection.execute(
+        select(workers)
+        .where(
+            workers.c.name.startswith(f"{socket.gethostname()}-", autoescape=True),
             workers.c.heartbeat_at > db_now(-settings.lease_s),
+            workers.c.crashed_by.is_(None),
         )
-    ).first()
+        .order_by(workers.c.stopping)
+    )
+    return next((row for row in rows if is_here(row.name, pid)), None)
+
+
+def fault_of(connection: Connection, settings: Settings, pid: int | None = None) -> str:
+    """What is wrong, as a sentence; empty where a worker is well."""
+    worker = find_worker(connection, settings, pid)
+    if worker is None:
+        which = "" if pid is None else f" with the process id {pid}"
+        return (
+            f"No worker on {socket.gethostname()}{which} lives: each has crashed, or has sent no "
+            f"heartbeat for {settings.lease_s:.0f} s."
+        )
+    return f"The worker {worker.name} is stopping." if worker.stopping else ""
 
 
 def main() -> int:
-    """The exit status: 0 healthy, 1 not."""
-    try:
-        settings = load_settings()
-        engine = connect_database(settings)
-        with reaching_database(engine), reading(engine) as connection:
-            worker = find_worker(connection, settings)
-    except ResnextQueueError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    if worker is None:
-        sys.stderr.write(f"No worker on {socket.gethostname()} has sent a heartbeat.\n")
-        return 1
-    return 0
+    return check_health(fault_of, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The worker below its witness: builds every part once, and runs them until a signal comes.
+"""The worker below its supervisor: builds every part once, and runs them until a signal comes.
 
-Database, broker and the metrics' port are asked for first, so that a mistake is told before
+It reaches for database, broker and the metrics' port first, so that a mistake is reported before
 weights are loaded; the loaders' processes start before anything touches CUDA.
 """
 
@@ -10,7 +10,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -22,10 +22,12 @@ from contract.broker.connection import check_broker, make_celery
 from contract.database.waits import Database
 from contract.errors import ResnextQueueError
 from contract.models import title_of
+from contract.process_name import name_process
 from contract.settings import Settings
 from worker.batch.batcher import Batcher
 from worker.batch.model import find_model, load_classifier
 from worker.chunk.live_runs import Runs
+from worker.chunk.prefetch import InFlight
 from worker.chunk.store import Store
 from worker.chunk.stragglers import Stragglers
 from worker.chunk.task import ChunkTask, register_task
@@ -35,11 +37,13 @@ from worker.metrics.exporter import WorkerCollector, exporting
 from worker.metrics.stages import Metrics
 from worker.pool.host_rate import HostRate
 from worker.pool.pool import LoaderPool
-from worker.process.celery_worker import CeleryWorker, Shutdown, configure_logging
+from worker.process.celery_worker import CeleryWorker, configure_logging
 from worker.process.database import connect
 from worker.process.heartbeat import Presence
-from worker.process.identity import Identity, name_worker, register
-from worker.process.prefetch import InFlight
+from worker.process.identity import Identity, register
+from worker.process.node_name import NodeName
+from worker.process.shutdown import Shutdown
+from worker.process.task_events import tell_failures
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
     from resnext.classifier import Classifier
@@ -50,7 +54,7 @@ FAILED: Final = 1  # Celery's exit status; the command's own is that of the erro
 
 
 def run_worker(settings: Settings, name: str | None = None) -> None:
-    """Returns after a clean stop. `name` is what the witness calls this worker.
+    """Returns after a clean stop. `name` is what the supervisor calls this worker.
 
     Raises:
         UnavailableError: database, broker or weights are not there, or do not fit; the metrics'
@@ -61,7 +65,7 @@ def run_worker(settings: Settings, name: str | None = None) -> None:
     prctl(PR_SET_DUMPABLE, 0)
     configure_logging(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)  # until there is something in hand
+        signal.signal(number, _leave)  # until there is work
     engine = connect(settings)
     app = make_celery(settings)
     check_broker(app)
@@ -99,8 +103,8 @@ def serve(  # noqa: PLR0913, PLR0917  (each part is built once, above)
     name: str | None = None,
 ) -> None:
     """Runs chunks until a signal comes, then finishes what the classifier has and hands back
-    the rest. The caller closes `loaders` and `engine`. `name` is the worker's, where a witness
-    has given it one.
+    the rest. The caller closes `loaders` and `engine`. `name` is the worker's, where a
+    supervisor has given it one.
 
     Raises:
         ResnextQueueError: the classifier is broken, or Celery stopped by itself; the log says why.
@@ -114,18 +118,21 @@ def serve(  # noqa: PLR0913, PLR0917  (each part is built once, above)
         name=name,
     )
     shutdown = Shutdown(parts.drain, within_s=settings.stop_within_s)
+    tell_failures(app)
     register_task(app, parts.task)
+    node = NodeName(parts.identity.device)
     registry.register(WorkerCollector(parts.metrics, parts.runs, parts.identity))
     celery = CeleryWorker(
         app,
         settings,
-        name=parts.identity.worker,
+        node=node.name,
+        worker=parts.identity.worker,
         queue=parts.identity.queue,
         shutdown=shutdown,
         wanted_chunks=parts.in_flight.wanted_chunks,
         when_ready=lambda: _say_ready(classifier, parts.identity),
     )
-    with parts.running():
+    with closing(node), parts.running():
         celery.start()
     if celery.exitcode:
         raise ResnextQueueError("The worker stopped by itself; the lines above say why.")
@@ -177,7 +184,7 @@ def build(  # noqa: PLR0913  (the same)
 ) -> Parts:
     """Registers the worker's model and joins the parts; nothing is started."""
     database = Database(engine)
-    identity = register(database, settings, classifier, name or name_worker())
+    identity = register(database, settings, classifier, name or name_process())
     store = Store(
         database,
         identity,
@@ -185,12 +192,7 @@ def build(  # noqa: PLR0913  (the same)
         retry_backoff_s=settings.retry_backoff_s,
     )
     metrics = Metrics()
-    runs = Runs(
-        store,
-        max_attempts=settings.max_attempts,
-        chunk_images=settings.chunk_images,
-        metrics=metrics,
-    )
+    runs = Runs(store, chunk_images=settings.chunk_images, metrics=metrics)
     stragglers = Stragglers(runs)
     batcher = Batcher(
         classifier,
@@ -199,7 +201,11 @@ def build(  # noqa: PLR0913  (the same)
         metrics=metrics,
     )
     presence = Presence(
-        database, identity, lease_s=settings.lease_s, images_per_s=lambda: batcher.images_per_s
+        database,
+        identity,
+        lease_s=settings.lease_s,
+        images_per_s=lambda: batcher.images_per_s,
+        after_beat=runs.put_back_orphans,
     )
     task = ChunkTask(
         database=database,

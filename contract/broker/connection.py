@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from celery import Celery
 from celery.app.amqp import AMQP
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 
-from contract.errors import BrokerUnavailable
+from contract.broker.tls import tls_of, without_tls_options
+from contract.errors import BrokerUnavailable, SettingsError
 from contract.models import short_model
 from contract.settings import PREFIX, Settings
 
@@ -26,6 +27,8 @@ VISIBILITY_TIMEOUT_S: Final = 7 * 24 * 3600
 # at the second look: so a worker goes on within 15 s of a network that dropped its packets.
 SOCKET_TIMEOUT_S: Final = 5
 CONNECT_TIMEOUT_S: Final = 5
+# Of a broker's URL, beside those of TLS; see `kombu.Connection`.
+KOMBU_OPTIONS: Final = frozenset(("connect_timeout", "credential_provider", "heartbeat"))
 # Kombu's own waits between tries grow to 30 s, and no setting of Celery's changes that.
 LONGEST_RECONNECT_S: Final = 3.0
 
@@ -59,13 +62,17 @@ class PromptAMQP(AMQP):  # type: ignore[misc]  # Celery has no types
 
 
 def make_celery(settings: Settings) -> Celery:
-    """A Celery app for producers and workers alike; connects on first use.
+    """Makes a Celery app for producers and workers alike; it connects on first use.
 
     Raises:
         UnavailableError: no broker is configured.
+        SettingsError: an option of the broker's URL is wrong.
     """
-    app = Celery("resnextq", broker=settings.broker(), amqp=PromptAMQP, set_as_current=False)
+    url = settings.broker()
+    _check_options(url)
+    app = Celery("resnextq", broker=without_tls_options(url), amqp=PromptAMQP, set_as_current=False)
     app.conf.update(
+        broker_use_ssl=tls_of(url) or False,
         accept_content=["json"],
         task_serializer="json",
         result_serializer="json",
@@ -91,6 +98,16 @@ def make_celery(settings: Settings) -> Celery:
         },
     )
     return app
+
+
+def _check_options(broker_url: str) -> None:
+    """Refuses what Kombu would raise a TypeError for; of a socket's URL it takes any option."""
+    parts = urlsplit(broker_url)
+    for name, _ in parse_qsl(parts.query) if parts.scheme != "redis+socket" else ():
+        if not (name.startswith("ssl_") or name in KOMBU_OPTIONS):
+            raise SettingsError(
+                f"{PREFIX}BROKER_URL has the option {name}, which does not exist. Remove it."
+            )
 
 
 def queue_of(model: str, weights: str, precision: str) -> str:
@@ -121,9 +138,14 @@ def check_broker(app: Celery) -> None:
             connection.default_channel.client.ping()
     except (OperationalError, OSError) as error:
         reason = str(error).splitlines()[0]
+        advice = f"Start it, or correct {PREFIX}BROKER_URL."
+        if "CERTIFICATE_VERIFY_FAILED" in reason:
+            advice = (
+                "Where its certificate is signed by an authority of your own, name that in "
+                f"{PREFIX}BROKER_URL: ?ssl_ca_certs=/path/to/authority.pem."
+            )
         raise BrokerUnavailable(
-            f"Redis at {address_of(str(app.conf.broker_url))} does not answer: {reason}. "
-            f"Start it, or correct {PREFIX}BROKER_URL."
+            f"Redis at {address_of(str(app.conf.broker_url))} does not answer: {reason}. {advice}"
         ) from error
 
 

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
+
+from contract.chunks.fence import Fence
+from contract.settings import MAX_CHUNK_IMAGES
+from contract.uris import MAX_URI_CHARS
 
 TASK_NAME: Final = "resnext.classify_chunk"
 MESSAGE_VERSION: Final = 1
@@ -16,9 +20,19 @@ ALONE_VERSION: Final = 2
 """One image, to be run with nothing else in flight in its worker. Of a version of its own, so
 that a worker which cannot do that leaves it to one that can.
 """
-READ_VERSIONS: Final = (MESSAGE_VERSION, ALONE_VERSION)
+PART_VERSION: Final = 3
+"""Some images of a chunk, while the others wait for a time of their own. A program that does not
+know them would take the message for malformed, and leaves this version to one that does.
+"""
+READ_VERSIONS: Final = (MESSAGE_VERSION, ALONE_VERSION, PART_VERSION)
 PUBLISHED_AT_HEADER: Final = "published_at"
 """Message header: `chunks.published_at` of this publication, ISO 8601, the database's time."""
+
+MAX_JOB_CHARS: Final = 32
+MAX_NUMBER: Final = 2**63 - 1
+MAX_SHOWN_CHARS: Final = 60
+
+T = TypeVar("T")
 
 
 class UnknownMessageVersion(ValueError):
@@ -54,6 +68,10 @@ class ChunkMessage:
             )
 
     @property
+    def fence(self) -> Fence:
+        return Fence(self.job_number, self.chunk, self.generation)
+
+    @property
     def alone(self) -> bool:
         return self.version == ALONE_VERSION
 
@@ -71,32 +89,67 @@ class ChunkMessage:
     def decode(cls, fields: Mapping[str, Any]) -> Self:
         """
         Raises:
-            UnknownMessageVersion: the version is none of this program's.
-            MalformedMessage: fields are missing or of the wrong type.
+            UnknownMessageVersion: a newer program sent it.
+            MalformedMessage: fields are missing, too large or of the wrong type.
         """
-        version = fields.get("version")
-        if version not in READ_VERSIONS:
-            known = " and ".join(map(str, READ_VERSIONS))
+        version = _number(fields, "version")
+        if version > max(READ_VERSIONS):
+            known = ", ".join(map(str, READ_VERSIONS))
             raise UnknownMessageVersion(
-                f"message version {version!r}; this program reads versions {known}: "
+                f"message version {version}; this program reads versions {known}: "
                 "upgrade the worker"
             )
-        try:
-            return cls(
-                job=str(fields["job"]),
-                job_number=int(fields["job_number"]),
-                chunk=int(fields["chunk"]),
-                generation=int(fields["generation"]),
-                positions=tuple(int(position) for position in _list(fields["positions"])),
-                uris=tuple(str(uri) for uri in _list(fields["uris"])),
-                version=version,
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise MalformedMessage(f"not a chunk message: {error!r}") from error
+        if version not in READ_VERSIONS:
+            raise MalformedMessage(f"not a chunk message: there is no version {version}")
+        return cls(
+            job=_text(fields, "job", MAX_JOB_CHARS),
+            job_number=_number(fields, "job_number"),
+            chunk=_number(fields, "chunk"),
+            generation=_number(fields, "generation"),
+            positions=tuple(_list(fields, "positions", int)),
+            uris=tuple(_uris(fields)),
+            version=version,
+        )
 
 
-def _list(value: object) -> list[Any]:
-    """A text would pass for a sequence of its characters."""
-    if not isinstance(value, list):
-        raise TypeError(f"{value!r} is no list")
+def _field(fields: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    value = fields.get(name)
+    if type(value) is not kind:  # a bool would pass for an int
+        raise MalformedMessage(f"not a chunk message: {name} is {_shown(value)}")
     return value
+
+
+def _number(fields: Mapping[str, Any], name: str) -> int:
+    number = _field(fields, name, int)
+    if not 0 <= number <= MAX_NUMBER:
+        raise MalformedMessage(f"not a chunk message: {name} is {_shown(number)}")
+    return number
+
+
+def _text(fields: Mapping[str, Any], name: str, most_chars: int) -> str:
+    text = _field(fields, name, str)
+    if len(text) > most_chars:
+        raise MalformedMessage(f"not a chunk message: {name} has {len(text):,} characters")
+    return text
+
+
+def _list(fields: Mapping[str, Any], name: str, kind: type[T]) -> list[T]:
+    values: list[Any] = _field(fields, name, list)
+    if len(values) > MAX_CHUNK_IMAGES:
+        raise MalformedMessage(f"not a chunk message: {len(values):,} {name}")
+    for value in values:
+        if type(value) is not kind:
+            raise MalformedMessage(f"not a chunk message: {_shown(value)} in {name}")
+    return values
+
+
+def _uris(fields: Mapping[str, Any]) -> list[str]:
+    uris = _list(fields, "uris", str)
+    longest = max(map(len, uris), default=0)
+    if longest > MAX_URI_CHARS:
+        raise MalformedMessage(f"not a chunk message: a URI of {longest:,} characters")
+    return uris
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:MAX_SHOWN_CHARS]

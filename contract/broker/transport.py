@@ -1,12 +1,16 @@
-"""Kombu's way to Redis, with two things of our own; `contract.broker.connection` takes its
+"""Kombu's way to Redis, with three things of our own; `contract.broker.connection` takes its
 connections through it.
 """
 
 from __future__ import annotations
 
+from base64 import b64decode
+from json import JSONDecodeError
 from typing import Any
 
 from kombu.transport import redis, virtual
+
+from contract.broker.dropped import drop
 
 
 class QoS(redis.QoS):
@@ -49,6 +53,43 @@ class Channel(redis.Channel):
             self._kept = super()._create_client()  # type: ignore[no-untyped-call]
         return self._kept
 
+    def _brpop_read(self, **options: Any) -> Any:  # noqa: ANN401  (kombu's own)
+        """An item of the list that is no JSON is dropped; kombu would end the worker."""
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except (JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            drop(f"it is no JSON ({type(error).__name__})")
+            return False
+
 
 class Transport(redis.Transport):
     Channel = Channel
+
+    def _deliver(self, message: Any, queue: str) -> None:  # noqa: ANN401  (JSON)
+        """JSON that is no message is dropped; kombu would end the worker."""
+        fault = _fault_of(message)
+        if fault is None:
+            super()._deliver(message, queue)  # type: ignore[no-untyped-call]
+        else:
+            drop(fault)
+
+
+def _fault_of(message: Any) -> str | None:  # noqa: ANN401  (JSON)
+    """Why kombu could not read it; None: it can."""
+    if not isinstance(message, dict) or not isinstance(message.get("properties"), dict):
+        return "it is JSON, but no message"
+    properties = message["properties"]
+    for holder, name, kind in (
+        (properties, "delivery_tag", str),
+        (properties, "delivery_info", dict),
+        (message, "headers", dict),
+        (message, "body", str),
+    ):
+        if not isinstance(holder.get(name), kind):
+            return f"it is JSON, and its {name} is none"
+    try:
+        encoded = properties.get("body_encoding") == "base64"
+        b64decode(message["body"] if encoded else "?", validate=True)
+    except ValueError:
+        return "its body is not in base64"
+    return None

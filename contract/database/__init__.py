@@ -1,0 +1,5 @@
+"""The database as both sides see it: its tables, its clock, its schema's version.
+
+Producers and workers make one engine from the settings and run their statements on it. `waits`
+repeats a transaction while the database is away.
+"""

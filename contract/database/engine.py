@@ -1,8 +1,9 @@
-"""Engines for the two databases that are supported, set up so that they behave alike.
+"""Makes engines for PostgreSQL and SQLite that behave alike.
 
-SQLite: write-ahead log, and transactions that take the write lock at their beginning, so
-that none fails half-way for having read before it wrote. PostgreSQL: a connection that died
-with its server or on the way is noticed and replaced, and nobody is waited for without end.
+SQLite has a write-ahead log, and each writing transaction takes the write lock when it begins: so
+none fails half-way because it read before it wrote. On PostgreSQL a dead connection is noticed and
+replaced, and no wait for a lock is endless, behind a pooler such as PgBouncer as well.
+`contract.database.address` reads the URL.
 """
 
 from __future__ import annotations
@@ -14,18 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import (
-    ArgumentError,
-    DatabaseError,
-    DBAPIError,
-    DisconnectionError,
-    OperationalError,
-)
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError, DBAPIError, DisconnectionError, OperationalError
 
+from contract.database.address import PREPARE_THRESHOLD, database_address, options_of, read_url
 from contract.database.schema import check_schema
-from contract.errors import DatabaseUnavailable, SettingsError
+from contract.errors import DatabaseUnavailable
 from contract.settings import PREFIX, Settings
 
 # Half of SQLite's writers wait this long for the others; transactions here take milliseconds.
@@ -44,7 +39,12 @@ TCP_OPTIONS = {
 LOCK_TIMEOUT_S = 30.0
 # And then it loses it. Between two statements of a transaction nothing here waits for anything.
 IDLE_IN_TRANSACTION_S = 60.0
+# Execution options.
+LOCK_TIMEOUT_OPTION = "resnext_lock_timeout_s"
+"""Of a connection whose transactions wait for a lock for another time than `LOCK_TIMEOUT_S`."""
 _READ_ONLY = "resnext_read_only"
+# In a connection's `info`: a pooler stands before the server.
+_POOLED = "resnext_pooled"
 
 
 def connect_database(settings: Settings, **options: Any) -> Engine:  # noqa: ANN401  (SQLAlchemy's)
@@ -62,35 +62,35 @@ def connect_database(settings: Settings, **options: Any) -> Engine:  # noqa: ANN
 
 
 def make_engine(url: str, **options: Any) -> Engine:  # noqa: ANN401  (SQLAlchemy's own options)
-    """An engine; nothing is connected yet.
+    """Makes an engine. It connects to nothing yet.
 
     Raises:
-        SettingsError: the URL cannot be read as one.
+        SettingsError: the URL cannot be read, or has an option that does not exist.
     """
-    try:
-        query = make_url(url).query
-    except (ArgumentError, ValueError) as error:
-        # What was misread may be a piece of the password, so it is not shown.
-        raise SettingsError(
-            f"{PREFIX}DATABASE_URL cannot be read as a URL, which is "
-            "postgresql://user:password@host:port/database or sqlite:////absolute/path; "
-            "in a password, @ : / ? # are written as %40 %3A %2F %3F %23."
-        ) from error
-    if not url.startswith("sqlite"):
-        arguments = {"connect_timeout": CONNECT_TIMEOUT_S} | TCP_OPTIONS
-        engine = create_engine(
-            url,
-            connect_args={name: arguments[name] for name in arguments if name not in query},
-            **options,
-        )
-        event.listen(engine, "connect", _prepare_postgresql)
-        event.listen(engine, "checkout", _check_quiet)
-        return engine
-    engine = create_engine(
-        url,
-        connect_args={"timeout": SQLITE_BUSY_S, "check_same_thread": False},
-        **options,
-    )
+    parsed = read_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite_engine(parsed, options)
+    return _postgresql_engine(parsed, options)
+
+
+def _postgresql_engine(url: URL, options: dict[str, Any]) -> Engine:
+    arguments = {"connect_timeout": CONNECT_TIMEOUT_S} | TCP_OPTIONS | options_of(url)
+    engine = create_engine(url, connect_args=arguments, **options)
+
+    def prepare(connection: Any, record: Any) -> None:  # noqa: ANN401  (a DBAPI connection)
+        record.info[_POOLED] = _is_pooled(connection)
+        if record.info[_POOLED] and PREPARE_THRESHOLD not in arguments:
+            connection.prepare_threshold = None
+
+    event.listen(engine, "connect", prepare)
+    event.listen(engine, "begin", _begin_postgresql)
+    event.listen(engine, "checkout", _check_quiet)
+    return engine
+
+
+def _sqlite_engine(url: URL, options: dict[str, Any]) -> Engine:
+    arguments = {"timeout": SQLITE_BUSY_S, "check_same_thread": False} | options_of(url)
+    engine = create_engine(url, connect_args=arguments, **options)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -108,13 +108,13 @@ def _check_file_exists(engine: Engine) -> None:
 
 @contextmanager
 def reaching_database(engine: Engine) -> Iterator[None]:
-    """Turns a database that cannot be reached into an error for people."""
+    """Turns the errors of a database that cannot be reached into one for people."""
     try:
         yield
     except OperationalError as error:
         if is_full(error):
             raise _full(engine) from error
-        where = engine.url.render_as_string(hide_password=True)
+        where = database_address(engine)
         reason = str(error.orig).strip().splitlines()[0]
         raise DatabaseUnavailable(
             f"The database {where} does not answer: {reason}. "
@@ -123,7 +123,7 @@ def reaching_database(engine: Engine) -> Iterator[None]:
     except DatabaseError as error:
         if not _is_refusal(error):
             raise
-        where = engine.url.render_as_string(hide_password=True)
+        where = database_address(engine)
         reason = str(error.orig).strip().splitlines()[0]
         raise DatabaseUnavailable(
             f"The database {where} cannot be used: {reason}. "
@@ -138,7 +138,7 @@ def is_full(error: DBAPIError) -> bool:
 
 
 def _full(engine: Engine) -> DatabaseUnavailable:
-    where = engine.url.render_as_string(hide_password=True)
+    where = database_address(engine)
     return DatabaseUnavailable(
         f"The disk of the database {where} is full. Make room on it, and try again; workers and "
         "dispatcher go on by themselves."
@@ -160,14 +160,43 @@ def reading(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _prepare_postgresql(connection: Any, _record: object) -> None:  # noqa: ANN401  (the same)
-    """Said in SQL: a pooler between us and the server refuses options at the start."""
-    connection.execute(
-        "SELECT set_config('lock_timeout', %s, false),"
-        " set_config('idle_in_transaction_session_timeout', %s, false)",
-        [f"{LOCK_TIMEOUT_S * 1000:.0f}ms", f"{IDLE_IN_TRANSACTION_S * 1000:.0f}ms"],
-    )
+def _is_pooled(connection: Any) -> bool:  # noqa: ANN401  (a DBAPI connection)
+    """Whether a pooler stands before the server; where none does, sets the session's timeouts.
+
+    Behind a pooler each transaction may run in another session. What is set for a session would
+    then reach other programs, and a prepared statement would be missing, or be there twice. A
+    pooler gives its client a process id of its own making: so one statement asks, and sets.
+    """
+    timeouts = _timeouts(LOCK_TIMEOUT_S, local=False)
+    row = connection.execute(
+        f"SELECT CASE WHEN pg_backend_pid() = %s THEN concat({timeouts}) END",
+        [connection.info.backend_pid],
+    ).fetchone()
     connection.commit()
+    return row[0] is None
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    """Sets the timeouts of one transaction, where the session's are not ours or not the right ones.
+
+    Said in SQL: a pooler refuses such options when a connection begins.
+    """
+    lock_timeout_s = connection.get_execution_options().get(LOCK_TIMEOUT_OPTION)
+    if connection.info.get(_POOLED) or lock_timeout_s is not None:
+        wanted_s = LOCK_TIMEOUT_S if lock_timeout_s is None else lock_timeout_s
+        connection.exec_driver_sql(f"SELECT {_timeouts(wanted_s, local=True)}")
+
+
+def _timeouts(lock_timeout_s: float, *, local: bool) -> str:
+    """Two calls in SQL, for the session or, `local`, for the transaction."""
+    settings = {
+        "lock_timeout": lock_timeout_s,
+        "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_S,
+    }
+    return ", ".join(
+        f"set_config('{name}', '{seconds * 1000:.0f}ms', {str(local).lower()})"
+        for name, seconds in settings.items()
+    )
 
 
 def _check_quiet(connection: Any, _record: object, _proxy: object) -> None:  # noqa: ANN401

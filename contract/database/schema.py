@@ -13,8 +13,8 @@ from sqlalchemy import Connection, inspect, text
 from contract.errors import SchemaMismatch
 from contract.settings import PREFIX
 
-OLDEST_SCHEMA: Final = 3
-NEWEST_SCHEMA: Final = 3
+OLDEST_SCHEMA: Final = 4
+NEWEST_SCHEMA: Final = 4
 
 
 def revision_of(connection: Connection) -> int:

@@ -26,6 +26,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 from contract.database.clock import UtcDateTime
@@ -89,7 +90,7 @@ chunks = Table(
     Column("first_position", BigInteger, nullable=False),
     Column("images", SmallInteger, nullable=False),
     Column("shuffle", Integer, nullable=False),  # random: neighbours in a crawl share a host
-    Column("state", String(8), nullable=False),  # pending queued running done
+    Column("state", String(8), nullable=False),  # contract.chunks.state.ChunkState
     Column("generation", Integer, nullable=False),
     Column("attempt", SmallInteger, nullable=False),  # runs that its remaining images have had
     Column("deaths", SmallInteger, nullable=False),  # workers that died while it ran
@@ -103,9 +104,20 @@ chunks = Table(
     Column("alone_offset", SmallInteger),
     Column("alone_generation", Integer),
     Column("crashes", JSON(none_as_null=True)),  # {offset: times}
+    # Images that wait for a time of their own: see contract.chunks.later.
+    Column("later", JSON(none_as_null=True)),
+    # The fault of this program that the last run met; NULL: none.
+    Column("fault", Text),
     # The dispatcher's two questions: what is due for a job, and what is out.
     Index("ix_chunks_due", "job_number", "state", "shuffle"),
     Index("ix_chunks_out", "state", "worker"),
+    # What `status` and `doctor` ask: which runs meet faults of this program.
+    Index(
+        "ix_chunks_fault",
+        "job_number",
+        postgresql_where=text("fault IS NOT NULL"),
+        sqlite_where=text("fault IS NOT NULL"),
+    ),
 )
 
 chunk_uris = Table(

@@ -15,10 +15,11 @@ from datetime import datetime
 from math import exp
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Row, delete, select, update
+from sqlalchemy import Connection, Engine, Row, select, update
 
+from contract.chunks.results import take_tallies
 from contract.database.clock import db_now
-from contract.database.tables import jobs, tallies
+from contract.database.tables import jobs
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +49,7 @@ def fold(engine: Engine) -> int:
 
 
 def _take(connection: Connection) -> tuple[dict[int, Sum], int]:
-    oldest = (
-        select(tallies.c.number)
-        .order_by(tallies.c.number)
-        .limit(TALLIES_A_TICK)
-        .with_for_update(skip_locked=True)
-        .cte("oldest")  # evaluated once, whatever the plan
-    )
-    taken = connection.execute(
-        delete(tallies).where(tallies.c.number.in_(select(oldest))).returning(tallies)
-    ).all()
+    taken = take_tallies(connection, TALLIES_A_TICK)
     sums: dict[int, Sum] = defaultdict(Sum)
     for tally in taken:
         total = sums[tally.job_number]

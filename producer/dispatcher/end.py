@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-from sqlalchemy import Connection, Engine, Row, insert, select, update
+from sqlalchemy import Connection, Engine, select, update
 
-from contract import remaining
+from contract.chunks.end import end as end_chunks
 from contract.database.clock import db_now
 from contract.database.engine import reading
-from contract.database.tables import chunk_uris, chunks, jobs, results, tallies
+from contract.database.tables import jobs
 
 # A job's state, and the error code of what is left of it.
 ENDED: Final = ("cancelled", "expired")
@@ -80,54 +80,4 @@ def _settle_some(connection: Connection, number: int) -> int:
     )
     if state is None:
         return 0
-    left = _take_left(connection, number)
-    rows = [row for chunk in left for row in _rows(chunk, state)]
-    if rows:
-        tally = {"classified": 0, "failed": len(rows), "errors": {state: len(rows)}}
-        connection.execute(insert(results).values(settled_at=db_now()), rows)
-        connection.execute(insert(tallies).values(job_number=number, **tally))
-    return len(left)
-
-
-def _take_left(connection: Connection, number: int) -> Sequence[Row[Any]]:
-    """Some chunks that nobody runs, as they were; from now on they are done.
-
-    Their generation rises, so that whoever ran one of them before and comes late can tell that
-    it was not his own store that has ended it.
-    """
-    left = connection.execute(
-        select(chunks, chunk_uris.c.uris, chunk_uris.c.refs)
-        .join(
-            chunk_uris,
-            (chunk_uris.c.job_number == chunks.c.job_number)
-            & (chunk_uris.c.chunk == chunks.c.chunk),
-        )
-        .where(chunks.c.job_number == number, chunks.c.state.in_(("pending", "queued")))
-        .limit(CHUNKS_A_TRANSACTION)
-        # One that is just being claimed is its worker's.
-        .with_for_update(of=chunks, skip_locked=True)
-    ).all()
-    connection.execute(
-        update(chunks)
-        .where(chunks.c.job_number == number, chunks.c.chunk.in_([chunk.chunk for chunk in left]))
-        .values(
-            state="done",
-            generation=chunks.c.generation + 1,
-            worker=None,
-            remaining=remaining.encode([]),
-            remaining_images=0,
-        )
-    )
-    return left
-
-
-def _rows(chunk: Row[Any], code: str) -> Iterator[dict[str, Any]]:
-    for offset in remaining.decode(chunk.remaining):
-        yield {
-            "job_number": chunk.job_number,
-            "position": chunk.first_position + offset,
-            "uri": chunk.uris[offset],
-            "ref": chunk.refs[offset] if chunk.refs else None,
-            "attempts": chunk.attempt,
-            "error_code": code,
-        }
+    return end_chunks(connection, number, state, most=CHUNKS_A_TRANSACTION)

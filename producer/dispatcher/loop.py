@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +22,9 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from contract.broker.connection import check_broker, make_celery
+from contract.database.address import database_address
 from contract.database.engine import connect_database
+from contract.log import log_lines
 from contract.settings import Settings
 from producer.dispatcher.abandoned import remove_abandoned
 from producer.dispatcher.count import fold
@@ -49,11 +50,7 @@ def run_dispatcher(settings: Settings) -> None:
     Raises:
         UnavailableError: at the start, database or Redis are not there.
     """
-    logging.basicConfig(
-        level=settings.log_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    log_lines(settings.log_level)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -63,7 +60,7 @@ def run_dispatcher(settings: Settings) -> None:
     at_once = {"max_retries": 1, "interval_start": 0}
     app.conf.broker_transport_options = app.conf.broker_transport_options | at_once
     check_broker(app)
-    log.info("ready: database %s", engine.url.render_as_string(hide_password=True))
+    log.info("ready: database %s", database_address(engine))
     try:
         Dispatcher(engine, app, settings).run(stop)
     finally:
@@ -95,8 +92,7 @@ class Dispatcher:
             self.tick()
             left_s = began + self._settings.dispatch_interval_s - time.monotonic()
             stop.wait(self._database.wait_s or max(0.0, left_s))
-        if self._leads:
-            self._database.holds(lambda: self._leadership.leave(self._engine))
+        self._database.holds(lambda: self._leadership.leave(self._engine))
 
     def tick(self) -> None:
         """The counts need no Redis: they go on without it, as often as ever, since the reaper

@@ -18,28 +18,31 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from math import ceil
 from typing import Any, Final
 
 from celery import Celery
-from sqlalchemy import Column, Connection, Engine, Row, Select, func, select, tuple_, update
+from sqlalchemy import Connection, Engine, Row, func, select
 
 from contract import remaining
 from contract.broker.message import (
     ALONE_VERSION,
     MESSAGE_VERSION,
+    PART_VERSION,
     PUBLISHED_AT_HEADER,
     TASK_NAME,
     ChunkMessage,
 )
+from contract.chunks import later
+from contract.chunks.dispatch import due as due_chunks
+from contract.chunks.dispatch import publish as publish_chunks
+from contract.chunks.dispatch import queued_images
 from contract.database.clock import db_now
 from contract.database.engine import reading
-from contract.database.tables import chunk_uris, chunks, jobs, workers
+from contract.database.tables import jobs, workers
+from contract.flow import window_images
 from contract.settings import Settings
 from producer.dispatcher.suspects import is_suspect, next_alone
 
-# Before a rate is known, so many whole chunks wait for each worker, and later one at least.
-CHUNKS_A_WORKER: Final = 8
 # Bounds one transaction and the memory it takes; the next tick goes on.
 CHUNKS_A_TICK: Final = 1000
 
@@ -117,54 +120,40 @@ def _queues(connection: Connection) -> Sequence[str]:
 
 def _plan(connection: Connection, queue: str, settings: Settings) -> list[tuple[int, float]]:
     """How many more images of which job of this queue are to wait in Redis."""
-    queued = _queued(connection, queue)
+    queued = queued_images(connection, queue)
     images = _window(connection, queue, settings) - sum(queued.values())
     if images <= 0:
         return []
     return share(_demands(connection, queue, queued, images), images)
 
 
-def _queued(connection: Connection, queue: str) -> dict[int, int]:
-    """Images that wait in Redis, of each job that has one."""
-    rows = connection.execute(
-        select(chunks.c.job_number, func.sum(chunks.c.remaining_images).label("queued"))
-        .select_from(chunks.join(jobs, jobs.c.number == chunks.c.job_number))
-        .where(chunks.c.state == "queued", jobs.c.queue == queue)
-        .group_by(chunks.c.job_number)
-    )
-    return {row.job_number: row.queued for row in rows}
-
-
 def _window(connection: Connection, queue: str, settings: Settings) -> int:
-    """How many images of this queue may wait in Redis.
-
-    Seconds of what the devices could do; but where they wait for the network, of what has come to
-    SQL, since whoever comes next would have to wait for all of it.
-    """
+    """How many images of this queue may wait in Redis."""
     fleet, device_images_s = connection.execute(
         select(func.count(), func.coalesce(func.sum(workers.c.images_per_s), 0.0)).where(
             workers.c.queue == queue, workers.c.heartbeat_at > db_now(-settings.lease_s)
         )
     ).one()
-    least: int = max(fleet, 1) * settings.chunk_images
-    if not device_images_s:
-        return CHUNKS_A_WORKER * least
-    window: int = max(least, ceil(settings.window_s * device_images_s))
     done_images_s: float | None = connection.scalar(
         select(func.sum(jobs.c.images_per_s)).where(
             jobs.c.state == "running", jobs.c.queue == queue
         )
     )
-    if not done_images_s:  # they have just begun
-        return window
-    return min(window, max(CHUNKS_A_WORKER * least, ceil(settings.window_s * done_images_s)))
+    return window_images(
+        workers=fleet,
+        chunk_images=settings.chunk_images,
+        window_s=settings.window_s,
+        device_images_s=device_images_s,
+        done_images_s=done_images_s,
+    )
 
 
 def _demands(
     connection: Connection, queue: str, queued: dict[int, int], images_at_most: int
 ) -> list[Demand]:
     """Of the running jobs that have a chunk due."""
-    due = _due(jobs.c.number, images_at_most).correlate(jobs).subquery()
+    most = min(images_at_most, CHUNKS_A_TICK)
+    due = due_chunks(jobs.c.number, most=most).correlate(jobs).subquery()
     counted = select(func.count()).select_from(due).scalar_subquery()
     images = select(func.sum(due.c.remaining_images)).scalar_subquery()
     rows = connection.execute(
@@ -183,22 +172,6 @@ def _demands(
         for row in rows
         if row.due
     ]
-
-
-def _due(job_number: Column[int] | int, images: float) -> Select[tuple[int, int]]:
-    """Chunks of a job, as many as it may take to have so many images, and their images; in the
-    order in which they go out: neighbours in a crawl share a host.
-    """
-    return (
-        select(chunks.c.chunk, chunks.c.remaining_images)
-        .where(
-            chunks.c.job_number == job_number,
-            chunks.c.state == "pending",
-            chunks.c.due_at <= db_now(),
-        )
-        .order_by(chunks.c.shuffle)
-        .limit(min(ceil(images), CHUNKS_A_TICK))
-    )
 
 
 def share(demands: Sequence[Demand], images: int) -> list[tuple[int, float]]:
@@ -231,82 +204,27 @@ def _load(demand: Demand, given: int) -> float:
 
 
 def _queue_due(connection: Connection, job_number: int, images: float) -> list[Publication]:
-    """Chunks that have so many images together: the last of them may have more."""
-    now = connection.scalar(select(db_now()))
-    assert now is not None  # noqa: S101  (a clock always answers)
-    chosen = list[int]()
-    for row in connection.execute(_due(job_number, images)):
-        if images <= 0:
-            break
-        chosen.append(row.chunk)
-        images -= row.remaining_images
-    due = (
-        select(chunks.c.job_number, chunks.c.chunk)
-        .where(
-            chunks.c.job_number == job_number,
-            chunks.c.chunk.in_(chosen),
-            chunks.c.state == "pending",
-        )
-        .with_for_update(skip_locked=True)
-        .cte("due")  # evaluated once, whatever the plan
-    )
-    queued = connection.execute(
-        update(chunks)
-        .where(
-            tuple_(chunks.c.job_number, chunks.c.chunk).in_(select(due)),
-            chunks.c.state == "pending",
-        )
-        .values(
-            state="queued",
-            generation=chunks.c.generation + 1,
-            published_at=now,
-            worker=None,
-        )
-        .returning(
-            chunks.c.chunk,
-            chunks.c.generation,
-            chunks.c.first_position,
-            chunks.c.remaining,
-            chunks.c.shuffle,
-            chunks.c.deaths,
-            chunks.c.attempt,
-            chunks.c.alone_offset,
-        )
-    ).all()
+    published_at, queued = publish_chunks(connection, job_number, images, most=CHUNKS_A_TICK)
     if not queued:
         return []
     job = connection.execute(
         select(jobs.c.id, jobs.c.queue).where(jobs.c.number == job_number)
     ).one()
-    uris = _uris_of(connection, job_number, [row.chunk for row in queued])
-    return [
-        Publication(job.queue, _message(job.id, job_number, row, uris[row.chunk]), published_at=now)
-        for row in sorted(queued, key=lambda row: row.shuffle)  # RETURNING keeps no order
-    ]
+    return [Publication(job.queue, _message(job.id, chunk), published_at) for chunk in queued]
 
 
-def _uris_of(
-    connection: Connection, job_number: int, numbers: Sequence[int]
-) -> dict[int, list[str]]:
-    rows = connection.execute(
-        select(chunk_uris.c.chunk, chunk_uris.c.uris).where(
-            chunk_uris.c.job_number == job_number, chunk_uris.c.chunk.in_(numbers)
-        )
-    )
-    return {row.chunk: row.uris for row in rows}
-
-
-def _message(job: str, job_number: int, chunk: Row[Any], uris: Sequence[str]) -> ChunkMessage:
-    offsets = remaining.decode(chunk.remaining)
-    alone = is_suspect(chunk)
-    if alone:
-        offsets = [next_alone(chunk, offsets)]
+def _message(job: str, chunk: Row[Any]) -> ChunkMessage:
+    left = remaining.decode(chunk.remaining)
+    offsets = later.current(left, chunk.later)
+    version = MESSAGE_VERSION if len(offsets) == len(left) else PART_VERSION
+    if is_suspect(chunk):
+        offsets, version = [next_alone(chunk, offsets)], ALONE_VERSION
     return ChunkMessage(
         job=job,
-        job_number=job_number,
+        job_number=chunk.job_number,
         chunk=chunk.chunk,
         generation=chunk.generation,
         positions=tuple(chunk.first_position + offset for offset in offsets),
-        uris=tuple(uris[offset] for offset in offsets),
-        version=ALONE_VERSION if alone else MESSAGE_VERSION,
+        uris=tuple(chunk.uris[offset] for offset in offsets),
+        version=version,
     )

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Final
 
-from sqlalchemy import Connection, Engine, case, delete, exists, or_, select, tuple_, update
+from sqlalchemy import Connection, Engine, delete, exists, or_, select
 
+from contract.chunks.reap import reap as reap_chunks
+from contract.chunks.state import ChunkState
 from contract.database.clock import db_now
 from contract.database.tables import chunks, workers
 from producer.dispatcher.suspects import count_crashes
 
 log = logging.getLogger(__name__)
-
-# More than that tell nothing new, and the column is a small one.
-MOST_DEATHS: Final = 1000
 
 
 class Reaper:
@@ -67,35 +65,17 @@ class Reaper:
     def _take_back(self, connection: Connection) -> int:
         beats = workers.c.heartbeat_at > db_now(-self._lease_s)
         alive = select(workers.c.name).where(beats, workers.c.crashed_by.is_(None))
-        dead = (
-            select(chunks.c.job_number, chunks.c.chunk)
-            .where(chunks.c.state == "running", chunks.c.worker.not_in(alive))
-            # One that hangs in mid-transaction keeps its chunk until the server cuts it off.
-            .with_for_update(skip_locked=True)
-            .cte("dead")  # evaluated once, whatever the plan
-        )
-        reaped = connection.execute(
-            update(chunks)
-            .where(tuple_(chunks.c.job_number, chunks.c.chunk).in_(select(dead)))
-            .values(
-                state="pending",
-                due_at=db_now(),
-                worker=None,
-                attempt=case((chunks.c.attempt > 0, chunks.c.attempt - 1), else_=0),
-                deaths=case(
-                    (chunks.c.deaths < MOST_DEATHS, chunks.c.deaths + 1), else_=MOST_DEATHS
-                ),
-            )
-            .returning(chunks.c.chunk)
-        ).all()
+        reaped = reap_chunks(connection, alive)
         gone = (
             select(workers.c.name)
             .where(
                 or_(~beats, workers.c.crashed_by.is_not(None)),
-                ~exists().where(chunks.c.state == "running", chunks.c.worker == workers.c.name),
+                ~exists().where(
+                    chunks.c.state == ChunkState.RUNNING, chunks.c.worker == workers.c.name
+                ),
             )
             .with_for_update(skip_locked=True)
             .cte("gone")
         )
         connection.execute(delete(workers).where(workers.c.name.in_(select(gone))))
-        return len(reaped)
+        return reaped

@@ -19,13 +19,14 @@ from datetime import datetime
 from typing import Any, Final
 
 from celery import Celery
-from sqlalchemy import Engine, select, tuple_, update
+from sqlalchemy import Engine, select
 
 from contract.broker.connection import redis_of
 from contract.broker.message import PUBLISHED_AT_HEADER
+from contract.chunks.dispatch import take_back_unclaimed
 from contract.database.clock import db_now
 from contract.database.engine import reading
-from contract.database.tables import chunks, jobs
+from contract.database.tables import jobs
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Lost:
             self._look(engine, app, queue)
             before = self._seen_before_grace(queue)
             if before is not None:
-                found += _put_back(engine, queue, before)
+                found += _take_back(engine, queue, before)
         return found
 
     def _look(self, engine: Engine, app: Celery, queue: str) -> None:
@@ -93,27 +94,9 @@ def _published_at(message: bytes) -> datetime | None:
     return published_at if published_at.tzinfo is not None else None
 
 
-def _put_back(engine: Engine, queue: str, before: datetime) -> int:
-    of_queue = select(jobs.c.number).where(jobs.c.queue == queue, jobs.c.state == "running")
-    gone = (
-        select(chunks.c.job_number, chunks.c.chunk)
-        .where(
-            chunks.c.state == "queued",
-            chunks.c.published_at < before,
-            chunks.c.job_number.in_(of_queue),
-        )
-        # One that is being claimed is not lost; its worker may hang in mid-transaction.
-        .with_for_update(skip_locked=True)
-        .cte("gone")  # evaluated once, whatever the plan
-    )
+def _take_back(engine: Engine, queue: str, before: datetime) -> int:
     with engine.begin() as connection:
-        found = connection.execute(
-            update(chunks)
-            .where(tuple_(chunks.c.job_number, chunks.c.chunk).in_(select(gone)))
-            .values(state="pending", due_at=db_now())
-            .returning(chunks.c.chunk)
-        ).all()
-    lost = len(found)
+        lost = take_back_unclaimed(connection, queue, before)
     if lost:
         log.warning(
             "%d messages of queue %s are gone, or a worker has them and waits: their chunks go out "

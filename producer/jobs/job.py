@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
 
+from contract.chunks.faults import faults_of
 from contract.database.clock import db_now
 from contract.database.tables import jobs, tallies, workers
 from contract.errors import UnknownJobError
@@ -53,6 +54,8 @@ class Job:
     """Images by error code, the most frequent first."""
     recent_images_per_s: float
     """A moving average, as the dispatcher sees it."""
+    faults: dict[str, int]
+    """Chunks whose last run met a fault of this program, by fault."""
 
     @property
     def pending(self) -> int:
@@ -135,6 +138,7 @@ def as_json(job: Job) -> dict[str, Any]:
         "expires_at": None if job.expires_at is None else _iso(job.expires_at),
         "finished_at": None if job.finished_at is None else _iso(job.finished_at),
         "errors": job.errors,
+        "faults": job.faults,
     }
 
 
@@ -159,11 +163,15 @@ def _read(connection: Connection, chosen: Select[Any]) -> list[Job]:
         .select_from(job.outerjoin(tallies, tallies.c.job_number == job.c.number))
         .order_by(job.c.number.desc())
     )
-    rows = connection.execute(statement)
-    return [_make_job(list(group)) for _, group in groupby(rows, key=lambda row: row.number)]
+    rows = connection.execute(statement).all()
+    faults = faults_of(connection, {row.number for row in rows})
+    return [
+        _make_job(list(group), faults.get(number, Counter()))
+        for number, group in groupby(rows, key=lambda row: row.number)
+    ]
 
 
-def _make_job(rows: list[Row[Any]]) -> Job:
+def _make_job(rows: list[Row[Any]], faults: Counter[str]) -> Job:
     """`rows` are one job's, one for each of its tallies."""
     row = rows[0]
     errors = Counter[str](row.errors)
@@ -188,6 +196,7 @@ def _make_job(rows: list[Row[Any]]) -> Job:
         # What a retry has taken back may still be in a tally: together they are none.
         errors={code: images for code, images in errors.most_common() if images},
         recent_images_per_s=row.images_per_s,
+        faults=dict(faults.most_common()),
     )
 
 

@@ -25,22 +25,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Engine,
     Row,
     case,
-    delete,
-    exists,
     null,
     select,
     update,
 )
 
-from contract import remaining
+from contract.chunks.retry import done_with_failures
+from contract.chunks.retry import retry as retry_chunks
 from contract.database.clock import db_now
 from contract.database.engine import reading
-from contract.database.tables import chunks, jobs, results
+from contract.database.tables import jobs
 from contract.errors import JobStateError, UsageError
 from contract.failure import ERROR_CODES, is_known
 from producer.jobs.job import Job, find_job, read_job
@@ -112,35 +110,18 @@ def _check_state(job: Job | Row[Any], *, again: int) -> None:
         )
 
 
-def _failed(codes: Collection[str]) -> ColumnElement[bool]:
-    code = results.c.error_code
-    return code.in_(sorted(codes)) if codes else code.is_not(None)
-
-
 def _chunks_with_failures(
     engine: Engine, job_number: int, codes: Collection[str]
 ) -> Iterator[Sequence[int]]:
     """Numbers of done chunks in which an image has failed, some at a time, each once: what
     fails again meanwhile is not retried for ever.
     """
-    has_failed = exists().where(
-        results.c.job_number == chunks.c.job_number,
-        results.c.position >= chunks.c.first_position,
-        results.c.position < chunks.c.first_position + chunks.c.images,
-        _failed(codes),
-    )
     after = -1
     while True:
-        statement = select(chunks.c.chunk).where(
-            chunks.c.job_number == job_number,
-            chunks.c.chunk > after,
-            chunks.c.state == "done",
-            has_failed,
-        )
         with reading(engine) as connection:
-            numbers = connection.scalars(
-                statement.order_by(chunks.c.chunk).limit(CHUNKS_A_TRANSACTION)
-            ).all()
+            numbers = done_with_failures(
+                connection, job_number, codes, after=after, most=CHUNKS_A_TRANSACTION
+            )
         if not numbers:
             return
         yield numbers
@@ -161,55 +142,10 @@ def _put_back(
         select(jobs).where(jobs.c.number == job_number).with_for_update(key_share=True)
     ).one()
     _check_state(job, again=again)
-    done = connection.execute(
-        select(chunks.c.chunk, chunks.c.first_position, chunks.c.images)
-        .where(
-            chunks.c.job_number == job_number,
-            chunks.c.chunk.in_(numbers),
-            chunks.c.state == "done",
-        )
-        .with_for_update(skip_locked=True)
-    ).all()
-    failed: Counter[str] = Counter()
-    for chunk in done:
-        failed += _put_back_chunk(connection, job_number, chunk, codes)
+    failed = retry_chunks(connection, job_number, numbers, codes)
     if failed:
         _set_running(connection, job, failed)
     return failed.total()
-
-
-def _put_back_chunk(
-    connection: Connection, job_number: int, chunk: Row[int, int, int], codes: Collection[str]
-) -> Counter[str]:
-    """Its images that are run again, by error code."""
-    end = chunk.first_position + chunk.images
-    failed = connection.execute(
-        delete(results)
-        .where(
-            results.c.job_number == job_number,
-            results.c.position >= chunk.first_position,
-            results.c.position < end,
-            _failed(codes),
-        )
-        .returning(results.c.position, results.c.error_code)
-    ).all()
-    if failed:
-        offsets = [row.position - chunk.first_position for row in failed]
-        connection.execute(
-            update(chunks)
-            .where(chunks.c.job_number == job_number, chunks.c.chunk == chunk.chunk)
-            .values(
-                state="pending",
-                attempt=0,
-                deaths=0,
-                alone_offset=None,
-                crashes=None,
-                due_at=db_now(),
-                remaining=remaining.encode(offsets),
-                remaining_images=len(offsets),
-            )
-        )
-    return Counter(row.error_code for row in failed)
 
 
 def _set_running(connection: Connection, job: Row[Any], failed: Counter[str]) -> None:

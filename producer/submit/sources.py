@@ -167,7 +167,7 @@ def _open_file(path: Path) -> Iterator[Entry | Run]:
 def _file_of(uri: str) -> Path | None:
     try:
         return path_of(uri) if is_file(uri) else None
-    except ValueError:  # which whoever fetches it says
+    except (ValueError, OSError):  # a worker that fetches it names the reason
         return None
 
 
@@ -186,8 +186,15 @@ def _walk(folder: Path, root: Path) -> Iterator[Entry]:
         path = folder / name
         if is_folder:
             yield from _walk(path, root)
-        elif path.suffix.lower() in IMAGE_EXTENSIONS and not path.is_dir():
+        elif path.suffix.lower() in IMAGE_EXTENSIONS and not _leads_to_folder(path):
             yield _entry_of_file(path, root)
+
+
+def _leads_to_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a link that cannot be followed: the image fails by itself
+        return False
 
 
 def _unreadable(path: Path, error: OSError) -> SourceError:

@@ -32,6 +32,7 @@ from sqlalchemy import Connection, Engine, exists, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from contract.broker.connection import queue_of
+from contract.chunks.insert import Part, insert_parts
 from contract.database.clock import db_now
 from contract.database.tables import chunks
 from contract.database.waits import Database
@@ -49,7 +50,6 @@ from producer.submit.draft import (
     insert_draft,
     set_running,
 )
-from producer.submit.insert import Part, insert_parts
 from producer.submit.key import Earlier, check_same, find_earlier
 from producer.submit.runs import Run
 from producer.submit.sources import Entry, check, shorten

@@ -1,7 +1,7 @@
 """A faster way from a JPEG to the pixels that the network sees, which is not exact.
 
 torchvision's decoder, and its antialiased resize of tensors: a pixel comes out up to 2 of 255
-beside what Pillow gives (benchmarks/decode.py). Only where `RESNEXT_DECODE=fast` asks for it,
+beside what Pillow gives (benchmarks/stage/decode.py). Only where `RESNEXT_DECODE=fast` asks for it,
 since it brings torch into whoever decodes.
 """
 

@@ -11,6 +11,9 @@ with the same names as in `ModelSpec` and `Preprocessing`: depths, cardinality,
 width_per_group, stage_channels, stem, stem_channels, resize, crop, interpolation, mean, std.
 `categories` is a list or a text file with a label a line; `weights` and that file are named
 from the JSON file's folder. `sha256` and `licence` may be said. The model's name is the file's.
+
+Checked by hand and not by pydantic: `resnext` is a library that works without pydantic, and a
+model would need as many lines again to give these messages (key, value, what is allowed).
 """
 
 from __future__ import annotations

@@ -1,8 +1,12 @@
-"""Downloads a weights file once to the cache folder, whoever asks and however often it breaks.
+"""Downloads a weights file to the cache folder, once for all processes, and resumes it.
 
-`load_classifier` calls `download` for weights by name. Several processes that start at once
-wait for the first one; what is there of a broken download is used by the next; a file has
-its final name only once it is whole.
+`load_classifier` calls `download` for weights by name. Processes that start at once wait for the
+first one. The next call goes on where an interrupted download ended. A file gets its final name
+when it is complete.
+
+Not pooch: its downloader asks for no range, so 180 MB over a bad line would begin again each
+time; it locks nothing between processes; and it takes no hash of which only the first digits are
+published.
 """
 
 from __future__ import annotations
@@ -27,11 +31,11 @@ from resnext.spec.model import RANDOM, PublishedWeights
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there, and of how many if that is known."""
 
-# A machine without the network has to say so within 5 s, whatever it is that hangs.
+# A machine without a network must say so within 5 s, whatever hangs.
 CONNECT_TIMEOUT_S: Final = 3.0
 READ_TIMEOUT_S: Final = 30.0
 BLOCK_BYTES: Final = 2**20
-# Runs in a row that may bring nothing; one that brings a block starts the count again.
+# Requests in a row that may bring no byte. One that brings a byte resets the count.
 IDLE_RUNS: Final = 2
 _DEFAULT_PORT: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
@@ -63,19 +67,19 @@ def _no_progress(_done: int, _total: int | None) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process at a time; the lock of one that dies is free."""
+    """Lets one process in at once; the kernel frees the lock of one that dies."""
     with path.open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 class _BrokenOffError(Exception):
-    """The body ended early; what came is kept."""
+    """The body ended early; the bytes that came are kept."""
 
 
 @dataclass(frozen=True)
 class _Download:
-    """One file on its way. Owns the `.part` file and, beside it, the version it is a part of."""
+    """The download of one file. Owns its `.part` file and the version beside it."""
 
     file: PublishedWeights
     target: Path
@@ -87,7 +91,7 @@ class _Download:
 
     @property
     def version(self) -> Path:
-        """Holds the server's ETag or date of the file: a part is only continued by the same."""
+        """Holds the server's ETag or date of the file. Only the same version continues a part."""
         return self.target.with_name(self.target.name + ".version")
 
     def run(self) -> None:

@@ -1,16 +1,10 @@
-"""The real commands, run as processes with an environment of their own."""
+"""Installations for the real commands, and a web for their images."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,130 +12,8 @@ from typing import Any
 
 import pytest
 
-RESNEXTQ = Path(sys.executable).with_name("resnextq")
-PICTURES = Path(__file__).parents[2] / "demo" / "pictures"
-WITHIN_S = 120
-
-
-@dataclass
-class Installation:
-    """One set of settings, and the processes that run with them."""
-
-    folder: Path
-    environment: dict[str, str]
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def call(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """A command that ends, however it does."""
-        return subprocess.run(
-            [RESNEXTQ, *arguments],
-            env=self.environment,
-            cwd=self.folder,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=WITHIN_S,
-            check=False,
-        )
-
-    def run(self, *arguments: str, stdin: str = "") -> str:
-        """A command that does what it is asked for; its standard output."""
-        done = self.call(*arguments, stdin=stdin)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """A command that stays, in a process group of its own."""
-        with self.log(arguments[0]).open("ab") as log:
-            process = subprocess.Popen(
-                [RESNEXTQ, *arguments],
-                env=self.environment,
-                cwd=self.folder,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.processes.append(process)
-        return process
-
-    def log(self, command: str) -> Path:
-        return self.folder / f"{command}.log"
-
-    def submit(self, *uris: str) -> str:
-        """The job's id."""
-        return self.run("submit", "-", stdin="\n".join(uris)).strip()
-
-    def status(self, job: str) -> dict[str, Any]:
-        status: dict[str, Any] = json.loads(self.run("status", job, "--json"))
-        return status
-
-    def wait(
-        self,
-        job: str,
-        condition: Callable[[dict[str, Any]], bool] = lambda status: status["pending"] == 0,
-    ) -> dict[str, Any]:
-        """The first status of the job, of those that are watched, for which the condition holds."""
-        watching = subprocess.Popen(
-            [RESNEXTQ, "status", job, "--watch", "--json"],
-            env=self.environment,
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        late = threading.Timer(WITHIN_S, watching.kill)
-        late.start()
-        seen: dict[str, Any] = {}
-        try:
-            for line in watching.stdout:
-                seen = json.loads(line)
-                if condition(seen):
-                    return seen
-        finally:
-            late.cancel()
-            watching.kill()
-            watching.communicate()
-        raise AssertionError(f"waited in vain; the last was {seen}\n{self.tails()}")
-
-    def results(self, job: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.run("results", job).splitlines()]
-
-    def tails(self) -> str:
-        return "\n".join(
-            f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}"
-            for log in self.folder.rglob("*.log")
-        )
-
-    def stop(self) -> None:
-        for process in self.processes:
-            if process.poll() is None:
-                process.terminate()
-        for process in self.processes:
-            try:
-                process.wait(timeout=60)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
-def environment(folder: Path, **settings: str) -> dict[str, str]:
-    """Of a machine on which nothing of ours is set but this. The small sister of the network
-    that is the default saves half of the time, and random weights the download.
-    """
-    return os.environ | {
-        "HOME": str(folder),
-        "RESNEXT_HOME": str(folder / "home"),
-        "RESNEXT_MODEL": "resnext50_32x4d",
-        "RESNEXT_WEIGHTS": "random",
-        "RESNEXT_FETCH_ALLOW": "127.0.0.1",
-        "RESNEXT_FILE_ROOTS": f"{folder},{PICTURES}",
-        "RESNEXT_LOADERS": "2",
-        "RESNEXT_CHUNK_IMAGES": "8",
-        "RESNEXT_BATCH_IMAGES": "4",
-        "RESNEXT_LEASE_S": "3",
-        "RESNEXT_RETRY_BACKOFF_S": "0.2",
-        "RESNEXT_FLOWER_PORT": "0",
-        **settings,
-    }
+from tests.acceptance.installation import Installation, environment
+from tests.pictures.demo import PICTURES
 
 
 @pytest.fixture

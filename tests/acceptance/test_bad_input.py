@@ -7,6 +7,8 @@ import sqlite3
 import pytest
 from sqlalchemy.engine import make_url
 
+from contract.database.schema import NEWEST_SCHEMA, OLDEST_SCHEMA
+
 COMMANDS = {
     "submit": ("submit", "http://a.example/1.jpg", "--name", "one"),
     "status": ("status", "0123456789abcdef"),
@@ -53,6 +55,7 @@ def assert_refused(installation, command: str, status: int, *words: str) -> None
         assert word in done.stderr
 
 
+RANGE = f"works with schema {OLDEST_SCHEMA:04} to {NEWEST_SCHEMA:04}"
 OUTSIDE = {
     "0000": ("no schema yet", "Run `resnextq db upgrade`"),
     "0001": ("is 0001, too old", "Run `resnextq db upgrade`"),
@@ -67,7 +70,7 @@ def test_a_schema_outside_the_range_stops_every_command(
 ) -> None:
     set_schema(database_url, schema)
     before = contents()
-    assert_refused(installation, command, 3, *OUTSIDE[schema], "works with schema 0003 to 0003")
+    assert_refused(installation, command, 3, *OUTSIDE[schema], RANGE)
     assert contents() == before
 
 

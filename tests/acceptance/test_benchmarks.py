@@ -10,31 +10,22 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
-from types import ModuleType
 
 import pytest
 import requests
 from PIL import Image
 
+from benchmarks.rig import web
+
 ROOT = Path(__file__).parents[2]
-BENCHMARKS = ROOT / "benchmarks"
 PLAYING = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from web import Script, playing
+from benchmarks.rig.web import Script, playing
 with playing(Script(), None, hosts=1) as web:
     print(web.uris(1)[0], flush=True)
     time.sleep(600)
 """
-
-
-@pytest.fixture
-def played(monkeypatch) -> ModuleType:
-    """benchmarks/web.py, as the other benchmarks import it."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import web
-
-    return web
 
 
 def visit(uri: str) -> str:
@@ -55,26 +46,26 @@ def visit(uri: str) -> str:
     return "picture"
 
 
-def test_every_uri_does_what_the_script_says_of_its_path(played) -> None:
-    script = played.Script(latency_ms=1.0)
+def test_every_uri_does_what_the_script_says_of_its_path() -> None:
+    script = web.Script(latency_ms=1.0)
     by_kind: dict[str, str] = {}
-    with played.playing(script, None, hosts=3) as web:
-        for uri in web.uris(1000):
+    with web.playing(script, None, hosts=3) as played:
+        for uri in played.uris(1000):
             by_kind.setdefault(script.of(requests.utils.urlparse(uri).path).kind, uri)
         with ThreadPoolExecutor(len(by_kind)) as visitors:
             found = dict(zip(by_kind, visitors.map(visit, by_kind.values()), strict=True))
-        served = web.counts()["served"]
+        served = played.counts()["served"]
 
-    assert found == {kind: kind for kind in played.KINDS}
-    assert served == dict.fromkeys(played.KINDS, 1)
+    assert found == {kind: kind for kind in web.KINDS}
+    assert served == dict.fromkeys(web.KINDS, 1)
 
 
-def test_the_script_keeps_its_shares_and_its_latency(played) -> None:
-    script = played.Script()
+def test_the_script_keeps_its_shares_and_its_latency() -> None:
+    script = web.Script()
     seen = [script.of(f"/{n}.jpg") for n in range(20_000)]
     shares = {kind: n / len(seen) for kind, n in Counter(one.kind for one in seen).items()}
 
-    for kind in played.KINDS[1:]:
+    for kind in web.KINDS[1:]:
         assert shares[kind] == pytest.approx(getattr(script, kind), rel=0.15)
     assert median(one.latency_s for one in seen) == pytest.approx(0.1, rel=0.05)
     assert seen == [script.of(f"/{n}.jpg") for n in range(20_000)]
@@ -82,7 +73,7 @@ def test_the_script_keeps_its_shares_and_its_latency(played) -> None:
 
 def test_the_web_ends_with_who_started_it_even_if_that_is_killed() -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", PLAYING, BENCHMARKS], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PLAYING, ROOT], stdout=subprocess.PIPE, text=True
     )
     uri = parent.stdout.readline().strip()
     parent.kill()
@@ -97,12 +88,13 @@ def test_the_web_ends_with_who_started_it_even_if_that_is_killed() -> None:
 
 def run_rows(*rows: str, scale: str) -> subprocess.CompletedProcess[str]:
     options = ["--rounds", "1", "--scale", scale, "--database", "sqlite", "--row", *rows]
-    return run("pipeline.py", *options)
+    return run(ROOT / "benchmarks" / "pipeline.py", *options)
 
 
-def run(program: str, *options: str) -> subprocess.CompletedProcess[str]:
+def run(*program: str | Path) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / program, *options],
+        [sys.executable, *program],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=240,
@@ -120,7 +112,8 @@ def test_a_row_of_the_pipeline_runs_from_submit_to_its_table() -> None:
 
 
 def test_the_cost_at_size_is_measured_from_submit_to_its_table() -> None:
-    done = run("at_size.py", "--images", "2000", "--small-jobs", "3", "--seconds", "1")
+    options = ["--images", "2000", "--small-jobs", "3", "--seconds", "1"]
+    done = run("-m", "benchmarks.system.at_size", *options)
     assert "2,000 images in one job, 3 small jobs beside it" in done.stdout
     for row in ("submit", "status", "Redis' memory", "first result", "submit, SQLite"):
         assert row in done.stdout

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-# On both databases without a network to load: tests/integration/test_cancel.py and test_retry.py.
+# tests/integration/jobs has both databases, without a network to load.
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 

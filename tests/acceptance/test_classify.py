@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import PICTURES, RESNEXTQ, Installation, environment
+from tests.acceptance.installation import RESNEXTQ, Installation, environment
+from tests.pictures.demo import PICTURES
 
 SMALL = {"RESNEXT_MODEL": "resnext29_cifar10", "RESNEXT_PRECISION": "fp32"}
 # Whoever opened one of these would say so.

@@ -140,6 +140,9 @@ class Containers:
     def environment(self, name: str) -> dict[str, str]:
         """With the images' own variables; what a container may not write is looked at later."""
         home, data, _ = self.untouched
+        for volume in self._services[name].get("volumes", ()):
+            if volume.endswith(":/data"):
+                data = self.folder / volume.partition(":")[0]
         image = {"RESNEXT_HOME": str(data), "RESNEXT_CACHE": str(self.cache)}
         mine = {key: self.here(value) for key, value in self._services[name]["environment"].items()}
         machine = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(self.tmp)}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 from PIL import Image
 
 from resnext import load_classifier
 from resnext.picture.preprocess import resize_and_crop, to_rgb
+from tests.pictures.demo import PICTURES
 
-PICTURES = Path(__file__).parents[2] / "demo" / "pictures"
 MODEL = "resnext29_cifar10"
 OPTIONS = ("--output", "models", "--model", MODEL, "--weights", "random", "--device", "cpu")
 

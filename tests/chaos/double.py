@@ -23,6 +23,7 @@ import worker.process.supervisor
 from contract.settings import load_settings
 from resnext.picture.preprocess import Preprocessing
 from tests.chaos.pictures import DEADLY, SIDE
+from tests.doubles.classifier import Classifier, answers
 
 POLL_S: Final = 0.02
 PREPROCESSING: Final = Preprocessing(
@@ -31,35 +32,22 @@ PREPROCESSING: Final = Preprocessing(
 SPEC: Final = SimpleNamespace(preprocessing=PREPROCESSING, categories=("dark", "bright"))
 
 
-class Classifier:
-    """The part of `resnext.classifier.Classifier` that a worker uses."""
-
-    model, weights, weights_sha256 = "resnext101_32x4d", "nvidia", "c" * 64
-    licence, engine, device, precision = "none", "eager", "cpu", "fp32"
-    spec = SPEC
+class ColourClassifier(Classifier):
+    weights_sha256, spec = "c" * 64, SPEC
 
     def __init__(self, *, batch_images: int, batch_s: float, hold: Path) -> None:
-        self.batch_images = batch_images
+        super().__init__(batch_images=batch_images)
         self._batch_s = batch_s
         self._hold = hold
-        self._room = np.empty((batch_images, SIDE, SIDE, 3), np.uint8)
 
-    def room(self) -> np.ndarray:
-        return self._room
-
-    def start(self, images: np.ndarray) -> SimpleNamespace:
+    def classify(self, images: np.ndarray) -> SimpleNamespace:
         """(N, crop, crop, 3) uint8 → the class that `pictures` has painted."""
         time.sleep(self._batch_s)
         while self._hold.exists():
             time.sleep(POLL_S)
         if DEADLY in _read(images):  # as a driver may, and in this thread: at once
             signal.raise_signal(signal.SIGSEGV)
-        found = SimpleNamespace(
-            class_ids=_read(images),
-            scores=np.ones((len(images), 1), np.float32),
-            finite=np.ones(len(images), bool),
-        )
-        return SimpleNamespace(is_done=lambda: True, result=lambda: found)
+        return answers(_read(images))
 
 
 def _read(images: np.ndarray) -> np.ndarray:
@@ -70,14 +58,14 @@ def _read(images: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     settings = load_settings()
-    classifier = Classifier(
+    classifier = ColourClassifier(
         batch_images=settings.batch_images,
         batch_s=float(os.environ["CHAOS_BATCH_S"]),
         hold=Path(os.environ["CHAOS_HOLD"]),
     )
     worker.main.find_model = lambda _: SPEC
     worker.main.load_classifier = lambda _: classifier
-    worker.witness.run_watched(settings)
+    worker.process.supervisor.run_watched(settings)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
+from uuid import uuid4
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
@@ -21,23 +22,13 @@ from contract.database.engine import reading
 from contract.database.tables import chunks, jobs, tallies
 from contract.errors import UnavailableError
 from producer.submit.submission import submit
+from tests.chaos.job import CHUNK_LENGTHS, Image, Job, name_images
 from tests.chaos.stack import CHUNK_IMAGES, Stack
 from tests.chaos.wait import WITHIN_S, until
 
 JOB_IMAGES: Final = 20 * CHUNK_IMAGES
 SHORT_JOB_IMAGES: Final = 8 * CHUNK_IMAGES
 LOOK_S: Final = 0.2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What was submitted, and how it may end."""
-
-    id: str
-    uris: Sequence[str]
-    state: str = "completed"
-    also: frozenset[str] = frozenset()
-    """Error codes that an image may have instead of its answer."""
 
 
 class Load:
@@ -67,16 +58,11 @@ class Load:
 
     @property
     def images(self) -> int:
-        return sum(len(job.uris) for job in self.jobs)
+        return sum(len(job.images) for job in self.jobs)
 
     def submit(self, uris: Sequence[str], *, priority: int = 0) -> Job:
-        """A job of its own, besides those that come by themselves."""
-        images = ((uri, None) for uri in uris)
-        settings = self._stack.settings
-        number = submit(self._stack.engine, images, priority=priority, settings=settings)
-        job = Job(id=number, uris=uris)
-        self.jobs.append(job)
-        return job
+        """Submits one job more, besides those that the thread submits."""
+        return self._submit(name_images(uris, self._random), priority=priority)
 
     def expect(self, job: Job, **changes: object) -> None:
         """It is to end otherwise than it was to."""
@@ -92,31 +78,42 @@ class Load:
         until("every job has ended", self._is_finished, within_s=within_s)
 
     def _run(self) -> None:
-        number = 0
         while not self._closed.is_set():
             if self._is_low():
-                number += 1
-                self._submit_at_last(f"load-{number}-{self._random.getrandbits(64):x}")
+                self._submit_at_last()
             self._closed.wait(LOOK_S)
 
-    def _submit_at_last(self, key: str) -> None:
-        uris = self._stack.pictures.plain(self.job_images, self._random)
+    def _submit_at_last(self) -> None:
+        """Submits a job with the same key until the database has it."""
+        length = self.job_images - self._random.randrange(max(CHUNK_LENGTHS))
+        images = name_images(self._stack.pictures.plain(length, self._random), self._random)
+        key = f"load-{uuid4()}"
         while True:
             try:
-                images = ((uri, None) for uri in uris)
-                number = submit(self._stack.engine, images, key=key, settings=self._stack.settings)
+                self._submit(images, key=key)
             except (DBAPIError, UnavailableError):
                 time.sleep(LOOK_S)
             else:
-                self.jobs.append(Job(id=number, uris=uris))
                 return
 
+    def _submit(self, images: Sequence[Image], **options: Any) -> Job:
+        """Submits a job in chunks of a length that follows from its own."""
+        settings = self._stack.settings.model_copy(
+            update={"chunk_images": CHUNK_LENGTHS[len(images) % len(CHUNK_LENGTHS)]}
+        )
+        job = Job(
+            id=submit(self._stack.engine, images, settings=settings, **options), images=images
+        )
+        self.jobs.append(job)
+        return job
+
     def _is_low(self) -> bool:
-        waiting = select(func.count()).where(chunks.c.state.in_(("pending", "queued")))
-        fewest = 2 * self.job_images // CHUNK_IMAGES
+        waiting = select(func.sum(chunks.c.remaining_images)).where(
+            chunks.c.state.in_(("pending", "queued"))
+        )
         try:
             with reading(self._stack.engine) as connection:
-                return (connection.scalar(waiting) or 0) < fewest
+                return (connection.scalar(waiting) or 0) < 2 * self.job_images
         except DBAPIError:
             return False
 

@@ -25,6 +25,7 @@ from contract.database.engine import make_engine, reading
 from contract.database.tables import chunks, leaders, workers
 from contract.settings import Settings
 from migrations.upgrade import upgrade
+from producer.dispatcher.leader import ROLE
 from tests.chaos.pictures import Pictures
 from tests.chaos.postgres import Postgres
 from tests.chaos.process import ROOT, Process, program_of
@@ -129,7 +130,7 @@ class Stack:
 
         def find() -> Process | None:
             with reading(self.engine) as connection:
-                names = connection.scalars(select(leaders.c.holder)).all()
+                names = connection.scalars(select(leaders.c.holder).filter_by(role=ROLE)).all()
             return next((one for one in self.dispatchers if _is_among(names, one)), None)
 
         found: Process = until("a dispatcher leads", find)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Row, func, select
 
 from contract.database.engine import reading
 from contract.database.tables import chunks, jobs, results
-from tests.chaos.load import Job
+from tests.chaos.job import Job
 from tests.chaos.pictures import answer_of
 
 MOST_FINDINGS: Final = 8
@@ -25,7 +25,7 @@ class Verdict:
     doubled: int = 0
     """Rows of no image, images that the job counts more than once, jobs more than submitted."""
     wrong: int = 0
-    """Rows with another answer or URI, counts and states that are not true, chunks not done."""
+    """Rows with another answer, URI or id, counts and states that are not true, chunks not done."""
 
     findings: tuple[str, ...] = ()
     """Some of what is wrong, in words."""
@@ -57,14 +57,14 @@ def judge(engine: Engine, submitted: Sequence[Job], *, before: int = 0) -> Verdi
 def _judge(connection: Connection, job: Job) -> Verdict:
     told = connection.execute(select(jobs).where(jobs.c.id == job.id)).one_or_none()
     if told is None:
-        return Verdict(images=len(job.uris), lost=len(job.uris), findings=(f"no job {job.id}",))
+        return Verdict(images=len(job.images), lost=len(job.images), findings=(f"no job {job.id}",))
     rows = connection.execute(select(results).where(results.c.job_number == told.number)).all()
     positions = {row.position for row in rows}
-    expected = set(range(len(job.uris)))
+    expected = set(range(len(job.images)))
     counted = told.classified + told.failed
     wrong = [*_wrong_rows(job, rows), *_wrong_words(job, told, rows), *_left(connection, told)]
     return Verdict(
-        images=len(job.uris),
+        images=len(job.images),
         lost=len(expected - positions),
         doubled=len(positions - expected) + max(0, counted - len(rows)),
         wrong=len(wrong),
@@ -75,8 +75,8 @@ def _judge(connection: Connection, job: Job) -> Verdict:
 def _wrong_rows(job: Job, rows: Iterable[Row[Any]]) -> Iterator[str]:
     for row in rows:
         answer = row.error_code if row.class_1 is None else row.class_1
-        if row.position >= len(job.uris) or row.uri != job.uris[row.position]:
-            yield f"position {row.position} is {row.uri}"
+        if row.position >= len(job.images) or (row.uri, row.ref) != job.images[row.position]:
+            yield f"position {row.position} is {row.uri} with the id {row.ref}"
         elif answer != answer_of(row.uri) and row.error_code not in job.also:
             yield f"{row.uri} is {answer} {row.error_detail or ''}"
 
@@ -87,7 +87,7 @@ def _wrong_words(job: Job, told: Row[Any], rows: Sequence[Row[Any]]) -> Iterator
     classified = len(rows) - errors.total()
     if told.state != job.state or told.finished_at is None:
         yield f"it is {told.state}, and finished at {told.finished_at}"
-    if told.total != len(job.uris):
+    if told.total != len(job.images):
         yield f"it is of {told.total} images"
     if (told.classified, told.errors) != (classified, dict(errors)):
         yield f"it counts {told.classified} and {told.errors} of {classified} and {dict(errors)}"

@@ -1,7 +1,7 @@
 """What somebody would try who has taken a loader over; prints what became of each.
 
-Started by tests/integration/test_sandbox.py, inside a loader and, to see that it works, outside,
-as `intruder.py FOLDER`: there is a `secret` in it, and the socket of a `server`.
+Started by tests/integration/sandbox/test_sandbox.py, inside a loader and, to see that it works,
+outside, as `intruder.py FOLDER`: there is a `secret` in it, and the socket of a `server`.
 """
 
 from __future__ import annotations

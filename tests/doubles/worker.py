@@ -1,7 +1,10 @@
 """A worker as a process of its own, with loaders and classifier that do what URIs say.
 
-Run by test_worker_task.py; settings come from the environment. With `watched` as an argument it
-has a witness, as `resnextq worker` has; as `older` it knows no images alone. A URI is `double:` and
+Run by the tests as `python -m tests.doubles.worker`; settings come from the environment. Arguments:
+with `watched` it has a supervisor, as `resnextq worker` has; `older` knows no images alone;
+`faulty-claim` and `faulty-store` fail at each image whose URI ends in `planted`. A URI is `double:`
+and one of these words; `submit`, which takes no such scheme, writes http://double.example/ and
+slashes instead of colons:
 
     ok            a picture, at once
     hang          never loads
@@ -9,13 +12,13 @@ has a witness, as `resnextq worker` has; as `older` it knows no images alone. A 
     fail:CODE     that failure
     break:FILE    a picture on which the classifier fails while the file exists
     crash:SIGNAL  a picture at which the classifier ends the process: SIGSEGV, …
+    odd           a picture of another size than the network's, which no batch takes
     hold:FILE     a picture whose batch the classifier holds until the file exists; it makes
                   FILE.held when it has it
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -32,6 +35,8 @@ from contract.broker import message
 from contract.broker.connection import check_broker, make_celery
 from contract.failure import Failure
 from contract.settings import Settings, load_settings
+from tests.doubles.classifier import CROP, Classifier
+from worker.chunk import claim, rows
 from worker.chunk.outcome import Provenance
 from worker.main import serve
 from worker.metrics.exporter import exporting
@@ -40,7 +45,7 @@ from worker.process.celery_worker import configure_logging
 from worker.process.database import connect
 from worker.process.supervisor import watched
 
-CROP = 4
+WEB = "http://double.example/"
 BYTES = 1000
 SLOTS = 1000
 POLL_S = 0.01
@@ -54,8 +59,8 @@ def await_file(path: Path) -> None:
         time.sleep(POLL_S)
 
 
-def picture() -> Loaded:
-    pixels = np.full((CROP, CROP, 3), 7, np.uint8)
+def picture(side: int = CROP) -> Loaded:
+    pixels = np.full((side, side, 3), 7, np.uint8)
     came = Provenance(sha256="d" * 64, bytes=BYTES)
     return Loaded(pixels, came, Home(), slot=0, measured=(0.25, 0.0, 0.002))
 
@@ -73,6 +78,8 @@ class Loaders:
         for position, uri in uris:
             if self._closed.is_set():
                 raise PoolClosed
+            if uri.startswith(WEB):
+                uri = uri.removeprefix(WEB).replace("/", ":")  # noqa: PLW2901
             what, _, rest = uri.removeprefix("double:").partition(":")
             if what != "hang":
                 self._begin(what, rest, partial(self._answer, position, done))
@@ -87,7 +94,8 @@ class Loaders:
 
     def _load(self, what: str, rest: str, done: Any) -> None:
         if what == "fail":
-            done(LoadFailed(Failure(rest), Provenance(), (0.75, -1.0, -1.0)))
+            code = rest.partition(":")[0]
+            done(LoadFailed(Failure(code), Provenance(), (0.75, -1.0, -1.0)))
             return
         if what == "after":
             await_file(Path(rest))
@@ -97,7 +105,7 @@ class Loaders:
             breaking.put(Path(rest))
         if what == "crash":
             crashing.put(rest)
-        done(picture())
+        done(picture(CROP + 1 if what == "odd" else CROP))
 
     def free_slots(self) -> int:
         return SLOTS
@@ -106,32 +114,11 @@ class Loaders:
         self._closed.set()
 
 
-class Classifier:
-    model, weights, weights_sha256 = "resnext101_32x4d", "nvidia", "e" * 64
-    licence, engine, device, precision, batch_images = (
-        "none",
-        "eager",
-        "cpu",
-        "fp32",
-        8,
-    )
-    spec = SimpleNamespace(
-        preprocessing=SimpleNamespace(crop=CROP), categories=tuple(str(n) for n in range(10))
-    )
-
-    def __init__(self) -> None:
-        self._room = np.empty((self.batch_images, CROP, CROP, 3), np.uint8)
-
-    def room(self) -> np.ndarray:
-        return self._room
-
-    def start(self, images: np.ndarray) -> SimpleNamespace:
-        found = self._classify(images)
-        return SimpleNamespace(is_done=lambda: True, result=lambda: found)
-
-    def _classify(self, images: np.ndarray) -> SimpleNamespace:
+class ScriptedClassifier(Classifier):
+    def classify(self, images: np.ndarray) -> SimpleNamespace:
         if not crashing.empty():
-            os.kill(os.getpid(), signal.Signals[crashing.get()])
+            # To this thread: as one to the process it might come after the batch is done.
+            signal.pthread_kill(threading.get_ident(), signal.Signals[crashing.get()])
         while not held.empty():
             path = held.get()
             path.with_suffix(".held").touch()
@@ -139,12 +126,19 @@ class Classifier:
         while not breaking.empty():
             if breaking.get().exists():
                 raise RuntimeError("device fell off")
-        first = images[:, 0, 0, 0].astype(np.int64)
-        return SimpleNamespace(
-            class_ids=first[:, None],
-            scores=np.ones((len(images), 1), np.float32),
-            finite=np.ones(len(images), bool),
-        )
+        return super().classify(images)
+
+
+def plant(module: Any, name: str, uris_of: Any) -> None:
+    """The function fails wherever one of the URIs that it is given ends in `planted`."""
+    sound = getattr(module, name)
+
+    def faulty(*arguments: Any) -> Any:
+        if any(uri.endswith("planted") for uri in uris_of(*arguments)):
+            raise ZeroDivisionError("planted")
+        return sound(*arguments)
+
+    setattr(module, name, faulty)
 
 
 def main() -> None:
@@ -152,6 +146,10 @@ def main() -> None:
     configure_logging(settings)
     if "older" in sys.argv:
         message.READ_VERSIONS = (message.MESSAGE_VERSION,)  # type: ignore[misc]
+    if "faulty-claim" in sys.argv:
+        plant(claim, "_claimed", lambda message, _: message.uris)
+    if "faulty-store" in sys.argv:
+        plant(rows, "_row", lambda claim, _, position, __: [claim.images[position].uri])
     if "watched" in sys.argv:
         watched(settings, lambda name: run(settings, name))
     else:
@@ -163,7 +161,7 @@ def run(settings: Settings, name: str | None = None) -> None:
     app = make_celery(settings)
     check_broker(app)
     with exporting(settings) as registry:
-        serve(settings, engine, app, Loaders(), Classifier(), registry, name=name)
+        serve(settings, engine, app, Loaders(), ScriptedClassifier(), registry, name=name)
 
 
 if __name__ == "__main__":

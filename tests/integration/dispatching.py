@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,22 +26,13 @@ from contract.database.tables import chunks, jobs, workers
 from contract.database.waits import Database
 from contract.settings import Settings
 from producer.submit.submission import submit
+from tests.wait import WITHIN_S, until  # noqa: F401  (tests of the dispatcher take both from here)
 from worker.chunk.claim import Claim, claim
 from worker.process.identity import Identity
 
-WITHIN_S = 60.0
-POLL_S = 0.02
 # For a test of what SQLite has not: it runs once.
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 QUEUE = queue_of("resnext101_32x4d", "nvidia", "amp")
-
-
-def until(condition: Callable[[], Any], doubt: Callable[[], str] = str) -> Any:
-    deadline = time.monotonic() + WITHIN_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, doubt()
-        time.sleep(POLL_S)
-    return found
 
 
 def on_broker(settings: Settings, url: str) -> Settings:

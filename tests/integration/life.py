@@ -149,7 +149,7 @@ class Worker:
         store = Store(
             self._database, self._identity, max_attempts=MAX_ATTEMPTS, retry_backoff_s=BACKOFF_S
         )
-        self.runs = Runs(store, max_attempts=MAX_ATTEMPTS, chunk_images=CHUNK_IMAGES)
+        self.runs = Runs(store, chunk_images=CHUNK_IMAGES)
         self.beat()
 
     def beat(self) -> None:

@@ -17,10 +17,10 @@ from sqlalchemy import Engine, event, insert
 from contract.database.engine import make_engine
 from contract.database.tables import models
 from contract.settings import Settings
-from tests.conftest import LONG
 from tests.integration.dispatching import Clock
 from tests.integration.ending import CLASSIFIED, MODEL_NUMBER, failed
 from tests.integration.life import FINAL, Life
+from tests.profiles import LONG
 
 # The same lives at every run of the suite, and none made shorter, which takes minutes. With
 # --hypothesis-profile=long there are many more of them, and new ones each time.

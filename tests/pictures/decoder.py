@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Final
 from contract.settings import Settings
 from resnext.picture.decode import DecodeError, DecodeLimits, decode
 from resnext.picture.preprocess import Preprocessing
-from worker.loader.program import STACK_BYTES, LoaderConfig
+from worker.loader.config import STACK_BYTES, LoaderConfig
 
 ROOT: Final = Path(__file__).parents[2]
 PREPROCESSING: Final = Preprocessing(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -1,24 +1,16 @@
-"""Web sites for the tests, each on a loopback address of its own and so a host of its own, and a
-pool that loads from them.
-"""
+"""Web sites for the tests, each on a loopback address of its own and so a host of its own."""
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
-from queue import Empty, SimpleQueue
-from typing import Any
 
 from PIL import Image
 
-from contract.settings import Settings
-from resnext.spec.catalogue import find_spec
-from tests.integration.dispatching import WITHIN_S
-from worker.pool.pool import Loaded, LoaderPool, LoadFailed
+from tests.wait import WITHIN_S
 
 LOOPBACK = "127.0.0.0/8"
 
@@ -39,7 +31,7 @@ class Site:
         self.begun = 0
         self.peak = 0
         """Requests at one time, at most."""
-        self._now = 0
+        self.now = 0
         self._lock = threading.Lock()
         self._picture = picture()
 
@@ -49,11 +41,11 @@ class Site:
     def answer(self) -> bytes:
         with self._lock:
             self.begun += 1
-            self._now += 1
-            self.peak = max(self.peak, self._now)
+            self.now += 1
+            self.peak = max(self.peak, self.now)
         assert self.open.wait(WITHIN_S)
         with self._lock:
-            self._now -= 1
+            self.now -= 1
         return self._picture
 
 
@@ -90,48 +82,3 @@ def answering(handler: type[BaseHTTPRequestHandler], host: str) -> Iterator[str]
         yield f"http://{host}:{server.server_address[1]}"
         server.shutdown()
         thread.join()
-
-
-class SitePool:
-    """A pool of loaders, and what comes of its images, by host and in any order."""
-
-    def __init__(self, settings: Settings, **options: Any) -> None:
-        self.inner = LoaderPool(settings, find_spec("resnext101_32x4d").preprocessing, **options)
-        self._answers: SimpleQueue[tuple[str, bool]] = SimpleQueue()
-
-    def load(self, *uris: str) -> None:
-        for uri in uris:
-            self.inner.load(uri, self._note(uri.rpartition("/")[0]))
-
-    def _note(self, address: str) -> Callable[[Loaded | LoadFailed], None]:
-        def done(load: Loaded | LoadFailed) -> None:
-            if isinstance(load, Loaded):
-                load.release()
-            self._answers.put((address, isinstance(load, Loaded)))
-
-        return done
-
-    def answers(self, number: int) -> Counter[tuple[str, bool]]:
-        """The next ones: of which address, and whether there were pixels."""
-        try:
-            return Counter(self._answers.get(timeout=WITHIN_S) for _ in range(number))
-        except Empty:
-            raise AssertionError("an image has no answer") from None
-
-
-MakePool = Callable[..., SitePool]
-
-
-def making_pools(**usual: Any) -> Iterator[MakePool]:
-    """For a fixture: pools that are started, and closed at its end."""
-    pools: list[SitePool] = []
-
-    def make(*, options: dict[str, Any] | None = None, **settings: Any) -> SitePool:
-        values = {"loaders": 1, "fetch_allow": (LOOPBACK,)} | usual | settings
-        pools.append(SitePool(Settings(**values), **options or {}))
-        pools[-1].inner.start()
-        return pools[-1]
-
-    yield make
-    for pool in pools:
-        pool.inner.close()

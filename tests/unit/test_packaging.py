@@ -102,9 +102,14 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert PROJECT["project"]["version"] == VERSION
 
 
+NOT_PACKED = {"benchmarks", "tests"}
+
+
 def package_files() -> set[str]:
     """All files in the packages' folders, whether the project lists them or not."""
-    folders = [path.parent for path in ROOT.glob("*/__init__.py") if path.parent.name != "tests"]
+    folders = [
+        path.parent for path in ROOT.glob("*/__init__.py") if path.parent.name not in NOT_PACKED
+    ]
     paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(ROOT).as_posix() for path in paths if "__pycache__" not in path.parts}
 

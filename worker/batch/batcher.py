@@ -3,7 +3,7 @@
 The pool's reader puts in loaded images, as many at a time as have come; one thread of its own
 gathers their pixels in the classifier's memory, gives the loaders their slots back, and runs the
 classifier, which nothing else touches. On a device that computes by itself the next batch is
-filled and sent off while the last one is under way.
+filled and sent off while the last one is in flight.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from contract.failure import Failure
 from resnext.picture.resample import Pixels
+from resnext.predictions import Predictions, best_of_each
 from worker.chunk.outcome import Outcome, Prediction
 from worker.chunk.run import ChunkRun, ClassifierFault
 from worker.metrics.stages import Metrics
 from worker.pool.pool import Loaded, release
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
-    from resnext.classifier import Classifier, Pending, Predictions
+    from resnext.classifier import Classifier, Pending
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +82,11 @@ class _Batch:
 
     def result(self) -> Predictions:
         """Waits for it."""
-        assert self.pending is not None  # noqa: S101  (nobody else asks)
+        assert self.pending is not None  # noqa: S101  (started before)
         return self.pending.result()
 
     def settle(self, answers: list[Prediction | Failure], device_s: float) -> None:
-        """Each run is told once, of all its images."""
+        """Tells each run once, of all its images."""
         if len(answers) != self.images:
             raise ValueError(f"{len(answers)} answers for {self.images} images")
         outcomes: dict[ChunkRun, dict[int, Outcome]] = {run: {} for run in self.runs}
@@ -149,65 +150,65 @@ class Batcher:
             self._when_broken()
 
     def _run(self) -> None:
-        under_way: _Batch | None = None
+        computing: _Batch | None = None
         closing = False
-        while under_way is not None or not closing:
+        while computing is not None or not closing:
             batch, room = _Batch(), self._classifier.room()
             if not closing:
-                closing = self._fill(batch, room, under_way)
+                closing = self._fill(batch, room, computing)
             started = batch.images > 0 and self._start(batch, room)
-            if under_way is not None:
-                self._finish(under_way)
+            if computing is not None:
+                self._finish(computing)
             if started and batch.is_done():  # as always on a CPU
                 self._finish(batch)
                 started = False
-            under_way = batch if started else None
+            computing = batch if started else None
 
-    def _fill(self, batch: _Batch, room: Pixels, under_way: _Batch | None) -> bool:
+    def _fill(self, batch: _Batch, room: Pixels, in_flight: _Batch | None) -> bool:
         """Fills a batch from its first image on; returns whether it is the last one. No images:
-        the batch that is under way is done before.
+        the batch that is in flight is done before.
         """
         try:
-            arrived = self._first(under_way)
+            arrived = self._first(in_flight)
             while arrived is not None:
                 self._add(batch, room, arrived)
                 if batch.images == len(room):
                     return False
                 left_s = max(0.0, batch.began_at + self._max_wait_s - time.monotonic())
-                arrived = self._next(under_way, left_s)
+                arrived = self._next(in_flight, left_s)
         except Empty:
             return False
         return True
 
-    def _first(self, under_way: _Batch | None) -> _Arrived | None:
+    def _first(self, in_flight: _Batch | None) -> _Arrived | None:
         """
         Raises:
-            Empty: the batch that is under way is done, and nothing has come.
+            Empty: the batch that is in flight is done, and no image has come.
         """
         if self._left is not None:
             left, self._left = self._left, None
             return left
-        while under_way is not None:
+        while in_flight is not None:
             try:
                 return self._arrived.get(timeout=POLL_S)
             except Empty:
-                if under_way.is_done():
+                if in_flight.is_done():
                     raise
         return self._arrived.get()
 
-    def _next(self, under_way: _Batch | None, within_s: float) -> _Arrived | None:
-        """Notes when the batch that is under way is done: while images are waited for, the
+    def _next(self, in_flight: _Batch | None, within_s: float) -> _Arrived | None:
+        """Notes when the batch that is in flight is done: while images are waited for, the
         device must not pass for busy.
 
         Raises:
             Empty: nothing has come in time.
         """
         ends_at = time.monotonic() + within_s
-        while under_way is not None and within_s > POLL_S and under_way.done_at is None:
+        while in_flight is not None and within_s > POLL_S and in_flight.done_at is None:
             try:
                 return self._arrived.get(timeout=POLL_S)
             except Empty:
-                under_way.is_done()
+                in_flight.is_done()
             within_s = max(0.0, ends_at - time.monotonic())
         return self._arrived.get(timeout=within_s)
 
@@ -215,8 +216,18 @@ class Batcher:
         """It, and all that has come besides: their slots are given back in one call."""
         parts = self._at_hand(first, len(room) - batch.images)
         loads = [loaded for part in parts for _, loaded in part.images]
-        _gather(loads, room[batch.images :])
-        release(loads)
+        try:
+            _gather(loads, room[batch.images :])
+        except Exception as fault:
+            log.exception("Images cannot be put into a batch; one of them is at fault.")
+            parts = [
+                sound
+                for part in parts
+                if (sound := _settle_unsound(part, room[batch.images], fault)).images
+            ]
+            _gather([load for part in parts for _, load in part.images], room[batch.images :])
+        finally:
+            release(loads)
         for part in parts:
             batch.add(part)
 
@@ -255,18 +266,22 @@ class Batcher:
         try:
             predictions = batch.result()
             done_at = batch.done_at or time.monotonic()
-            answers = _answers(predictions)
         except Exception as error:
             log.exception("The classifier failed on a batch of %d images.", batch.images)
             self._fail(batch, error)
             return
         self._faults = 0
-        # What is under way together is computed one after the other.
+        # Batches that the device has together are computed in sequence.
         device_s = done_at - max(batch.started_at, self._device_free_at)
         self._device_free_at = done_at
         self._metrics.note_batch(batch.images, device_s)
-        batch.settle(answers, device_s)
         self._rate.note(batch.images, batch.began_at)
+        try:
+            batch.settle(_answers(predictions), device_s)
+        except Exception as fault:
+            log.exception("The answers of a batch of %d images cannot be read.", batch.images)
+            for run in batch.runs:
+                run.fail(fault)
 
     def _fail(self, batch: _Batch, error: Exception) -> None:
         for run in batch.runs:
@@ -282,6 +297,22 @@ class Batcher:
             self._when_broken()
 
 
+def _settle_unsound(part: _Arrived, place: Pixels, fault: Exception) -> _Arrived:
+    """Images whose pixels cannot be copied fail; returns the others."""
+    sound = []
+    unsound = dict[int, Outcome]()
+    for position, loaded in part.images:
+        try:
+            place[...] = loaded.pixels
+        except Exception:  # noqa: BLE001  (whatever it is, it costs this image alone)
+            failure = Failure("internal", type(fault).__name__)
+            unsound[position] = Outcome(failure, loaded.provenance, loaded.measured)
+        else:
+            sound.append((position, loaded))
+    part.run.settle(unsound)
+    return part._replace(images=sound)
+
+
 def _gather(loads: list[Loaded], room: Pixels) -> None:
     """The one copy of an image's pixels on their way to the device's memory."""
     for place, loaded in enumerate(loads):
@@ -290,13 +321,10 @@ def _gather(loads: list[Loaded], room: Pixels) -> None:
 
 def _answers(predictions: Predictions) -> list[Prediction | Failure]:
     return [
-        Prediction(tuple(class_ids), tuple(scores)) if finite else Failure("not_finite")
-        for class_ids, scores, finite in zip(
-            predictions.class_ids.tolist(),
-            predictions.scores.tolist(),
-            predictions.finite.tolist(),
-            strict=True,
-        )
+        Failure("not_finite")
+        if best is None
+        else Prediction(tuple(best.class_ids), tuple(best.scores))
+        for best in best_of_each(predictions)
     ]
 
 

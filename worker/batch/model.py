@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from contract.cores import usable_cores
 from contract.errors import UnavailableError, UsageError, WeightsError
 from contract.settings import PREFIX, Settings
 from resnext import errors
 from resnext.spec.catalogue import find_spec
 from resnext.spec.model import ModelSpec
 from worker.batch.device import choose_device
-from worker.commands.download_progress import DownloadProgress
+from worker.batch.download_progress import DownloadProgress
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
     from resnext.classifier import Classifier
@@ -69,6 +70,7 @@ def load_classifier(settings: Settings, *, warm_up: bool = True) -> Classifier:
                 device=choose_device(settings.device, settings.cache),
                 engine=settings.engine,
                 threads=settings.torch_threads,
+                cores=usable_cores(),
                 cache=settings.cache,
                 batch_images=settings.batch_images,
                 progress=progress,

@@ -18,7 +18,7 @@ from worker.chunk.outcome import Outcome
 
 
 class ClassifierFault(Exception):
-    """A batch came to nothing; no image of it is to blame."""
+    """The device failed on a batch; no image of it is to blame."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,15 @@ class Snapshot:
     """A run as the store sees it."""
 
     outcomes: dict[int, Outcome]
-    """By position: settled and not stored yet."""
+    """By position: finished and not stored yet."""
     unsettled: frozenset[int]
+    """Positions without an outcome."""
     closed: bool
-    """The unsettled ones are handed back: nothing more comes of this run."""
+    """Nothing more comes of this run: the unsettled ones go back."""
     deferred: frozenset[int] = frozenset()
-    """Those of the unsettled that nothing was done about, since their hosts had enough to do."""
+    """Unsettled positions that no loader took, since their hosts had no room."""
+    fault: Exception | None = None
+    """What cut the run off, where a fault did."""
 
 
 class ChunkRun:
@@ -52,7 +55,9 @@ class ChunkRun:
         self._impatient = False
         """Who waits has waited for long enough, but for the classifier."""
         self._closed = False
-        self._fault: ClassifierFault | None = None
+        self._fault: Exception | None = None
+        self._cut_off: set[int] = set()
+        """Images that had no outcome when the fault came."""
         self._when_ready: Callable[[ChunkRun], None] | None = None
 
     def in_flight(self) -> dict[str, int]:
@@ -110,10 +115,11 @@ class ChunkRun:
         if callback is not None:
             callback(self)
 
-    def fail(self, fault: ClassifierFault) -> None:
-        """Nothing more is waited for: whoever stores this run is given the fault."""
+    def fail(self, fault: Exception) -> None:
+        """Waits for nothing more. What has an outcome keeps it; the rest goes back."""
         with self._changed:
-            self._fault = fault
+            self._fault = self._fault or fault
+            self._cut_off |= self._waiting | self._loading.keys() | self._classifying
             self._waiting.clear()
             self._loading.clear()
             self._classifying.clear()
@@ -148,19 +154,15 @@ class ChunkRun:
             due(self)
 
     def snapshot(self) -> Snapshot:
-        """What there is to store. Of a run that drains nothing is taken in after this.
-
-        Raises:
-            ClassifierFault: the run has failed.
-        """
+        """What there is to store. A run that drains or has failed takes in nothing after this."""
         with self._changed:
-            if self._fault is not None:
-                raise self._fault
             in_hand = self._waiting | self._loading.keys() | self._classifying
-            unsettled = self._deferred | in_hand
-            if unsettled and (self._draining or not in_hand):
+            unsettled = self._deferred | in_hand | self._cut_off
+            if self._fault is not None or (unsettled and (self._draining or not in_hand)):
                 self._closed = True
-            return Snapshot(dict(self._outcomes), unsettled, self._closed, self._deferred)
+            return Snapshot(
+                dict(self._outcomes), unsettled, self._closed, self._deferred, self._fault
+            )
 
     def forget(self, stored: Collection[int]) -> None:
         """These are in SQL."""

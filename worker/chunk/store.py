@@ -1,52 +1,36 @@
 """The end of a run: outcomes become rows, and the chunk goes on in its life, in one transaction.
 
-Called by the task with what is settled, and by the straggler keeper with the rest. The chunk
-is changed first and fenced: whoever has lost it to another run stores nothing.
+The task calls this with what is finished, and the keeper of stragglers with the rest. A run that
+has lost its chunk to another one stores nothing.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from random import uniform
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, Float, bindparam, insert, select, update
-
-from contract import remaining
-from contract.database.clock import db_now
-from contract.database.tables import chunks, tallies
+from contract.chunks import run as moves
+from contract.chunks.fence import Fence
+from contract.chunks.later import Group
+from contract.chunks.run import Left
 from contract.database.waits import Database
 from contract.failure import Failure
-from worker.chunk.claim import IN_GENERATION, Claim, generation_of
-from worker.chunk.rows import insert_rows, make_rows
-from worker.chunk.run import Snapshot
+from contract.flow import LONGEST_DEFERRAL_S, SHORTEST_DEFERRAL_S
+from worker.chunk.claim import Claim
+from worker.chunk.outcome import Outcome, Provenance
+from worker.chunk.retry_wait import retry_wait_s
+from worker.chunk.rows import make_rows
+from worker.chunk.run import ClassifierFault, Snapshot
 from worker.metrics.stages import Stages
 from worker.process.identity import Identity
 
-log = logging.getLogger(__name__)
-
 # Neither a server's Retry-After nor our own backoff puts an image off for longer.
 LONGEST_DELAY_S: Final = 3600.0
-# A fault of our own that comes every time is not to keep the machine busy.
+# A fault that comes every time is not to keep the machine busy.
 SHORTEST_FAULT_DELAY_S: Final = 2.0
-# What its host had no room for comes again when that has got on; scattered, so that it does not
-# come all at once.
-SHORTEST_DEFERRAL_S: Final = 20.0
-LONGEST_DEFERRAL_S: Final = 40.0
-# Built once, since to build a statement costs more than to execute it. The columns
-# that change are given when it is executed.
-_CHANGE: Final = update(chunks).where(
-    *IN_GENERATION, chunks.c.state == "running", chunks.c.worker == bindparam("the_worker")
-)
-_DUE: Final = {"due_at": db_now(bindparam("due_in_s", type_=Float()))}
-_PUT_BACK: Final = _CHANGE.values(_DUE)
-_SETTLE: Final = _CHANGE.where(chunks.c.remaining == bindparam("the_remaining"))
-_SETTLE_AND_DUE: Final = _SETTLE.values(_DUE)
-_STAND: Final = select(chunks.c.state, chunks.c.remaining, chunks.c.worker).where(*IN_GENERATION)
-_TALLY: Final = insert(tallies).inline()  # its number is of no use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +42,7 @@ class Stored:
     failed: dict[str, int]
     """Images by error code, for good."""
     retried: int
-    """Images that failed for a passing reason, so far."""
+    """Images that are tried again later, so far."""
     loading: int
     """Images that the run still waits for."""
     handed_back: int
@@ -66,10 +50,6 @@ class Stored:
     """Images that their hosts had no room for, and that come again later."""
     stages: Stages = Stages()  # noqa: RUF009  (frozen)
     """What was measured, as `worker.chunk.live_runs` notes it."""
-
-
-class FencedOff(Exception):
-    """The chunk is another run's by now."""
 
 
 class Store:
@@ -86,134 +66,162 @@ class Store:
     def store(self, claim: Claim, snapshot: Snapshot) -> Stored:
         """Stores what is final, once, and leaves the chunk with what is not.
 
-        A chunk has one attempt for all its images: one that is handed back gets it back, for
-        the untouched ones' sake, and is due at once; with deferred images see `_deferred`.
+        The run counts as an attempt of the images that it has tried, and of no others: not of those
+        that it hands back, defers, or lost to a fault of the device.
 
         Raises:
             FencedOff: the chunk is another run's by now; nothing is stored.
         """
-        retries = {
+        outcomes = snapshot.outcomes
+        retried = {
             position: outcome.result
-            for position, outcome in snapshot.outcomes.items()
+            for position, outcome in outcomes.items()
             if isinstance(outcome.result, Failure)
             and outcome.result.retried
             and claim.attempt < self._max_attempts
         }
         final = {
-            position: outcome
-            for position, outcome in snapshot.outcomes.items()
-            if position not in retries
+            position: outcome for position, outcome in outcomes.items() if position not in retried
         }
-        values = self._next_of_chunk(claim, snapshot, retries)
-        rows = make_rows(claim, self._identity, final)
+        unsettled = snapshot.unsettled
         failed = Counter(
             outcome.result.code for outcome in final.values() if isinstance(outcome.result, Failure)
         )
-        classified = len(rows) - failed.total()
-        tally = {
-            "job_number": claim.message.job_number,
-            "classified": classified,
-            "failed": failed.total(),
-            "errors": dict(failed),
+        rows = make_rows(claim, self._identity, final)
+        left = self._left(claim, snapshot, unsettled, retried)
+        before = {
+            *map(claim.offset, snapshot.outcomes.keys() | snapshot.unsettled | claim.others),
+            *(offset for group in claim.groups for offset in group.offsets),
         }
-
-        def work(connection: Connection) -> None:
-            if self._change_chunk(connection, claim, snapshot, values) and rows:
-                insert_rows(connection, rows)
-                connection.execute(_TALLY, tally)
-
-        self._database.transact(work)
-        in_hand = len(snapshot.unsettled - snapshot.deferred)
+        fault = _fault(snapshot, outcomes)
+        self._database.transact(
+            lambda connection: moves.store(
+                connection,
+                claim.fence,
+                self._identity.worker,
+                before=before,
+                left=left,
+                rows=rows,
+                errors=failed,
+                fault=fault,
+            )
+        )
+        in_hand = len(unsettled - snapshot.deferred)
         return Stored(
             positions=frozenset(final),
-            classified=classified,
+            classified=len(rows) - failed.total(),
             failed=dict(failed),
-            retried=len(retries),
+            retried=len(retried),
             loading=0 if snapshot.closed else in_hand,
             handed_back=in_hand if snapshot.closed else 0,
             deferred=len(snapshot.deferred),
         )
 
-    def put_back(self, claim: Claim) -> None:
-        """After a fault of our own: the chunk is run again later; the attempt stays counted."""
-        delay_s = max(SHORTEST_FAULT_DELAY_S, self._backoff_s(claim))
-        values = {"state": "pending", "worker": None, "due_in_s": delay_s}
-        self._database.transact(
-            lambda connection: connection.execute(_PUT_BACK, self._fence(claim) | values)
+    def put_back(
+        self, fence: Fence, fault: str, *, attempt: int = 1, alone: int | None = None
+    ) -> int:
+        """After a fault of this program: the chunk runs again later, and the run counts.
+
+        Args:
+            fence: the run's.
+            fault: what `status` shows.
+            attempt: which run it was, for the time until the next one.
+            alone: the position of the only image that ran, where it is known.
+
+        Returns:
+            How many images have failed as `internal`, since this was their last attempt.
+        """
+        ended = moves.Fault(
+            text=fault,
+            max_attempts=self._max_attempts,
+            due_in_s=self._fault_delay_s(attempt),
+            alone=alone,
+        )
+        return self._database.transact(
+            lambda connection: moves.put_back(connection, fence, self._identity.worker, ended)
         )
 
-    def _next_of_chunk(
-        self, claim: Claim, snapshot: Snapshot, retries: dict[int, Failure]
-    ) -> dict[str, Any]:
-        """The chunk's columns after this transaction; `due_in_s` only where it is due again."""
-        left = {*retries, *snapshot.unsettled, *claim.others}
-        values = {
-            "remaining": _remaining(claim, left),
-            "remaining_images": len(left),
-            "state": "pending" if left else "done",
-            "worker": None,
-            "attempt": claim.attempt,
-        }
-        if snapshot.unsettled and not snapshot.closed:
-            return values | {"state": "running", "worker": self._identity.worker}
+    def orphans(self, held: Callable[[], set[Fence]]) -> set[Fence]:
+        """Chunks that SQL says this worker runs, and that are not held.
+
+        What is held is asked after SQL, so that a chunk which is just being claimed counts as held.
+        """
+        in_sql = self._database.read(
+            lambda connection: moves.held_by(connection, self._identity.worker)
+        )
+        return in_sql - held() if in_sql else set()
+
+    def _left(
+        self,
+        claim: Claim,
+        snapshot: Snapshot,
+        unsettled: frozenset[int],
+        retried: dict[int, Failure],
+    ) -> Left:
+        others = tuple(sorted(map(claim.offset, claim.others)))
+        now = claim.now
+        waiting = [*claim.groups, Group(now, max(0, claim.attempt - 1), others)]
+        offsets = frozenset(map(claim.offset, unsettled))
+        return Left(
+            attempt=claim.attempt,
+            retried=self._waits_s(claim, retried),
+            untried=offsets if snapshot.closed else (),
+            untried_in_s=self._untried_in_s(claim, snapshot),
+            loading=() if snapshot.closed else offsets,
+            groups=[group for group in waiting if group.offsets],
+            now=now,
+        )
+
+    def _untried_in_s(self, claim: Claim, snapshot: Snapshot) -> float:
         if snapshot.deferred:
-            return values | self._deferred(claim, snapshot, retries)
-        if snapshot.unsettled:
-            return values | {"attempt": claim.attempt - 1, "due_in_s": 0.0}
-        if retries:
-            return values | {"due_in_s": self._delay_s(claim, retries.values())}
-        if claim.others:  # the next one alone has attempts of its own
-            return values | {"attempt": 0, "due_in_s": 0.0}
-        return values
+            return uniform(SHORTEST_DEFERRAL_S, LONGEST_DEFERRAL_S)
+        return 0.0 if snapshot.fault is None else self._fault_delay_s(claim.attempt)
 
-    def _deferred(
-        self, claim: Claim, snapshot: Snapshot, retries: dict[int, Failure]
-    ) -> dict[str, Any]:
-        """Later, and so that it ends: of a host that is down, images may be deferred each time.
+    def _waits_s(self, claim: Claim, retried: dict[int, Failure]) -> dict[int, float]:
+        """By offset. Images of one run share their backoff, so that they go out together."""
+        backoff_s = self._backoff_s(claim.attempt)
+        return {
+            claim.offset(position): max(
+                backoff_s,
+                SHORTEST_FAULT_DELAY_S if failure.code == "internal" else 0.0,
+                min(failure.retry_after_s or 0.0, LONGEST_DELAY_S),
+            )
+            for position, failure in retried.items()
+        }
 
-        So a run in which images failed for a passing reason stays counted, for those that were
-        never tried as well. A last attempt has settled all that it tried: for the rest it
-        begins anew. A run that tried nothing is not counted.
-        """
-        delay_s = uniform(SHORTEST_DEFERRAL_S, LONGEST_DEFERRAL_S)
-        if retries:
-            return {"due_in_s": max(delay_s, self._delay_s(claim, retries.values()))}
-        settled = len(claim.images) > len(snapshot.unsettled)
-        begins_anew = settled and claim.attempt >= self._max_attempts
-        return {"attempt": 0 if begins_anew else claim.attempt - 1, "due_in_s": delay_s}
+    def _fault_delay_s(self, attempt: int) -> float:
+        return max(SHORTEST_FAULT_DELAY_S, self._backoff_s(attempt))
 
-    def _change_chunk(
-        self, connection: Connection, claim: Claim, snapshot: Snapshot, values: dict[str, Any]
-    ) -> bool:
-        """False if an earlier try of ours was committed although the answer was lost.
-
-        Raises:
-            FencedOff: the chunk is another run's by now.
-        """
-        before = _remaining(claim, {*snapshot.outcomes, *snapshot.unsettled, *claim.others})
-        fence = self._fence(claim) | {"the_remaining": before}
-        settle = _SETTLE_AND_DUE if "due_in_s" in values else _SETTLE
-        changed = connection.execute(settle, fence | values)
-        if changed.rowcount == 1:
-            return True
-        found = connection.execute(_STAND, generation_of(claim.message)).one_or_none()
-        if found == (values["state"], values["remaining"], values["worker"]):
-            return False
-        raise FencedOff(f"{claim}: another run has this chunk by now")
-
-    def _fence(self, claim: Claim) -> dict[str, Any]:
-        """What `_CHANGE` is asked with."""
-        return generation_of(claim.message) | {"the_worker": self._identity.worker}
-
-    def _delay_s(self, claim: Claim, failures: Iterable[Failure]) -> float:
-        asked_s = max((failure.retry_after_s or 0.0 for failure in failures), default=0.0)
-        return max(self._backoff_s(claim), min(asked_s, LONGEST_DELAY_S))
-
-    def _backoff_s(self, claim: Claim) -> float:
-        """Exponential with full jitter, so that a site's images do not come back together."""
-        mean_s = self._retry_backoff_s * 2.0 ** (claim.attempt - 1)
-        return uniform(0.0, min(2.0 * mean_s, LONGEST_DELAY_S))
+    def _backoff_s(self, attempt: int) -> float:
+        return retry_wait_s(attempt, mean_s=self._retry_backoff_s, longest_s=LONGEST_DELAY_S)
 
 
-def _remaining(claim: Claim, positions: Iterable[int]) -> bytes:
-    return remaining.encode(position - claim.first_position for position in positions)
+def blame(snapshot: Snapshot) -> Snapshot:
+    """A fault of this program is the outcome of every image that it cut off.
+
+    A fault of the device is no image's, and changes nothing.
+    """
+    if snapshot.fault is None or isinstance(snapshot.fault, ClassifierFault):
+        return snapshot
+    failure = Failure("internal", type(snapshot.fault).__name__)
+    cut_off = snapshot.unsettled - snapshot.deferred
+    blamed = dict.fromkeys(cut_off, Outcome(failure, Provenance()))
+    return replace(
+        snapshot, outcomes=snapshot.outcomes | blamed, unsettled=snapshot.unsettled - cut_off
+    )
+
+
+def describe_fault(fault: BaseException) -> str:
+    """As `status` and `doctor` show it: the class and the first line."""
+    lines = str(fault).splitlines()
+    return f"{type(fault).__name__}: {lines[0]}" if lines else type(fault).__name__
+
+
+def _fault(snapshot: Snapshot, outcomes: dict[int, Outcome]) -> str | None:
+    """The fault that the run has met, if it met one."""
+    if snapshot.fault is not None:
+        return describe_fault(snapshot.fault)
+    for outcome in outcomes.values():
+        if isinstance(outcome.result, Failure) and outcome.result.code == "internal":
+            return outcome.result.detail or "internal"
+    return None

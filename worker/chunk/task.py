@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn
 from celery import Celery
 from celery.exceptions import Reject
 
+from contract.broker.dropped import drop
 from contract.broker.message import TASK_NAME, ChunkMessage, MalformedMessage, UnknownMessageVersion
 from contract.database.waits import Database
 from worker.batch.batcher import Batcher
@@ -69,15 +70,25 @@ class ChunkTask:
             raise Reject("this worker is stopping", requeue=True)
         try:
             message = ChunkMessage.decode(fields)
-            claimed = self._claim_alone(message) if message.alone else self._claim(message)
         except UnknownMessageVersion as unknown:
             self._leave_to_newer(unknown)
         except MalformedMessage as malformed:
-            log.error("Dropped a message: %s", malformed)  # noqa: TRY400  (no fault of ours)
+            drop(malformed)
             return f"dropped: {malformed}"
-        if claimed is None:
-            return "dropped: not to be claimed"
-        return self._run(ChunkRun(claimed))
+        with self._runs.claiming(message.fence):
+            try:
+                claimed = self._claim_alone(message) if message.alone else self._claim(message)
+            except MalformedMessage as malformed:
+                drop(malformed)
+                return f"dropped: {malformed}"
+            except Exception as fault:  # noqa: BLE001  (whatever it is, the chunk is not lost)
+                self._runs.fail_claim(message, fault)
+                return f"a fault of this program: {type(fault).__name__}"
+            if claimed is None:
+                return "dropped: not to be claimed"
+            run = ChunkRun(claimed)
+            self._runs.enter(run)
+        return self._run(run)
 
     def _claim(self, message: ChunkMessage) -> Claim | None:
         """Waits first while an image runs alone, which might end this worker: what is claimed
@@ -118,7 +129,6 @@ class ChunkTask:
         raise Reject(str(unknown), requeue=True) from unknown
 
     def _run(self, run: ChunkRun) -> dict[str, Any] | str:
-        self._runs.enter(run)
         try:
             self._load(run)
             run.wait_until_settled(self._patience_s)

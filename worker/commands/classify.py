@@ -7,8 +7,6 @@ ahead of the classifier (`worker.commands.classify_input`); only the batches are
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
@@ -19,9 +17,11 @@ import numpy as np
 
 from contract.errors import UnavailableError
 from contract.failure import Failure
+from contract.log import log_lines
 from contract.models import title_of
 from contract.record import Record, classified, failed, make_record
 from contract.settings import Settings
+from resnext.predictions import best_of_each
 from worker.batch.model import find_model, load_classifier
 from worker.chunk.outcome import Provenance
 from worker.commands.classify_input import ROOM, Entry, Feed, Image
@@ -58,7 +58,7 @@ def classify(
         named: every `root` of the entries; the loaders can read nothing else.
         ahead: so many of them may be read before anything is started: whether there are fewer
             decides about loaders and batch.
-        tell: is told the licence of the weights, in words for people.
+        tell: called with the licence of the weights, in words for people.
 
     Raises:
         WeightsError, UsageError: see `worker.batch.model`.
@@ -68,7 +68,7 @@ def classify(
     """
     # A decoder that was taken over is of the same user, and would read what /proc has of this one.
     prctl(PR_SET_DUMPABLE, 0)
-    _log_plainly(settings)
+    log_lines(settings.log_level, "resnextq: %(message)s")
     if settings.sandbox == "required":
         tell_protections(settings)
     entries = iter(entries)
@@ -77,7 +77,7 @@ def classify(
         tell("There is no image in what was given.")
         return
     settings = _fitting(settings, None if len(first) == ahead else len(first))
-    # No image is refused for its host's sake: no more of them than that are in hand.
+    # A host's line has room for every image that is in flight, so none is refused.
     preprocessing = find_model(settings).preprocessing
     loaders = LoaderPool(settings, preprocessing, parked=ROOM, named=named)
     feed = Feed(
@@ -148,15 +148,12 @@ def _answers(classifier: Classifier, pixels: np.ndarray) -> Iterator[Record]:
             f"The classifier failed on a batch of {len(pixels)} images: "
             f"{type(error).__name__}: {error}"
         ) from error
-    for class_ids, scores, finite in zip(
-        found.class_ids.tolist(), found.scores.tolist(), found.finite.tolist(), strict=True
-    ):
-        labels = [classifier.spec.categories[class_id] for class_id in class_ids]
-        yield (
-            classified(zip(labels, class_ids, scores, strict=True))
-            if finite
-            else failed(Failure("not_finite").code, "")
-        )
+    for best in best_of_each(found):
+        if best is None:
+            yield failed(Failure("not_finite").code, "")
+        else:
+            labels = [classifier.spec.categories[class_id] for class_id in best.class_ids]
+            yield classified(zip(labels, best.class_ids, best.scores, strict=True))
 
 
 def _record(settled: Settled, title: str, precision: str) -> Record:
@@ -185,16 +182,3 @@ def _fitting(settings: Settings, images: int | None) -> Settings:
             "batch_images": min(images, settings.batch_images),
         }
     )
-
-
-class _Lines(logging.Handler):
-    """The log as lines for people; on the standard error of the moment, which a progress bar
-    may have taken over.
-    """
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(f"resnextq: {self.format(record)}", file=sys.stderr)  # noqa: T201
-
-
-def _log_plainly(settings: Settings) -> None:
-    logging.basicConfig(level=settings.log_level, handlers=[_Lines()], force=True)

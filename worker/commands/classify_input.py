@@ -1,8 +1,8 @@
 """Images on their way to the classifier of `classify`: loaded ahead of it, a bounded number.
 
 Entries go in, one for each image of the command line; a thread of its own reads them and gives them
-to the loaders. What comes back is taken out by `worker.commands.classify`, in any order. What fails
-for a passing reason is loaded again, after a while, up to `max_attempts` times.
+to the loaders. `worker.commands.classify` takes out what comes back, in any order. An image that
+fails with a transient error is loaded again after a while, up to `max_attempts` times.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from random import uniform
 from typing import Final, Protocol
 
 from contract.failure import Failure
 from contract.uris import MAX_URI_CHARS, refusal
 from worker.chunk.outcome import Provenance
-from worker.commands.backoff import Backoff
+from worker.chunk.retry_wait import retry_wait_s
+from worker.pool.backoff import Backoff
 from worker.pool.pool import Loaded, LoaderPool, LoadFailed, PoolClosed
 
-# In hand at a time, from their URI to their line: so many may overtake one that hangs, whose
+# In flight at once, from their URI to their line: so many may overtake one that hangs, whose
 # line comes first. They are records of a kilobyte, not pictures.
 ROOM: Final = 10_000
-# Mean wait before the second try, doubled for each further one: somebody looks on.
+# Mean wait before the second attempt, doubled for each further one. A user looks on.
 FIRST_RETRY_S: Final = 0.5
-# A server that asks for more patience than this is not asked again.
+# No wait is longer. A server that asks for a longer one is not asked again.
 LONGEST_RETRY_S: Final = 10.0
 
 
@@ -72,7 +72,7 @@ class _End:
 
 
 class Feed:
-    """Owns the images in hand. `load` of the pool is called by its threads alone."""
+    """Owns the images in flight. Only its threads call the pool's `load`."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Feed:
         self._room.release()
 
     def close(self) -> None:
-        """Nothing is begun any more. Close the loaders first: nobody waits for them then."""
+        """Begins no more images. Close the loaders first, so that no thread waits for them."""
         self._closed = True
         self._room.release()
         self._again.close()
@@ -171,15 +171,14 @@ class Feed:
             asked_s = failure.retry_after_s or 0.0
             if image.attempt < self._max_attempts and asked_s <= LONGEST_RETRY_S:
                 again = replace(image, attempt=image.attempt + 1)
-                self._again.put(again, max(asked_s, self._backoff_s(image.attempt)))
+                wait_s = retry_wait_s(
+                    image.attempt, mean_s=self._first_retry_s, longest_s=LONGEST_RETRY_S
+                )
+                self._again.put(again, max(asked_s, wait_s))
                 return
             if asked_s > LONGEST_RETRY_S:
                 load = replace(load, failure=_impatient(failure, asked_s))
         self._arrivals.put(Arrival(image, load))
-
-    def _backoff_s(self, attempt: int) -> float:
-        """With full jitter, so that a site's images do not come back together."""
-        return uniform(0.0, 2.0 * self._first_retry_s * 2.0 ** (attempt - 1))
 
 
 def _impatient(failure: Failure, asked_s: float) -> Failure:

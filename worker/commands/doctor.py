@@ -6,7 +6,6 @@ Nothing is downloaded and no network is built. The other half is `producer.docto
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from contract.check import Check, State, guarded
+from contract.cores import usable_cores
 from contract.models import title_of
 from contract.settings import PREFIX, Settings
 from resnext.spec.catalogue import known_specs
@@ -122,7 +122,7 @@ def _engine(settings: Settings, device: torch.device) -> Check:
 
 
 def _threads(settings: Settings, device: torch.device) -> Check:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     if settings.torch_threads is not None:
         found = f"{settings.torch_threads}, as {PREFIX}TORCH_THREADS says; {cores} cores"
     elif device.type == "cuda":

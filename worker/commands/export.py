@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from contract.models import title_of
 from contract.settings import Settings
+from worker.batch.download_progress import DownloadProgress
 from worker.batch.model import find_model, telling_people
-from worker.commands.download_progress import DownloadProgress
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
     from resnext.export.write import Exported

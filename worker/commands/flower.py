@@ -1,7 +1,7 @@
 """`resnextq flower`: Flower, the dashboard of tasks and workers, behind a login.
 
-Run by `resnextq up` and wherever else somebody wants to look. The login is a setting or what
-`up` has generated; it goes to Flower in memory, since every user of a machine may read argv.
+`resnextq up` runs it, and anyone else may. The login is a setting or what `up` has generated; it
+goes to Flower in memory, since every user of a machine may read argv.
 """
 
 from __future__ import annotations
@@ -10,24 +10,27 @@ import logging
 import os
 import secrets
 import signal
-import sys
 from pathlib import Path
 
 from celery import Celery
 from flower.app import Flower
 from flower.options import default_options
 from flower.urls import settings as flower_settings
-from flower.views.monitor import Metrics
-from tornado.web import authenticated
 
 from contract.broker.connection import check_broker, make_celery
 from contract.errors import UnavailableError, UsageError
+from contract.log import log_lines
 from contract.settings import PREFIX, Settings
+from worker.dashboard.handlers import HANDLERS
+from worker.dashboard.history import FORGET_WORKERS_AFTER_S, History, forgetting
 from worker.embedded.files import write_secret
 
 log = logging.getLogger(__name__)
 
 USER = "resnextq"
+ONLY_OWNER = 0o077
+# A chunk's images are in its arguments, and what has failed of them in its exception.
+COLUMNS = "kwargs,state,exception,received,runtime,worker,uuid"
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  (only compared)
 
 
@@ -36,22 +39,21 @@ def run_flower(settings: Settings) -> None:
 
     Raises:
         UsageError: there is no login.
-        UnavailableError: Redis does not answer, or the address is taken.
+        UnavailableError: Redis does not answer, the address is taken, or the home cannot be used.
     """
-    logging.basicConfig(
-        level=settings.log_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    log_lines(settings.log_level)
+    os.umask(ONLY_OWNER)
     login = read_login(settings)
     app = make_celery(settings)
     check_broker(app)
+    make_home(settings)
     flower = make_flower(app, settings, login)
     url = listen(flower, settings)
     write_url(settings, url)
     log.info("ready: %s", url)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: flower.io_loop.add_callback_from_signal(flower.stop))
+    forgetting(flower).start()
     try:
         flower.start()
     finally:
@@ -64,8 +66,13 @@ def login_file(settings: Settings) -> Path:
 
 
 def url_file(settings: Settings) -> Path:
-    """Where the dashboard says its address, since its port may be any."""
+    """Where the dashboard writes its address once it listens, since its port may be any."""
     return settings.home / "flower-url"
+
+
+def history_file(settings: Settings) -> Path:
+    """Where the dashboard keeps what it has seen. Python's dbm may add an ending."""
+    return settings.home / "flower-history"
 
 
 def keep_login(settings: Settings) -> None:
@@ -90,21 +97,36 @@ def read_login(settings: Settings) -> str:
         ) from missing
 
 
+def make_home(settings: Settings) -> None:
+    """
+    Raises:
+        UnavailableError: the folder cannot be made.
+    """
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UnavailableError(
+            f"{PREFIX}HOME is {settings.home}, which cannot be made: {error.strerror}."
+        ) from error
+
+
 def make_flower(app: Celery, settings: Settings, login: str) -> Flower:
-    """Flower with our login; of its own accord it would show `/metrics` to everybody."""
+    """Flower with our login and memory. It shows, and changes nothing."""
     default_options.basic_auth = [login]
     default_options.address = settings.flower_address
     default_options.port = settings.flower_port
-    flower = Flower(capp=app, options=default_options, **flower_settings)
-    flower.add_handlers(".*", [("/metrics", ClosedMetrics)])  # goes before Flower's own
+    default_options.read_only = True  # hides what would change something
+    default_options.tasks_columns = COLUMNS
+    default_options.purge_offline_workers = FORGET_WORKERS_AFTER_S
+    flower = Flower(
+        capp=app,
+        options=default_options,
+        events=History(app, history_file(settings)),
+        **flower_settings,
+    )
+    flower.add_handlers(".*", HANDLERS)  # goes before Flower's own
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
     return flower
-
-
-class ClosedMetrics(Metrics):  # type: ignore[misc]  # Flower has no types
-    """Flower's metrics name every worker: they are shown to those who have the login."""
-
-    get = authenticated(Metrics.get)
 
 
 def listen(flower: Flower, settings: Settings) -> str:
@@ -126,5 +148,4 @@ def listen(flower: Flower, settings: Settings) -> str:
 
 
 def write_url(settings: Settings, url: str) -> None:
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     url_file(settings).write_text(f"{url}\n")

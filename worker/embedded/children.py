@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,10 @@ def start_child(
     *,
     log: Path,
     kept: Sequence[int] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Starts a process in a group of its own, its output appended to `log`; of our open files
-    it gets those in `kept`, by their descriptors.
+    it gets those in `kept`, by their descriptors. `variables` are added to its environment.
 
     It is sent SIGTERM when the thread that started it ends, however that comes.
 
@@ -33,6 +34,7 @@ def start_child(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            env=os.environ | (variables or {}),
             pass_fds=kept,
             start_new_session=True,
             preexec_fn=partial(_die_with_parent, os.getpid()),  # noqa: PLW1509  (no threads yet)

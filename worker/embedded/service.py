@@ -1,27 +1,35 @@
-"""A command of ours that the embedded stack keeps running, and its log."""
+"""A command of ours that the embedded stack keeps running, its log and what it reports."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from contract.log import LISTENER
 from worker.embedded.children import kill_child, start_child, stop_child
 
 RESNEXTQ: Final = Path(sys.executable).with_name("resnextq")
 FIRST_RESTART_S: Final = 1.0
 LONGEST_RESTART_S: Final = 30.0
-# Whoever has run for this long begins anew with short waits.
+# After a run of this length the waits are short again.
 STABLE_S: Final = 60.0
 TAIL_LINES: Final = 8
+READ_BYTES: Final = 65_536
 
 
 class Service:
-    """`resnextq NAME` as a process; started again, after growing waits, when it ends."""
+    """`resnextq NAME` as a process; started again, after growing waits, when it ends.
 
-    def __init__(self, name: str, logs: Path, *, stop_within_s: float) -> None:
+    `new_messages` has what it logs where it is `heard`.
+    """
+
+    def __init__(self, name: str, logs: Path, *, stop_within_s: float, heard: bool = False) -> None:
         self.name = name
         self.log = logs / f"{name}.log"
         self._stop_within_s = stop_within_s
@@ -29,7 +37,7 @@ class Service:
         self._started_at = 0.0
         self._wait_s = FIRST_RESTART_S
         self._restart_at: float | None = None
-        self._shown_bytes = 0
+        self._messages = Messages() if heard else None
 
     @property
     def pid(self) -> int | None:
@@ -40,10 +48,18 @@ class Service:
         Raises:
             OSError: the program or its log cannot be opened.
         """
-        self._shown_bytes = self.log.stat().st_size if self.log.exists() else 0
         self._started_at = time.monotonic()
         self._restart_at = None
-        self._child = start_child([RESNEXTQ, self.name], log=self.log)
+        if self._messages is None:
+            self._child = start_child([RESNEXTQ, self.name], log=self.log)
+        else:
+            with self._messages.pipe() as end:
+                self._child = start_child(
+                    [RESNEXTQ, self.name],
+                    log=self.log,
+                    kept=[end],
+                    variables={LISTENER: str(end)},
+                )
 
     def has_ended(self) -> int | None:
         """The exit status, once for each end; from then on the wait until `revive` runs."""
@@ -71,13 +87,15 @@ class Service:
         if self._child is not None:
             kill_child(self._child)
 
-    def new_lines(self) -> list[str]:
-        """Whole lines of the log that have come since the last call, or since the start."""
-        with self.log.open("rb") as log:
-            log.seek(self._shown_bytes)
-            whole, newline, _ = log.read().rpartition(b"\n")
-        self._shown_bytes += len(whole) + len(newline)
-        return whole.decode(errors="replace").splitlines()
+    def new_messages(self) -> list[str]:
+        """What it has logged since the last call, each in one line."""
+        return [] if self._messages is None else self._messages.read()
+
+    def stop_listening(self) -> None:
+        """From now on it is not heard, also when it is started again."""
+        if self._messages is not None:
+            self._messages.close()
+            self._messages = None
 
     def tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
@@ -87,3 +105,38 @@ class Service:
             self._wait_s = FIRST_RESTART_S
         self._restart_at = time.monotonic() + self._wait_s
         self._wait_s = min(2 * self._wait_s, LONGEST_RESTART_S)
+
+
+class Messages:
+    """The reading end of a pipe that a process writes its messages into; see `contract.log`."""
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+        self._begun = b""
+
+    @contextmanager
+    def pipe(self) -> Iterator[int]:
+        """A new pipe instead of the old one; the writing end is open here until the process
+        has it.
+        """
+        self.close()
+        self._descriptor, end = os.pipe()
+        os.set_blocking(self._descriptor, False)
+        try:
+            yield end
+        finally:
+            os.close(end)
+
+    def read(self) -> list[str]:
+        if self._descriptor is None:
+            return []
+        with suppress(BlockingIOError):
+            while came := os.read(self._descriptor, READ_BYTES):
+                self._begun += came
+        *lines, self._begun = self._begun.split(b"\n")
+        return [line.decode(errors="replace") for line in lines]
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor, self._begun = None, b""

@@ -8,7 +8,6 @@ was not done when it stopped goes on when it is started again.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from sqlalchemy import Engine, Row
 from sqlalchemy.exc import DBAPIError
 
 from contract import VERSION
+from contract.database.address import database_address
 from contract.database.engine import make_engine, reaching_database, reading
 from contract.database.schema import check_upgradable
 from contract.errors import UnavailableError, UsageError
@@ -32,8 +32,7 @@ from worker.embedded.valkey import Valkey
 from worker.health import find_worker
 
 POLL_S: Final = 0.2
-LOG_LINE: Final = re.compile(r"\S+ \S+ (?:INFO|WARNING|ERROR) [\w.]+: (.*)")
-# For what has nothing in hand.
+# For a process that holds no work.
 STOP_WITHIN_S: Final = 10.0
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Exit statuses of our commands that another try would not change at once.
@@ -88,7 +87,9 @@ class Stack:
         self._logs = settings.home / "logs"
         self._valkey = None if settings.broker_url else Valkey(settings.home / "valkey")
         self._dispatcher = self._service("dispatch")
-        self._worker = self._service("worker", stop_within_s=settings.stop_within_s + STOP_WITHIN_S)
+        self._worker = self._service(
+            "worker", stop_within_s=settings.stop_within_s + STOP_WITHIN_S, heard=True
+        )
         self._flower = self._service("flower")
         self._stopping = threading.Event()
         self._is_ready = False
@@ -107,12 +108,14 @@ class Stack:
             self._stop()
             engine.dispose()
 
-    def _service(self, name: str, *, stop_within_s: float = STOP_WITHIN_S) -> Service:
-        return Service(name, self._logs, stop_within_s=stop_within_s)
+    def _service(
+        self, name: str, *, stop_within_s: float = STOP_WITHIN_S, heard: bool = False
+    ) -> Service:
+        return Service(name, self._logs, stop_within_s=stop_within_s, heard=heard)
 
     @property
     def _services(self) -> tuple[Service, ...]:
-        """The one that has most in hand first."""
+        """The one that holds most work first."""
         return (self._worker, self._dispatcher, self._flower)
 
     def _on_signal(self, *_: object) -> None:
@@ -169,14 +172,14 @@ class Stack:
         )
 
     def _show_beginning(self, engine: Engine) -> None:
-        """What the worker says until it is ready: weights that are downloaded, and the like."""
-        for line in self._worker.new_lines():
-            if said := LOG_LINE.fullmatch(line):
-                self._tell(f"  worker  {said[1]}", style="dim")
+        """What the worker logs until its row is there, such as a download of weights."""
+        for message in self._worker.new_messages():
+            self._tell(f"  worker  {message}", style="dim")
         with suppress(DBAPIError), reading(engine) as connection:
             worker = find_worker(connection, self._settings, self._worker.pid)
             if worker is not None:
                 self._is_ready = True
+                self._worker.stop_listening()
                 self._show_ready(worker)
 
     def _show_places(self) -> None:
@@ -184,7 +187,7 @@ class Stack:
         engine = make_engine(settings.database())
         places = {
             "home": str(settings.home),
-            "database": engine.url.render_as_string(hide_password=True),
+            "database": database_address(engine),
             "broker": self._where_broker_is(),
             "dashboard": self._where_dashboard_is(),
             "logs": str(self._logs),

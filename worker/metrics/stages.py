@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, Final, Literal
 
+from contract.broker.dropped import dropped
 from worker.chunk.outcome import STAGES, UNKNOWN, Outcome
 
 # From a small picture's decoding to a fetch that hangs, and a chunk that waits for a fleet.
@@ -44,9 +45,14 @@ METRICS: Final = {
             "resnext_images_total",
             "counter",
             "Images by what became of them: classified or failed (in SQL, for good), retried "
-            "(failed for a passing reason, so far), handed_back (the worker stopped). The code "
-            "is that of the failure.",
+            "(to be tried again, so far), handed_back (the worker stopped, or its device failed), "
+            "deferred (its host had no room; it comes again later). The code is the failure's.",
             labels=("outcome", "code"),
+        ),
+        Metric(
+            "resnext_dropped_messages_total",
+            "counter",
+            "Messages that were dropped since no program of ours can have sent them.",
         ),
         Metric("resnext_bytes_total", "counter", "Bytes of the images' files."),
         Metric(
@@ -106,7 +112,7 @@ METRICS: Final = {
         Metric(
             "resnext_worker_info",
             "gauge",
-            "1; its labels say which worker this is in SQL and in Flower.",
+            "1; its labels say which worker this is in SQL, and on its page in Flower.",
             labels=("worker", "version", "device", "precision", "queue"),
         ),
     )
@@ -219,6 +225,7 @@ class Metrics:
         with self._lock:
             counts: dict[str, Histogram | Values] = {
                 "resnext_images_total": dict(self._images),
+                "resnext_dropped_messages_total": {(): dropped()},
                 "resnext_bytes_total": {(): self._bytes},
                 "resnext_device_busy_seconds_total": {(): self._device_busy_s},
             }

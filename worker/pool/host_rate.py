@@ -1,8 +1,8 @@
-"""How many images of one host all workers together fetch in a second: asked of the broker's Redis.
+"""The rate of one host, in images a second over all workers. The broker's Redis keeps count.
 
-The pool of the loaders asks for an image that is parked, and is told once it may go. Asking is
-left to a thread of its own, here in the worker's main process: loaders hold no passwords. As long
-as Redis is away nothing is permitted.
+The scheduler of the pool asks for a parked image, and `permit` tells it when the image may go. A
+thread of its own asks Redis, in the worker's main process, because loaders hold no passwords.
+While Redis is away, no image is permitted.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from contract.broker.connection import redis_of
-from worker.commands.backoff import Backoff
+from worker.pool.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
 KEY_PREFIX: Final = "resnextq"
-# A rate is so many images in so many whole seconds: in more of them it is met more precisely, and
-# in fewer there are fewer at once.
+# A rate is a number of images in a number of whole seconds. More seconds meet the rate more
+# precisely; fewer seconds let fewer images go at once.
 LONGEST_WINDOW_S: Final = 10
-# What Redis says of the next image is right to the millisecond, and may be past by now.
+# Redis gives the time of the next image to the millisecond, and it may be past by now.
 SHORTEST_WAIT_S: Final = 0.01
-# Between tries while Redis is away.
+# The longest wait between two tries while Redis is away.
 LONGEST_OUTAGE_WAIT_S: Final = 5.0
 
 
 class HostRate:
-    """Owns the hosts that wait for a permission. A window of Redis' own time decides, so the
-    clocks of the machines may differ.
+    """Owns the hosts that wait for permission. Redis' own clock decides, so the clocks of the
+    machines may differ.
     """
 
     def __init__(self, app: Celery, images_per_s: float) -> None:
@@ -49,22 +49,22 @@ class HostRate:
         self._permit: Callable[[str], object] = lambda _: None
 
     def start(self, permit: Callable[[str], object]) -> None:
-        """`permit` is called with the host, once for each `ask`."""
+        """Calls `permit` with the host, once for each `ask`."""
         self._permit = permit
         self._waiting.start()
 
     def ask(self, host: str) -> None:
-        """For one image; never blocks."""
+        """Asks for one image of this host. Never blocks."""
         self._waiting.put(host, 0.0)
 
     def close(self) -> None:
-        """Nothing is permitted any more."""
+        """Permits no more images."""
         self._waiting.close()
 
     def _try(self, host: str) -> None:
         try:
             wait_s = self._wait_s(host)
-        except Exception as error:  # noqa: BLE001  (whatever it is, nothing goes out without a yes)
+        except Exception as error:  # noqa: BLE001  (after any error, no image goes without permission)
             self._note_outage(error)
             self._waiting.put(host, uniform(0.0, LONGEST_OUTAGE_WAIT_S))
             return
@@ -77,12 +77,12 @@ class HostRate:
             self._permit(host)
 
     def _wait_s(self, host: str) -> float:
-        """0 if an image of this host may go now, which then counts."""
+        """0 if an image of this host may go now; it is then counted."""
         self._limiter = self._limiter or _limiter(self._app)
         if self._limiter.hit(self._item, host):
             return 0.0
         free_at, _ = self._limiter.get_window_stats(self._item, host)
-        # A clock that was set back meanwhile must not keep the host waiting.
+        # A clock that was set back must not hold up the host.
         return min(max(SHORTEST_WAIT_S, free_at - time.time()), float(self._item.get_expiry()))
 
     def _note_outage(self, error: Exception) -> None:
@@ -93,7 +93,7 @@ class HostRate:
 
 
 def window_of(images_per_s: float) -> RateLimitItem:
-    """The rate in whole images and seconds, never above it."""
+    """The rate in whole images and seconds, rounded down."""
     if images_per_s < 1:
         return RateLimitItemPerSecond(1, ceil(1 / images_per_s))
     seconds = max(range(1, LONGEST_WINDOW_S + 1), key=lambda s: floor(images_per_s * s) / s)
@@ -101,7 +101,7 @@ def window_of(images_per_s: float) -> RateLimitItem:
 
 
 def _limiter(app: Celery) -> SlidingWindowCounterRateLimiter:
-    """On the connections that Celery has to its broker, whatever form its URL has."""
+    """Uses Celery's connections to the broker, so every form of its URL works."""
     pool = redis_of(app).connection_pool
     storage = RedisStorage("redis://", connection_pool=pool, key_prefix=KEY_PREFIX)
     return SlidingWindowCounterRateLimiter(storage)

@@ -1,8 +1,8 @@
-"""Hosts that a worker fetches from: how many images of each at a time, and which ones wait.
+"""The hosts that a worker fetches from: how many images of each at once, and which ones wait.
 
-The pool of the loaders asks here before it gives an image out, and parks here what has to wait
-for its host. So no host holds more slots than its share, and an image whose host has none free
-keeps no other one waiting.
+`worker.pool.scheduler` asks here before it gives an image out, and parks images here that must wait
+for their host. So no host holds more slots than its share, and an image that waits for its host
+holds up no other image.
 """
 
 from __future__ import annotations
@@ -11,26 +11,21 @@ import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Self, TypeVar
 from urllib.parse import urlsplit
 
+from contract.flow import host_places, line_images, parked_images
+from contract.settings import Settings
 from contract.uris import is_file
 
-# Images that may be parked, for each that their host, or all hosts, may have under way: enough to
-# go on with while tasks store and claim, and no more than a minute or two of a host that hangs.
-PARKED_A_PLACE: Final = 4
-# Of a host whose images go out at a rate, no more are parked than it lets out in this time: a
-# parked image keeps its run, and so its chunk, in this worker's hands.
-LONGEST_LINE_S: Final = 30.0
-
-# As most URIs are written: there is nothing that `urlsplit`, which takes longer, would change.
+# Most URIs look like this. `urlsplit` would give the same, and takes longer.
 _PLAIN: Final = re.compile(r"https?://([a-z0-9.-]*[a-z0-9])(?::[0-9]*)?/")
 
 T = TypeVar("T")
 
 
 def host_of(uri: str) -> str | None:
-    """In lower case; None of a file, and where no loader will find a host either."""
+    """The host in lower case; None for a file, and for a URI in which no loader finds a host."""
     plain = _PLAIN.match(uri)
     if plain is not None:
         return plain[1]
@@ -43,46 +38,69 @@ def host_of(uri: str) -> str | None:
     return host.rstrip(".") if host else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class HostLimits:
+    places: int
+    """Images of one host in flight at once."""
+    line: int
+    """Images of one host that may be parked."""
+    parked: int
+    """Images of all hosts that may be parked."""
+
+    @classmethod
+    def of(cls, settings: Settings, images_per_s: float | None, parked: int | None) -> Self:
+        """
+        Args:
+            settings: how many slots there are, and how many one host may have.
+            images_per_s: the rate of one host; None: there is none.
+            parked: how many may be parked, of one host or of all; None: by the slots.
+        """
+        slots = settings.loaders * settings.fetches_per_loader
+        places = host_places(slots=slots, fetches_per_host=settings.fetches_per_host)
+        if parked is not None:
+            return cls(places=places, line=parked, parked=parked)
+        return cls(
+            places=places,
+            line=line_images(places, images_per_s=images_per_s),
+            parked=parked_images(slots=slots),
+        )
+
+
 @dataclass
 class _Host(Generic[T]):
-    fetching: int = 0
+    in_flight: int = 0
     line: deque[T] = field(default_factory=deque)
-    """Parked, the oldest first."""
+    """Parked images, the oldest first."""
     full: bool = False
-    """Nothing more is parked, until half of the line has gone."""
+    """No more are parked, until half of the line has gone."""
     permitted: bool = False
     """The rate lets its next image go."""
     asked: bool = False
+    """The rate has been asked, and has not answered yet."""
 
 
 class Hosts(Generic[T]):
-    """Owns the counts and the parked images. Safe under the lock of its pool alone."""
+    """Owns the counts and the parked images. Every method needs the lock of the scheduler."""
 
     def __init__(
         self,
+        limits: HostLimits,
         *,
-        places: int,
-        line: int,
-        parked: int,
         when_room: Callable[[], object],
         ask: Callable[[str], object] | None = None,
     ) -> None:
         """
         Args:
-            places: images of one host that are fetched at a time.
-            line: images of one host that are parked, at most.
-            parked: the same of all hosts.
+            limits: how many are in flight and parked.
             when_room: called when more may be parked again.
-            ask: called for each image that may go but for the rate; `permit` is the answer.
+            ask: called for each image that waits only for the rate; `permit` is the answer.
                 None: there is no rate.
         """
-        self._places = places
-        self._longest_line = line
-        self._most_parked = parked
+        self._limits = limits
         self._when_room = when_room
         self._ask = ask
         self._hosts: dict[str, _Host[T]] = {}
-        self._ready: dict[str, None] = {}  # hosts whose next image may go, in the order of turns
+        self._ready: dict[str, None] = {}  # hosts whose next image may go; the first is next
         self._parked = 0
         self._full = False
 
@@ -92,57 +110,57 @@ class Hosts(Generic[T]):
         return bool(self._ready)
 
     def must_wait(self, host: str) -> bool:
-        """Whether an image of this host is to be parked; else it may begin."""
+        """Whether an image of this host must be parked; if not, it may begin."""
         if self._ask is not None:
             return True
         known = self._hosts.get(host)
-        return known is not None and (bool(known.line) or known.fetching >= self._places)
+        return known is not None and (bool(known.line) or known.in_flight >= self._limits.places)
 
     def has_room(self, host: str) -> bool:
-        """Whether an image of it may be parked."""
+        """Whether an image of this host may be parked."""
         known = self._hosts.get(host)
         return not (self._full or (known is not None and known.full))
 
     def is_held_up(self, host: str) -> bool:
-        """Whether its images wait for itself, not for a slot: then it is no use to wait with
-        more of them.
+        """Whether its images wait for the host and not for a slot. Then it is useless to wait
+        with more of them.
         """
         known = self._hosts.get(host)
         if known is None:
             return False
         for_rate = self._ask is not None and bool(known.line) and not known.permitted
-        return for_rate or known.fetching >= self._places
+        return for_rate or known.in_flight >= self._limits.places
 
     def begin(self, host: str | None) -> None:
-        """An image of it goes out that was never parked."""
+        """An image goes out that was never parked."""
         if host is not None:
-            self._hosts.setdefault(host, _Host()).fetching += 1
+            self._hosts.setdefault(host, _Host()).in_flight += 1
 
     def end(self, host: str | None) -> None:
-        """An image that has gone out is fetched, or is not to be had."""
+        """An image that went out has its answer."""
         if host is None:
             return
         known = self._hosts[host]
-        known.fetching -= 1
+        known.in_flight -= 1
         self._turn(host, known)
-        if not (known.fetching or known.line or known.asked):
+        if not (known.in_flight or known.line or known.asked):
             del self._hosts[host]
 
     def park(self, host: str, image: T) -> None:
         known = self._hosts.setdefault(host, _Host())
         known.line.append(image)
-        known.full = known.full or len(known.line) >= self._longest_line
+        known.full = known.full or len(known.line) >= self._limits.line
         self._parked += 1
-        self._full = self._full or self._parked >= self._most_parked
+        self._full = self._full or self._parked >= self._limits.parked
         self._turn(host, known)
 
     def take(self) -> T:
-        """An image that goes out: the hosts that are ready have their turns one by one."""
+        """The next image that goes out. Hosts that are ready take turns."""
         host = next(iter(self._ready))
         del self._ready[host]
         known = self._hosts[host]
         image = known.line.popleft()
-        known.fetching += 1
+        known.in_flight += 1
         known.permitted = False
         self._parked -= 1
         self._make_room(known)
@@ -157,15 +175,15 @@ class Hosts(Generic[T]):
             self._turn(host, known)
 
     def clear(self) -> None:
-        """Nothing that is parked goes out any more."""
+        """Drops all parked images."""
         self._ready.clear()
         for known in self._hosts.values():
             known.line.clear()
         self._parked = 0
 
     def _turn(self, host: str, known: _Host[T]) -> None:
-        """Its next image is ready, or is asked for, if there is one and a place for it."""
-        if not known.line or known.fetching >= self._places:
+        """If the host has a parked image and a place, marks it as ready or asks the rate."""
+        if not known.line or known.in_flight >= self._limits.places:
             return
         if self._ask is None or known.permitted:
             self._ready[host] = None
@@ -174,9 +192,11 @@ class Hosts(Generic[T]):
             self._ask(host)
 
     def _make_room(self, known: _Host[T]) -> None:
-        """Told in larger pieces: whoever waits for room asks for each of its images anew."""
+        """Signals room only when half of a line is free: a caller that waits for room tries all
+        of its images again each time.
+        """
         before = known.full, self._full
-        known.full = known.full and len(known.line) > self._longest_line // 2
-        self._full = self._full and self._parked > self._most_parked // 2
+        known.full = known.full and len(known.line) > self._limits.line // 2
+        self._full = self._full and self._parked > self._limits.parked // 2
         if before != (known.full, self._full):
             self._when_room()

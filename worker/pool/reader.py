@@ -1,7 +1,7 @@
-"""Reads the answers of all loaders: one thread, which takes what is there and then rests.
+"""Reads the answers of all loaders: one thread takes what is there, then rests.
 
-So that a second has a bounded number of wake-ups, however many images come: to wake a thread
-costs more than to take an image in. The pool gets all that has come since in one call.
+So a second has a bounded number of wake-ups, however many images come: to wake a thread costs more
+than to take an image in. `worker.pool.scheduler` gets all answers of a look in one call.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from collections.abc import Callable
 from typing import Final
 
 from worker.pool.process import LoaderProcess
-from worker.pool.wire import Done
+from worker.pool.wire import Answer
 
 # Between looks, while answers come; short beside a fetch, and beside the wait for a batch.
 LONGEST_REST_S: Final = 0.025
-# But no loader may run out of slots meanwhile: not even the smallest picture is decoded in less.
+# But no loader may run out of slots in that time: even the smallest picture takes longer than this.
 REST_A_SLOT_S: Final = 0.0001
 
-Came = list[tuple[LoaderProcess, list[Done]]]
+Arrivals = list[tuple[LoaderProcess, list[Answer]]]
 
 
 class LoaderReader:
     """Owns the thread. Safe for many threads."""
 
-    def __init__(self, take_in: Callable[[Came], None], *, slots: int) -> None:
+    def __init__(self, take_in: Callable[[Arrivals], None], *, slots: int) -> None:
         """
         Args:
-            take_in: called from the reader's thread; may come to distrust a process.
+            take_in: called in the reader's thread; may mark a process as distrusted.
             slots: of each loader.
         """
         self._take_in = take_in
@@ -45,13 +45,15 @@ class LoaderReader:
         self._thread.start()
 
     def add(self, process: LoaderProcess) -> None:
-        """Until it is gone, which `process.gone` then says; its owner closes it after that."""
+        """Reads this process until it is gone, then sets `process.gone`. Its owner closes the
+        connection only after that.
+        """
         descriptor = process.connection.fileno()
         self._processes[descriptor] = process
         self._epoll.register(descriptor, select.EPOLLIN)
 
     def close(self) -> None:
-        """Once every process is gone, or where none was ever started; may be called twice."""
+        """Call this when every process is gone, or if none was started. May be called twice."""
         if self._epoll.closed:
             return
         os.eventfd_write(self._closing, 1)
@@ -69,17 +71,17 @@ class LoaderReader:
             time.sleep(self._rest_s)
 
     def _read(self, descriptors: list[int]) -> None:
-        came: Came = []
+        arrivals: Arrivals = []
         lost = []
         for descriptor in descriptors:
             process = self._processes[descriptor]
             answers, may_go_on = process.receive()
             if answers:
-                came.append((process, answers))
+                arrivals.append((process, answers))
             if not may_go_on:
                 lost.append(descriptor)
-        if came:
-            self._take_in(came)
+        if arrivals:
+            self._take_in(arrivals)
         for descriptor in descriptors:
             if descriptor in lost or self._processes[descriptor].distrusted:
                 self._drop(descriptor)

@@ -1,8 +1,8 @@
 """The memory that a worker shares with one loader: a note, and a slot for each image.
 
-Anonymous (`memfd`), so that nothing stays behind when a process is killed, and no limit of
-`/dev/shm` counts. The note says which slot's image is being decoded: if the loader crashes, or
-decodes for too long, it names the image.
+It is anonymous (`memfd`), so nothing stays behind when a process is killed, and the limit of
+`/dev/shm` does not count. The note says which slot's image is being decoded. If the loader crashes
+or decodes for too long, the note names the image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Note:
     """What a loader is decoding."""
 
     decode: int
-    """Another one each time, since a slot is soon used again."""
+    """A new number for each decode, since a slot is soon used again."""
     slot: int
 
 
@@ -46,10 +46,10 @@ class Slots:
 
     @staticmethod
     def make(*, count: int, crop: int) -> int:
-        """A descriptor of new memory; pages are taken when they are first written."""
+        """A descriptor of new memory. A page takes memory when it is first written."""
         descriptor = os.memfd_create("resnext-slots", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(descriptor, _PAGE_BYTES + count * crop * crop * 3)
-        # A loader that was taken over would cut it off, and the worker's next look end the worker.
+        # A loader that was taken over could cut it off, and the worker's next look would crash.
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
         return descriptor
 
@@ -68,6 +68,6 @@ class Slots:
         _NOTE.pack_into(self._memory, 0, self._decodes, 0 if slot is None else slot + 1)
 
     def noted(self) -> Note | None:
-        """What is under decode, as far as the loader says: whether it was ordered, check."""
+        """What the loader says that it decodes. Check that this slot has a request."""
         decode, number = _NOTE.unpack_from(self._memory, 0)
         return Note(decode, number - 1) if 0 < number <= self.count else None

@@ -1,8 +1,10 @@
-"""What a worker and its loaders say to each other: fixed binary records, several a packet.
+"""What a worker and its loaders send to each other: fixed binary records, several a packet.
 
-Never pickle: a decoder that has been taken over must not run code in the process that holds
-the credentials. So the worker trusts nothing that comes back: every length and number is
-checked here, every slot by `worker.pool.pool`, and whatever does not fit is `BadRecord`.
+A loader gets its configuration first (`worker.loader.config`) and answers `READY`. From then on it
+gets requests and sends answers. Records are never pickled: a decoder that was taken over must not
+run code in the process that holds the credentials. So the worker trusts nothing that comes back.
+Every length and number is checked here, every slot by `worker.pool.scheduler`, and what does not
+fit is `BadRecord`.
 """
 
 from __future__ import annotations
@@ -22,33 +24,35 @@ from worker.chunk.outcome import LOADER_STAGES, NOT_MEASURED, UNKNOWN, Measured,
 MAX_PACKET_BYTES: Final = 64 * 1024
 
 _SIZE: Final = struct.Struct("<I")
-_LOAD: Final = struct.Struct("<I")  # slot; then the root, a NUL, and the URI
+READY: Final = _SIZE.pack(0)
+"""A loader's first packet: one empty record. It has started and has no request yet."""
+_REQUEST: Final = struct.Struct("<I")  # slot; then the root, a NUL, and the URI
 # slot, whether it failed, bytes, width, height (-1: unknown), retry after (NaN: none), SHA-256;
-# seconds of fetch, of the wait for the decoder and of decoding (-1: it did not come to that);
+# seconds of fetch, of the wait for the decoder and of decoding (-1: it never began);
 # lengths of the texts behind: format, final URI, error code and its detail
-_DONE: Final = struct.Struct("<I?iiid32sdddHHHH")
+_ANSWER: Final = struct.Struct("<I?iiid32sdddHHHH")
 _LARGEST: Final = 2**31 - 1  # as in `results`, where these are INTEGER
-# A sum that one lie has spoilt stays so until the worker ends; no stage lasts a day.
+# One false value would spoil a sum until the worker ends; no stage lasts a day.
 _LONGEST_S: Final = 86400.0
 _NO_HASH: Final = bytes(32)
 
 
 class BadRecord(ValueError):
-    """No record of ours: the loader is broken, or not ours any more."""
+    """Not a record of ours: the loader is broken or taken over."""
 
 
-class Done(NamedTuple):
+class Answer(NamedTuple):
     """A loader's answer for one slot. Without a failure, the slot holds the pixels."""
 
     slot: int
     failure: Failure | None
     provenance: Provenance
     measured: Measured = NOT_MEASURED
-    """A loader's stages, or as many of them as it came to."""
+    """A loader's stages, as many of them as it reached."""
 
 
 def pack_packets(records: Iterable[bytes]) -> Iterator[bytes]:
-    """As few as hold them."""
+    """Puts the records into as few packets as possible."""
     packet = bytearray()
     for record in records:
         if packet and len(packet) + _SIZE.size + len(record) > MAX_PACKET_BYTES:
@@ -80,19 +84,19 @@ def unpack_packet(packet: bytes) -> list[bytes]:
     return records
 
 
-def pack_load(slot: int, uri: str, root: Path | None = None) -> bytes:
+def pack_request(slot: int, uri: str, root: Path | None = None) -> bytes:
     permitted = b"" if root is None else os.fsencode(root)
-    return _LOAD.pack(slot) + permitted + b"\0" + uri.encode(errors="surrogatepass")
+    return _REQUEST.pack(slot) + permitted + b"\0" + uri.encode(errors="surrogatepass")
 
 
-def unpack_load(record: bytes) -> tuple[int, str, Path | None]:
-    (slot,) = _LOAD.unpack_from(record)
-    root, _, uri = record[_LOAD.size :].partition(b"\0")  # no path has a NUL
+def unpack_request(record: bytes) -> tuple[int, str, Path | None]:
+    (slot,) = _REQUEST.unpack_from(record)
+    root, _, uri = record[_REQUEST.size :].partition(b"\0")  # no path has a NUL
     return slot, uri.decode(errors="surrogatepass"), Path(os.fsdecode(root)) if root else None
 
 
-def pack_done(done: Done) -> bytes:
-    came, failure = done.provenance, done.failure
+def pack_answer(answer: Answer) -> bytes:
+    came, failure = answer.provenance, answer.failure
     retry_after_s = failure.retry_after_s if failure else None
     texts = [
         text.encode(errors="replace")
@@ -103,37 +107,37 @@ def pack_done(done: Done) -> bytes:
             failure.detail if failure else "",
         )
     ]
-    head = _DONE.pack(
-        done.slot,
+    head = _ANSWER.pack(
+        answer.slot,
         failure is not None,
         _as_integer(came.bytes),
         _as_integer(came.width),
         _as_integer(came.height),
         nan if retry_after_s is None else retry_after_s,
         bytes.fromhex(came.sha256) if came.sha256 else _NO_HASH,
-        *(done.measured + NOT_MEASURED)[:LOADER_STAGES],
+        *(answer.measured + NOT_MEASURED)[:LOADER_STAGES],
         *map(len, texts),
     )
     return head + b"".join(texts)
 
 
-def unpack_done(record: bytes) -> Done:
+def unpack_answer(record: bytes) -> Answer:
     """
     Raises:
-        BadRecord: lengths, numbers or the error code are not as `pack_done` makes them.
+        BadRecord: lengths, numbers or the error code are not as `pack_answer` makes them.
     """
     try:
         (
             slot, failed, size, width, height, retry_after_s, sha256,
             fetch_s, decode_wait_s, decode_s, *lengths,
-        ) = _DONE.unpack_from(record)  # fmt: skip
+        ) = _ANSWER.unpack_from(record)  # fmt: skip
         image_format, final_uri, code, detail = _unpack_texts(record, lengths)
     except (struct.error, ValueError) as error:
         raise BadRecord("a record of the wrong form") from error
     if failed and not is_known(code):
         raise BadRecord("an unknown error code")
     retry = None if isnan(retry_after_s) or retry_after_s < 0 else retry_after_s
-    return Done(
+    return Answer(
         slot,
         Failure(code, detail, retry) if failed else None,
         Provenance(
@@ -149,7 +153,7 @@ def unpack_done(record: bytes) -> Done:
 
 
 def _as_integer(number: int | None) -> int:
-    """An image's header may say anything: what does not fit is as good as unknown."""
+    """An image's header may hold any number; one that does not fit counts as unknown."""
     return -1 if number is None or number > _LARGEST else number
 
 
@@ -158,7 +162,7 @@ def _known(number: int) -> int | None:
 
 
 def _credible(*stages_s: float) -> Measured:
-    """What no clock measures is unknown; NaN is in no range."""
+    """Times that no clock measures become unknown; NaN is in no range."""
     for seconds in stages_s:
         if not 0.0 <= seconds <= _LONGEST_S:
             return tuple(s if 0.0 <= s <= _LONGEST_S else UNKNOWN for s in stages_s)
@@ -166,10 +170,10 @@ def _credible(*stages_s: float) -> Measured:
 
 
 def _unpack_texts(record: bytes, lengths: list[int]) -> list[str]:
-    texts, begin = [], _DONE.size
+    texts, begin = [], _ANSWER.size
     for length in lengths:
         texts.append(record[begin : begin + length].decode() if length else "")
         begin += length
     if begin != len(record):
-        raise BadRecord("texts of other lengths than it says")
+        raise BadRecord("texts of other lengths than the record says")
     return texts

@@ -1,28 +1,21 @@
-"""Celery's worker program as ours: its logging, its start, and what signals do to it.
+"""Celery's worker program as ours: its logging, its start, and what it says of itself.
 
-Celery's threads pool waits for every running task on SIGTERM and ignores a second one, so
-both answers are our own: the first signal drains, the second one leaves at once.
+`worker.main` builds it and runs it. What signals do to it is in `worker.process.shutdown`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import sys
-import threading
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
 from celery import Celery, signals
 from celery.apps.worker import Worker
-from celery.worker import state
 
+from contract.log import log_lines
 from contract.settings import Settings
-from worker.process.supervisor import STOP_SIGNAL
-
-log = logging.getLogger(__name__)
+from worker.process import remote_control
+from worker.process.shutdown import Shutdown
 
 # How often Celery's loop sets the number of messages, and tells Flower what the tasks have done.
 RESIZE_S: Final = 1.0
@@ -32,12 +25,7 @@ _CHATTY: Final = ("celery.worker.strategy", "celery.app.trace")
 
 def configure_logging(settings: Settings) -> None:
     """Plain lines on standard error, for us and for Celery."""
-    logging.basicConfig(
-        level=settings.log_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        force=True,
-    )
+    log_lines(settings.log_level)
     if settings.log_level != "DEBUG":
         for name in _CHATTY:
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -48,51 +36,11 @@ def _leave_logging_alone(**_: object) -> None:
     """That this is connected keeps Celery from setting up its own."""
 
 
-class Shutdown:
-    """Answers SIGTERM, SIGINT and a broken device. Owns the thread that drains."""
-
-    def __init__(self, drain: Callable[[], None], *, within_s: float) -> None:
-        self._drain = drain
-        self._within_s = within_s
-        self._asked = threading.Event()
-        self._signals: Counter[bool] = Counter()  # how often, by whether the witness passed it on
-
-    def install(self) -> None:
-        """From the main thread. The thread is started now: a signal handler may take no lock."""
-        threading.Thread(target=self._run, name="shutdown", daemon=True).start()
-        for number in (signal.SIGTERM, signal.SIGINT, STOP_SIGNAL):
-            signal.signal(number, self._on_signal)
-
-    def stop(self, status: int) -> None:
-        """Drains, and Celery ends with this exit status; from any thread."""
-        state.should_stop = status  # Celery's loop looks at it every second
-        self._asked.set()
-
-    def _on_signal(self, number: int, _frame: object) -> None:
-        """The same request may come from the witness and from who has asked it."""
-        self._signals[number == STOP_SIGNAL] += 1
-        if max(self._signals.values()) > 1:
-            os._exit(1)  # what is in hand comes again from SQL, once the lease is over
-        if not self._asked.is_set():
-            self.stop(os.EX_OK)
-
-    def _run(self) -> None:
-        self._asked.wait()
-        log.info("Stopping within %.0f s; a second signal stops at once.", self._within_s)
-        try:
-            self._drain()
-        except Exception:
-            log.exception("A fault while stopping.")
-        threading.Event().wait(self._within_s)  # the process ends before, if all is well
-        log.error("Not finished after %.0f s; leaving at once.", self._within_s)
-        os._exit(1)
-
-
 class CeleryWorker(Worker):  # type: ignore[misc]  # Celery has no types
     """Celery's worker, with up to `chunks_in_flight` task threads in this process.
 
     How many messages it holds is set every second, by `wanted_chunks`: they are as many tasks,
-    since each has a thread.
+    since each has a thread. `node` is its name for Flower; `worker` the one in SQL.
     """
 
     def __init__(  # noqa: PLR0913  (built once, in worker.main)
@@ -100,7 +48,8 @@ class CeleryWorker(Worker):  # type: ignore[misc]  # Celery has no types
         app: Celery,
         settings: Settings,
         *,
-        name: str,
+        node: str,
+        worker: str,
         queue: str,
         shutdown: Shutdown,
         wanted_chunks: Callable[[], int],
@@ -109,10 +58,12 @@ class CeleryWorker(Worker):  # type: ignore[misc]  # Celery has no types
         self._shutdown_on_signal = shutdown
         self._wanted_chunks = wanted_chunks
         self._when_ready = when_ready
+        self._worker = worker
         self._resizing: Any = None
+        remote_control.install(app)
         super().__init__(
             app=app,
-            hostname=f"resnextq@{name}",
+            hostname=node,
             pool="threads",
             concurrency=settings.chunks_in_flight,
             queues=[queue],
@@ -137,6 +88,14 @@ class CeleryWorker(Worker):  # type: ignore[misc]  # Celery has no types
         consumer.event_dispatcher.on_send_buffered = None
         self._resize(consumer)
         self._resizing = consumer.timer.call_repeatedly(RESIZE_S, self._look, (consumer,))
+
+    def stats(self) -> dict[str, Any]:
+        """Called by Celery for the remote command `stats`, by which Flower shows a worker."""
+        found: dict[str, Any] = super().stats()
+        broker = found.get("broker")
+        if isinstance(broker, dict):
+            found["broker"] = remote_control.shown_broker(str(self.app.conf.broker_url), broker)
+        return found | {"worker": self._worker}
 
     def on_stopped(self) -> None:
         """Called by Celery once every task has ended, and before it leaves the broker."""

@@ -36,11 +36,14 @@ class Presence:
         *,
         lease_s: float,
         images_per_s: Callable[[], float],
+        after_beat: Callable[[], object] = lambda: None,
     ) -> None:
+        """`after_beat` is called after each heartbeat, and may ask the database as well."""
         self._database = database
         self._identity = identity
         self._beat_s = min(lease_s / BEATS_PER_LEASE, LONGEST_BEAT_S)
         self._images_per_s = images_per_s
+        self._after_beat = after_beat
         self._stopping = False
         self._closed = threading.Event()
         self._wake = threading.Event()
@@ -73,6 +76,7 @@ class Presence:
             self._wake.clear()
             try:
                 self._database.transact(self._beat)
+                self._after_beat()
             except Exception:
                 log.exception("The heartbeat failed; trying on.")
 

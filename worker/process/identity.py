@@ -6,9 +6,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +35,6 @@ class Identity:
     """As computed: fp16, bf16 or fp32."""
     weights_sha256: str
     model_number: int
-
-
-def name_worker() -> str:
-    """`host-pid-random`: process ids come again, and a lease must not outlive its holder."""
-    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def register(

@@ -1,8 +1,8 @@
 """A small process above the worker, which sees how the worker ends.
 
 `resnextq worker` becomes two: this one waits, and passes signals on; the worker is its child.
-Nobody else can tell a worker that crashed from one that was killed, and only a crash may be the
-doing of an image (`producer.dispatcher.suspects`). It reports to SQL before it ends itself: in a
+No other process can tell a worker that crashed from one that was killed, and only a crash may
+come from an image (`producer.dispatcher.suspects`). It reports to SQL before it ends itself: in a
 container all other processes end with the first one.
 """
 
@@ -21,18 +21,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from contract.database.engine import make_engine
 from contract.database.tables import workers
+from contract.log import log_lines
+from contract.process_name import name_process
 from contract.settings import Settings
 from worker.loader.sandbox.prctl import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
-from worker.process.identity import name_worker
+from worker.process.stop_signal import STOP_SIGNAL
 
 log = logging.getLogger(__name__)
 
-STOP_SIGNAL: Final = signal.SIGUSR1
-"""What SIGTERM and SIGINT are passed on as: the worker may have got these as well, from a
-terminal or from systemd, and is not to take one request for two.
-"""
-# How a process ends that its own code has ended. Not SIGKILL: that is a person's, a scheduler's,
-# or the kernel's for want of memory, of which no image takes more than another in the worker.
+# How a process ends that its own code has ended. SIGKILL comes from a person, a scheduler, or the
+# kernel when memory is short; in the worker no image takes more memory than another.
 CRASHES: Final = frozenset(
     (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 )
@@ -49,16 +47,12 @@ def run_watched(settings: Settings) -> None:
         UnavailableError, UsageError: in the worker, as `worker.main.run_worker` does.
     """
     prctl(PR_SET_DUMPABLE, 0)  # passwords are in its environment as well
-    logging.basicConfig(
-        level=settings.log_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    log_lines(settings.log_level)
     watched(settings, lambda name: _run(settings, name))
 
 
 def _run(settings: Settings, name: str) -> None:
-    # Below the fork, so that the witness stays small.
+    # Below the fork, so that the supervisor stays small.
     from worker.main import run_worker  # noqa: PLC0415
 
     run_worker(settings, name)
@@ -69,13 +63,13 @@ def watched(settings: Settings, work: Callable[[str], None]) -> None:
 
     To be called while there is one thread and no CUDA. This process ends with the child's status.
     """
-    name = name_worker()  # by this process's id, which is the command's
+    name = name_process()  # by this process's id, which is the command's
     parent = os.getpid()
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     child = os.fork()
     if child == 0:
         _die_with(parent)
-        signal.signal(STOP_SIGNAL, _leave)  # until there is something in hand
+        signal.signal(STOP_SIGNAL, _leave)  # until it has work
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         work(name)
     else:
@@ -83,7 +77,7 @@ def watched(settings: Settings, work: Callable[[str], None]) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """A parent that is killed takes the worker along, which nobody would stop otherwise."""
+    """A parent that is killed takes the worker along, which would run on without it."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before this was said
         os._exit(1)
@@ -128,7 +122,7 @@ def _report(settings: Settings, name: str, crashed_by: str) -> None:
                 connection.execute(statement)
         except SQLAlchemyError as error:
             if time.monotonic() > until:
-                log.warning("That it crashed is not told to the database: %s", error)
+                log.warning("The database does not know of the crash: %s", error)
                 return
             time.sleep(REPORT_PAUSE_S)
         else:

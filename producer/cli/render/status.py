@@ -83,6 +83,10 @@ def _facts(job: Job, served: Counter[str]) -> list[tuple[str, RenderableType]]:
         facts.append(("finished", f"{_seconds(job.finished_at)}, after {took}"))
     if job.is_live:
         facts.append(("workers", _workers(job, served)))
+    facts += [
+        ("fault", Text(f"{chunks:,} chunks met {fault}; see the workers' logs", "yellow"))
+        for fault, chunks in job.faults.items()
+    ]
     return facts
 
 

@@ -12,7 +12,7 @@ from contract.database.engine import reading
 from contract.database.tables import jobs, results
 from producer.jobs.cancel import cancel
 from producer.jobs.retry import retry
-from tests.chaos.load import Job
+from tests.chaos.job import Job
 from tests.chaos.stack import CHUNK_IMAGES, Stack
 from tests.chaos.trial import Trial
 from tests.chaos.wait import until
@@ -53,7 +53,7 @@ def _retry(trial: Trial, harm: Harm) -> None:
     pictures = trial.stack.pictures
     absent = pictures.absent(2 * CHUNK_IMAGES, trial.random)
     job = trial.load.submit([*absent, *pictures.plain(CHUNK_IMAGES, trial.random)])
-    until("all of it has a row", lambda: _rows(trial.stack, job) == len(job.uris))
+    until("all of it has a row", lambda: _rows(trial.stack, job) == len(job.images))
     pictures.bring(absent)
     harm(trial.stack)
     until("all are retried", lambda: not retry(trial.stack.engine, job.id).left)

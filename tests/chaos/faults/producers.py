@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 from sqlalchemy import func, select, update
 
@@ -13,7 +14,7 @@ from contract.database.clock import db_now
 from contract.database.engine import reading
 from contract.database.tables import chunks, jobs
 from producer.submit.draft import SILENT_S
-from tests.chaos.load import Job
+from tests.chaos.job import Image, Job, name_images
 from tests.chaos.stack import RESNEXTQ, Stack
 from tests.chaos.trial import Trial
 
@@ -30,7 +31,7 @@ def kill(trial: Trial) -> None:
     left = trial.times
     while left:
         kills = min(left, KILLS_A_KEY)
-        _submit_at_last(trial, f"key-{trial.random.getrandbits(64):x}", kills)
+        _submit_at_last(trial, f"key-{uuid4()}", kills)
         left -= kills
 
 
@@ -38,7 +39,8 @@ def _submit_at_last(trial: Trial, key: str, kills: int) -> None:
     stack = trial.stack
     uris = stack.pictures.plain(SHORT_IMAGES if trial.short else IMAGES, trial.random)
     listed = stack.folder / f"{key}.txt"
-    listed.write_text("\n".join(uris))
+    images = name_images(uris, trial.random)
+    listed.write_text("".join(map(_line, images)))
     for _ in range(kills):
         _let_pass(stack, SILENT_S + 1)
         _kill_submit(stack, key, listed, after_s=trial.random.uniform(0.0, LONGEST_S))
@@ -48,7 +50,12 @@ def _submit_at_last(trial: Trial, key: str, kills: int) -> None:
         _command(key, listed), env=stack.environment, capture_output=True, text=True, check=False
     )
     trial.demand(f"the last submit ends with {done.stderr}", holds=done.returncode == 0)
-    trial.load.jobs.append(Job(id=done.stdout.strip(), uris=uris))
+    trial.load.jobs.append(Job(id=done.stdout.strip(), images=images))
+
+
+def _line(image: Image) -> str:
+    uri, ref = image
+    return f"{uri}\n" if ref is None else f"{uri}\t{ref}\n"
 
 
 def _command(key: str, listed: Path) -> list[str]:

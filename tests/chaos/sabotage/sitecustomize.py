@@ -28,12 +28,12 @@ HARMS = {b"crash": crash, b"memory": exhaust_memory}
 if "worker.loader.program" in sys.orig_argv:
     import resnext.picture.decode
 
-    decode = resnext.decode.decode
+    decode = resnext.picture.decode.decode
 
-    def decode_or_do_harm(body: bytes, **options: object) -> resnext.decode.Decoded:
+    def decode_or_do_harm(body: bytes, **options: object) -> resnext.picture.decode.Decoded:
         for word, harm in HARMS.items():
             if b"harm\0" + word in body:
                 harm()
         return decode(body, **options)
 
-    resnext.decode.decode = decode_or_do_harm
+    resnext.picture.decode.decode = decode_or_do_harm

@@ -1,8 +1,8 @@
 """Addresses of host names: looked up once and kept for a while, for all threads of a loader.
 
-`worker.loader.fetch.fetcher` asks for each new connection. What is kept is the resolver's answer
-and no verdict: whether an address may be connected to is asked for every connection. A look-up can
-not be broken off, so it runs in a thread of its own, and is waited for as long as its fetch lasts.
+`worker.loader.fetch.fetcher` asks for each new connection. Only the resolver's answer is kept;
+each connection checks again whether its address is permitted. A look-up cannot be interrupted, so
+it runs in a helper thread, and its fetch waits for it until the deadline.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Final
 
 # Python does not say for how long an answer is good; most are for a minute or more.
 KEPT_S: Final = 60.0
-# A name that has no address just now is asked for again by the time that its images come again.
+# A name without an address is looked up again by the time that its images are retried.
 KEPT_FAILURE_S: Final = 3.0
-# A crawl names more hosts than are worth keeping; some hundred bytes each.
+# A crawl names more hosts than are worth keeping. Each takes some hundred bytes.
 MOST_KEPT: Final = 10_000
 
 Addresses = tuple[tuple[socket.AddressFamily, Any], ...]
@@ -34,23 +34,23 @@ class _Answer:
 
 @dataclass
 class _LookUp:
-    """One that is under way, and how many wait for it."""
+    """A look-up in progress, and how many fetches wait for it."""
 
     answer: Future[_Answer]
     waiting: int = 0
 
 
 class Names:
-    """Owns the answers, and the threads that look up."""
+    """Owns the answers, and the helper threads that look names up."""
 
     def __init__(self, *, threads: int) -> None:
         self._helpers = ThreadPoolExecutor(threads, thread_name_prefix="lookup")
         self._lock = threading.Lock()
         self._kept: dict[_Name, _Answer] = {}  # the oldest first
-        self._under_way: dict[_Name, _LookUp] = {}
+        self._in_progress: dict[_Name, _LookUp] = {}
 
     def look_up(self, host: str, port: int, *, within_s: float) -> Addresses:
-        """None at all if the name has no address.
+        """The addresses of the host; empty if it has none.
 
         Raises:
             TimeoutError: the resolver did not answer in time; its answer is kept when it comes.
@@ -60,7 +60,7 @@ class Names:
             kept = self._kept.get(name)
             if kept is not None and time.monotonic() < kept.good_until:
                 return kept.addresses
-            look_up = self._under_way.get(name) or self._begin(name)
+            look_up = self._in_progress.get(name) or self._begin(name)
             look_up.waiting += 1
         try:
             return look_up.answer.result(timeout=max(0.0, within_s)).addresses
@@ -68,15 +68,15 @@ class Names:
             self._leave(name, look_up)
 
     def _begin(self, name: _Name) -> _LookUp:
-        look_up = self._under_way[name] = _LookUp(self._helpers.submit(self._ask, name))
+        look_up = self._in_progress[name] = _LookUp(self._helpers.submit(self._ask, name))
         return look_up
 
     def _leave(self, name: _Name, look_up: _LookUp) -> None:
-        """One that nobody waits for any more, and that has not begun, is dropped."""
+        """Drops a look-up that has not begun and that no fetch waits for."""
         with self._lock:
             look_up.waiting -= 1
             if not look_up.waiting and look_up.answer.cancel():
-                del self._under_way[name]
+                del self._in_progress[name]
 
     def _ask(self, name: _Name) -> _Answer:
         try:
@@ -86,7 +86,7 @@ class Names:
             return answer
         finally:
             with self._lock:
-                del self._under_way[name]
+                del self._in_progress[name]
 
     def _keep(self, name: _Name, answer: _Answer) -> None:
         self._kept.pop(name, None)

@@ -1,17 +1,16 @@
 """Images in object stores, S3's and Google's, for a loader's fetch threads.
 
-`worker.loader.fetch.fetcher` comes here with URIs of stores that `RESNEXT_OBJECT_STORES` enables.
-The requests are obstore's, an extra: a binding of Apache Arrow's `object_store`. (fsspec's s3fs and
-gcsfs would add an event loop and far more memory to each loader, and tell an object's size only
-after another request.) Which server is asked is the operator's setting and never the URI's, so a
-store may have a private address. Nothing of an answer but its status comes into a detail.
+`worker.loader.fetch.fetcher` calls this for stores that `RESNEXT_OBJECT_STORES` enables. obstore,
+an extra, makes the requests: it is a binding of Apache Arrow's `object_store`. (fsspec's s3fs and
+gcsfs would add an event loop and far more memory to each loader, and need another request for an
+object's size.) The operator's settings name the server, and the URI never does, so a store may
+have a private address. A detail repeats only the status of an answer.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
 from http import HTTPStatus
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from contract.errors import UsageError
 from contract.failure import Failure
 from contract.objects import EXTRAS, ObjectName, parse_object
+from worker.loader.fetch.settings import FetchSettings
 
 if TYPE_CHECKING:  # a loader starts without pydantic, and most need no object store
     from obstore.store import ClientConfig, GCSStore, RetryConfig, S3Store
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # a loader starts without pydantic, and most need no object s
     from contract.settings import Settings
 
 PIECE_BYTES: Final = 256 * 1024
-# What a loader, which has no environment to speak of, must have of it to sign requests.
+# Variables that a loader needs to sign requests. It gets few others.
 VARIABLES: Final = {
     "s3": frozenset(
         {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION",
@@ -39,7 +39,7 @@ VARIABLES: Final = {
     ),
     "gs": frozenset({"GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT_KEY"}),
 }  # fmt: skip
-# Of these, what names a file. Tokens are renewed beside it.
+# Those that name a file. New tokens appear beside the old ones.
 KEY_FILES: Final = ("GOOGLE_APPLICATION_CREDENTIALS",)
 TOKEN_FILES: Final = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
 _STATUS: Final = re.compile(r"status code: (\d{3})\b")
@@ -47,7 +47,7 @@ _ANONYMOUS: Final = "anonymous"
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """What loaders are given of ours for the stores that are enabled.
+    """The variables that loaders get for the stores that are enabled.
 
     Raises:
         UsageError: a store is enabled, and what fetches from it is not installed.
@@ -65,38 +65,29 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def credential_files(variables: dict[str, str]) -> list[Path]:
-    """What loaders must be able to read to use these variables."""
+    """The files that loaders must read to use these variables."""
     keys = [Path(variables[name]) for name in KEY_FILES if name in variables]
     return keys + [Path(variables[name]).parent for name in TOKEN_FILES if name in variables]
 
 
 class ObjectStores:
-    """For all threads of a loader: connections are kept, for each bucket."""
+    """Fetches for all threads of a loader. Keeps connections, for each bucket."""
 
-    def __init__(
-        self, *, endpoints: Mapping[str, str | None], access: str, deadline_s: float, max_bytes: int
-    ) -> None:
-        """
-        Args:
-            endpoints: by scheme: the server, where it is not the usual one.
-            access: `credentials`, those of the environment, or `anonymous`.
-            deadline_s: of one object.
-            max_bytes: the same.
-        """
-        self._endpoints = endpoints
-        self._anonymous = access == _ANONYMOUS
-        self._deadline = timedelta(seconds=deadline_s)
-        self._max_bytes = max_bytes
+    def __init__(self, settings: FetchSettings) -> None:
+        self._endpoints = {"s3": settings.s3_endpoint, "gs": settings.gcs_endpoint}
+        self._anonymous = settings.object_store_access == _ANONYMOUS
+        self._deadline = timedelta(seconds=settings.fetch_deadline_s)
+        self._max_bytes = settings.max_image_bytes
         self._store = cache(self._make_store)
 
     def fetch(self, uri: str) -> bytes | Failure:
-        """It may last a little longer than its deadline, where it is the credentials that hang."""
+        """May take a little longer than its deadline if asking for credentials hangs."""
         name = parse_object(uri)
         try:
             return self._get(name)
         except FileNotFoundError:
             return _as_failure(HTTPStatus.NOT_FOUND)
-        except Exception as error:  # noqa: BLE001  (each kind of them is told by its text alone)
+        except Exception as error:  # noqa: BLE001  (only its text tells what kind it is)
             return _explain(error)
 
     def _get(self, name: ObjectName) -> bytes | Failure:
@@ -110,7 +101,7 @@ class ObjectStores:
         body = bytearray()
         for piece in answer.stream(PIECE_BYTES):
             body += piece
-            if len(body) > limit:  # whatever was said
+            if len(body) > limit:  # whatever size the server gave
                 return Failure("too_large", f"more than {limit} bytes")
         return bytes(body)
 
@@ -123,7 +114,7 @@ class ObjectStores:
             "connect_timeout": self._deadline,
             "allow_http": endpoint is not None and endpoint.startswith("http:"),
         }
-        # Whether it is tried again, and when, is not for a loader to decide.
+        # A loader does not retry: the queue does.
         retry: RetryConfig = {"max_retries": 0, "retry_timeout": self._deadline}
         options: dict[str, Any] = {"client_options": client, "retry_config": retry}
         if self._anonymous:
@@ -134,7 +125,7 @@ class ObjectStores:
 
 
 def _explain(error: Exception) -> Failure:
-    """Most things are said in words alone."""
+    """Reads the failure from the words of the error: most errors have no other sign."""
     words = str(error)
     status = _STATUS.search(words)
     if status is not None:

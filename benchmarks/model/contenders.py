@@ -1,0 +1,219 @@
+"""What the classifier is compared with: each contender loads the same weights in its own process.
+
+    python -m benchmarks.model.contenders NAME FOLDER
+
+Started by benchmarks/model/comparison.py, which has prepared the folder. A contender answers each
+line of its standard input with the seconds that a batch took and its memory, as a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.rig.machine import device
+
+MODEL = "resnext101_32x4d"
+ROUND_S = 1.0
+Run = Callable[[], np.ndarray]
+"""Classifies the batch and returns its logits, or for ours nothing of use."""
+
+
+def torchvision_network(folder: Path) -> Any:
+    import torch
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    network = ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4).eval()
+    network.load_state_dict(torch.load(folder / "weights.pth", weights_only=True))
+    return network.requires_grad_(requires_grad=False)
+
+
+def normal(pixels: np.ndarray) -> Any:
+    """(N, 224, 224, 3) uint8 → (N, 3, 224, 224) float32, normalised."""
+    import torch
+
+    mean = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
+    std = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
+    return ((torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std).contiguous()
+
+
+def run_torch(network: Any, pixels: np.ndarray, *, amp: bool) -> Run:
+    """On ready tensors on the device; waits for it."""
+    import torch
+
+    where = device()
+    images = normal(pixels).to(where)
+    network = network.to(where)
+    half = torch.float16 if where.type == "cuda" else torch.bfloat16
+    if amp:
+        images = images.to(memory_format=torch.channels_last)
+        network = network.to(memory_format=torch.channels_last)
+
+    def run() -> np.ndarray:
+        with torch.inference_mode(), torch.autocast(where.type, half, enabled=amp):
+            return network(images).float().cpu().numpy()
+
+    return run
+
+
+def eager(folder: Path, pixels: np.ndarray) -> Run:
+    return run_torch(torchvision_network(folder), pixels, amp=False)
+
+
+def eager_amp(folder: Path, pixels: np.ndarray) -> Run:
+    return run_torch(torchvision_network(folder), pixels, amp=True)
+
+
+def compiled_amp(folder: Path, pixels: np.ndarray) -> Run:
+    import torch
+
+    network = torch.compile(torchvision_network(folder), mode="max-autotune")
+    return run_torch(network, pixels, amp=True)
+
+
+def timm_amp(folder: Path, pixels: np.ndarray) -> Run:
+    import timm
+    import torch
+
+    network = timm.create_model(MODEL, pretrained=False).eval()
+    network.load_state_dict(torch.load(folder / "weights.pth", weights_only=True))
+    return run_torch(network.requires_grad_(requires_grad=False), pixels, amp=True)
+
+
+def onnx_runtime(folder: Path, pixels: np.ndarray) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    session = onnxruntime.InferenceSession(
+        folder / "network.onnx", options, providers=["CPUExecutionProvider"]
+    )
+    images = normal(pixels).numpy()
+    return lambda: session.run(None, {"images": images})[0]
+
+
+def openvino(folder: Path, pixels: np.ndarray, precision: str) -> Run:
+    import openvino
+
+    core = openvino.Core()
+    network = core.compile_model(
+        core.read_model(folder / "network.onnx"),
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": precision,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
+        },
+    )
+    images = normal(pixels).numpy()
+    return lambda: np.asarray(network(images)[0])
+
+
+def openvino_fp32(folder: Path, pixels: np.ndarray) -> Run:
+    return openvino(folder, pixels, "f32")
+
+
+def openvino_bf16(folder: Path, pixels: np.ndarray) -> Run:
+    return openvino(folder, pixels, "bf16")
+
+
+def ours(folder: Path, pixels: np.ndarray, engine: Any) -> Run:
+    """From uint8 pixels in the CPU's memory to classes, as the worker's batcher calls it."""
+    import torch
+
+    from resnext import load_classifier
+
+    classifier = load_classifier(
+        MODEL, str(folder / "weights.pth"), engine=engine, batch_images=len(pixels)
+    )
+    # This size alone; a worker warms up the smaller ones as well.
+    classifier._buckets = [len(pixels)]
+    classifier.warm_up()
+    if classifier.engine != engine:
+        raise RuntimeError(f"ran {classifier.engine}")
+
+    def run() -> np.ndarray:
+        # Two under way, as the batcher has them; on a CPU each is done at once.
+        first, second = classifier.start(pixels), classifier.start(pixels)
+        first.result()
+        second.result()
+        return np.empty(0)
+
+    def logits() -> np.ndarray:
+        with torch.inference_mode():
+            found = classifier._module(torch.from_numpy(pixels).to(device()))
+        return found.cpu().numpy()
+
+    run.logits = logits  # type: ignore[attr-defined]
+    run.batches = 2  # type: ignore[attr-defined]
+    return run
+
+
+def ours_eager(folder: Path, pixels: np.ndarray) -> Run:
+    return ours(folder, pixels, "eager")
+
+
+def ours_compiled(folder: Path, pixels: np.ndarray) -> Run:
+    return ours(folder, pixels, "compiled")
+
+
+def ours_openvino(folder: Path, pixels: np.ndarray) -> Run:
+    return ours(folder, pixels, "openvino")
+
+
+CONTENDERS: dict[str, tuple[str, Callable[[Path, np.ndarray], Run], str]] = {
+    "eager": ("(a) torchvision, eager, fp32", eager, "any"),
+    "eager_amp": ("(b) torchvision, eager, AMP NHWC", eager_amp, "any"),
+    "compiled_amp": ("(c) torchvision, max-autotune, AMP NHWC", compiled_amp, "any"),
+    "onnx_runtime": ("(d) ONNX Runtime, fp32", onnx_runtime, "cpu"),
+    "openvino_fp32": ("(d) OpenVINO, fp32", openvino_fp32, "cpu"),
+    "openvino_bf16": ("(d) OpenVINO, bf16", openvino_bf16, "cpu"),
+    "timm": ("(e) timm, eager, AMP NHWC", timm_amp, "any"),
+    "ours_eager": ("ours, eager", ours_eager, "any"),
+    "ours_compiled": ("ours, compiled", ours_compiled, "any"),
+    "ours_openvino": ("ours, OpenVINO", ours_openvino, "cpu"),
+}
+
+
+def contend(name: str, folder: Path) -> None:
+    """Answers a line of standard input with a line of JSON on standard output."""
+    warnings.simplefilter("ignore")
+    pixels = np.load(folder / "pixels.npy")
+    run = CONTENDERS[name][1](folder, pixels)
+    logits = getattr(run, "logits", run)()
+    print(json.dumps({"ready": True}), flush=True)  # it has given its first answer
+    np.save(folder / f"{name}.npy", logits)
+    run()
+    began = time.perf_counter()
+    run()
+    batches = getattr(run, "batches", 1)
+    times = max(1, round(ROUND_S / (time.perf_counter() - began)))
+    print(json.dumps({"settled": True}), flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        for _ in range(times):
+            run()
+        seconds = (time.perf_counter() - began) / times / batches
+        print(json.dumps({"seconds": seconds, "memory": memory_bytes()}), flush=True)
+
+
+def memory_bytes() -> int:
+    """The most so far: of the GPU where there is one, else of the process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    # Of this program alone: getrusage's ru_maxrss begins with that of the process it came from.
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+if __name__ == "__main__":
+    contend(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,96 @@
+"""The first move of a chunk: it is inserted with its URIs, many chunks in two statements.
+
+Submit calls this within its transaction. PostgreSQL gets each column as one array: one statement a
+row would keep the server, and so the submit, busier than the rows do.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, Text, bindparam, insert
+
+from contract.chunks.state import ChunkState
+from contract.database.tables import chunk_uris, chunks
+from contract.remaining import all_of
+
+MAX_SHUFFLE: Final = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Images of a job that become one chunk."""
+
+    chunk: int
+    first_position: int
+    images: int
+    uris: str
+    """A list in JSON, written before the transaction begins so that the transaction is short."""
+    refs: str | None
+    """The submitter's own ids, as a list in JSON; None if no image has one."""
+
+
+def insert_parts(
+    connection: Connection, job_number: int, due_at: datetime, parts: Sequence[Part]
+) -> None:
+    """All of them or, with an error, none."""
+    if connection.dialect.name == "postgresql":
+        _insert_arrays(connection, job_number, due_at, parts)
+        return
+    job: dict[str, Any] = {"job_number": job_number}
+    beginning = _BEGINNING | {"due_at": due_at}
+    connection.execute(insert(chunks), [job | _chunk_row(part) | beginning for part in parts])
+    rows = [job | {"chunk": part.chunk, "uris": part.uris, "refs": part.refs} for part in parts]
+    connection.execute(_INSERT_TEXTS, rows)
+
+
+# The values are JSON already.
+_INSERT_TEXTS: Final = insert(chunk_uris).values(
+    uris=bindparam("uris", type_=Text()), refs=bindparam("refs", type_=Text())
+)
+_BEGINNING: Final[dict[str, Any]] = {
+    "state": ChunkState.PENDING.value,
+    "generation": 0,
+    "attempt": 0,
+    "deaths": 0,
+}
+
+
+def _chunk_row(part: Part) -> dict[str, Any]:
+    return {
+        "chunk": part.chunk,
+        "first_position": part.first_position,
+        "images": part.images,
+        "shuffle": secrets.randbelow(MAX_SHUFFLE + 1),
+        "remaining": all_of(part.images),
+        "remaining_images": part.images,
+    }
+
+
+# Arrays in PostgreSQL's binary form, %b, so that nothing of them is escaped.
+_INSERT_CHUNKS: Final = """
+INSERT INTO chunks (job_number, state, generation, attempt, deaths, due_at,
+                    chunk, first_position, images, shuffle, remaining, remaining_images)
+SELECT %s, 'pending', 0, 0, 0, %s, one.*
+FROM unnest(%b::int4[], %b::int8[], %b::int2[], %b::int4[], %b::bytea[], %b::int2[]) AS one
+"""
+_INSERT_URIS: Final = """
+INSERT INTO chunk_uris (job_number, chunk, uris, refs)
+SELECT %s, one.chunk, one.uris::json, one.refs::json
+FROM unnest(%b::int4[], %b::text[], %b::text[]) AS one (chunk, uris, refs)
+"""
+
+
+def _insert_arrays(
+    connection: Connection, job_number: int, due_at: datetime, parts: Sequence[Part]
+) -> None:
+    rows = [_chunk_row(part) for part in parts]
+    columns = [[row[name] for row in rows] for name in rows[0]]
+    connection.exec_driver_sql(_INSERT_CHUNKS, (job_number, due_at, *columns))
+    numbers = [part.chunk for part in parts]
+    uris, refs = [part.uris for part in parts], [part.refs for part in parts]
+    connection.exec_driver_sql(_INSERT_URIS, (job_number, numbers, uris, refs))

@@ -1,0 +1,153 @@
+"""The only writer of `results` and `tallies`: rows go in as tuples, in one statement.
+
+No library looks at the rows one by one: on a GPU that takes thousands of images a second, that
+alone would keep a worker's main process busy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Dialect,
+    Row,
+    delete,
+    insert,
+    select,
+)
+
+from contract.database.clock import db_now
+from contract.database.tables import TOP, results, tallies
+from contract.failure import Failure
+
+COLUMNS: Final = tuple(column for column in results.c if column is not results.c.settled_at)
+"""What a row holds, in this order. `settled_at` is the database's time."""
+
+ResultRow = tuple[Any, ...]
+
+NO_ERROR: Final[ResultRow] = (None, None)
+NOT_FETCHED: Final[ResultRow] = (None,) * 6
+NO_ANSWER: Final[ResultRow] = (None,) * (2 + 2 * TOP)
+# A tally's number is of no use to who inserts it.
+_TALLY: Final = insert(tallies).inline()
+
+
+def failed_rows(
+    chunk: Row[Any], offsets: Iterable[int], failure: Failure, *, attempts: int, worker: str | None
+) -> list[ResultRow]:
+    """Rows of images that nothing was fetched of.
+
+    `chunk` has the columns of `chunks`, and `uris` and `refs` of `chunk_uris`.
+    """
+    error = (failure.code, plain(failure.detail) or None)
+    return [
+        (
+            chunk.job_number,
+            chunk.first_position + offset,
+            chunk.uris[offset],
+            chunk.refs[offset] if chunk.refs else None,
+            attempts,
+            worker,
+            *error,
+            *NOT_FETCHED,
+            *NO_ANSWER,
+        )
+        for offset in offsets
+    ]
+
+
+def insert_results(connection: Connection, rows: Sequence[ResultRow]) -> None:
+    """All of them or, with an error, none."""
+    if not rows:
+        return
+    statement = _insert(connection.dialect)
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(statement, (json.dumps(rows),))
+    else:
+        connection.exec_driver_sql(statement, list(rows))
+
+
+def add_tally(
+    connection: Connection, job_number: int, *, classified: int, errors: Mapping[str, int]
+) -> None:
+    """What a transaction has added to the job's counts; the dispatcher counts it later."""
+    tally = {
+        "job_number": job_number,
+        "classified": classified,
+        "failed": sum(errors.values()),
+        "errors": dict(errors),
+    }
+    connection.execute(_TALLY, tally)
+
+
+def insert_failed(
+    connection: Connection, job_number: int, rows: Sequence[ResultRow], code: str
+) -> None:
+    """Rows that all have the same code, and their tally."""
+    if rows:
+        insert_results(connection, rows)
+        add_tally(connection, job_number, classified=0, errors={code: len(rows)})
+
+
+def take_tallies(connection: Connection, most: int) -> Sequence[Row[Any]]:
+    """The oldest tallies, which are deleted. Two dispatchers never take the same one."""
+    oldest = (
+        select(tallies.c.number)
+        .order_by(tallies.c.number)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+        .cte("oldest")  # evaluated once, whatever the plan
+    )
+    return connection.execute(
+        delete(tallies).where(tallies.c.number.in_(select(oldest))).returning(tallies)
+    ).all()
+
+
+def has_failed(codes: Collection[str]) -> ColumnElement[bool]:
+    """A row with one of these error codes, or with any."""
+    code = results.c.error_code
+    return code.in_(sorted(codes)) if codes else code.is_not(None)
+
+
+def delete_failed(
+    connection: Connection, job_number: int, first: int, images: int, codes: Collection[str]
+) -> dict[int, str]:
+    """Deletes rows of failed images of a chunk; their codes by position."""
+    deleted = connection.execute(
+        delete(results)
+        .where(
+            results.c.job_number == job_number,
+            results.c.position >= first,
+            results.c.position < first + images,
+            has_failed(codes),
+        )
+        .returning(results.c.position, results.c.error_code)
+    ).all()
+    return {row.position: row.error_code for row in deleted}
+
+
+def plain(value: str | None) -> str | None:
+    """Strangers' text as both databases take it: no NUL, no half of a surrogate pair."""
+    if value is None or (value.isascii() and "\x00" not in value):
+        return value
+    return value.replace("\x00", "\ufffd").encode(errors="replace").decode()
+
+
+@cache
+def _insert(dialect: Dialect) -> str:
+    """PostgreSQL takes all rows as one text, a list of lists: about as quick as COPY."""
+    names = ", ".join(f'"{column.name}"' for column in COLUMNS)
+    now = db_now().compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+    into = f'INSERT INTO results ({names}, "settled_at")'
+    if dialect.name != "postgresql":
+        return f"{into} VALUES ({', '.join('?' * len(COLUMNS))}, {now})"
+    values = ", ".join(
+        f"CAST(row ->> {n} AS {column.type.compile(dialect)})" for n, column in enumerate(COLUMNS)
+    )
+    rows = "jsonb_array_elements(CAST(%s AS jsonb)) AS row"
+    return f"{into} SELECT {values}, {now} FROM {rows}"  # noqa: S608  (our own columns)

@@ -1,0 +1,337 @@
+"""A worker's moves: claim, refuse, begin alone, store, put back, give up.
+
+Statements are built once, since building one costs more than executing it; the values that change
+are given when it is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, Float, Row, bindparam, exists, select, update
+
+from contract import remaining
+from contract.chunks import later
+from contract.chunks.fence import GIVEN_BACK, HELD, IN_GENERATION, OF_CHUNK, Fence
+from contract.chunks.later import Group
+from contract.chunks.results import (
+    ResultRow,
+    add_tally,
+    failed_rows,
+    insert_failed,
+    insert_results,
+)
+from contract.chunks.state import ChunkState
+from contract.database.clock import db_now
+from contract.database.tables import chunk_uris, chunks, jobs
+from contract.failure import Failure
+
+MAX_FAULT_CHARS: Final = 300
+
+
+class FencedOff(Exception):
+    """The chunk is another run's by now."""
+
+
+# Everything a claim needs, in one statement: each statement costs as much as several images.
+# The subqueries compare with parameters and not with `chunks`: SQLAlchemy renders RETURNING on
+# SQLite without table names, so that `chunk_uris.chunk = chunks.chunk` became `chunk = chunk`,
+# which is true of every row.
+_URIS: Final = (
+    chunk_uris.c.job_number == bindparam("the_job"),
+    chunk_uris.c.chunk == bindparam("the_chunk"),
+)
+_CLAIMED: Final = (
+    chunks.c.attempt,
+    chunks.c.first_position,
+    chunks.c.remaining,
+    chunks.c.later,
+    chunks.c.published_at,
+    db_now().label("claimed_at"),
+    select(jobs.c.weights_sha256)
+    .where(jobs.c.number == bindparam("the_job"))
+    .scalar_subquery()
+    .label("weights_sha256"),
+    select(chunk_uris.c.uris).where(*_URIS).scalar_subquery().label("uris"),
+    select(chunk_uris.c.refs).where(*_URIS).scalar_subquery().label("refs"),
+)
+Claimed = Row[
+    int,
+    int,
+    bytes,
+    Sequence[Mapping[str, Any]] | None,
+    datetime | None,
+    datetime,
+    str | None,
+    Sequence[str],
+    Sequence[str | None] | None,
+]
+_CLAIM: Final = (
+    update(chunks)
+    .where(
+        *IN_GENERATION,
+        chunks.c.state == ChunkState.QUEUED,
+        exists().where(
+            jobs.c.number == chunks.c.job_number,
+            jobs.c.state == "running",
+            # Model, weights and precision, machines' folders aside.
+            jobs.c.queue == bindparam("the_queue"),
+        ),
+    )
+    .values(state=ChunkState.RUNNING, worker=bindparam("the_worker"), attempt=chunks.c.attempt + 1)
+    .returning(*_CLAIMED)
+)
+_CLAIMED_BEFORE: Final = select(*_CLAIMED).where(*HELD)
+_BEGIN_ALONE: Final = (
+    update(chunks)
+    .where(*HELD)
+    .values(alone_offset=bindparam("the_offset"), alone_generation=chunks.c.generation)
+)
+_DUE: Final = {"due_at": db_now(bindparam("due_in_s", type_=Float()))}
+_REFUSE: Final = (
+    update(chunks)
+    .where(*HELD)
+    .values(state=ChunkState.PENDING, worker=None, attempt=GIVEN_BACK, **_DUE)
+)
+_STORE: Final = update(chunks).where(*HELD, chunks.c.remaining == bindparam("the_remaining"))
+_STORE_DUE: Final = _STORE.values(_DUE)
+_FOUND: Final = select(chunks.c.state, chunks.c.remaining, chunks.c.worker).where(*IN_GENERATION)
+_HELD_BY: Final = select(chunks.c.job_number, chunks.c.chunk, chunks.c.generation).where(
+    chunks.c.state == ChunkState.RUNNING, chunks.c.worker == bindparam("the_worker")
+)
+
+
+def claim(
+    connection: Connection, fence: Fence, *, worker: str, queue: str, again: bool
+) -> Claimed | None:
+    """The chunk is this worker's from now on; None if it is not to be had.
+
+    Args:
+        connection: of a transaction.
+        fence: what the message names.
+        worker: the worker's name.
+        queue: the queue that it serves.
+        again: an earlier try may have been committed although the answer was lost. (Should that
+            claim be another thread's, both run the chunk and one of them stores it.)
+    """
+    parameters = fence.parameters(worker)
+    row = connection.execute(_CLAIM, parameters | {"the_queue": queue}).one_or_none()
+    if row is None and again:
+        row = connection.execute(_CLAIMED_BEFORE, parameters).one_or_none()
+    return row
+
+
+def refuse(connection: Connection, fence: Fence, worker: str, *, due_in_s: float) -> None:
+    """The claimed chunk goes back for another worker; its images have lost no attempt."""
+    connection.execute(_REFUSE, fence.parameters(worker) | {"due_in_s": due_in_s})
+
+
+def begin_alone(connection: Connection, fence: Fence, worker: str, offset: int) -> None:
+    """Notes that this image runs, and that nothing else is in flight in its worker."""
+    connection.execute(_BEGIN_ALONE, fence.parameters(worker) | {"the_offset": offset})
+
+
+def held_by(connection: Connection, worker: str) -> set[Fence]:
+    """The chunks that SQL says this worker runs."""
+    return {Fence(*row) for row in connection.execute(_HELD_BY, {"the_worker": worker})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """What a run leaves of a chunk, by offset."""
+
+    attempt: int
+    """Which run of its images this was, from 1."""
+    retried: Mapping[int, float] = field(default_factory=dict)
+    """Images that were tried and are tried again, and for how long each has to wait, in s."""
+    untried: Collection[int] = ()
+    """Images that were not tried: the run counts as no attempt of theirs."""
+    untried_in_s: float = 0.0
+    loading: Collection[int] = ()
+    """Images that the run still waits for."""
+    groups: Sequence[Group] = ()
+    """Images that wait for a time of their own."""
+    now: float = 0.0
+    """Seconds since 1970, by the database's clock."""
+
+    @property
+    def offsets(self) -> set[int]:
+        waiting = {offset for group in self.groups for offset in group.offsets}
+        return {*self.retried, *self.untried, *self.loading, *waiting}
+
+    def columns(self, worker: str) -> dict[str, Any]:
+        """Of the chunk; `due_in_s` only where it is due again."""
+        left = self.offsets
+        values: dict[str, Any] = {
+            "state": ChunkState.DONE,
+            "worker": None,
+            "remaining": remaining.encode(left),
+            "remaining_images": len(left),
+            "attempt": self.attempt,
+            "later": None,
+            "fault": None,
+        }
+        if self.loading:
+            # What is tried again stays with the run, which stores it with its last images.
+            kept = {"later": later.encode(self.groups)}
+            return values | {"state": ChunkState.RUNNING, "worker": worker} | kept
+        first, rest = later.next_of([*self._new_groups(), *self.groups])
+        if first is None:
+            return values
+        return values | {
+            "state": ChunkState.PENDING,
+            "attempt": first.attempt,
+            "due_in_s": max(0.0, first.due - self.now),
+            "later": later.encode(rest),
+        }
+
+    def _new_groups(self) -> list[Group]:
+        groups = later.by_wait(self.retried, attempt=self.attempt, now=self.now)
+        untried = tuple(sorted(self.untried))
+        return [*groups, Group(self.now + self.untried_in_s, max(0, self.attempt - 1), untried)]
+
+
+def store(  # noqa: PLR0913  (what one transaction writes)
+    connection: Connection,
+    fence: Fence,
+    worker: str,
+    *,
+    before: Iterable[int],
+    left: Left,
+    rows: Sequence[ResultRow],
+    errors: Mapping[str, int],
+    fault: str | None = None,
+) -> None:
+    """The chunk's new state, the rows and their tally. The chunk is changed first, and fenced.
+
+    Args:
+        connection: of a transaction.
+        fence: the run's.
+        worker: the worker's name.
+        before: offsets that were left before this.
+        left: what is left after this.
+        rows: of images that are finished.
+        errors: images of `rows` that failed, by error code.
+        fault: the fault of this program that the run met, which `status` shows.
+
+    Raises:
+        FencedOff: the chunk is another run's by now; nothing is stored.
+    """
+    values = left.columns(worker) | {"fault": short(fault)}
+    if not _change(connection, fence, worker, before, values):
+        return  # an earlier try of ours was committed although the answer was lost
+    if rows:
+        insert_results(connection, rows)
+        classified = len(rows) - sum(errors.values())
+        add_tally(connection, fence.job_number, classified=classified, errors=errors)
+
+
+def _change(
+    connection: Connection,
+    fence: Fence,
+    worker: str,
+    before: Iterable[int],
+    values: Mapping[str, Any],
+) -> bool:
+    parameters = fence.parameters(worker) | {"the_remaining": remaining.encode(before)}
+    statement = _STORE_DUE if "due_in_s" in values else _STORE
+    if connection.execute(statement, parameters | dict(values)).rowcount == 1:
+        return True
+    found = connection.execute(_FOUND, fence.parameters()).one_or_none()
+    if found == (values["state"], values["remaining"], values["worker"]):
+        return False
+    raise FencedOff(
+        f"job {fence.job_number} chunk {fence.chunk} generation {fence.generation}: "
+        "another run has this chunk by now"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A fault of this program that ended a run before anything could be stored of it."""
+
+    text: str
+    max_attempts: int
+    due_in_s: float
+    alone: int | None = None
+    """The position of the only image that ran; None: SQL tells."""
+
+
+def put_back(connection: Connection, fence: Fence, worker: str, fault: Fault) -> int:
+    """Ends a run, or a claim, that a fault of this program has ended. It counts as an attempt.
+
+    After the last attempt each image of the run gets a row with `internal`, so that no job waits
+    for ever. All of it is done in SQL alone: nothing of the run is used, since that is what failed.
+
+    Returns:
+        How many images got such a row.
+    """
+    chunk = connection.execute(
+        select(chunks, chunk_uris.c.uris, chunk_uris.c.refs)
+        .join(
+            chunk_uris,
+            (chunk_uris.c.job_number == chunks.c.job_number)
+            & (chunk_uris.c.chunk == chunks.c.chunk),
+        )
+        .where(*IN_GENERATION)
+        .with_for_update(of=chunks),
+        fence.parameters(),
+    ).one_or_none()
+    if chunk is None or not _may_put_back(chunk, worker):
+        return 0
+    attempt = chunk.attempt + (chunk.state == ChunkState.QUEUED)  # its claim was rolled back
+    left = remaining.decode(chunk.remaining)
+    run = later.current(left, chunk.later)
+    alone = _alone(chunk, fault)
+    others = [offset for offset in run if alone not in (None, offset)]
+    groups = later.decode(chunk.later)
+    failed = [offset for offset in run if offset not in others]
+    if attempt >= fault.max_attempts and failed:
+        now = chunk.due_at.timestamp()
+        first, groups = later.next_of([Group(now, max(0, attempt - 1), tuple(others)), *groups])
+        after = Group(0.0, 0, ()) if first is None else first
+        failure = Failure("internal", fault.text)
+        rows = failed_rows(chunk, failed, failure, attempts=attempt, worker=worker)
+        insert_failed(connection, fence.job_number, rows, failure.code)
+        due_at: Any = datetime.fromtimestamp(after.due, UTC)
+        attempt = after.attempt
+    else:
+        failed, due_at = [], db_now(fault.due_in_s)
+    left = [offset for offset in left if offset not in failed]
+    connection.execute(
+        update(chunks)
+        .where(*OF_CHUNK)
+        .values(
+            state=ChunkState.PENDING if left else ChunkState.DONE,
+            worker=None,
+            attempt=attempt,
+            due_at=due_at,
+            remaining=remaining.encode(left),
+            remaining_images=len(left),
+            later=later.encode(groups),
+            fault=short(fault.text),
+        ),
+        fence.parameters(),
+    )
+    return len(failed)
+
+
+def _alone(chunk: Row[Any], fault: Fault) -> int | None:
+    """The offset of the only image that ran; None: all current ones did."""
+    if fault.alone is not None:
+        return int(fault.alone - chunk.first_position)
+    return chunk.alone_offset if chunk.alone_generation == chunk.generation else None
+
+
+def _may_put_back(chunk: Row[Any], worker: str) -> bool:
+    if chunk.state == ChunkState.RUNNING:
+        return bool(chunk.worker == worker)
+    return bool(chunk.state == ChunkState.QUEUED)
+
+
+def short(fault: str | None) -> str | None:
+    """As `chunks.fault` holds it."""
+    return None if fault is None else fault[:MAX_FAULT_CHARS]

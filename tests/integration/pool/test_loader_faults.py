@@ -1,0 +1,399 @@
+"""Loader processes that meet hostile pictures, or die: what it costs, and what it does not."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from PIL import Image
+
+from contract.failure import Failure
+from contract.settings import Settings
+from tests.integration.dispatching import WITHIN_S, until
+from tests.pictures.demo import GOOD
+from tests.pictures.hostile import make_endless_jpeg, make_png
+from tests.pools import Pool
+from worker.pool.pool import PoolClosed
+from worker.pool.process import LoaderProcess
+from worker.pool.request import LoadRequest
+from worker.pool.slots import Slots
+from worker.pool.verdict import MOST_UNEXPLAINED_DEATHS
+
+MakePool = Callable[..., Pool]
+
+
+@pytest.fixture
+def make_pool(tmp_path: Path) -> Iterator[MakePool]:
+    pools: list[Pool] = []
+
+    def make(**settings: object) -> Pool:
+        values = {"loaders": 1, "fetches_per_loader": 2, "file_roots": (tmp_path, GOOD.parent)}
+        pools.append(Pool(Settings(**values | settings)))
+        pools[-1].inner.start()
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.inner.close()
+
+
+def test_a_loader_of_the_fast_route_has_torch_and_its_limits(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    pool = make_pool(decode="fast")
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (500, 375), "red").save(path)
+    pool.load(path, GOOD)
+    assert sorted(pool.answers(2)) == [("a.jpg", None), (GOOD.name, None)]
+    # What torch has started before the sandbox would be outside of it.
+    threads = Path(f"/proc/{pool.inner.processes[0].child.pid}/task").iterdir()
+    assert {"Seccomp:\t2" in (thread / "status").read_text() for thread in threads} == {True}
+
+
+def test_a_header_of_any_width_costs_its_image_and_no_thread(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    pool = make_pool()
+    wide = make_png(tmp_path / "wide.png", 2**32 - 1, 1)
+    pool.load(*[wide] * 4)  # more than there are threads
+    codes = [(name, failure.code) for name, failure in pool.answers(4) if failure]
+    assert codes == [("wide.png", "too_many_pixels")] * 4
+    pool.load(GOOD)
+    assert pool.answers(1) == [(GOOD.name, None)]
+
+
+def test_a_picture_that_decodes_for_ever_fails_alone(
+    make_pool: MakePool, tmp_path: Path, caplog
+) -> None:
+    pool = make_pool(fetches_per_loader=8, decode_deadline_s=1.0)
+    endless = make_endless_jpeg(tmp_path / "endless.jpg")
+    pool.load(endless, *[GOOD] * 6)
+    answers = dict(pool.answers(7))
+    assert answers == {endless.name: Failure("decode_timeout", "more than 1 s"), GOOD.name: None}
+    assert "decode_timeout" in caplog.text
+
+
+def test_many_pictures_that_take_a_while_each_are_not_one_that_takes_long(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    """The same slot is used again and again; the deadline is each picture's own."""
+    large = tmp_path / "large.png"
+    Image.effect_noise((4000, 3000), 50).save(large, compress_level=0)
+    pool = make_pool(fetches_per_loader=1, decode_deadline_s=3.0)
+    for _ in range(30):
+        pool.load(large)
+    assert pool.answers(30) == [(large.name, None)] * 30
+
+
+def kill_while_decoding(pool: Pool, number: signal.Signals) -> None:
+    """The only loader, which has been given a picture that it decodes for long."""
+    process = until(lambda: pool.inner.processes[0])
+    until(process.slots.noted)
+    process.child.send_signal(number)
+    if number != signal.SIGSTOP:
+        until(lambda: pool.inner.processes[0] is not process)
+
+
+@pytest.fixture
+def stuck(make_pool: MakePool, tmp_path: Path) -> tuple[Pool, Path]:
+    """A pool whose only loader decodes this picture for long."""
+    pool = make_pool()
+    image = make_endless_jpeg(tmp_path / "image.jpg")
+    pool.load(image)
+    return pool, image
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE]
+)
+def test_a_decoder_that_crashes_condemns_its_image_at_once(
+    stuck: tuple[Pool, Path], number: signal.Signals
+) -> None:
+    pool, image = stuck
+    kill_while_decoding(pool, number)
+    assert pool.answers(1) == [(image.name, Failure("crashed", "the decoder crashed"))]
+    pool.load(GOOD)
+    assert pool.answers(1) == [(GOOD.name, None)]
+
+
+def test_a_loader_that_is_killed_condemns_no_image_the_first_time(
+    stuck: tuple[Pool, Path],
+) -> None:
+    """It may have been a person, or the kernel for want of memory."""
+    pool, image = stuck
+    kill_while_decoding(pool, signal.SIGSTOP)
+    shutil.copy(GOOD, image)
+    kill_while_decoding(pool, signal.SIGKILL)
+    assert pool.answers(1) == [(image.name, None)]
+
+
+def test_an_image_whose_loader_is_killed_each_time_fails(stuck: tuple[Pool, Path]) -> None:
+    pool, _ = stuck
+    for _ in range(2):
+        kill_while_decoding(pool, signal.SIGKILL)
+    ((_, failure),) = pool.answers(1)
+    assert (failure.code, failure.detail[:21]) == ("crashed", "the loader was killed")
+
+
+# Loaders that live and do no work
+
+
+def loads(pool: Pool) -> bool:
+    """Whether the pool's next image is one with pixels."""
+    pool.load(GOOD)
+    return pool.answers(1) == [(GOOD.name, None)]
+
+
+def test_a_loader_that_answers_nothing_is_replaced_and_its_images_fail(
+    make_pool: MakePool, monkeypatch
+) -> None:
+    """It decodes nothing, so the deadline of decoding says nothing about it."""
+    monkeypatch.setattr("worker.pool.pool.START_WITHIN_S", 1.0)
+    pool = make_pool(fetch_deadline_s=1.0, decode_deadline_s=1.0)
+    until(lambda: loads(pool))
+    process = pool.inner.processes[0]
+    process.child.send_signal(signal.SIGSTOP)
+    pool.load(GOOD, GOOD)
+    failure = Failure("timeout", "no answer of its loader for 3 s")
+    assert pool.answers(2) == [(GOOD.name, failure)] * 2
+    assert process.child.returncode == -signal.SIGKILL
+    assert failure.retried
+    until(lambda: loads(pool))
+
+
+@pytest.fixture
+def idle() -> Iterator[LoaderProcess]:
+    """What a pool has of a loader; its process does nothing at all."""
+    ours, theirs = socket.socketpair()
+    slots = Slots(Slots.make(count=1, crop=32), count=1, crop=32)
+    with ours, theirs, subprocess.Popen([sys.executable, "-c", "input()"], stdin=theirs) as child:
+        yield LoaderProcess(child, ours, slots, free=[])
+        child.kill()
+
+
+def test_a_loader_that_answers_now_and_then_is_left_alone(idle: LoaderProcess) -> None:
+    for _ in range(10):
+        idle.listen(3)  # nothing is asked of it
+    idle.requests[0] = LoadRequest(None, "", None, None, lambda _: None)
+    for _ in range(5):
+        idle.answered += 1
+        for _ in range(3):
+            idle.listen(3)
+    assert (idle.mute, idle.child.poll()) == (False, None)
+    idle.listen(3)
+    assert (idle.mute, idle.child.wait(WITHIN_S)) == (True, -signal.SIGKILL)
+
+
+def test_a_loader_that_takes_no_orders_is_replaced_and_costs_no_image(
+    make_pool: MakePool,
+) -> None:
+    """They are more than the kernel keeps for it, and whoever gives them out would wait."""
+    pool = make_pool(fetches_per_loader=64)
+    assert loads(pool)
+    process = pool.inner.processes[0]
+    # Its replacement has the usual time, in which it has to start.
+    a_moment = struct.pack("ll", 0, 200_000)
+    process.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, a_moment)
+    process.child.send_signal(signal.SIGSTOP)
+    uris = [f"http://10.0.0.{n}/{'long' * 2000}.jpg" for n in range(64)]
+
+    def give_out() -> None:
+        for uri in uris:
+            pool.inner.load(uri, pool._note(uri))
+
+    threading.Thread(target=give_out, daemon=True).start()
+    answers = {uri: failure and failure.code for uri, failure in pool.answers(64)}
+    assert answers == dict.fromkeys(uris, "blocked_address")
+    assert process.child.returncode == -signal.SIGKILL
+    assert loads(pool)
+
+
+# A library that loaders load has this in it: where there is a file of one of these names beside
+# it, what no code of ours does happens. Landlock lets everybody ask whether there is one.
+PLANTED = """
+import hashlib, os, signal, sys
+from pathlib import Path
+from worker.pool import wire
+
+class Panic(BaseException):
+    "As libraries in Rust raise it."
+
+def hash_or_panic(body, sha256=hashlib.sha256):
+    if body.endswith(b"panic"):
+        raise Panic
+    word, _, number = body[-10:].partition(b"dies by")  # before the note says what is decoded
+    if number:
+        signal.raise_signal(int(number)) if int(number) else os._exit(1)
+    return sha256(body)
+
+def pack_or_not(answers, pack_packets=wire.pack_packets):
+    if Path(__file__).with_name("no memory").exists():
+        raise MemoryError
+    return pack_packets(answers)
+
+hashlib.sha256, wire.pack_packets = hash_or_panic, pack_or_not
+
+def where(): return sys.argv[0]
+"""
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch) -> Path:
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "certifi.py").write_text(PLANTED)
+    monkeypatch.setenv("PYTHONPATH", str(library))
+    return library
+
+
+def test_a_loader_ends_with_the_first_of_its_threads(library: Path, make_pool: MakePool) -> None:
+    """Its slot would never come back, nor would the image have an answer."""
+    want = library / "no memory"
+    want.touch()
+    pool = make_pool()
+    process = pool.inner.processes[0]
+    pool.load(GOOD)
+    assert process.child.wait(WITHIN_S) == 1
+    want.unlink()
+    assert pool.answers(1) == [(GOOD.name, None)]
+
+
+def test_whatever_is_raised_costs_one_image_and_no_loader(
+    library: Path, make_pool: MakePool, tmp_path: Path
+) -> None:
+    pool = make_pool()
+    image = tmp_path / "image.jpg"
+    image.write_bytes(GOOD.read_bytes() + b"panic")
+    process = pool.inner.processes[0]
+    pool.load(image, GOOD)
+    assert dict(pool.answers(2)) == {
+        image.name: Failure("internal", "loader: Panic()"),
+        GOOD.name: None,
+    }
+    assert pool.inner.processes[0] is process
+
+
+def test_a_loader_that_cannot_be_started_is_tried_until_it_can(
+    make_pool: MakePool, monkeypatch, caplog
+) -> None:
+    pool, start, failures = make_pool(), subprocess.Popen, iter(range(3))
+
+    def start_at_last(*arguments: Any, **options: Any) -> Any:
+        if next(failures, None) is not None:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start_at_last)
+    pool.inner.processes[0].child.kill()
+    pool.load(GOOD)
+    assert pool.answers(1) == [(GOOD.name, None)]
+    assert caplog.text.count("No loader can be started") == 3
+
+
+def test_a_pool_that_has_no_loader_any_more_can_be_closed(
+    make_pool: MakePool, monkeypatch, caplog
+) -> None:
+    def start(*_: object, **__: object) -> NoReturn:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    pool = make_pool()
+    monkeypatch.setattr(subprocess, "Popen", start)
+    pool.inner.processes[0].child.kill()
+    until(lambda: "No loader can be started" in caplog.text)
+    pool.inner.close()
+    with pytest.raises(PoolClosed):
+        pool.load(GOOD)
+
+
+def test_a_pool_can_be_closed_while_a_loader_is_being_buried(
+    make_pool: MakePool, monkeypatch
+) -> None:
+    buried, end, go_on = threading.Event(), LoaderProcess.end, threading.Event()
+
+    def end_slowly(process: LoaderProcess) -> None:
+        end(process)
+        buried.set()
+        assert go_on.wait(WITHIN_S)
+
+    pool = make_pool()
+    monkeypatch.setattr(LoaderProcess, "end", end_slowly)
+    pool.inner.processes[0].child.kill()
+    assert buried.wait(WITHIN_S)
+    with ThreadPoolExecutor(1) as threads:
+        closing = threads.submit(pool.inner.close)
+        until(lambda: not pool.inner._scheduler._accepting)
+        go_on.set()
+        closing.result()
+
+
+# Loaders that die and leave no note of what they decoded
+
+
+def make_deadly(path: Path, number: int) -> Path:
+    """A picture that ends its loader before there is a note: by a signal, or of itself."""
+    path.write_bytes(GOOD.read_bytes() + b"dies by%03d" % number)
+    return path
+
+
+@pytest.mark.parametrize("number", [0, signal.SIGKILL, signal.SIGSEGV])
+def test_an_image_that_ends_its_loader_without_a_note_fails_alone(
+    library: Path, make_pool: MakePool, tmp_path: Path, number: int
+) -> None:
+    pool = make_pool(fetches_per_loader=8)
+    deadly = make_deadly(tmp_path / "deadly.jpg", number)
+    neighbours = [Path(shutil.copy(GOOD, tmp_path / f"{n}.jpg")) for n in range(6)]
+    pool.load(*neighbours[:3], deadly, *neighbours[3:])
+    answers = dict(pool.answers(7))
+    failure = answers.pop(deadly.name)
+    assert failure is not None
+    assert failure.code == "crashed"
+    assert answers == dict.fromkeys((image.name for image in neighbours), None)
+    assert loads(pool)
+
+
+def test_several_images_that_end_their_loaders_are_found_among_many(
+    library: Path, make_pool: MakePool, tmp_path: Path
+) -> None:
+    pool = make_pool(loaders=2, fetches_per_loader=16)
+    deadly = [make_deadly(tmp_path / f"deadly-{n}.jpg", signal.SIGABRT) for n in range(3)]
+    others = [Path(shutil.copy(GOOD, tmp_path / f"{n}.jpg")) for n in range(37)]
+    pool.load(*others[:20], *deadly, *others[20:])
+    answers = {name: failure and failure.code for name, failure in pool.answers(40)}
+    assert answers == {image.name: None for image in others} | {
+        image.name: "crashed" for image in deadly
+    }
+
+
+def test_a_request_that_no_loader_can_read_fails_alone(make_pool: MakePool) -> None:
+    """A packet is cut off at its greatest length, and its loader ends."""
+    pool = make_pool(fetches_per_loader=8)
+    uri = f"http://10.0.0.1/{'long' * 50_000}.jpg"
+    pool.inner.load(uri, pool._note("long"))
+    pool.load(*[GOOD] * 5)
+    answers = sorted((name, failure and failure.code) for name, failure in pool.answers(6))
+    assert answers == sorted([(GOOD.name, None)] * 5 + [("long", "crashed")])
+
+
+def test_loaders_that_cannot_start_condemn_no_image(
+    library: Path, make_pool: MakePool, caplog
+) -> None:
+    """They never had it."""
+    certifi = library / "certifi.py"
+    works = certifi.read_text()
+    certifi.write_text("raise SystemExit(1)")
+    pool = make_pool()
+    pool.load(GOOD)
+    until(lambda: caplog.text.count("A loader died") > MOST_UNEXPLAINED_DEATHS + 1)
+    certifi.write_text(works)
+    assert pool.answers(1) == [(GOOD.name, None)]

@@ -1,0 +1,126 @@
+"""Slots of a real loader: whose they are, and what becomes of a loader that lies about them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contract.settings import Settings
+from resnext.spec.catalogue import find_spec
+from tests.integration.dispatching import WITHIN_S
+from worker.pool.pool import Load, Loaded, LoaderPool, release
+from worker.pool.slots import Slots
+
+COLOURS = range(0, 250, 50)
+# What a loader that was taken over may say, in the place of its first answer.
+LIES = {
+    "slots that nobody ordered": "pack_packets([pack_answer(Answer(n, None, Provenance())) "
+    "for n in (2**32 - 1, 1)])",
+    "an answer given twice": "pack_packets([pack_answer(Answer(slot, None, Provenance()))] * 2)",
+    "no packet": "[b'nonsense']",
+    "no record": "pack_packets([b'nonsense'])",
+}
+LIAR = """
+import socket, sys, time
+from worker.chunk.outcome import Provenance
+from worker.pool.wire import *
+connection = socket.socket(fileno=int(sys.argv[1]))
+connection.recv(MAX_PACKET_BYTES)
+connection.send(READY)
+slot, _, _ = unpack_request(unpack_packet(connection.recv(MAX_PACKET_BYTES))[0])
+for packet in {lie}:
+    connection.send(packet)
+time.sleep(3600)
+"""
+
+
+def test_no_loader_can_cut_its_slots_off() -> None:
+    """The worker would end at its next look at them."""
+    descriptor = Slots.make(count=2, crop=32)
+    for size in (0, 2**20):
+        with pytest.raises(PermissionError):
+            os.ftruncate(descriptor, size)
+    os.close(descriptor)
+
+
+class Pool:
+    """A pool of one loader with two slots, and pictures of one colour each."""
+
+    def __init__(self, folder: Path) -> None:
+        settings = Settings(loaders=1, fetches_per_loader=2, file_roots=(folder,))
+        self.inner = LoaderPool(settings, find_spec("resnext101_32x4d").preprocessing)
+        self.answers: SimpleQueue[tuple[int, Load]] = SimpleQueue()
+        self._folder = folder
+
+    def load(self, *colours: int) -> None:
+        images = [(colour, self._picture(colour).as_uri()) for colour in colours]
+        assert self.inner.load_all(images, self._take_in, lambda _: None) == []
+
+    def next(self) -> tuple[int, Load]:
+        return self.answers.get(timeout=WITHIN_S)
+
+    def _take_in(self, loads: list[tuple[int, Load]]) -> None:
+        for load in loads:
+            self.answers.put(load)
+
+    def _picture(self, colour: int) -> Path:
+        path = self._folder / f"{colour}.png"
+        Image.new("RGB", (256, 256), (colour,) * 3).save(path)
+        return path
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[Pool]:
+    pool = Pool(tmp_path)
+    yield pool
+    pool.inner.close()
+
+
+def colours(load: Load) -> set[int]:
+    assert isinstance(load, Loaded), load
+    return set(np.unique(load.pixels).tolist())
+
+
+def test_a_slot_is_not_used_again_before_its_pixels_have_been_read(pool: Pool) -> None:
+    pool.inner.start()
+    with ThreadPoolExecutor(1) as threads:
+        loading = threads.submit(pool.load, *COLOURS)
+        left = len(COLOURS)
+        while left:
+            held = [pool.next() for _ in range(min(2, left))]
+            assert pool.answers.empty(), "no more than there are slots"
+            for colour, load in held:
+                assert colours(load) == {colour}
+            release([load for _, load in held if isinstance(load, Loaded)])
+            left -= len(held)
+        loading.result()
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_a_loader_that_says_what_none_of_ours_would_is_replaced(
+    pool: Pool, monkeypatch, caplog, lie: str
+) -> None:
+    """It costs no image; an answer to what it was asked is believed, as before."""
+    start, liars = subprocess.Popen, iter([LIAR.format(lie=lie)])
+
+    def start_liar_first(command: list[str], **options: Any) -> Any:
+        program = next(liars, None)
+        if program is not None:
+            command = [sys.executable, "-c", program, *command[-2:]]
+        return start(command, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start_liar_first)
+    pool.inner.start()
+    pool.load(100, 200)
+    assert sorted(colour for colour, _ in (pool.next(), pool.next())) == [100, 200]
+    assert caplog.text.count("it is replaced") == 1

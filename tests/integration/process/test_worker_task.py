@@ -1,0 +1,495 @@
+"""The worker as a process, on a real broker and both databases: tasks, events and signals."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import update
+
+from contract.broker.connection import redis_of
+from contract.database.tables import chunks
+from tests.integration.dispatching import WITHIN_S, until
+from tests.integration.installation import Installation
+from worker.process.celery_worker import RESIZE_S
+
+
+def test_a_chunk_is_classified_and_its_failures_are_stored(installation: Installation) -> None:
+    installation.submit(["double:ok", "double:fail:http_404", "double:ok", "double:fail:timeout"])
+    installation.start()
+    (message,) = installation.publish()
+    until(lambda: installation.states() == {0: "pending"})
+
+    rows = installation.rows()
+    assert set(rows) == {0, 1, 2}
+    assert (rows[0].class_1, rows[0].score_1, rows[0].sha256) == (7, 1.0, "d" * 64)
+    assert (rows[1].error_code, rows[1].class_1) == ("http_404", None)
+    assert rows[2].worker in installation.workers()
+    for _ in range(2):
+        installation.publish()
+        until(
+            lambda: installation.states()[0] != "queued" and installation.states()[0] != "running"
+        )
+    assert installation.states() == {0: "done"}
+    assert (installation.rows()[3].error_code, installation.rows()[3].attempts) == ("timeout", 3)
+    assert installation.tallied() == 4
+    assert str(message) in installation.log
+    assert "double:" not in installation.log, "no URIs at INFO"
+
+
+def test_messages_that_come_twice_are_dropped(installation: Installation) -> None:
+    installation.submit(["double:ok"] * 3)
+    messages = installation.publish()
+    for _ in range(3):
+        installation.send(messages[0].encode())
+    installation.start()
+    installation.await_states("done")
+    until(lambda: installation.unacknowledged() == installation.waiting_messages() == 0)
+    assert (len(installation.rows()), installation.tallied()) == (3, 3)
+
+
+def test_stragglers_outlast_their_task_and_are_stored(
+    installation: Installation, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    installation.submit(["double:ok", f"double:after:{gate}", "double:ok"])
+    installation.start()
+    installation.publish()
+    until(lambda: installation.left() == {1})
+    assert installation.states() == {0: "running"}
+    until(lambda: installation.unacknowledged() == 0)  # the task has ended
+    assert "loading=1" in installation.log
+
+    gate.touch()
+    installation.await_states("done")
+    assert set(installation.rows()) == {0, 1, 2}
+    assert installation.tallied() == 3
+
+
+def test_stragglers_do_not_hold_up_other_chunks(installation: Installation) -> None:
+    installation.submit(*[["double:hang", "double:ok"]] * 3, ["double:ok"])
+    installation.start()
+    installation.publish()
+    until(lambda: installation.left() == {0, 100, 200}, lambda: installation.log)
+    assert installation.states() == {0: "running", 1: "running", 2: "running", 3: "done"}
+
+
+def test_a_worker_takes_no_more_than_it_does_in_some_seconds(
+    installation: Installation, tmp_path: Path
+) -> None:
+    """The others of twenty chunks are left to other workers, until this one shows what it can."""
+    gate = tmp_path / "gate"
+    installation.submit(*[[f"double:hold:{gate}"] * 8] * 20)
+    installation.start(CHUNKS_IN_FLIGHT="64", CHUNK_IMAGES="8", IN_FLIGHT_S="1000")
+    installation.publish()
+    until(lambda: gate.with_suffix(".held").exists() and installation.unacknowledged() == 2)
+    time.sleep(3 * RESIZE_S)
+    assert (installation.unacknowledged(), installation.waiting_messages()) == (2, 18)
+    gate.touch()
+    until(lambda: set(installation.states().values()) == {"done"}, lambda: installation.log)
+    assert len(installation.rows()) == 160
+
+
+@contextmanager
+def captured_events(installation: Installation) -> Iterator[list[dict[str, Any]]]:
+    """What Flower is told meanwhile."""
+    events: list[dict[str, Any]] = []
+    with installation.app.connection_for_read() as connection:
+        receiver = installation.app.events.Receiver(connection, handlers={"*": events.append})
+        capture = threading.Thread(
+            target=lambda: receiver.capture(limit=None, timeout=None, wakeup=False), daemon=True
+        )
+        capture.start()
+        yield events
+        receiver.should_stop = True
+        capture.join(WITHIN_S)
+
+
+def test_flower_is_told_of_a_task_that_ends_while_its_worker_stops(
+    installation: Installation, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    installation.submit([f"double:hold:{gate}"])
+    with captured_events(installation) as events:
+        worker = installation.start()
+        installation.publish()
+        until(gate.with_suffix(".held").exists)
+        worker.send_signal(signal.SIGTERM)
+        until(lambda: "Stopping within" in installation.log)
+        time.sleep(2 * RESIZE_S)  # Celery takes no message any more, and waits for its tasks
+        gate.touch()
+        assert worker.wait(WITHIN_S) == 0, installation.log
+        until(lambda: [e for e in events if e["type"] == "task-succeeded"], lambda: str(events))
+
+
+def test_flower_is_told_name_arguments_and_result(installation: Installation) -> None:
+    """A chunk with images that have failed is a failure, which says how many they are."""
+    with captured_events(installation) as events:
+        installation.submit(["double:ok", "double:fail:http_404", "double:hang"])
+        installation.start()
+        (message,) = installation.publish()
+        until(lambda: [e for e in events if e["type"] == "task-failed"], lambda: str(events))
+    received = next(event for event in events if event["type"] == "task-received")
+    assert (received["name"], received["args"]) == ("resnext.classify_chunk", "")
+    assert received["kwargs"] == str(message)
+    failed = next(event for event in events if event["type"] == "task-failed")
+    assert failed["exception"] == "1 of 3 images failed: http_404 1"
+    assert failed["runtime"] > 0
+    summary = json.loads(failed["result"].replace("'", '"'))
+    assert summary.pop("images_per_s") > 0
+    for stage in ("queue_wait_ms", "store_ms"):
+        assert summary.pop(stage) >= 0
+    for stage in ("batch_wait_ms", "device_ms"):
+        assert summary.pop(stage).keys() == {"median", "max"}
+    assert summary == {
+        "images": 3, "classified": 1, "failed": {"http_404": 1}, "retried": 0, "loading": 1,
+        "handed_back": 0, "deferred": 0, "fetch_ms": {"median": 750.0, "max": 750.0},
+        "decode_wait_ms": {"median": 0.0, "max": 0.0}, "decode_ms": {"median": 2.0, "max": 2.0},
+        "batch_images": {"median": 1, "max": 1}, "bytes": 1000,
+    }  # fmt: skip
+    assert " fetch_ms=750.0/750.0 " in installation.log
+
+
+def test_a_message_of_a_newer_program_goes_back_to_the_queue(installation: Installation) -> None:
+    installation.submit(["double:ok"])
+    worker = installation.start()
+    installation.send({"version": 99, "anything": "new"})
+    until(lambda: "message version 99" in installation.log)
+    installation.publish()
+    installation.await_states("done")  # by the other thread
+    assert installation.log.count("message version 99") == 1, "a hot loop"
+    worker.terminate()
+    assert worker.wait(WITHIN_S) == 0
+    assert installation.waiting_messages() == 1
+
+
+def test_a_message_that_is_none_of_ours_is_dropped_with_a_word(installation: Installation) -> None:
+    installation.start()
+    installation.send({"version": 1, "job": "x"})
+    until(lambda: "Dropped a message" in installation.log, lambda: installation.log)
+    until(lambda: installation.unacknowledged() == installation.waiting_messages() == 0)
+
+
+JUNK = [
+    b"no JSON",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b"[]",
+    b"null",
+    b"{}",
+    b'{"properties": {}}',
+    b'{"properties": {"delivery_tag": 1, "delivery_info": {}}, "headers": {}, "body": "e30="}',
+    (
+        b'{"properties": {"delivery_tag": "t", "delivery_info": {}, "body_encoding": "base64"},'
+        b' "headers": {}, "body": "not base64!"}'
+    ),
+    b'{"properties": {"delivery_tag": "t", "delivery_info": {}}, "headers": {}, "body": "e30="}',
+]
+
+
+def test_whatever_lies_in_the_queue_the_worker_drops_it_and_goes_on(
+    installation: Installation,
+) -> None:
+    installation.submit(["double:ok"])
+    worker = installation.start(METRICS_PORT="0")
+    client = redis_of(installation.app)
+    for item in JUNK:
+        client.lpush(installation.queue, item)
+    (message,) = installation.publish()
+    for change in (
+        {"version": None},
+        {"version": [1]},
+        {"version": {}},
+        {"uris": ["http://a.example/" + "a" * 200_000]},
+    ):
+        installation.send(message.encode() | change)
+    installation.await_states("done")
+    dropped = len(JUNK) + 4
+    until(lambda: installation.log.count("Dropped a message") == dropped, lambda: installation.log)
+    until(lambda: installation.unacknowledged() == installation.waiting_messages() == 0)
+    assert scrape(installation)["resnext_dropped_messages_total"] == dropped
+    assert worker.poll() is None
+
+
+def test_whoever_writes_to_redis_does_not_decide_what_is_fetched(
+    installation: Installation,
+) -> None:
+    installation.submit(["double:ok", "double:fail:http_404"])
+    (message,) = installation.publish()
+    redis_of(installation.app).delete(installation.queue)
+    installation.send(message.encode() | {"uris": ["file:///etc/passwd", "double:ok"]})
+    installation.start()
+    installation.await_states("done")
+    rows = installation.rows()
+    assert [(rows[n].uri, rows[n].error_code) for n in (0, 1)] == [
+        ("double:ok", None),
+        ("double:fail:http_404", "http_404"),
+    ]
+    assert "has other URIs than SQL does" in installation.log
+
+
+def test_a_worker_that_is_stopped_finishes_what_the_classifier_has_and_hands_back_the_rest(
+    installation: Installation, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    installation.submit(
+        ["double:hang", f"double:hold:{gate}", "double:fail:http_404"],
+        ["double:hang", "double:fail:http_404"],  # becomes a straggler
+        ["double:ok"] * 3,  # prefetched or waiting
+        ["double:ok"] * 3,
+        ["double:ok"] * 3,
+    )
+    worker = installation.start(CHUNKS_IN_FLIGHT="1", CHUNK_PATIENCE_S="0.2")
+    with installation.engine.begin() as connection:  # the straggling chunk first
+        connection.execute(update(chunks).where(chunks.c.chunk != 1).values(state="later"))
+    installation.publish()
+    until(lambda: installation.left() & {100, 101} == {100})
+    with installation.engine.begin() as connection:
+        connection.execute(update(chunks).where(chunks.c.state == "later").values(state="pending"))
+    with installation.engine.begin() as connection:
+        connection.execute(update(chunks).where(chunks.c.chunk > 1).values(state="later"))
+    installation.publish()
+    until(gate.with_suffix(".held").exists)
+    with installation.engine.begin() as connection:
+        connection.execute(update(chunks).where(chunks.c.state == "later").values(state="pending"))
+    installation.publish()
+
+    worker.send_signal(signal.SIGTERM)
+    until(lambda: "Stopping within" in installation.log)
+    gate.touch()
+
+    assert worker.wait(WITHIN_S) == 0, installation.log
+    assert set(installation.rows()) == {1, 2, 101}
+    assert installation.left() == {0, 100, *range(200, 203), *range(300, 303), *range(400, 403)}
+    assert installation.tallied() == 3
+    states = installation.states()
+    assert (states[0], states[1]) == ("pending", "pending")
+    assert set(states.values()) == {"pending", "queued"}
+    queued = sum(state == "queued" for state in states.values())
+    assert (installation.waiting_messages(), installation.unacknowledged()) == (queued, 0)
+    assert installation.workers() == []
+    assert "nothing is left in hand" in installation.log
+
+
+def test_what_was_handed_back_is_finished_by_the_next_worker(
+    installation: Installation, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    installation.submit([f"double:after:{gate}", "double:ok"], ["double:ok"])
+    worker = installation.start()
+    installation.publish()
+    until(lambda: installation.left() == {0})
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(WITHIN_S) == 0, installation.log
+    assert installation.states()[0] == "pending"
+
+    gate.touch()
+    installation.publish()
+    installation.start()
+    installation.await_states("done", "done")
+    assert {position: row.attempts for position, row in installation.rows().items()} == {
+        0: 1, 1: 1, 100: 1,
+    }  # fmt: skip
+
+
+def test_a_worker_whose_device_is_broken_settles_nothing_says_why_and_ends(
+    installation: Installation, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.touch()
+    installation.submit(*[[f"double:break:{broken}"]] * 4)
+    with installation.engine.begin() as connection:  # the last attempt of the first one
+        connection.execute(update(chunks).where(chunks.c.chunk == 0).values(attempt=2))
+    worker = installation.start(CHUNKS_IN_FLIGHT="1")
+    installation.publish()
+
+    assert worker.wait(WITHIN_S) != 0
+    assert installation.rows() == {}
+    states = list(installation.states().values())
+    assert set(states) <= {"pending", "queued"}
+    assert states.count("pending") >= 3
+    assert "3 batches in a row, at last with: device fell off" in installation.log
+    assert installation.workers() == []
+
+    broken.unlink()
+    installation.publish()
+    installation.start()
+    installation.await_states("done", "done", "done", "done")
+    assert installation.tallied() == len(installation.rows()) == 4
+
+
+def test_a_second_signal_stops_a_worker_at_once(installation: Installation, tmp_path: Path) -> None:
+    gate = tmp_path / "never"
+    installation.submit([f"double:hold:{gate}", "double:ok"])
+    worker = installation.start(STOP_WITHIN_S="3600")
+    installation.publish()
+    until(gate.with_suffix(".held").exists)
+    worker.terminate()
+    until(lambda: "Stopping within" in installation.log)
+    assert worker.poll() is None
+    worker.terminate()
+    assert worker.wait(WITHIN_S) == 1
+    assert installation.states() == {0: "running"}  # until its lease is over
+    assert len(installation.workers()) == 1
+
+
+def test_a_worker_that_cannot_finish_in_time_leaves(
+    installation: Installation, tmp_path: Path
+) -> None:
+    gate = tmp_path / "never"
+    installation.submit([f"double:hold:{gate}"])
+    worker = installation.start(STOP_WITHIN_S="0.5")
+    installation.publish()
+    until(gate.with_suffix(".held").exists)
+    worker.terminate()
+    assert worker.wait(WITHIN_S) == 1
+    assert "Not finished after" in installation.log
+
+
+def test_before_a_worker_starts_loaders_nobody_may_read_its_passwords_in_proc(
+    installation: Installation,
+) -> None:
+    """To the kernel a decoder that was taken over is just another process of the same user."""
+    program = """
+import ctypes
+from contract.settings import load_settings
+from worker.pool.pool import LoaderPool
+from worker.main import run_worker
+
+PR_GET_DUMPABLE = 3
+
+def start(pool):
+    raise SystemExit(f"dumpable: {ctypes.CDLL(None).prctl(PR_GET_DUMPABLE)}")
+
+LoaderPool.start = start
+run_worker(load_settings())
+"""
+    worker = subprocess.run(
+        [sys.executable, "-c", program],
+        env=installation.environment,
+        capture_output=True,
+        check=False,
+    )
+    assert worker.stderr.splitlines()[-1] == b"dumpable: 0"
+
+
+def test_the_log_is_plain_and_holds_no_password(installation: Installation) -> None:
+    installation.submit(["double:ok"])
+    worker = installation.start(LOG_LEVEL="INFO")
+    installation.publish()
+    installation.await_states("done")
+    worker.terminate()
+    assert worker.wait(WITHIN_S) == 0
+    password = installation.settings.broker().partition("://:")[2].partition("@")[0]
+    assert len(password) > 10
+    assert password not in installation.log
+    assert "\x1b" not in installation.log
+    assert "Traceback" not in installation.log
+
+
+# Metrics
+
+
+def scrape(installation: Installation) -> dict[str, float]:
+    """Each sample by its name and labels, as they are written."""
+    port = re.search(r"metrics on 127\.0\.0\.1, port (\d+)", installation.log)
+    assert port is not None, installation.log
+    with urlopen(f"http://127.0.0.1:{port[1]}/metrics", timeout=WITHIN_S) as response:
+        families = text_string_to_metric_families(response.read().decode())
+    return {
+        " ".join([sample.name, *sample.labels.values()]): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_what_is_counted_is_what_sql_holds(installation: Installation) -> None:
+    installation.submit(
+        ["double:ok"] * 3 + ["double:fail:http_404"] * 2,
+        ["double:ok", "double:fail:timeout", "double:fail:not_an_image", "double:fail:http_404"],
+        ["double:hang"],
+    )
+    installation.start(METRICS_PORT="0")
+    installation.publish()
+    until(lambda: installation.states() == {0: "done", 1: "pending", 2: "running"})
+    until(lambda: scrape(installation)["resnext_store_seconds_count"] == 2)
+    until(lambda: installation.unacknowledged() == 0)
+
+    found = scrape(installation)
+    by_code: dict[str, int] = {}
+    for row in installation.rows().values():
+        labels = " classified" if row.error_code is None else f"{row.error_code} failed"
+        by_code[labels] = by_code.get(labels, 0) + 1
+    assert by_code == {" classified": 4, "http_404 failed": 3, "not_an_image failed": 1}
+    images = "resnext_images_total "
+    counted = {name.removeprefix(images): n for name, n in found.items() if images in name}
+    assert counted == by_code | {"timeout retried": 1, " handed_back": 0, " deferred": 0}
+    assert found["resnext_bytes_total"] == 4000
+    assert found["resnext_fetch_seconds_count"] == 9
+    assert found["resnext_fetch_seconds_sum"] == 4 * 0.25 + 5 * 0.75
+    assert found["resnext_decode_seconds_count"] == 4
+    assert found["resnext_batch_images_sum"] == found["resnext_batch_wait_seconds_count"] == 4
+    assert found["resnext_queue_wait_seconds_count"] == 3
+    assert found["resnext_images_in_flight loading"] == 1
+    assert found["resnext_chunks_in_flight"] == 1
+    assert 0 < found["resnext_device_busy_seconds_total"] < found["process_start_time_seconds"]
+    (worker,) = installation.workers()
+    assert any("resnext_worker_info" in name and name.endswith(f" {worker}") for name in found)
+
+
+def listening(pid: int) -> list[str]:
+    """The addresses of a process's open ports, as the kernel writes them."""
+    sockets = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [
+        row.split()
+        for table in ("tcp", "tcp6")
+        for row in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+    ]
+    return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
+
+
+def test_a_port_is_opened_on_loopback_alone_and_where_it_is_asked_for(
+    installation: Installation,
+) -> None:
+    quiet = installation.start()
+    assert listening(quiet.pid) == []
+    (address,) = listening(installation.start(METRICS_PORT="0").pid)
+    assert address.startswith("0100007F:")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "192.0.2.1", "no.such.host.invalid"])
+def test_an_address_that_cannot_be_had_is_told_before_weights_are_looked_for(
+    installation: Installation, address
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [Path(sys.executable).with_name("resnextq"), "worker"],
+            env=installation.environment
+            | {
+                "RESNEXT_METRICS_PORT": port,
+                "RESNEXT_METRICS_ADDRESS": address,
+                "RESNEXT_WEIGHTS": "/nowhere/weights.pth",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 3, done.stderr
+    assert f"The metrics cannot be shown on {address}:{port}: " in done.stderr
+    assert "Set RESNEXT_METRICS_PORT to a free port" in done.stderr
+    assert "/nowhere" not in done.stderr
+    assert "Traceback" not in done.stderr

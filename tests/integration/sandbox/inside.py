@@ -1,0 +1,30 @@
+"""A program of a test inside a loader's sandbox."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from tests.wait import WITHIN_S
+from worker.loader.sandbox.start import command, write_permitted
+
+
+def inside(tmp_path: Path, program: str, *permitted: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a program in the sandbox; it lies in a folder that is permitted."""
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "program.py").write_text(program)
+    descriptor = write_permitted(permitted)
+    try:
+        return subprocess.run(
+            command("program", permitted=descriptor),
+            pass_fds=[descriptor],
+            env=os.environ | {"PYTHONPATH": str(library)},
+            capture_output=True,
+            text=True,
+            timeout=WITHIN_S,
+            check=False,
+        )
+    finally:
+        os.close(descriptor)

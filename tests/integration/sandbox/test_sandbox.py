@@ -1,0 +1,276 @@
+"""A loader that has been taken over: what it cannot do any more, and what it still must do."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image, features
+
+from contract.errors import UnavailableError
+from contract.settings import Settings
+from resnext.spec.catalogue import find_spec
+from tests.integration.dispatching import WITHIN_S
+from tests.integration.sandbox.inside import inside
+from tests.pictures.demo import GOOD
+from tests.pools import Pool
+from tests.servers.sites import LOOPBACK, serving
+from worker.loader.config import LoaderConfig
+from worker.loader.sandbox import landlock, seccomp
+from worker.loader.sandbox.protections import ATTEMPTS, Protections, find_out, tell_protections
+from worker.loader.sandbox.start import read_permitted, write_permitted
+from worker.pool.environment import ADDED_VARIABLES, KEPT_VARIABLES
+
+INTRUDER = Path(__file__).parents[2] / "doubles" / "intruder.py"
+
+pytestmark = pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """What the intruder is after."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    for name in ("secret", "doomed", "doomed too"):
+        (folder / name).touch()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "server"))
+        server.listen()
+        yield folder
+
+
+def reported(text: str) -> dict[str, str]:
+    (line,) = [line for line in text.splitlines() if line.startswith("intruder: ")]
+    found: dict[str, str] = json.loads(line.removeprefix("intruder: "))
+    return found
+
+
+def test_the_intruder_knows_his_trade(folder: Path) -> None:
+    """Outside he is kept from nothing: so what he fails at inside, the sandbox refuses."""
+    done = subprocess.run(
+        [sys.executable, INTRUDER, folder],
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=True,
+    )
+    assert set(reported(done.stderr).values()) == {"done"}
+
+
+def test_inside_a_loader_nothing_of_it_works(
+    folder: Path, tmp_path: Path, monkeypatch, capfd
+) -> None:
+    """He comes in by a library that the loader loads, and does his work before it has begun."""
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "certifi.py").write_text(
+        "import runpy, sys\n"
+        "from pathlib import Path\n"
+        f"runpy.run_path({str(INTRUDER)!r})['main'](Path({str(folder)!r}))\n"
+        "def where(): return sys.argv[0]\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(library))
+    pool = Pool(Settings(loaders=1, file_roots=(GOOD.parent, INTRUDER.parent)))
+    pool.inner.start()
+    try:
+        pool.load(GOOD)
+        assert pool.answers(1) == [(GOOD.name, None)]
+    finally:
+        pool.inner.close()
+    found = reported(capfd.readouterr().err)
+    done = {name for name, outcome in found.items() if outcome == "done"}
+    assert done == set()
+    assert set(found.values()) <= {"EACCES", "EPERM", "EAFNOSUPPORT"}
+
+
+TELLING = """
+import os, sys
+os.write(2, b"".join(b"variable: %s=%s\\n" % item for item in os.environb.items()))
+def where(): return sys.argv[0]
+"""
+
+
+def test_a_loader_is_given_few_variables_and_has_limits(tmp_path: Path, monkeypatch, capfd) -> None:
+    """None of the worker's secrets, whatever they are called."""
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "certifi.py").write_text(TELLING)
+    monkeypatch.setenv("PYTHONPATH", str(library))
+    for name in ("RESNEXT_BROKER_URL", "AWS_SECRET_ACCESS_KEY", "https_proxy", "MY_TOKEN"):
+        monkeypatch.setenv(name, "redis://me:s3cr3t@10.0.0.1")
+    settings = Settings(loaders=1, file_roots=(GOOD.parent,))
+    assert "s3cr3t" in settings.broker()
+    pool = Pool(settings)
+    pool.inner.start()
+    try:
+        pool.load(GOOD)
+        assert pool.answers(1) == [(GOOD.name, None)]
+        table = Path(f"/proc/{pool.inner.processes[0].child.pid}/limits").read_text()
+    finally:
+        pool.inner.close()
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("variable: ")]
+    names = {line.removeprefix("variable: ").partition("=")[0] for line in told}
+    assert "PYTHONPATH" in names
+    assert names <= KEPT_VARIABLES | ADDED_VARIABLES.keys() | {"LC_CTYPE"}, "of Python's own"
+    assert not any("s3cr3t" in line for line in told)
+    limits = " ".join(table.split())  # one blank between columns
+    most = LoaderConfig.of(settings, find_spec("resnext101_32x4d").preprocessing)
+    assert f"address space {most.address_space_bytes} {most.address_space_bytes}" in limits
+    assert "core file size 0 0" in limits
+
+
+def test_the_filter_alone_keeps_him_from_what_landlock_leaves_alone(folder: Path) -> None:
+    """Some of it on older kernels only, so that here both would refuse it."""
+    program = (
+        "import runpy, sys\n"
+        "from pathlib import Path\n"
+        "from worker.loader.sandbox import prctl, seccomp\n"
+        "prctl.prctl(prctl.PR_SET_NO_NEW_PRIVS, 1)\n"
+        "assert seccomp.install()\n"
+        f"runpy.run_path({str(INTRUDER)!r})['main'](Path({str(folder)!r}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=True,
+    )
+    found = reported(done.stderr)
+    assert {name for name, outcome in found.items() if outcome == "done"} == {
+        *("read a file", "read the users", "list a folder", "read the parent's passwords"),
+        *("make a file", "make a folder", "make a link", "make a pipe"),
+        *("rename a file", "remove a file"),
+    }
+
+
+def test_what_a_loader_is_kept_from_is_found_out_and_not_guessed() -> None:
+    assert find_out(Settings()) == Protections(tuple(ATTEMPTS), ())
+    outside = find_out(Settings(sandbox="off"))
+    # A container may have refused new privileges and core files itself.
+    assert set(ATTEMPTS) - set(outside.possible) <= {"gain privileges", "leave core files"}
+    assert "loaders can read other files" in str(outside)
+    assert "RESNEXT_SANDBOX" in outside.advice
+
+
+def test_a_worker_that_requires_what_cannot_be_had_does_not_start(monkeypatch, caplog) -> None:
+    found = Protections((), tuple(ATTEMPTS))
+    monkeypatch.setattr("worker.loader.sandbox.protections.find_out", lambda _: found)
+    tell_protections(Settings())
+    assert "Loaders can read other files" in caplog.text
+    with pytest.raises(UnavailableError, match="RESNEXT_SANDBOX is `required`"):
+        tell_protections(Settings(sandbox="required"))
+
+
+@pytest.mark.parametrize("program", ["os.abort()", "os.kill(os.getpid(), 6)"])
+def test_a_decoder_that_aborts_still_ends_by_its_own_signal(tmp_path: Path, program: str) -> None:
+    """By which the worker knows whose fault it was."""
+    assert inside(tmp_path, f"import os; {program}").returncode == -6
+
+
+def test_any_number_of_paths_are_permitted_and_nothing_else(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{n}\n\udcff" for n in range(3)] * 50_000
+    assert read_permitted(write_permitted(paths)) == paths[:3]
+
+
+def test_a_loader_leaves_when_a_file_that_names_servers_is_replaced(tmp_path: Path) -> None:
+    """Its replacement can read the new one."""
+    names = tmp_path / "resolv.conf"
+    names.write_text("old")
+    program = (
+        "from pathlib import Path\n"
+        "from worker.loader.sandbox import start as sandbox\n"
+        "sandbox.LOOK_AGAIN_S = 0.01\n"
+        f"paths = [Path({str(names)!r}), Path('/nowhere')]\n"
+        "marks = sandbox._marks(paths)\n"
+        "print('ready', flush=True)\n"
+        "sandbox._leave_when_replaced(paths, marks)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        (tmp_path / "new").write_text("new")
+        (tmp_path / "new").rename(names)
+        assert process.wait(WITHIN_S) == 0
+
+
+def test_a_loader_leaves_when_a_folder_that_it_may_read_has_come(tmp_path: Path) -> None:
+    folder = tmp_path / "mounted later"
+    program = (
+        "import threading\n"
+        "from pathlib import Path\n"
+        "from worker.loader.sandbox import start as sandbox\n"
+        "sandbox.LOOK_AGAIN_S = 0.01\n"
+        f"sandbox.enter(Path(path) for path in [{str(folder)!r}])\n"
+        "print('ready', flush=True)\n"
+        "threading.Event().wait()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        folder.mkdir()
+        try:
+            assert process.wait(WITHIN_S) == 0
+        finally:
+            process.kill()
+
+
+def test_a_file_that_is_named_is_read_and_its_neighbours_are_not(tmp_path: Path) -> None:
+    named, neighbour = tmp_path / "named.png", tmp_path / "neighbour.png"
+    for path in (named, neighbour):
+        Image.new("RGB", (8, 8)).save(path)
+    pool = Pool(Settings(loaders=1), named=[named])
+    pool.inner.start()
+    try:
+        for path in (named, neighbour):
+            pool.inner.load(path.as_uri(), pool._note(path.name), root=path)
+        answers = {name: failure and failure.code for name, failure in pool.answers(2)}
+    finally:
+        pool.inner.close()
+    assert answers == {named.name: None, neighbour.name: "unreadable"}
+
+
+def test_every_format_is_decoded_inside(tmp_path: Path) -> None:
+    """Their decoders are loaded when the first picture of them comes."""
+    formats = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *["AVIF"] * features.check("avif")]
+    paths = [tmp_path / f"picture.{name.lower()}" for name in formats]
+    for path in paths:
+        Image.new("RGB", (64, 48), "red").save(path)
+    lab = tmp_path / "lab.tiff"  # by a colour profile, which another library computes
+    Image.new("LAB", (64, 48)).save(lab)
+    pool = Pool(Settings(loaders=1, file_roots=(tmp_path,)))
+    pool.inner.start()
+    try:
+        pool.load(*paths, lab)
+        answers = dict(pool.answers(len(paths) + 1))
+    finally:
+        pool.inner.close()
+    assert answers == dict.fromkeys([path.name for path in paths] + [lab.name])
+
+
+def test_names_are_resolved_inside() -> None:
+    pool = Pool(Settings(loaders=1, fetch_allow=(LOOPBACK, "::1")))
+    pool.inner.start()
+    try:
+        with serving("127.0.0.1") as site:
+            uri = site.uris(1)[0].replace("127.0.0.1", "localhost")
+            pool.inner.load(uri, pool._note("by its name"))
+            assert pool.answers(1) == [("by its name", None)]
+    finally:
+        pool.inner.close()
+
+
+def test_the_numbers_are_those_of_this_machine() -> None:
+    """A wrong number would refuse another call; the kernel's own header says them."""
+    header = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
+    if not header.exists():
+        pytest.skip("the kernel's header is not installed")
+    lines = [line.split() for line in header.read_text().splitlines()]
+    numbers = {cells[1]: int(cells[2]) for cells in lines if len(cells) == 3}
+    told = {f"__NR_{name}": number for name, (number, _) in seccomp._REFUSED.items()}
+    assert {name: numbers.get(name, told[name]) for name in told} == told

@@ -1,0 +1,105 @@
+"""Fetching from inside the sandbox: certificates are checked there, and DNS is asked."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contract.settings import Settings
+from tests.integration.sandbox.inside import inside
+from tests.pictures.demo import GOOD
+from tests.pools import Pool
+from tests.servers.names import NameServer, answering_names
+from tests.servers.raw import saying, serving
+from tests.servers.sites import picture
+from tests.servers.tls import CERTIFICATES, tls_of
+from worker.loader.sandbox import landlock
+
+NAME_SERVER = Path(__file__).parents[2] / "servers" / "names.py"
+PICTURE = saying(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(picture()), picture())
+
+pytestmark = pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    """One loader, inside."""
+    pool = Pool(Settings(loaders=1, fetch_allow=("127.0.0.1",), sandbox="required"))
+    pool.inner.start()
+    yield pool
+    pool.inner.close()
+
+
+def code_of(pool: Pool, uri: str, root: Path | None = None) -> str | None:
+    pool.inner.load(uri, pool._note(uri), root=root)
+    ((_, failure),) = pool.answers(1)
+    return failure and failure.code
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch) -> Path:
+    """Of the tests, where nothing else may be read."""
+    bundle = tmp_path / "certificates" / "authority.pem"
+    bundle.parent.mkdir()
+    shutil.copy(CERTIFICATES / bundle.name, bundle)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    return bundle
+
+
+def test_a_certificate_is_checked_inside(authority: Path, pool: Pool) -> None:
+    neighbour = authority.with_name("neighbour.jpg")
+    shutil.copy(GOOD, neighbour)
+    assert code_of(pool, neighbour.as_uri(), root=neighbour) == "unreadable", "it is inside"
+    with serving(PICTURE, tls_of("good")) as server:
+        assert code_of(pool, f"{server.address}/a.png") is None
+        assert len(server.requests) == 1
+    for name in ("self-signed", "other-host", "expired"):
+        with serving(PICTURE, tls_of(name)) as server:
+            assert (name, code_of(pool, f"{server.address}/a.png")) == (name, "tls")
+            assert not any(server.requests)
+
+
+def test_an_authority_that_nobody_named_is_not_trusted_inside(pool: Pool) -> None:
+    with serving(PICTURE, tls_of("good")) as server:
+        assert code_of(pool, f"{server.address}/a.png") == "tls"
+
+
+def test_the_authorities_that_are_trusted_as_a_rule_can_be_read_inside(tmp_path: Path) -> None:
+    """If they could not, every server would fail with `tls`, and so would those of the tests."""
+    program = (
+        "import certifi, ssl\n"
+        "print(len(ssl.create_default_context(cafile=certifi.where()).get_ca_certs()))\n"
+    )
+    done = inside(tmp_path, program)
+    assert int(done.stdout) > 1, done.stderr
+
+
+@pytest.fixture
+def names(tmp_path: Path, monkeypatch) -> Iterator[NameServer]:
+    """A name server that loaders ask, by the machine's own resolver, which is told so inside."""
+    library = tmp_path / "library"
+    library.mkdir()
+    shutil.copy(NAME_SERVER, library / "name_server.py")
+    with answering_names() as server:
+        (library / "certifi.py").write_text(
+            "import name_server, socket, sys\n"
+            f"socket.getaddrinfo = name_server.asking({server.port})\n"
+            "def where(): return sys.argv[0]\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", str(library))
+        yield server
+
+
+def test_dns_is_asked_inside(names: NameServer, pool: Pool) -> None:
+    """Which is more than the file of names, where `localhost` stands."""
+    names.has("pictures.test", ("127.0.0.1",))
+    names.has("inside.test", ("10.0.0.1",))
+    with serving(PICTURE) as server:
+        assert code_of(pool, f"http://pictures.test:{server.port}/a.png") is None
+        assert b"Host: pictures.test" in server.requests[0]
+    assert code_of(pool, "http://inside.test/a.png") == "blocked_address"
+    assert code_of(pool, "http://nowhere.test/a.png") == "dns"
+    assert {name for name, _ in names.asked} == {"pictures.test", "inside.test"}

@@ -1,0 +1,8 @@
+"""The demo's pictures, where a test needs a real photograph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PICTURES = Path(__file__).parents[2] / "demo" / "pictures"
+GOOD = PICTURES / "chelsea.jpg"

@@ -1,0 +1,91 @@
+"""Real pools of loaders, and what comes of the images that a test gives them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from contract.failure import Failure
+from contract.settings import Settings
+from resnext.spec.catalogue import find_spec
+from tests.servers.sites import LOOPBACK
+from tests.wait import WITHIN_S
+from worker.pool.pool import Loaded, LoaderPool, LoadFailed
+
+
+class Pool:
+    """A pool, the names of the images that it loads, and what comes of them."""
+
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        preprocessing = find_spec("resnext101_32x4d").preprocessing
+        self.inner = LoaderPool(settings, preprocessing, **options)
+        self._answers: SimpleQueue[tuple[str, Failure | None]] = SimpleQueue()
+
+    def load(self, *paths: Path) -> None:
+        for path in paths:
+            self.inner.load(path.as_uri(), self._note(path.name))
+
+    def _note(self, name: str) -> Callable[[Loaded | LoadFailed], None]:
+        def done(load: Loaded | LoadFailed) -> None:
+            if isinstance(load, LoadFailed):
+                self._answers.put((name, load.failure))
+            else:
+                load.release()
+                self._answers.put((name, None))
+
+        return done
+
+    def answers(self, number: int) -> list[tuple[str, Failure | None]]:
+        """The next ones; None stands for pixels."""
+        try:
+            return [self._answers.get(timeout=WITHIN_S) for _ in range(number)]
+        except Empty:
+            raise AssertionError("an image has no answer") from None
+
+
+class SitePool:
+    """A pool of loaders, and what comes of its images, by host and in any order."""
+
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        self.inner = LoaderPool(settings, find_spec("resnext101_32x4d").preprocessing, **options)
+        self._answers: SimpleQueue[tuple[str, bool]] = SimpleQueue()
+
+    def load(self, *uris: str) -> None:
+        for uri in uris:
+            self.inner.load(uri, self._note(uri.rpartition("/")[0]))
+
+    def _note(self, address: str) -> Callable[[Loaded | LoadFailed], None]:
+        def done(load: Loaded | LoadFailed) -> None:
+            if isinstance(load, Loaded):
+                load.release()
+            self._answers.put((address, isinstance(load, Loaded)))
+
+        return done
+
+    def answers(self, number: int) -> Counter[tuple[str, bool]]:
+        """The next ones: of which address, and whether there were pixels."""
+        try:
+            return Counter(self._answers.get(timeout=WITHIN_S) for _ in range(number))
+        except Empty:
+            raise AssertionError("an image has no answer") from None
+
+
+MakePool = Callable[..., SitePool]
+
+
+def making_pools(**usual: Any) -> Iterator[MakePool]:
+    """For a fixture: pools that are started, and closed at its end."""
+    pools: list[SitePool] = []
+
+    def make(*, options: dict[str, Any] | None = None, **settings: Any) -> SitePool:
+        values = {"loaders": 1, "fetch_allow": (LOOPBACK,)} | usual | settings
+        pools.append(SitePool(Settings(**values), **options or {}))
+        pools[-1].inner.start()
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.inner.close()

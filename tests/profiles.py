@@ -1,0 +1,3 @@
+"""Profiles of Hypothesis that a command line may ask for: `--hypothesis-profile=long`."""
+
+LONG = "long"

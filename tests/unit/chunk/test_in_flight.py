@@ -1,0 +1,66 @@
+"""How many chunks a worker takes at a time."""
+
+import pytest
+
+from contract.flow import InHand
+from worker.chunk.prefetch import InFlight
+
+SLOTS = 8192
+
+
+def in_flight(
+    images_per_s: float,
+    in_hand: tuple[int, int, int] = (0, 0, 0),
+    *,
+    images_per_chunk: float = 64.0,
+    free_slots: int = SLOTS,
+) -> InFlight:
+    return InFlight(
+        in_flight_s=2.0,
+        most_chunks=512,
+        batch_images=32,
+        images_per_s=lambda: images_per_s,
+        images_per_chunk=lambda: images_per_chunk,
+        in_hand=lambda: InHand(*in_hand),
+        free_slots=lambda: free_slots,
+    )
+
+
+@pytest.mark.parametrize(
+    ("images_per_s", "chunks"),
+    [
+        pytest.param(0.0, 2, id="not known yet: one to classify, one to load"),
+        pytest.param(6.0, 2, id="a CPU: not minutes of work"),
+        pytest.param(100.0, 4, id="two seconds of it, rounded up"),
+        pytest.param(3000.0, 94, id="a GPU"),
+        pytest.param(90_000.0, 129, id="no more than loaders have slots for, and two batches"),
+    ],
+)
+def test_seconds_of_the_measured_rate(images_per_s: float, chunks: int) -> None:
+    assert in_flight(images_per_s).wanted_chunks() == chunks
+
+
+def test_small_chunks_are_more_of_them() -> None:
+    """What a retry leaves of a chunk may be one image; a batch is to be filled all the same."""
+    assert in_flight(0.0, images_per_chunk=1.0).wanted_chunks() == 64
+    assert in_flight(0.0, images_per_chunk=16.0).wanted_chunks() == 4
+    assert in_flight(3000.0, images_per_chunk=1.0).wanted_chunks() == 512, "as many as may be"
+
+
+@pytest.mark.parametrize(
+    ("in_hand", "chunks"),
+    [
+        pytest.param((94, 6000, 64), 94, id="all there is to do: no more, and no less"),
+        pytest.param((94, 188, 0), 94 + 91, id="two of each hang: as if they were not there"),
+        pytest.param((300, 8000, 64), 300 - 31, id="too much: what ends is not replaced"),
+        pytest.param((20, 1280, 64), 20 + 74, id="more is wanted"),
+    ],
+)
+def test_what_counts_is_the_work_that_is_left(in_hand: tuple[int, int, int], chunks: int) -> None:
+    assert in_flight(3000.0, in_hand).wanted_chunks() == chunks
+
+
+def test_where_the_loaders_are_slower_than_the_device_little_waits_for_them() -> None:
+    """Nothing would come of it sooner, and nobody could overtake it."""
+    assert in_flight(3000.0, (16, 1024, 0), free_slots=0).wanted_chunks() == 16 + 1
+    assert in_flight(3000.0, (20, 1280, 256), free_slots=0).wanted_chunks() == 20 - 3

@@ -1,0 +1,109 @@
+"""A loader that died: which image fails, and which ones are loaded again, and how."""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from types import SimpleNamespace
+from typing import Any
+
+from contract.failure import Failure
+from worker.pool.quarantine import Quarantine
+from worker.pool.request import LoadRequest
+from worker.pool.slots import Note
+from worker.pool.verdict import MOST_UNEXPLAINED_DEATHS, Deadlines, Verdict, judge
+
+DEADLINES = Deadlines(decode_s=1.0, silence_s=3.0)
+
+
+def request(uri: str, *, kills: int = 0, unexplained_deaths: int = 0) -> LoadRequest:
+    return LoadRequest(uri, uri, None, None, lambda _: None, kills, unexplained_deaths)
+
+
+def judge_death(
+    *requests: LoadRequest, note: Note | None = None, status: int = -signal.SIGKILL, **state: Any
+) -> Verdict:
+    """Of a loader that had these in flight, the first in slot 0."""
+    usual = {"ready": True, "mute": False, "overdue": None, "quarantine": None, "answered": 0}
+    dead = SimpleNamespace(
+        requests=dict(enumerate(requests)),
+        slots=SimpleNamespace(noted=lambda: note),
+        child=SimpleNamespace(returncode=status),
+        **usual | state,
+    )
+    return judge(dead, DEADLINES)  # type: ignore[arg-type]
+
+
+def uris(requests: Any) -> list[str]:
+    return [request.uri for request in requests]
+
+
+def test_a_crash_fails_the_image_of_the_note_and_counts_for_no_other() -> None:
+    verdict = judge_death(request("a"), request("b"), note=Note(1, slot=1), status=-signal.SIGSEGV)
+    assert verdict.failure == Failure("crashed", "the decoder crashed")
+    assert uris(verdict.failed) == ["b"]
+    assert [(r.uri, r.unexplained_deaths) for r in verdict.again] == [("a", 0)]
+
+
+def test_a_death_without_a_note_counts_for_each_image_in_flight() -> None:
+    verdict = judge_death(request("a"), request("b", unexplained_deaths=1))
+    assert [(r.uri, r.unexplained_deaths) for r in verdict.again] == [("a", 1), ("b", 2)]
+    assert (verdict.failure, verdict.quarantine) == (None, None)
+
+
+def test_a_note_that_names_no_image_in_flight_is_no_note() -> None:
+    verdict = judge_death(request("a"), note=Note(1, slot=7))
+    assert [r.unexplained_deaths for r in verdict.again] == [1]
+
+
+def test_a_loader_that_was_never_ready_died_of_no_image() -> None:
+    quarantine = Quarantine(deque([request("b")]), 1)
+    verdict = judge_death(request("a"), ready=False, status=-signal.SIGSEGV, quarantine=quarantine)
+    assert verdict.failure is None
+    assert verdict.quarantine is not None
+    assert [(r.uri, r.unexplained_deaths) for r in verdict.quarantine.waiting] == [
+        ("a", 0),
+        ("b", 0),
+    ]
+
+
+def test_after_the_last_unexplained_death_half_of_them_are_tried_at_once() -> None:
+    count = MOST_UNEXPLAINED_DEATHS - 1
+    suspects = [request(str(n), unexplained_deaths=count) for n in range(9)]
+    quarantine = judge_death(*suspects).quarantine
+    assert quarantine is not None
+    assert uris(quarantine.waiting) == [str(n) for n in range(9)]
+    assert quarantine.in_flight_limit(answered=0) == 4
+    assert quarantine.in_flight_limit(answered=3) == 7
+
+
+def test_an_image_fails_only_if_it_was_alone_in_a_loader_that_had_loaded_nothing_else() -> None:
+    quarantine = Quarantine(deque([request("b")]), 1)
+    for state in ({"answered": 1}, {"quarantine": None}):
+        given = {"quarantine": quarantine, "status": -signal.SIGSEGV} | state
+        assert judge_death(request("a"), **given).failure is None, state
+    verdict = judge_death(request("a"), quarantine=quarantine, status=-signal.SIGSEGV)
+    assert verdict.failure == Failure("crashed", "the loader crashed")
+    assert uris(verdict.failed) == ["a"]
+    assert verdict.quarantine is not None
+    assert uris(verdict.quarantine.waiting) == ["b"]
+
+
+def test_a_loader_that_was_killed_with_one_image_alone_gives_it_one_more_try() -> None:
+    quarantine = Quarantine(deque([request("b")]), 1)
+    verdict = judge_death(request("a"), quarantine=quarantine)
+    assert verdict.failure is None
+    assert verdict.quarantine is not None
+    again = verdict.quarantine.waiting[0]
+    verdict = judge_death(again, quarantine=quarantine)
+    assert verdict.failure is not None
+    assert verdict.failure.code == "crashed"
+
+
+def test_a_mute_loader_fails_what_it_had_and_none_that_waited() -> None:
+    quarantine = Quarantine(deque([request("b")]), 1)
+    verdict = judge_death(request("a"), mute=True, quarantine=quarantine)
+    assert verdict.failure == Failure("timeout", "no answer of its loader for 3 s")
+    assert uris(verdict.failed) == ["a"]
+    assert verdict.quarantine is not None
+    assert uris(verdict.quarantine.waiting) == ["b"]

@@ -1,0 +1,136 @@
+"""Which room of a package may import which, and that no file imports itself by a detour."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+
+import pytest
+
+from tests.imports import MODULES, ROOT, imports_of, is_in
+
+# A room, or a file that others may use without the rest of its room, and what it may import of
+# its own package. A room's files may import each other.
+ROOMS = {
+    # The way of an image, from a URI that somebody has to its rows.
+    "producer.cli": ("producer.submit", "producer.dispatcher", "producer.jobs", "producer.doctor"),
+    "producer.submit": (),
+    "producer.dispatcher": (),
+    # SQL and Redis lie between; here a worker takes the message.
+    "worker.main": (
+        "worker.process", "worker.chunk", "worker.batch", "worker.pool", "worker.metrics",
+        "worker.loader.sandbox",
+    ),
+    "worker.process": ("worker.loader.sandbox.prctl",),
+    "worker.chunk": (  # claim, then the task that waits, then store
+        "worker.pool", "worker.batch", "worker.metrics", "worker.process.identity",
+    ),
+    "worker.pool": ("worker.loader", "worker.chunk.outcome"),
+    "worker.loader": (  # a process of its own: fetch, decode
+        "worker.pool.wire", "worker.pool.slots", "worker.chunk.outcome",
+    ),
+    "worker.batch": (  # classify
+        "worker.pool.pool", "worker.chunk.run", "worker.chunk.outcome", "worker.metrics",
+    ),
+    "producer.jobs": (),
+    # Files that rooms on both sides of them share.
+    "worker.process.supervisor": (
+        "worker.main", "worker.process.identity", "worker.loader.sandbox.prctl",
+    ),
+    "worker.process.identity": (),
+    "worker.chunk.outcome": (),
+    "worker.chunk.run": ("worker.chunk.claim", "worker.chunk.outcome"),
+    "worker.pool.wire": ("worker.chunk.outcome",),
+    "worker.pool.slots": (),
+    # What looks on, and commands that are no worker.
+    "producer.doctor": ("producer.jobs", "producer.dispatcher.leader"),
+    "worker.metrics": ("worker.chunk", "worker.process.identity"),
+    "worker.health": (),
+    "worker.commands": ("worker.batch", "worker.pool", "worker.loader", "worker.chunk.outcome"),
+    "worker.commands.flower": ("worker.embedded.files",),
+    "worker.embedded": (
+        "worker.commands.flower", "worker.health", "worker.loader.sandbox.prctl",
+    ),
+    # The model, from what needs nothing to what a caller loads.
+    "resnext.errors": (),
+    "resnext.picture": (),
+    "resnext.spec": ("resnext.picture", "resnext.errors", "resnext.bundled"),  # names its file
+    "resnext.network": ("resnext.spec",),
+    "resnext.weights": ("resnext.network", "resnext.spec", "resnext.picture", "resnext.errors"),
+    "resnext.load": ("resnext.weights", "resnext.network", "resnext.spec", "resnext.errors"),
+    "resnext.run": ("resnext.network", "resnext.picture", "resnext.errors"),
+    "resnext.classifier": ("resnext",),
+    "resnext.export": ("resnext",),
+    "resnext.bundled": ("resnext",),
+    # What both sides agree on.
+    "contract.errors": (),
+    "contract.models": (),
+    "contract.settings": ("contract.errors", "contract.models"),
+    "contract.broker": ("contract.settings", "contract.models", "contract.errors"),
+    "contract.database": ("contract.settings", "contract.errors"),
+}  # fmt: skip
+
+
+def room_of(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def row_of(module: str) -> str | None:
+    return max((row for row in ROOMS if is_in(module, row)), key=len, default=None)
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if "." in name))
+def test_rooms_import_what_their_row_says(module) -> None:
+    row = row_of(module)
+    if row is None:
+        assert not is_in(module, "worker"), f"{module} is in no room: give it a row"
+        return
+    own = row if row in MODULES and MODULES[row].name != "__init__.py" else room_of(module)
+    package = module.split(".", maxsplit=1)[0]
+    allowed = (own, *ROOMS[row])
+    named = {name for name in imports_of(module) if is_in(name, package) and name != package}
+    assert {name for name in named if not any(is_in(name, room) for room in allowed)} == set()
+
+
+@pytest.mark.parametrize("row", ROOMS)
+def test_a_row_names_what_exists(row) -> None:
+    assert {row, *ROOMS[row]} <= set(MODULES)
+
+
+def test_no_file_imports_itself_by_a_detour() -> None:
+    graph = {name: set(imports_of(name)) for name in MODULES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" → ".join(reversed(error.args[1])))
+
+
+def test_a_loader_loads_neither_torch_nor_a_way_to_the_servers() -> None:
+    """It is what strangers' bytes may take over, and each of dozens would pay for it."""
+    program = "import sys, worker.loader.program; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert loaded & {"torch", "celery", "kombu", "redis", "sqlalchemy", "psycopg"} == set()
+
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_test_imports_another(path) -> None:
+    """What two of them need is in a module that says what it is."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    whole = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+    parts = {
+        f"{node.module}.{alias.name}"
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    ours = [name.split(".") for name in whole | parts if is_in(name, "tests")]
+    tests = {part for name in ours for part in name[1:] if part.startswith(("test_", "conftest"))}
+    assert tests == set()

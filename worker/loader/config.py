@@ -1,0 +1,78 @@
+"""All that a loader knows: built from the settings by the worker, sent to each loader at its start.
+
+`worker.pool.process` sends it as the first packet, in JSON; `worker.loader.program` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from resnext.picture.decode import DecodeLimits, Route
+from resnext.picture.preprocess import Preprocessing
+from worker.loader.fetch.fetcher import HELPERS_A_FETCH
+from worker.loader.fetch.settings import FetchSettings, pick
+
+if TYPE_CHECKING:  # a loader starts without pydantic
+    from contract.settings import Settings
+
+# Address space: Python and its libraries, each thread's stack, the largest bodies of a few fetches,
+# and for each pixel of the largest image what Pillow and a decoder hold at most. An animated WebP
+# needs two canvases and a copy, the picture, and the picture without alpha, of 4 bytes each.
+BASE_BYTES: Final = 2 * 2**30
+STACK_BYTES: Final = 2**20
+LARGEST_BODIES: Final = 32
+BYTES_A_PIXEL: Final = 24
+# `RESNEXT_DECODE=fast` loads torch, which maps CUDA's libraries although nothing uses them.
+TORCH_BYTES: Final = 16 * 2**30
+# obstore's threads: one for each core, and one for each name that is being looked up.
+OBJECT_STORE_BYTES: Final = 2**29
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    fetch: FetchSettings
+    decoding: DecodeLimits
+    preprocessing: Preprocessing
+    route: Route
+    slots: int
+
+    @classmethod
+    def of(cls, settings: Settings, preprocessing: Preprocessing) -> Self:
+        return cls(
+            fetch=pick(FetchSettings, settings),
+            decoding=pick(DecodeLimits, settings),
+            preprocessing=preprocessing,
+            route=settings.decode,
+            slots=settings.fetches_per_loader,
+        )
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self), default=str).encode()
+
+    @classmethod
+    def decode(cls, packet: bytes) -> Self:
+        sent: dict[str, Any] = json.loads(packet, object_hook=_lists_to_tuples)
+        roots = tuple(map(Path, sent["fetch"].pop("file_roots")))
+        return cls(
+            fetch=FetchSettings(file_roots=roots, **sent.pop("fetch")),
+            decoding=DecodeLimits(**sent.pop("decoding")),
+            preprocessing=Preprocessing(**sent.pop("preprocessing")),
+            **sent,
+        )
+
+    @property
+    def address_space_bytes(self) -> int:
+        threads = 1 + 2 * HELPERS_A_FETCH  # it fetches; the others look names up and read files
+        bodies = min(self.slots, LARGEST_BODIES) * 2 * self.fetch.max_image_bytes
+        stacks = self.slots * threads * STACK_BYTES
+        torch = TORCH_BYTES if self.route == "fast" else 0
+        objects = OBJECT_STORE_BYTES if self.fetch.object_stores else 0
+        pixels = self.decoding.max_pixels * BYTES_A_PIXEL
+        return BASE_BYTES + torch + objects + stacks + bodies + pixels
+
+
+def _lists_to_tuples(sent: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in sent.items()}

@@ -1,0 +1,141 @@
+"""Keeps the loaders of a pool running: starts them, watches them, and replaces those that die.
+
+One thread for each loader waits for its death. It asks `worker.pool.verdict` which image is to
+blame, and starts the next loader with the other images. One more thread looks at all loaders, and
+kills those that decode one image for too long or answer nothing any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from math import ceil
+from typing import Final
+
+from worker.loader.config import LoaderConfig
+from worker.pool.environment import LoaderEnvironment
+from worker.pool.process import LOOKS, LoaderProcess, start_process
+from worker.pool.reader import LoaderReader
+from worker.pool.scheduler import Scheduler
+from worker.pool.verdict import Deadlines, Verdict, judge
+
+log = logging.getLogger(__name__)
+
+# Loaders that die before they have taken a request are not started again at once.
+FIRST_RESTART_S: Final = 0.1
+LONGEST_RESTART_S: Final = 10.0
+
+
+class Replacement:
+    """Owns the lives of the loader processes, and the threads that watch over them."""
+
+    def __init__(
+        self,
+        config: LoaderConfig,
+        environment: LoaderEnvironment,
+        deadlines: Deadlines,
+        *,
+        scheduler: Scheduler,
+        reader: LoaderReader,
+    ) -> None:
+        self._config = config
+        self._environment = environment
+        self._deadlines = deadlines
+        self._scheduler = scheduler
+        self._reader = reader
+        self._closing = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._keep, args=(n,), name=f"loader-{n}", daemon=True)
+            for n in range(len(scheduler.processes))
+        ]
+        self._threads.append(threading.Thread(target=self._watch, name="decode-watch", daemon=True))
+
+    def start(self) -> None:
+        """
+        Raises:
+            OSError: the system has no room for the processes.
+        """
+        for n in range(len(self._scheduler.processes)):
+            process = start_process(self._config, self._environment)
+            self._reader.add(process)
+            self._scheduler.put(n, process)
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Ends the processes, and returns when they are gone."""
+        self._closing.set()
+        for process in filter(None, list(self._scheduler.processes)):
+            process.hang_up()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def _keep(self, n: int) -> None:
+        """Replaces one loader each time that it dies, until the pool closes."""
+        wait_s = FIRST_RESTART_S
+        while True:
+            process = self._scheduler.processes[n]
+            if process is None:  # the pool was closed before there was another
+                return
+            process.gone.wait()
+            process.end()
+            if self._closing.is_set():
+                return
+            works = process.answered or (process.ready and process.requests)
+            wait_s = FIRST_RESTART_S if works else min(2 * wait_s, LONGEST_RESTART_S)
+            self._replace(n, process, wait_s)
+
+    def _watch(self) -> None:
+        look_s = self._deadlines.decode_s / LOOKS
+        most_looks = ceil(self._deadlines.silence_s / look_s)
+        while not self._closing.wait(look_s):
+            for process in filter(None, list(self._scheduler.processes)):
+                process.look()
+                process.listen(most_looks)
+
+    def _replace(self, n: int, dead: LoaderProcess, wait_s: float) -> None:
+        """Fails the image that the loader died of. The others go to the next loader."""
+        self._scheduler.remove(n)  # so that its requests change no more
+        verdict = judge(dead, self._deadlines)
+        _report(dead, verdict)
+        if verdict.failure is not None:
+            self._scheduler.fail(verdict.failed, verdict.failure)
+        elif not dead.answered:
+            self._closing.wait(wait_s)
+        process = self._restart()
+        if process is None:
+            return
+        process.quarantine = verdict.quarantine
+        again = [process.assign(request) for request in verdict.again]
+        self._reader.add(process)
+        process.send(again)
+        self._scheduler.put(n, process)
+        if self._closing.is_set():  # `close` may have come before it was put there
+            process.hang_up()
+
+    def _restart(self) -> LoaderProcess | None:
+        """Tries until a loader can be started; None once the pool is closed."""
+        wait_s = FIRST_RESTART_S
+        while not self._closing.is_set():
+            try:
+                return start_process(self._config, self._environment)
+            except OSError as error:
+                log.error("No loader can be started; trying again: %s", error)  # noqa: TRY400
+            self._closing.wait(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_RESTART_S)
+        return None
+
+
+def _report(dead: LoaderProcess, verdict: Verdict) -> None:
+    suspects = len(verdict.quarantine.waiting) if verdict.quarantine else 0
+    failed = ""
+    if verdict.failure is not None:
+        failed = f", and {len(verdict.failed)} of its images fail: {verdict.failure.code}"
+    log.warning(
+        "A loader died (exit status %s)%s; %d images go to its replacement%s.",
+        dead.child.returncode,
+        failed,
+        len(verdict.again) + suspects,
+        ", a few at once, to find the one that ends loaders" if suspects else "",
+    )

@@ -1,0 +1,73 @@
+"""The loaders that run now, and their free slots.
+
+`worker.pool.scheduler` deals requests to them; `worker.pool.replacement` takes out a loader that
+has died and puts in the next one. Every method needs the scheduler's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from heapq import heapify, heapreplace
+
+from worker.pool.process import LoaderProcess
+from worker.pool.request import LoadRequest
+
+Batches = dict[LoaderProcess, list[tuple[int, LoadRequest]]]
+"""Requests with their slots, by the loader that gets them."""
+
+
+def send(batches: Batches) -> None:
+    """Call this without the lock: it may block."""
+    for process, assigned in batches.items():
+        process.send(assigned)
+
+
+class RunningLoaders:
+    """Owns the list of loaders. A loader in quarantine offers no free slot."""
+
+    def __init__(self, loaders: int) -> None:
+        self._processes: list[LoaderProcess | None] = [None] * loaders
+        self._open: list[LoaderProcess] = []  # those that take any image
+
+    @property
+    def processes(self) -> Sequence[LoaderProcess | None]:
+        """One place for each loader; None while it is being replaced."""
+        return self._processes
+
+    def put(self, n: int, process: LoaderProcess | None) -> None:
+        self._processes[n] = process
+        self._list_open()
+
+    def free(self) -> int:
+        return sum(len(process.free) for process in self._open)
+
+    def has_free(self) -> bool:
+        return any(process.free for process in self._open)
+
+    def deal(self, requests: Sequence[LoadRequest]) -> Batches:
+        """Gives each request to the loader with the most free slots; there must be enough."""
+        batches: Batches = {}
+        if not requests:
+            return batches
+        # The number tells loaders with as many free slots apart, which have no order.
+        heap = [(-len(process.free), n, process) for n, process in enumerate(self._open)]
+        heapify(heap)
+        for request in requests:
+            less, n, process = heap[0]
+            batches.setdefault(process, []).append(process.assign(request))
+            heapreplace(heap, (less + 1, n, process))
+        return batches
+
+    def deal_suspects(self) -> Batches:
+        """What loaders in quarantine may begin now. Ends each quarantine that is over."""
+        batches: Batches = {}
+        if len(self._open) == len(self._processes):
+            return batches
+        for process in filter(None, self._processes):
+            if process.quarantine is not None and (suspects := process.begin_suspects()):
+                batches[process] = suspects
+        self._list_open()
+        return batches
+
+    def _list_open(self) -> None:
+        self._open = [p for p in self._processes if p is not None and p.quarantine is None]
