@@ -12,13 +12,16 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from celery import Celery
 from sqlalchemy import Engine, func, select, update
 
 from contract.database.clock import db_now
 from contract.database.engine import reading
 from contract.database.tables import chunk_uris, chunks, jobs
 from contract.errors import UnknownJobError
+from contract.settings import Settings
 from producer.dispatcher.abandoned import remove_abandoned
+from producer.dispatcher.loop import Dispatcher
 from producer.jobs.job import find_job, latest_jobs
 from producer.submit import draft
 from tests.integration.dispatching import change_job, submit_chunks, until
@@ -213,12 +216,16 @@ def test_a_draft_of_the_version_before_is_removed_after_a_day(engine: Engine) ->
     assert is_empty(engine)
 
 
-def test_the_dispatcher_removes_drafts_and_leaves_whole_jobs_alone(engine: Engine) -> None:
+def test_the_dispatcher_removes_drafts_and_leaves_whole_jobs_alone(
+    engine: Engine, app: Celery, settings: Settings
+) -> None:
     whole, left = submit_chunks(engine, 1), submit_chunks(engine, 1)
     old = db_now(-OVER_AN_HOUR_S)
     change_job(engine, left, state="submitting", submit_heartbeat_at=old)
     change_job(engine, whole, created_at=old)
-    assert remove_abandoned(engine, for_s=60) == 1
+    dispatcher = Dispatcher(engine, app, settings)
+    for _ in range(2):  # its time within a tick is short
+        dispatcher.tick()
     with reading(engine) as connection:
         assert connection.scalars(select(jobs.c.number)).all() == [whole]
     assert count(engine, chunks) == 1
