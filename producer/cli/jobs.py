@@ -43,7 +43,7 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
     key: Annotated[
         str | None,
-        typer.Option(help="A key of your own: repeated with it, a submit changes nothing."),
+        typer.Option(help="A key of your own: the same images submitted again change nothing."),
     ] = None,
     priority: Annotated[
         int, typer.Option(min=-1000, max=1000, help="Each step doubles its part.")

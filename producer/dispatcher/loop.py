@@ -1,9 +1,9 @@
 """`resnextq dispatch`: the relay from SQL to Redis, and the keeper of the jobs' counts.
 
 Every `dispatch_interval_s`: fold what workers have stored, take back what dead workers ran,
-settle what is left of jobs that were cancelled or have expired, take back what Redis has lost,
-publish what is due. A database or a Redis that is away is waited for. Of several dispatchers
-one leads, and the others stand by.
+settle what is left of jobs that were cancelled or have expired, remove what killed submits have
+left, take back what Redis has lost, publish what is due. A database or a Redis that is away is
+waited for. Of several dispatchers one leads, and the others stand by.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from contract.database.address import database_address
 from contract.database.engine import connect_database
 from contract.log import log_lines
 from contract.settings import Settings
+from producer.dispatcher.abandoned import remove_abandoned
 from producer.dispatcher.count import fold
 from producer.dispatcher.end import expire, settle
 from producer.dispatcher.leader import TERM_S, TICKS_A_TERM, Leadership
@@ -40,6 +41,7 @@ FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 4.0
 # Of a tick: a large job that was cancelled is not to starve those that run.
 SETTLE_SHARE: Final = 0.5
+REMOVE_SHARE: Final = 0.1
 
 
 def run_dispatcher(settings: Settings) -> None:
@@ -116,6 +118,7 @@ class Dispatcher:
         self._reaper.reap(self._engine)
         expire(self._engine)
         settle(self._engine, for_s=SETTLE_SHARE * self._settings.dispatch_interval_s)
+        remove_abandoned(self._engine, for_s=REMOVE_SHARE * self._settings.dispatch_interval_s)
 
     def _feed(self) -> None:
         self._lost.put_back(self._engine, self._app)

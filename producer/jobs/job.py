@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
 
 from contract.chunks.faults import faults_of
 from contract.database.clock import db_now
 from contract.database.tables import jobs, tallies, workers
 from contract.errors import UnknownJobError
+from producer.submit.draft import is_visible
 
 # Shorter beginnings of ids are typing errors rather than abbreviations.
 MIN_ID_CHARS: Final = 4
@@ -106,8 +107,9 @@ def read_job(connection: Connection, number: int) -> Job:
 
 
 def latest_jobs(connection: Connection, limit: int) -> list[Job]:
-    """The newest first."""
-    return _read(connection, select(jobs).order_by(jobs.c.number.desc()).limit(limit))
+    """The newest first; without those whose submit has died before it was whole."""
+    latest = select(jobs).where(is_visible()).order_by(jobs.c.number.desc()).limit(limit)
+    return _read(connection, latest)
 
 
 def live_workers(connection: Connection, lease_s: float) -> Counter[str]:
@@ -201,11 +203,11 @@ def _make_job(rows: list[Row[Any]], faults: Counter[str]) -> Job:
 def _find_number(connection: Connection, text: str) -> int:
     found: list[Row[Any]] = []
     if text.isascii() and text.isalnum():
-        exact = connection.scalar(select(jobs.c.number).where(jobs.c.id == text))
+        exact = connection.scalar(select(jobs.c.number).where(jobs.c.id == text, _is_there()))
         if exact is not None:
             return int(exact)
     if text.isascii() and text.isalnum() and len(text) >= MIN_ID_CHARS:
-        begins_so = jobs.c.id.startswith(text.lower(), autoescape=True)
+        begins_so = jobs.c.id.startswith(text.lower(), autoescape=True) & _is_there()
         found = list(connection.execute(select(jobs.c.number, jobs.c.id).where(begins_so)))
     if len(found) == 1:
         return int(found[0].number)
@@ -217,8 +219,14 @@ def _find_number(connection: Connection, text: str) -> int:
     raise UnknownJobError(f"No job has the id {text!r}. {_suggest(connection, text)}")
 
 
+def _is_there() -> ColumnElement[bool]:
+    """It is not about to be deleted."""
+    return jobs.c.state != "abandoned"
+
+
 def _suggest(connection: Connection, text: str) -> str:
-    latest = select(jobs.c.id).order_by(jobs.c.number.desc()).limit(RECENT_JOBS)
+    latest = select(jobs.c.id).where(is_visible())
+    latest = latest.order_by(jobs.c.number.desc()).limit(RECENT_JOBS)
     ids = list(connection.scalars(latest))
     if not ids:
         return "There are no jobs yet; `resnextq submit` makes one."

@@ -2,7 +2,8 @@
 
 The job's row comes first, in state `submitting`, which no dispatcher touches; then its chunks
 in short transactions, so that neither memory nor locks grow with the job; at last one UPDATE
-sets it running. Whatever goes wrong before that, the job is deleted again.
+sets it running. Whatever goes wrong before that, the job is deleted again. What becomes of its row
+meanwhile is in `producer.submit.draft`, what a key means in `producer.submit.key`.
 
     from contract.database.engine import connect_database
     from contract.settings import load_settings
@@ -22,23 +23,34 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, insert, select, update
+from sqlalchemy import Connection, Engine, exists, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from contract.broker.connection import queue_of
 from contract.chunks.insert import Part, insert_parts
 from contract.database.clock import db_now
-from contract.database.tables import chunks, jobs
+from contract.database.tables import chunks
 from contract.database.waits import Database
-from contract.errors import SourceError, UnavailableError, UsageError
+from contract.errors import SourceError, UsageError
 from contract.settings import Settings
 from producer.submit.background import begin
+from producer.submit.digest import ImagesDigest
+from producer.submit.draft import (
+    Draft,
+    Heartbeat,
+    SubmitInProgressError,
+    await_silence,
+    check_ours,
+    discard,
+    insert_draft,
+    set_running,
+)
+from producer.submit.key import Earlier, check_same, find_earlier
 from producer.submit.runs import Run
 from producer.submit.sources import Entry, check, shorten
 
@@ -51,12 +63,6 @@ MAX_EXPIRES_S: Final = 3650 * 86_400.0
 MAX_TITLE_CHARS: Final = 200
 # Two submits that take a key from each other settle it in two rounds.
 KEY_ROUNDS: Final = 5
-
-
-class TakenAwayError(UnavailableError):
-    """The job was cancelled while it was being submitted; or another submit with the same key
-    began after this one, and goes on instead of it.
-    """
 
 
 @dataclass(frozen=True)
@@ -81,15 +87,6 @@ class Group:
         return Group(self.uris[first : first + images], self.refs[first : first + images])
 
 
-@dataclass(frozen=True)
-class Draft:
-    """A job that is being submitted."""
-
-    number: int
-    id: str
-    created_at: datetime
-
-
 def submit(  # noqa: PLR0913  (the client's one call; all but two are by keyword)
     engine: Engine,
     images: Iterable[tuple[str, str | None]],
@@ -106,8 +103,9 @@ def submit(  # noqa: PLR0913  (the client's one call; all but two are by keyword
         engine: of a database with our schema, as `contract.database.engine.connect_database` gives.
         images: for each its URI and an id of your own or None; read once, as a stream.
         name: for people; need not be unique.
-        key: of your own, unique for each user: a submit that is repeated with it returns the
-            id of the job that is there, and submits nothing.
+        key: of your own, unique for each user: a submit that is repeated with it, the same images,
+            model, weights and precision returns the id of the job that is there, and submits
+            nothing.
         priority: each step doubles the job's part of the workers; -1000 to 1000.
         expires_s: counted from the end of the submit; what is not done by then is given up,
             with the error code `expired`. None: never.
@@ -117,7 +115,9 @@ def submit(  # noqa: PLR0913  (the client's one call; all but two are by keyword
     Raises:
         SourceError: a URI is refused, or there is none.
         UsageError: name, key, priority or expires_s are not such.
-        TakenAwayError: another submit with the same key began meanwhile, or it was cancelled.
+        KeyConflictError: the key belongs to a job with other content.
+        SubmitInProgressError: another submit with the same key has not finished yet.
+        TakenAwayError: the job was cancelled or removed meanwhile, or its key was taken.
     """
     entries = (Entry(uri, ref, f"image {n}", 0) for n, (uri, ref) in enumerate(images, start=1))
     order = Order.of(
@@ -205,29 +205,57 @@ def submit_entries(
 
     Raises:
         SourceError: a URI is refused, or there is none.
-        TakenAwayError: another submit with the same key began meanwhile, or it was cancelled.
+        KeyConflictError: the key belongs to a job with other content.
+        SubmitInProgressError: another submit with the same key has not finished yet.
+        TakenAwayError: the job was cancelled or removed meanwhile, or its key was taken.
     """
-    earlier = _find_whole(engine, order)
-    if earlier is not None:
-        return earlier
+    # It takes hours to read some lists again: a database that goes away is waited for.
+    database = Database(engine, waits_for_room=False)
     checked = check(images, order.file_roots, order.fetch_ports, order.object_stores)
     groups = _group(checked, _images_per_group(order))
+    earlier = find_earlier(database, order.owner, order.key)
+    if earlier is not None:
+        return _repeat(earlier, order, groups)
     first = next(groups, None)  # before the job's row: most bad lists are found out here
     if first is None:
         raise SourceError("There is no URI in what was given, so nothing is submitted.")
-    # It takes hours to read some lists again: a database that goes away is waited for.
-    database = Database(engine, waits_for_room=False)
+    groups = chain([first], groups)
     draft = _begin(database, order)
-    if isinstance(draft, Submission):
-        return draft
+    if isinstance(draft, Earlier):
+        return _repeat(draft, order, groups)
     try:
-        total = _insert_groups(database, draft, chain([first], groups), order, advance)
-        _set_running(database, draft, total, order.expires_s)
+        with Heartbeat(engine, draft):
+            total = _submit_draft(database, draft, groups, order, advance)
     except BaseException:
         with suppress(SQLAlchemyError):  # what went wrong first is what to tell
-            _discard(engine, draft)
+            discard(engine, draft)
         raise
     return Submission(draft.id, total, repeated=False)
+
+
+def _repeat(earlier: Earlier, order: Order, groups: Iterable[Group]) -> Submission:
+    check_same(earlier, order, groups)
+    return Submission(earlier.id, earlier.total, repeated=True)
+
+
+def _submit_draft(
+    database: Database,
+    draft: Draft,
+    groups: Iterable[Group],
+    order: Order,
+    advance: Callable[[int], object],
+) -> int:
+    """Inserts the images and sets the job running, whose time begins with it; their number."""
+    digest = None if order.key is None else ImagesDigest()
+    insert = partial(_insert_group, database, draft, digest)
+    total = _insert_groups(groups, order.chunk_images, insert, advance)
+    values: dict[str, Any] = {"total": total}
+    if digest is not None:
+        values["images_digest"] = digest.hexdigest()
+    if order.expires_s is not None:
+        values["expires_at"] = db_now(order.expires_s)
+    set_running(database, draft, **values)
+    return total
 
 
 def _check_title(what: str, title: str | None) -> None:
@@ -259,61 +287,21 @@ def _group(images: Iterable[Entry | Run], size: int) -> Iterator[Group]:
         yield Group(uris, refs)
 
 
-def _find_whole(engine: Engine, order: Order) -> Submission | None:
-    """The job that was submitted with this key, whole."""
-    if order.key is None:
-        return None
-    return Database(engine).read(lambda connection: _whole(connection, order))
-
-
-def _whole(connection: Connection, order: Order) -> Submission | None:
-    found = connection.execute(
-        select(jobs.c.id, jobs.c.total).where(
-            jobs.c.owner == order.owner, jobs.c.key == order.key, jobs.c.state != "submitting"
-        )
-    ).one_or_none()
-    return None if found is None else Submission(found.id, found.total, repeated=True)
-
-
-def _begin(database: Database, order: Order) -> Draft | Submission:
+def _begin(database: Database, order: Order) -> Draft | Earlier:
     """The job's row; or the job with the same key that another submit has finished meanwhile."""
     for _ in range(KEY_ROUNDS):
-        earlier = _find_whole(database.engine, order)
+        earlier = find_earlier(database, order.owner, order.key)
         if earlier is not None:
             return earlier
+        if order.key is not None:
+            await_silence(database, order.owner, order.key)
         try:
-            return _insert_job(database, order)
+            return insert_draft(database, _job_row(order))
         except IntegrityError:  # another submit with this key, at the same time
             continue
-    raise TakenAwayError(
+    raise SubmitInProgressError(
         f"Other submits with the key {order.key!r} go on at the same time. Try again."
     )
-
-
-def _insert_job(database: Database, order: Order) -> Draft:
-    """A leftover with the same key, of a submit that was killed, makes room; so does an earlier
-    try of this one, whose commit was not reported.
-    """
-    values = _job_row(order)
-
-    def work(connection: Connection) -> Draft:
-        connection.execute(
-            delete(jobs).where(jobs.c.id == values["id"], jobs.c.state == "submitting")
-        )
-        if order.key is not None:
-            connection.execute(
-                delete(jobs).where(
-                    jobs.c.owner == order.owner,
-                    jobs.c.key == order.key,
-                    jobs.c.state == "submitting",
-                )
-            )
-        row = connection.execute(
-            insert(jobs).values(**values).returning(jobs.c.number, jobs.c.id, jobs.c.created_at)
-        ).one()
-        return Draft(row.number, row.id, row.created_at)
-
-    return database.transact(work)
 
 
 def _job_row(order: Order) -> dict[str, Any]:
@@ -323,12 +311,10 @@ def _job_row(order: Order) -> dict[str, Any]:
         "key": order.key,
         "name": order.name,
         "priority": order.priority,
-        "state": "submitting",
         "model": order.model,
         "weights": order.weights,
         "precision": order.precision,
         "queue": order.queue,
-        "created_at": db_now(),
         "total": 0,
         "classified": 0,
         "failed": 0,
@@ -338,10 +324,9 @@ def _job_row(order: Order) -> dict[str, Any]:
 
 
 def _insert_groups(
-    database: Database,
-    job: Draft,
     groups: Iterable[Group],
-    order: Order,
+    chunk_images: int,
+    insert: Callable[[Group, Sequence[Part]], None],
     advance: Callable[[int], object],
 ) -> int:
     """How many images there were. While a group is inserted, the next one is made ready."""
@@ -349,13 +334,12 @@ def _insert_groups(
     under_way: Future[None] | None = None
     try:
         for group in groups:
-            parts = _parts(group, images, order.chunk_images)
+            parts = _parts(group, images, chunk_images)
             if under_way is not None:
                 under_way.result()
                 advance(images - inserted)
                 inserted = images
-            work = partial(_insert_parts, job, parts, count())
-            under_way = begin(partial(database.transact, work))
+            under_way = begin(partial(insert, group, parts))
             images += len(group.uris)
     finally:  # whoever breaks off finds nothing half done, unless the database is away
         wait([under_way] if under_way else [], BREAK_OFF_WITHIN_S)
@@ -365,13 +349,25 @@ def _insert_groups(
     return images
 
 
-def _insert_parts(
-    job: Draft, parts: Sequence[Part], tries: Iterator[int], connection: Connection
+def _insert_group(
+    database: Database,
+    draft: Draft,
+    digest: ImagesDigest | None,
+    group: Group,
+    parts: Sequence[Part],
 ) -> None:
-    _check_ours(connection, job)
-    if next(tries) and _is_inserted(connection, job, parts[0].chunk):
+    if digest is not None:  # here, beside the thread that reads: hashing needs no lock of Python's
+        digest.add(group.uris, group.refs)
+    database.transact(partial(_insert_parts, draft, parts, count()))
+
+
+def _insert_parts(
+    draft: Draft, parts: Sequence[Part], tries: Iterator[int], connection: Connection
+) -> None:
+    check_ours(connection, draft)
+    if next(tries) and _is_inserted(connection, draft, parts[0].chunk):
         return
-    insert_parts(connection, job.number, job.created_at, parts)
+    insert_parts(connection, draft.number, draft.created_at, parts)
 
 
 def _parts(group: Group, first_position: int, chunk_images: int) -> list[Part]:
@@ -384,24 +380,10 @@ def _parts(group: Group, first_position: int, chunk_images: int) -> list[Part]:
     ]
 
 
-def _is_inserted(connection: Connection, job: Draft, chunk: int) -> bool:
+def _is_inserted(connection: Connection, draft: Draft, chunk: int) -> bool:
     """By an earlier try, whose commit was not reported."""
-    of_job = (chunks.c.job_number == job.number) & (chunks.c.chunk == chunk)
+    of_job = (chunks.c.job_number == draft.number) & (chunks.c.chunk == chunk)
     return connection.scalar(select(exists().where(of_job))) is True
-
-
-def _check_ours(connection: Connection, job: Draft) -> None:
-    """The row is there, and stays until the transaction ends.
-
-    Asked by the id: SQLite gives the number of a deleted job to the next one.
-    """
-    statement = select(jobs.c.id).where(_is_draft(job)).with_for_update(read=True, key_share=True)
-    if connection.execute(statement).first() is None:
-        raise _taken_away(connection, job)
-
-
-def _is_draft(job: Draft) -> ColumnElement[bool]:
-    return (jobs.c.id == job.id) & (jobs.c.state == "submitting")
 
 
 def _part(chunk: int, group: Group, first_position: int) -> Part:
@@ -413,40 +395,3 @@ def _part(chunk: int, group: Group, first_position: int) -> Part:
         uris=json.dumps(group.uris),
         refs=json.dumps(group.refs) if has_refs else None,
     )
-
-
-def _set_running(database: Database, job: Draft, images: int, expires_s: float | None) -> None:
-    """The one statement that makes the job exist for the others; its time begins with it."""
-    values = {"state": "running", "total": images}
-    if expires_s is not None:
-        values |= {"expires_at": db_now(expires_s)}
-    tries = count()
-
-    def work(connection: Connection) -> None:
-        again = next(tries) > 0
-        changed = connection.execute(update(jobs).where(_is_draft(job)).values(**values))
-        if changed.rowcount != 1 and not (again and _is_whole(connection, job)):
-            raise _taken_away(connection, job)
-
-    database.transact(work)
-
-
-def _is_whole(connection: Connection, job: Draft) -> bool:
-    """An earlier try was committed; it may run by now, or even be complete."""
-    state = connection.scalar(select(jobs.c.state).where(jobs.c.id == job.id))
-    return state in ("running", "completed")
-
-
-def _taken_away(connection: Connection, job: Draft) -> TakenAwayError:
-    if connection.scalar(select(jobs.c.state).where(jobs.c.id == job.id)) == "cancelled":
-        return TakenAwayError(f"Job {job.id} was cancelled while it was being submitted.")
-    return TakenAwayError(
-        f"Job {job.id} was taken away by a later `submit` with the same key, which goes on in its "
-        "place. Nothing is submitted twice; `resnextq list` shows the job that there is now."
-    )
-
-
-def _discard(engine: Engine, job: Draft) -> None:
-    """Its chunks go with it. A job that runs is none of ours to delete."""
-    with engine.begin() as connection:
-        connection.execute(delete(jobs).where(_is_draft(job)))

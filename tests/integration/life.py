@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from celery import Celery
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -40,6 +41,7 @@ from producer.dispatcher.suspects import CRASHES_TO_CONDEMN
 from producer.jobs.cancel import cancel
 from producer.jobs.job import Job, latest_jobs
 from producer.jobs.retry import retry
+from producer.submit.key import KeyConflictError
 from producer.submit.submission import submit
 from tests.integration.dispatching import (
     Clock,
@@ -249,6 +251,11 @@ class Life(RuleBasedStateMachine):
     def submit(self, images: int, priority: int, expires_s: float | None, key: str | None) -> None:
         uris = [(f"https://a.example/{n}.jpg", None) for n in range(images)]
         wanted = {"key": key, "priority": priority, "expires_s": expires_s}
+        earlier = self.keys.get(key)
+        if earlier is not None and self.seen.jobs[earlier].total != images:
+            with pytest.raises(KeyConflictError):
+                submit(self.engine, uris, settings=self.settings, **wanted)
+            return
         job = submit(self.engine, uris, settings=self.settings, **wanted)
         assert (job in self.seen.jobs) == (key in self.keys)
         if key is not None:

@@ -23,7 +23,8 @@ from producer.dispatcher.publish import publish
 from producer.dispatcher.reap import Reaper
 from producer.jobs.cancel import cancel
 from producer.jobs.job import as_json, read_job
-from producer.submit.submission import MAX_EXPIRES_S, TakenAwayError, submit
+from producer.submit.draft import TakenAwayError
+from producer.submit.submission import MAX_EXPIRES_S, submit
 from tests.integration.dispatching import (
     WITHIN_S,
     Clock,

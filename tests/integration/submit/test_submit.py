@@ -7,9 +7,10 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, insert, select, update
+from sqlalchemy import Engine, event, func, insert, select, update
 
 from contract.database.clock import db_now
 from contract.database.engine import make_engine, reading
@@ -19,8 +20,11 @@ from contract.errors import SourceError, UnavailableError, UsageError
 from contract.remaining import all_of
 from contract.settings import Settings
 from migrations.upgrade import upgrade
+from producer.submit import draft
+from producer.submit.draft import SILENT_S, SubmitInProgressError, TakenAwayError
+from producer.submit.key import KeyConflictError
 from producer.submit.sources import Entry, read_runs
-from producer.submit.submission import Order, TakenAwayError, submit, submit_entries
+from producer.submit.submission import Order, submit, submit_entries
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -155,9 +159,56 @@ def test_name_key_and_priority_are_checked(engine: Engine, bad) -> None:
 
 def test_a_key_makes_a_submit_repeatable(engine: Engine) -> None:
     job = submit(engine, images(3), key="k")
-    assert submit(engine, images(5), key="k") == job
+    assert submit(engine, images(3), key="k") == job
     assert submit(engine, images(3), key="other") != job
     assert rows(engine)["jobs"] == 2
+
+
+def test_a_key_is_repeatable_however_the_images_are_cut(engine: Engine) -> None:
+    given = [(uri, f"ü{n}" if n % 9 == 0 else None) for n, (uri, _) in enumerate(images(10_000))]
+    job = submit(engine, given, key="k", settings=Settings(chunk_images=64))
+    again = submit(engine, given, key="k", priority=3, settings=Settings(chunk_images=250))
+    assert again == job
+
+
+def other_content() -> dict[str, tuple[list[tuple[str, str | None]], dict[str, str], str]]:
+    """Beside `images(5_000)`: other images, other settings, and what the message names."""
+    same = list(images(5_000))
+    last = [*same[:-1], ("http://a.org/other.jpg", None)]
+    return {
+        "more": (list(images(5_001)), {}, "5,000 images, and here are more"),
+        "fewer": (same[:1], {}, "5,000 images, and here is 1"),
+        "none": ([], {}, "5,000 images, and here are 0"),
+        "another last one": (last, {}, "other URIs or ids, or another order"),
+        "another order": (same[::-1], {}, "another order"),
+        "an id": ([(same[0][0], "1"), *same[1:]], {}, "other URIs or ids"),
+        "another model": (same, {"model": "m"}, "model is 'resnext101_32x4d', and here 'm'"),
+        "another precision": (same, {"precision": "fp32"}, "precision is 'amp', and here 'fp32'"),
+    }
+
+
+@pytest.mark.parametrize("how", sorted(other_content()))
+def test_a_key_with_other_content_is_refused(engine: Engine, how: str) -> None:
+    given, options, words = other_content()[how]
+    job = submit(engine, images(5_000), key="k")
+    before = rows(engine)
+    with pytest.raises(KeyConflictError, match=rf"'k' belongs to job {job} with other.*{words}"):
+        submit(engine, given, key="k", settings=Settings(**options))
+    assert rows(engine) == before
+
+
+def test_a_key_of_the_version_before_stands_for_its_job_whatever_is_given(engine: Engine) -> None:
+    job = submit(engine, images(3), key="k")
+    change_jobs(engine, images_digest=None)
+    assert submit(engine, images(5), key="k") == job
+
+
+def test_the_command_refuses_a_key_with_other_content(engine: Engine, run: Run) -> None:
+    first = run("submit", "http://a.org/1.jpg", "--key", "k")
+    again = run("submit", "-", "--key", "k", stdin="http://a.org/2.jpg\n")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert f"'k' belongs to job {first.stdout.strip()} with other content" in again.stderr
+    assert rows(engine)["jobs"] == 1
 
 
 def test_a_key_is_of_one_user(engine: Engine, monkeypatch) -> None:
@@ -166,27 +217,74 @@ def test_a_key_is_of_one_user(engine: Engine, monkeypatch) -> None:
     assert submit(engine, images(3), key="k") != job
 
 
-def leave_over(engine: Engine, key: str) -> None:
-    """What a submit leaves that was killed."""
-    submit(engine, images(3), key=key)
+def change_jobs(engine: Engine, **values: Any) -> None:
     with engine.begin() as connection:
-        connection.execute(update(jobs).values(state="submitting", total=0))
+        connection.execute(update(jobs).values(**values))
 
 
-def test_what_a_killed_submit_left_is_submitted_anew(engine: Engine) -> None:
-    leave_over(engine, "k")
+def leave_over(engine: Engine, key: str, silent_s: float) -> None:
+    """What a submit leaves that was killed so long ago."""
+    submit(engine, images(3), key=key)
+    change_jobs(engine, state="submitting", total=0, submit_heartbeat_at=db_now(-silent_s))
+
+
+@pytest.mark.parametrize("silent_s", [SILENT_S - 1, SILENT_S + 1, 7_200])
+def test_what_a_killed_submit_left_is_submitted_anew(engine: Engine, silent_s: float) -> None:
+    leave_over(engine, "k", silent_s)
     submit(engine, images(5), key="k")
     assert rows(engine) == {"jobs": 1, "chunks": 1, "chunk_uris": 1}
     with reading(engine) as connection:
         assert connection.execute(select(jobs.c.state, jobs.c.total)).one() == ("running", 5)
 
 
+def test_what_a_submit_of_the_version_before_left_gives_way_at_once(engine: Engine) -> None:
+    leave_over(engine, "k", 0)
+    change_jobs(engine, submit_heartbeat_at=None)
+    submit(engine, images(5), key="k")
+    assert rows(engine) == {"jobs": 1, "chunks": 1, "chunk_uris": 1}
+
+
+def test_a_large_leftover_makes_room_in_short_transactions(engine: Engine, monkeypatch) -> None:
+    monkeypatch.setattr(draft, "CHUNKS_A_TRANSACTION", 10)
+    submit(engine, images(105), key="k", settings=Settings(chunk_images=1))
+    change_jobs(engine, state="submitting", submit_heartbeat_at=db_now(-60))
+    deleted: list[int] = []
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def note(_connection, cursor, statement: str, *_: object) -> None:
+        if statement.startswith("DELETE FROM chunks"):
+            deleted.append(cursor.rowcount)
+
+    submit(engine, images(1), key="k")
+    assert deleted == [10] * 10 + [5]
+    assert rows(engine) == {"jobs": 1, "chunks": 1, "chunk_uris": 1}
+
+
+def test_a_key_whose_submit_is_alive_is_refused_until_it_ends(engine: Engine) -> None:
+    refused = []
+
+    def given():
+        yield from images(9_000)
+        with pytest.raises(SubmitInProgressError, match="'k' is in use") as it:
+            submit(engine, images(9_000), key="k")
+        refused.append(str(it.value))
+
+    job = submit(engine, given(), key="k")
+    assert job in refused[0]
+    assert submit(engine, images(9_000), key="k") == job
+
+
 @pytest.mark.parametrize("after", [5_000, 9_000])  # found out by a chunk, and by the last UPDATE
-def test_a_submit_whose_key_is_taken_by_a_later_one_gives_way(engine: Engine, after) -> None:
+def test_a_submit_whose_key_is_taken_by_a_later_one_gives_way(
+    engine: Engine, after, monkeypatch
+) -> None:
+    """It was stopped, or had no connection, for so long that it counted as dead."""
+    monkeypatch.setattr(draft, "HEARTBEAT_S", 60)
     later = []
 
     def given():
         yield from images(after)
+        change_jobs(engine, submit_heartbeat_at=db_now(-60))
         later.append(submit(engine, images(2), key="k"))
         yield from images(9_000 - after)
 
@@ -225,7 +323,7 @@ def test_the_command_with_a_key_says_that_it_is_submitted_already(engine: Engine
         rest = {"device": "cpu", "precision": "fp32", "version": "0", "images_per_s": 1.0}
         row = {"name": "w", "queue": queue, "stopping": False}
         connection.execute(insert(workers).values(**row, **rest, **now))
-    again = run("submit", "-", "--key", "k", stdin="http://a.org/1.jpg")
+    again = run("submit", "-", "--key", "k", "--precision", "fp32", stdin="http://a.org/1.jpg")
     assert (again.returncode, again.stdout) == (0, first.stdout)
     assert "already submitted" in again.stderr
     assert "no worker" not in again.stderr
