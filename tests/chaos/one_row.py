@@ -30,7 +30,9 @@ SMALL_DISK: Final = "size=48m"
 def run_row(
     row: Row, database: Database, stack: Stack, *, times: int, short: bool, seed: int
 ) -> Outcome:
+    """Runs the row; in the shortened run it has no bound of time."""
     trial, verdict = run_trial(row.fault, stack, times=times, short=short, seed=seed)
+    row = replace(row, within_s=None) if short else row
     return Outcome.of(row, database, trial, verdict)
 
 

