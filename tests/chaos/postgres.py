@@ -63,20 +63,20 @@ class Postgres:
         self.execute(f"CREATE DATABASE {name} TABLESPACE elsewhere")
 
     def execute(self, statement: str) -> None:
-        """What no transaction may hold, by the administrator."""
+        """Executes a statement outside of any transaction, as the administrator."""
         engine = make_engine(self.url("postgres"), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.execute(text(statement))
         engine.dispose()
 
     def kill(self) -> None:
-        """All of its processes at once, as a power cut would."""
+        """Kills all of its processes at once, as a power cut would."""
         pids = list(descendants(self._server.get_pid()))
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         until("PostgreSQL is dead", lambda: not any(map(_is_alive, pids)))
-        # A process that nobody has buried yet would be taken for a server that runs.
+        # A zombie that is not reaped yet would be taken for a running server.
         (self.folder / "postmaster.pid").unlink()
         sockets = Path(self._server.get_postmaster_info().socket_dir)
         for lock in sockets.glob(".s.PGSQL.*.lock"):
