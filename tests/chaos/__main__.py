@@ -1,12 +1,12 @@
-"""`make chaos`: every fault, again and again, on both databases; then one table.
+"""`make chaos` causes every fault, again and again, on both databases, and prints a table.
 
     python -m tests.chaos                          all rows
-    python -m tests.chaos --row NAME ...           some
-    python -m tests.chaos --row NAME --database D --times N    one, so often
+    python -m tests.chaos --row NAME [--row NAME]  some rows
+    python -m tests.chaos --row NAME --database D --times N    one row, N times
 
-Each row has processes, servers and a folder of its own, and is a process itself (`one_row`);
-some run at a time, since most of a row's time is waiting. Exit status 1 if anything was lost,
-doubled or wrong, or took too long.
+Each row has processes, servers and a folder of its own, and is a process itself (`one_row`).
+Some run at once, since a row waits most of its time. The exit status is 1 if anything was lost,
+doubled or wrong, or if a recovery took too long.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos")
     parser.add_argument("--row", action="append", choices=[row.name for row in ROWS])
     parser.add_argument("--database", action="append", choices=BOTH)
-    parser.add_argument("--times", type=int, help="by default what the table says")
+    parser.add_argument("--times", type=int, help="how often; by default as rows.py says")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--at-once", type=int, default=AT_ONCE, help="rows that run at a time")
+    parser.add_argument(
+        "--at-once", type=int, default=AT_ONCE, help=f"rows that run at once; {AT_ONCE} by default"
+    )
     return parser.parse_args()
 
 

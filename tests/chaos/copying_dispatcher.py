@@ -1,4 +1,4 @@
-"""`resnextq dispatch`, which sends every message CHAOS_COPIES times. Run by `faults.messages`."""
+"""`resnextq dispatch` that sends each message CHAOS_COPIES times; `faults.messages` runs it."""
 
 from __future__ import annotations
 

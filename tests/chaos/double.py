@@ -1,9 +1,9 @@
 """`resnextq worker` with a classifier that is quick, and whose answers can be checked.
 
-All else is the worker's own: its witness, Celery, loaders, batches, store. Run as a process by
-`stack`.
+Everything else is the worker's own: supervisor, Celery, loaders, batches, store. `stack` runs it
+as a process.
 
-    CHAOS_BATCH_S   what a batch takes
+    CHAOS_BATCH_S   seconds that a batch takes
     CHAOS_HOLD      a file: while it exists, no batch ends
 """
 

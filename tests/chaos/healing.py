@@ -1,4 +1,4 @@
-"""A supervisor: who dies is started again, while somebody else waits for the end."""
+"""Starts again what has died, as a supervisor would, while a fault waits for its jobs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Jobs without end, so that every fault comes while all are at work.
+"""Jobs without end, so that every fault comes while all processes are busy.
 
-A thread submits another job whenever little waits. A submit that fails, because its database
-is away or full, is repeated with the same key until it has succeeded.
+A thread submits another job whenever few images wait. A submit that fails, because its database
+is away or full, is repeated with the same key until it succeeds.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ LOOK_S: Final = 0.2
 
 
 class Load:
-    """The jobs of one trial. A context: while it is open there are always two jobs' chunks that
-    wait.
-    """
+    """The jobs of one trial. While this context is open, the images of two jobs wait."""
 
     def __init__(self, stack: Stack, random: Random, *, short: bool) -> None:
         self.jobs: list[Job] = []
@@ -46,7 +44,7 @@ class Load:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        until("jobs are under way", self._is_under_way)
+        until("a worker runs a chunk", self._is_under_way)
         return self
 
     def __exit__(
@@ -65,15 +63,15 @@ class Load:
         return self._submit(name_images(uris, self._random), priority=priority)
 
     def expect(self, job: Job, **changes: object) -> None:
-        """It is to end otherwise than it was to."""
+        """Changes how the job is expected to end."""
         index = next(n for n, one in enumerate(self.jobs) if one.id == job.id)
         self.jobs[index] = replace(self.jobs[index], **changes)
 
     def finish(self, *, within_s: float = WITHIN_S) -> None:
-        """Returns once every job has ended, and its counts are folded.
+        """Returns once every job has ended and its tallies are counted.
 
         Raises:
-            WaitedInVainError: one has not.
+            WaitedInVainError: a job has not ended in time.
         """
         until("every job has ended", self._is_finished, within_s=within_s)
 

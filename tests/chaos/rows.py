@@ -1,4 +1,4 @@
-"""The rows of the table: which fault, how often, and within what time all has to go on."""
+"""The rows of the table: which fault, how often, and how long a recovery may take."""
 
 from __future__ import annotations
 
@@ -28,32 +28,33 @@ POSTGRESQL: Final[tuple[Database, ...]] = ("postgresql",)
 class Row:
     name: str
     what: str
-    """In the table."""
+    """The fault, as the table shows it."""
     fault: Fault
     times: int
     within_s: float | None = None
-    """The longest that a recovery may take; None: it ends, or the row fails."""
+    """The longest that a recovery may take; None: the row ends once every image has its row."""
     databases: tuple[Database, ...] = BOTH
     few: int = 1
-    """How often in the shortened run."""
+    """How often in `make test`; 0: it leaves the row out, since another test has the same."""
     small_disk: bool = False
-    """The database lies on a small file system of its own."""
+    """Whether the database lies on a small file system of its own."""
     stack: Mapping[str, Any] = field(default_factory=dict)
-    """What `installed` is asked for, other than usual."""
+    """Options of `installed`, where they are not the usual ones."""
 
 
-# A worker's chunks are out again, by the promise for the default lease.
+# Until a dead worker's chunks are published again, as promised for the default lease.
 OUT_AGAIN_S: Final = 30.0
-# Processing goes on after Redis, or the network, is back.
+# Until workers take chunks again, once Redis or the network is back.
 GOES_ON_S: Final = 15.0
 TAKES_OVER_S: Final = 10.0
-# The dispatcher looks twice a second whose lease is over.
+# The dispatcher looks twice a second for leases that are over.
 LOOK_S: Final = 1.0
 
+# "life" is tests/integration/test_life.py, which plays its lives on both databases.
 ROWS: Final = (
     Row(
         name="kill-worker",
-        what="kill -9 a worker: main process, loader, whole group in turns",
+        what="kill -9 a worker: its main process, a loader, the whole group, in turns",
         fault=workers.kill,
         times=50,
         within_s=OUT_AGAIN_S,
@@ -61,39 +62,44 @@ ROWS: Final = (
     ),
     Row(
         name="kill-worker-default-lease",
-        what="the same at the default lease",
+        what=f"kill -9 a worker's whole group, at the default lease of {DEFAULT_LEASE_S:.0f} s",
         fault=workers.kill_at_default_lease,
         times=1,
+        few=0,  # whose lease is short: that is `kill-worker`
         within_s=DEFAULT_LEASE_S + LOOK_S,
         stack={"lease_s": DEFAULT_LEASE_S},
     ),
     Row(
         name="kill-redis",
-        what="kill -9 Redis, with its append-only file",
+        what="kill -9 Redis, which keeps its append-only file",
         fault=redis.kill_with_file,
         times=10,
         within_s=GOES_ON_S,
     ),
     Row(
         name="kill-redis-without-file",
-        what="kill -9 Redis, without a file",
+        what="kill -9 Redis, which comes back empty",
         fault=redis.kill_without_file,
         times=10,
         within_s=GOES_ON_S,
     ),
     Row(
-        name="flush-redis", what="FLUSHALL", fault=redis.flush, times=10, within_s=GOES_ON_S
+        name="flush-redis",
+        what="FLUSHALL empties Redis",
+        fault=redis.flush,
+        times=10,
+        within_s=GOES_ON_S,
     ),
     Row(
         name="stop-redis",
-        what="Redis stopped (SIGSTOP) for 60 s",
+        what="Redis stops (SIGSTOP) for 60 s",
         fault=redis.stand_still,
         times=5,
         within_s=GOES_ON_S,
     ),
     Row(
         name="cut-redis",
-        what="connections to Redis cut for 20 s, then half open",
+        what="no packet reaches Redis for 20 s, and old connections stay half open",
         fault=redis.cut_off,
         times=5,
         within_s=GOES_ON_S,
@@ -109,7 +115,7 @@ ROWS: Final = (
     ),
     Row(
         name="postgresql-away",
-        what="PostgreSQL away for 60 s",
+        what="kill -9 PostgreSQL, and start it after 60 s",
         fault=postgres.stay_away,
         times=3,
         databases=POSTGRESQL,
@@ -117,7 +123,7 @@ ROWS: Final = (
     ),
     Row(
         name="disk-full",
-        what="the database's disk is full",
+        what="the disk of the database is full",
         fault=disk.fill,
         times=3,
         within_s=OUT_AGAIN_S,
@@ -125,19 +131,20 @@ ROWS: Final = (
     ),
     Row(
         name="messages-twice",
-        what="every message delivered twice",
+        what="every message is delivered twice",
         fault=messages.twice,
         times=5,
+        few=0,  # `messages-ten-times` has two copies of each as well
     ),
     Row(
         name="messages-ten-times",
-        what="every message delivered 10 times at once, to 2 workers",
+        what="every message is delivered 10 times at once, to 2 workers",
         fault=messages.ten_times_at_once,
         times=5,
     ),
     Row(
         name="kill-producer",
-        what="kill -9 the producer, submit again with the same key",
+        what="kill -9 a submit, and repeat it with the same key",
         fault=producers.kill,
         times=20,
         few=2,
@@ -151,61 +158,63 @@ ROWS: Final = (
     ),
     Row(
         name="loader-crashes",
-        what="an image that crashes its loader",
+        what="an image crashes its loader",
         fault=poison.crash,
         times=20,
         few=2,
     ),
     Row(
         name="loader-without-memory",
-        what="an image that exhausts its loader's memory",
+        what="an image exhausts its loader's memory",
         fault=poison.exhaust_memory,
         times=20,
         few=2,
     ),
     Row(
         name="worker-dies",
-        what="an image that kills the whole worker",
+        what="an image crashes the whole worker",
         fault=poison.kill_workers,
         times=20,
     ),
     Row(
         name="nothing-but-poison",
-        what="chunks of nothing but these",
+        what="all images of a chunk do one of these three",
         fault=poison.nothing_but_poison,
         times=20,
     ),
     Row(
         name="innocent",
-        what="the worker killed, again and again, on the same innocent chunk",
+        what="kill -9 each worker that runs one harmless chunk",
         fault=poison.kill_innocent,
         times=50,
-        few=6,
+        few=0,  # life: no image ends its worker
     ),
     Row(
         name="freeze-worker",
-        what="a worker frozen beyond its lease, then let go",
+        what="a worker stops (SIGSTOP) for longer than its lease, then continues",
         fault=workers.freeze,
         times=10,
         within_s=OUT_AGAIN_S,
     ),
     Row(
         name="old-file",
-        what="an old append-only file put back",
+        what="Redis starts with an old append-only file",
         fault=redis.put_back_old_file,
         times=10,
         within_s=GOES_ON_S,
+        few=0,  # life: a message comes late, or again; and `kill-redis`
     ),
     Row(
         name="steal",
-        what="a message stolen from the queue",
+        what="a message is taken from the queue and never run",
         fault=redis.steal,
         times=10,
         within_s=OUT_AGAIN_S,
+        few=0,  # life: messages are lost; and `flush-redis`
     ),
     Row(
         name="change-jobs",
-        what="cancel, retry, priority change in the middle of such faults",
+        what="jobs are cancelled, retried and hurried during such faults",
         fault=jobs.change,
         times=20,
         few=3,

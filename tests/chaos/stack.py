@@ -1,7 +1,7 @@
-"""A whole installation as real processes: servers, dispatchers, workers; all can be killed.
+"""A whole installation as real processes, which can all be killed: servers, dispatchers, workers.
 
-Workers have a classifier whose answers can be checked (`double`), and are otherwise the real
-one. What has died is started again by `heal`, as a supervisor would.
+Workers have a classifier whose answers can be checked (`double`), and are otherwise real. `heal`
+starts again what has died, as a supervisor would.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ class Stack:
         return self._start(self.workers, f"worker-{len(self.workers)}", WORK, {})
 
     def heal(self) -> None:
-        """Returns once all that had died is there again."""
+        """Starts what has died; returns once it is ready."""
         for process in self.revive():
             process.await_ready()
 
     def revive(self) -> list[Process]:
-        """Starts what has died; returns it."""
+        """Starts what has died, and returns it."""
         dead = [one for one in (*self.dispatchers, *self.workers) if not one.is_running]
         for process in dead:
             process.end()
@@ -96,7 +96,7 @@ class Stack:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """No batch ends."""
+        """No batch ends within this context."""
         self.hold.touch()
         try:
             yield
@@ -114,19 +114,17 @@ class Stack:
         return str(self.app.conf.task_default_queue)
 
     def messages(self) -> int:
-        """That wait in Redis, or that somebody has taken and not acknowledged, be it one who was
-        killed long ago.
-        """
+        """Counts messages that wait in Redis or are not acknowledged, dead workers' included."""
         redis = redis_of(self.app)
         return int(redis.llen(self.queue)) + int(redis.hlen("unacked"))
 
     def busy_worker(self) -> Process | None:
-        """One that runs a chunk."""
+        """Returns a worker that runs a chunk."""
         alive = (worker for worker in self.workers if worker.is_running)
         return next((worker for worker in alive if self.runs_of(self.name_of(worker))), None)
 
     def leader(self) -> Process:
-        """The dispatcher that leads."""
+        """Returns the dispatcher that leads."""
 
         def find() -> Process | None:
             with reading(self.engine) as connection:
@@ -137,17 +135,17 @@ class Stack:
         return found
 
     def now(self) -> datetime:
-        """By the database, once it answers."""
+        """Returns the database's time, once it answers."""
 
         def ask() -> datetime | None:
             with reading(self.engine) as connection:
                 return connection.scalar(select(db_now()))
 
-        now: datetime = until("the database tells the time", ask)
+        now: datetime = until("the database answers", ask)
         return now
 
     def name_of(self, worker: Process) -> str:
-        """As it calls itself in SQL."""
+        """Returns its name in SQL."""
 
         def find() -> str | None:
             with reading(self.engine) as connection:
@@ -156,15 +154,15 @@ class Stack:
         return str(until(f"{worker.log.name} has a heartbeat", find))
 
     def queued(self) -> set[Run]:
-        """That wait in Redis, by SQL."""
+        """Returns the runs that wait in Redis, as SQL has it."""
         return self._runs(chunks.c.state == "queued")
 
     def runs_of(self, worker: str) -> set[Run]:
-        """That this worker has, by SQL."""
+        """Returns the runs that this worker has, as SQL has it."""
         return self._runs((chunks.c.state == "running") & (chunks.c.worker == worker))
 
     def seconds_until_progress(self, since: datetime) -> float:
-        """Until a worker has taken a chunk that was published after this time."""
+        """Waits until a worker has taken a chunk that was published after this time."""
         taken = select(func.count()).where(
             chunks.c.published_at > since, chunks.c.state.in_(("running", "done"))
         )
@@ -173,7 +171,7 @@ class Stack:
             with reading(self.engine) as connection:
                 return bool(connection.scalar(taken))
 
-        return seconds_until("chunks are published and taken", goes_on)
+        return seconds_until("a worker takes a chunk that was published since then", goes_on)
 
     def kill_loader(self, worker: Process) -> None:
         def find() -> int:
@@ -198,7 +196,7 @@ class Stack:
 
 
 def _is_among(names: Iterable[str], process: Process) -> str | None:
-    """The one that names one of its processes: `host-PID-random`."""
+    """Returns the name with the id of one of its processes: `host-PID-random`."""
     pids = {str(pid) for pid in process.pids()}
     return next((name for name in names if name.split("-")[-2] in pids), None)
 
@@ -309,7 +307,7 @@ def _environment(
 
 
 class _OwnSettings(Settings):
-    """Of a dictionary, and neither of this process's environment nor of a file."""
+    """Settings of a dictionary alone, not of this process's environment or a file."""
 
     @classmethod
     def settings_customise_sources(cls, *_: Any, init_settings: Any, **__: Any) -> Any:

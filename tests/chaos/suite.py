@@ -1,4 +1,4 @@
-"""All rows, some at a time, each within a limit; what comes of each."""
+"""Runs the rows, some at once, each for a limited time; returns the outcome of each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ END_WITHIN_S: Final = 30.0
 def run_suite(
     rows: Sequence[tuple[Row, Database]], *, times: int | None, seed: int, at_once: int
 ) -> list[Outcome]:
-    """In the order of the rows."""
+    """Returns the outcomes in the order of the rows."""
 
     def run(one: tuple[Row, Database]) -> Outcome:
         row, database = one
@@ -43,7 +43,7 @@ def run_suite(
 def run_apart(
     row: Row, database: Database, *, times: int, seed: int, short: bool = False
 ) -> Outcome:
-    """In a process of its own, and its own mounts where it needs a small disk."""
+    """Runs one row in a process of its own, with its own mounts where it needs a small disk."""
     wrapper: list[str] = []
     if row.small_disk:
         found = _namespace()
@@ -57,7 +57,7 @@ def run_apart(
 
 
 def _run(command: list[str]) -> tuple[int | None, str, str]:
-    """Exit status, None for one that took too long, and what it wrote."""
+    """Returns its exit status (None: it took too long) and its two outputs."""
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -77,12 +77,12 @@ def _run(command: list[str]) -> tuple[int | None, str, str]:
 def _outcome(row: Row, database: Database, status: int | None, out: str, errors: str) -> Outcome:
     if status == 0:
         return Outcome.decode(out.splitlines()[-1])
-    why = f"not over after {ROW_WITHIN_S:.0f} s" if status is None else f"ended with {status}"
+    why = f"not finished after {ROW_WITHIN_S:.0f} s" if status is None else f"exit status {status}"
     return Outcome(name=row.name, database=database, complaints=(f"{why}:\n{errors[-3000:]}",))
 
 
 def _namespace() -> list[str] | None:
-    """The beginning of a command that may mount what nobody else sees; None: not permitted."""
+    """A command's beginning that gives it mounts of its own; None: not permitted."""
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     wrapper = ["unshare", "--mount", *user]
     if shutil.which("unshare") is None:

@@ -1,4 +1,4 @@
-"""One fault, caused again and again in one stack: what the faults work on, and how it is judged."""
+"""One fault, caused again and again in one stack: what a fault works on, and who judges it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Trial:
     times: int
     """How often the fault is to be caused."""
     short: bool
-    """Whether an outage lasts for a moment, instead of as long as the table says."""
+    """Whether outages last for a moment, instead of as long as the table says."""
     caused: int = 0
     recoveries_s: list[float] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
-    """What must hold besides, and did not."""
+    """What else went wrong, in words."""
 
     def rounds(self) -> Iterator[int]:
         for n in range(self.times):
@@ -39,8 +39,9 @@ class Trial:
         self.recoveries_s.append(seconds)
 
     def demand(self, what: str, *, holds: bool) -> None:
+        """Notes a complaint where what must hold does not."""
         if not holds:
-            self.complaints.append(what)
+            self.complaints.append(f"this did not hold: {what}")
 
 
 Fault = Callable[[Trial], None]
@@ -49,7 +50,7 @@ Fault = Callable[[Trial], None]
 def run_trial(
     fault: Fault, stack: Stack, *, times: int, short: bool, seed: int
 ) -> tuple[Trial, Verdict]:
-    """Causes the fault so often, then waits until every job has ended, and judges them."""
+    """Causes the fault `times` times, waits until every job has ended, and judges the jobs."""
     random = Random(seed)
     trial = Trial(stack, random, Load(stack, random, short=short), times, short)
     before = _count_jobs(stack)

@@ -1,4 +1,4 @@
-"""What has become of every image that was submitted, by what SQL says."""
+"""Compares what SQL says of every submitted image with what is right."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Verdict:
     lost: int = 0
     """Images without a row."""
     doubled: int = 0
-    """Rows of no image, images that the job counts more than once, jobs more than submitted."""
+    """Rows without an image, images that a job counts twice, jobs that were not submitted."""
     wrong: int = 0
-    """Rows with another answer, URI or id, counts and states that are not true, chunks not done."""
+    """Rows with another answer, URI or id; wrong counts and states; chunks that are not done."""
 
     findings: tuple[str, ...] = ()
-    """Some of what is wrong, in words."""
+    """Some of the wrong ones, in words."""
 
     def __add__(self, other: Verdict) -> Verdict:
         return Verdict(
@@ -45,7 +45,7 @@ class Verdict:
 
 
 def judge(engine: Engine, submitted: Sequence[Job], *, before: int = 0) -> Verdict:
-    """`before`: jobs that were in the database already."""
+    """Judges the jobs of one trial; `before` it the database had so many others."""
     with reading(engine) as connection:
         there = connection.scalar(select(func.count()).select_from(jobs)) or 0
         total = Verdict(doubled=max(0, there - before - len(submitted)))
@@ -57,7 +57,9 @@ def judge(engine: Engine, submitted: Sequence[Job], *, before: int = 0) -> Verdi
 def _judge(connection: Connection, job: Job) -> Verdict:
     told = connection.execute(select(jobs).where(jobs.c.id == job.id)).one_or_none()
     if told is None:
-        return Verdict(images=len(job.images), lost=len(job.images), findings=(f"no job {job.id}",))
+        return Verdict(
+            images=len(job.images), lost=len(job.images), findings=(f"there is no job {job.id}",)
+        )
     rows = connection.execute(select(results).where(results.c.job_number == told.number)).all()
     positions = {row.position for row in rows}
     expected = set(range(len(job.images)))
@@ -76,23 +78,26 @@ def _wrong_rows(job: Job, rows: Iterable[Row[Any]]) -> Iterator[str]:
     for row in rows:
         answer = row.error_code if row.class_1 is None else row.class_1
         if row.position >= len(job.images) or (row.uri, row.ref) != job.images[row.position]:
-            yield f"position {row.position} is {row.uri} with the id {row.ref}"
+            yield f"position {row.position} has the URI {row.uri} and the id {row.ref}"
         elif answer != answer_of(row.uri) and row.error_code not in job.also:
-            yield f"{row.uri} is {answer} {row.error_detail or ''}"
+            yield f"{row.uri} has the answer {answer} {row.error_detail or ''}"
 
 
 def _wrong_words(job: Job, told: Row[Any], rows: Sequence[Row[Any]]) -> Iterator[str]:
-    """What the job says of itself, where its rows say otherwise."""
+    """What the job's own row says, where its images say otherwise."""
     errors = Counter(row.error_code for row in rows if row.error_code is not None)
     classified = len(rows) - errors.total()
     if told.state != job.state or told.finished_at is None:
-        yield f"it is {told.state}, and finished at {told.finished_at}"
+        yield f"its state is {told.state}, its end {told.finished_at}, expected {job.state}"
     if told.total != len(job.images):
-        yield f"it is of {told.total} images"
+        yield f"its total is {told.total}, expected {len(job.images)}"
     if (told.classified, told.errors) != (classified, dict(errors)):
-        yield f"it counts {told.classified} and {told.errors} of {classified} and {dict(errors)}"
+        yield (
+            f"it counts {told.classified} classified and {told.errors}, "
+            f"but its rows are {classified} and {dict(errors)}"
+        )
     if told.failed != errors.total():
-        yield f"it counts {told.failed} failures of {errors.total()}"
+        yield f"it counts {told.failed} failed, but its rows are {errors.total()}"
 
 
 def _left(connection: Connection, told: Row[Any]) -> Iterator[str]:

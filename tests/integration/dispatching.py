@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from pydantic import SecretStr
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Engine, insert, select, text, update
 
 from contract.broker.connection import queue_of, redis_of
 from contract.broker.message import PUBLISHED_AT_HEADER, ChunkMessage
@@ -33,6 +33,21 @@ from worker.process.identity import Identity
 # For a test of what SQLite has not: it runs once.
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 QUEUE = queue_of("resnext101_32x4d", "nvidia", "amp")
+
+
+def await_a_wait_for_a_lock(engine: Engine, *, of_s: float = 0.0) -> None:
+    """Returns once a transaction of this PostgreSQL database has waited so long for a lock."""
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock' "
+        "AND clock_timestamp() - query_start > make_interval(secs => :of_s)"
+    )
+
+    def is_waited_for() -> bool:
+        with reading(engine) as connection:
+            return bool(connection.scalar(waiting, {"of_s": of_s}))
+
+    until(is_waited_for)
 
 
 def on_broker(settings: Settings, url: str) -> Settings:

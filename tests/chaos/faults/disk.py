@@ -16,12 +16,12 @@ from tests.chaos.trial import Trial
 from tests.chaos.wait import until
 
 WAITING: Final = "does not answer; trying on"
-UNAVAILABLE: Final = 3  # exit status: worth another try
+UNAVAILABLE: Final = 3  # exit status: try again later
 IMAGES: Final = 20_000
 
 
 def fill(trial: Trial) -> None:
-    """Who submits is told; workers wait, and store what they have when they can."""
+    """A submit fails with a reason; workers wait, and store their results once there is room."""
     stack = trial.stack
     assert stack.data is not None
     ballast = stack.data / "ballast"
@@ -31,7 +31,9 @@ def fill(trial: Trial) -> None:
             _take_all_space(ballast)
             until("a worker waits for room", lambda said=said: _warnings(trial) > said)
             _submit_in_vain(trial)
-            trial.demand("nobody gives up", holds=all(one.is_running for one in stack.workers))
+            trial.demand(
+                "every worker keeps running", holds=all(one.is_running for one in stack.workers)
+            )
             since = _rows(trial)
             ballast.unlink()
             began = time.monotonic()
@@ -40,7 +42,7 @@ def fill(trial: Trial) -> None:
 
 
 def _take_all_space(ballast: Path) -> None:
-    """In blocks that get smaller, since the database goes on to write meanwhile."""
+    """Fills the disk in ever smaller blocks, since the database writes meanwhile."""
     block = 2**20
     with ballast.open("wb", buffering=0) as file:
         while block:
@@ -55,7 +57,7 @@ def _warnings(trial: Trial) -> int:
 
 
 def _submit_in_vain(trial: Trial) -> None:
-    """Enough to need room."""
+    """Submits more images than there is room for."""
     uris = "\n".join(trial.stack.pictures.plain(IMAGES, trial.random))
     done = subprocess.run(
         [RESNEXTQ, "submit", "-"],
@@ -67,7 +69,9 @@ def _submit_in_vain(trial: Trial) -> None:
     )
     told = done.stderr.strip()
     clear = done.returncode == UNAVAILABLE and "Traceback" not in told
-    trial.demand(f"submit says what is wrong: {done.returncode}, {told}", holds=clear)
+    trial.demand(
+        f"submit exits with {UNAVAILABLE} and says why, got {done.returncode}: {told}", holds=clear
+    )
 
 
 def _rows(trial: Trial) -> int:

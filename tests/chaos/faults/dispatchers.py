@@ -1,4 +1,4 @@
-"""The dispatcher that leads is killed; another one is there."""
+"""The leading dispatcher is killed while another one stands by."""
 
 from __future__ import annotations
 

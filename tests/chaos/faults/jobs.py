@@ -1,4 +1,4 @@
-"""Users who cancel, retry and hurry jobs while everything else dies around them."""
+"""Users cancel, retry and hurry jobs while workers, dispatchers and servers are killed."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ def _harms(stack: Stack) -> list[Harm]:
 
 
 def _cancel(trial: Trial, harm: Harm) -> None:
-    """So large that it does not end while others die."""
+    """Cancels a job that is too large to end before that."""
     uris = trial.stack.pictures.plain(CANCELLED_JOBS * trial.load.job_images, trial.random)
     job = trial.load.submit(uris)
-    until("some of it is done", lambda: _rows(trial.stack, job))
+    until("one of its images is stored", lambda: _rows(trial.stack, job))
     harm(trial.stack)
-    until("it is cancelled", lambda: cancel(trial.stack.engine, job.id))
+    until("the job is cancelled", lambda: cancel(trial.stack.engine, job.id))
     trial.load.expect(job, state="cancelled", also=frozenset({"cancelled"}))
 
 
 def _retry(trial: Trial, harm: Harm) -> None:
-    """Files that are missing at first; once they are there, all are classified."""
+    """Retries images whose files are missing at first, and then there."""
     pictures = trial.stack.pictures
     absent = pictures.absent(2 * CHUNK_IMAGES, trial.random)
     job = trial.load.submit([*absent, *pictures.plain(CHUNK_IMAGES, trial.random)])
-    until("all of it has a row", lambda: _rows(trial.stack, job) == len(job.images))
+    until("all of its images are stored", lambda: _rows(trial.stack, job) == len(job.images))
     pictures.bring(absent)
     harm(trial.stack)
-    until("all are retried", lambda: not retry(trial.stack.engine, job.id).left)
+    until("all failed images are retried", lambda: not retry(trial.stack.engine, job.id).left)
 
 
 def _hurry(trial: Trial, harm: Harm) -> None:
@@ -64,7 +64,7 @@ def _hurry(trial: Trial, harm: Harm) -> None:
         trial.stack.pictures.plain(trial.load.job_images, trial.random), priority=-10
     )
     harm(trial.stack)
-    until("it is urgent", lambda: _set_priority(trial.stack, job))
+    until("its priority is changed", lambda: _set_priority(trial.stack, job))
 
 
 def _rows(stack: Stack, job: Job) -> int:

@@ -19,12 +19,12 @@ def twice(trial: Trial) -> None:
 
 
 def ten_times_at_once(trial: Trial) -> None:
-    """To two workers, both of which have threads that are free."""
+    """Two workers get the copies, and both have free threads."""
     _copy(trial, 10)
 
 
 def _copy(trial: Trial, copies: int) -> None:
-    """`times` jobs, by a dispatcher that sends all so often."""
+    """Submits `times` jobs to a dispatcher that sends each message `copies` times."""
     stack = trial.stack
     dispatcher = stack.dispatchers[0]
     dispatcher.exchange(COPYING, CHAOS_COPIES=str(copies))
@@ -32,6 +32,6 @@ def _copy(trial: Trial, copies: int) -> None:
     for _ in trial.rounds():
         trial.load.submit(stack.pictures.plain(IMAGES, trial.random))
     trial.load.finish()
-    until("every copy has been looked at", lambda: stack.messages() <= before)
-    trial.demand("messages are copied", holds=SENT in dispatcher.said())
+    until("every copy has been taken and acknowledged", lambda: stack.messages() <= before)
+    trial.demand("the dispatcher copies messages", holds=SENT in dispatcher.said())
     dispatcher.exchange(DISPATCH)

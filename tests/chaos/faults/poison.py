@@ -1,4 +1,4 @@
-"""Images that kill who decodes them, and workers that are killed while innocent images run."""
+"""Images that end a loader or a worker, and workers that are killed over a harmless image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.chaos.wait import until
 WITHIN_S: Final = 600.0
 # In the short run it has fewer of them.
 SHORT_CHUNK_IMAGES: Final = 4
-# So few that each is hit far more often than one that is to blame would need.
+# So few that each is hit far more often than an image that ends its worker may be.
 INNOCENT_IMAGES: Final = 2
 
 
@@ -34,7 +34,7 @@ def kill_workers(trial: Trial) -> None:
 
 
 def nothing_but_poison(trial: Trial) -> None:
-    """Chunks of one of each kind, and a job beside them."""
+    """Submits chunks of one image of each kind, and a harmless job beside them."""
     pictures = trial.stack.pictures
     with healing(trial.stack):
         for _ in trial.rounds():
@@ -44,7 +44,7 @@ def nothing_but_poison(trial: Trial) -> None:
 
 
 def _among_others(trial: Trial, kind: str) -> None:
-    """Each in another chunk."""
+    """Submits each harmful image among harmless ones, in a job of its own."""
     stack = trial.stack
     for harmful in stack.pictures.harmful(kind, trial.times):
         images = SHORT_CHUNK_IMAGES if trial.short else CHUNK_IMAGES
@@ -56,12 +56,12 @@ def _among_others(trial: Trial, kind: str) -> None:
 
 
 def kill_innocent(trial: Trial) -> None:
-    """The worker is killed whenever it runs the same chunk, and never comes to its end."""
+    """Kills each worker that runs one harmless chunk, before it can finish."""
     stack = trial.stack
     with stack.held():
         trial.load.submit(stack.pictures.plain(1 if trial.short else INNOCENT_IMAGES, trial.random))
         for _ in trial.rounds():
-            victim = until("a worker runs the chunk", stack.busy_worker)
+            victim = until("a worker runs the harmless chunk", stack.busy_worker)
             victim.end()
             stack.heal()
     trial.load.finish()

@@ -1,4 +1,4 @@
-"""PostgreSQL that dies under load, for a moment or for a minute."""
+"""PostgreSQL is killed under load, and is away for a moment or for a minute."""
 
 from __future__ import annotations
 
@@ -29,4 +29,6 @@ def _kill(trial: Trial, *, away_s: float) -> None:
             time.sleep(away_s)
             stack.postgres.start()
             trial.recovered(stack.seconds_until_progress(stack.now()))
-            trial.demand("nobody gives up", holds=all(one.is_running for one in stack.workers))
+            trial.demand(
+                "every worker keeps running", holds=all(one.is_running for one in stack.workers)
+            )

@@ -1,4 +1,4 @@
-"""A producer that is killed at any point of a submit, which is then repeated with the same key."""
+"""A submit that is killed at any point, and then repeated with the same key."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.chaos.trial import Trial
 # Three transactions, and two.
 IMAGES: Final = 9_000
 SHORT_IMAGES: Final = 4_200
-# After so long most submits of that size are over.
+# Most submits of that size take less.
 LONGEST_S: Final = 3.0
 KILLS_A_KEY: Final = 10
 
 
 def kill(trial: Trial) -> None:
-    """Up to ten kills for one key, and then the submit that is left alone."""
+    """Kills up to ten submits of one key, then lets one finish."""
     left = trial.times
     while left:
         kills = min(left, KILLS_A_KEY)
@@ -45,11 +45,13 @@ def _submit_at_last(trial: Trial, key: str, kills: int) -> None:
         _let_pass(stack, SILENT_S + 1)
         _kill_submit(stack, key, listed, after_s=trial.random.uniform(0.0, LONGEST_S))
         trial.caused += 1
-        trial.demand("half a job waits", holds=not _published_of_drafts(stack))
+        trial.demand(
+            "no chunk of an unfinished submit is published", holds=not _published_of_drafts(stack)
+        )
     done = subprocess.run(
         _command(key, listed), env=stack.environment, capture_output=True, text=True, check=False
     )
-    trial.demand(f"the last submit ends with {done.stderr}", holds=done.returncode == 0)
+    trial.demand(f"the last submit succeeds; it printed {done.stderr}", holds=done.returncode == 0)
     trial.load.jobs.append(Job(id=done.stdout.strip(), images=images))
 
 
@@ -86,7 +88,7 @@ def _let_pass(stack: Stack, seconds: float) -> None:
 
 
 def _published_of_drafts(stack: Stack) -> int:
-    """Chunks of a job that is not whole, and that somebody has begun with."""
+    """Chunks that were published although their job is still being submitted."""
     statement = (
         select(func.count())
         .select_from(chunks.join(jobs, jobs.c.number == chunks.c.job_number))

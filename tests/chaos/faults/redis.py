@@ -1,4 +1,4 @@
-"""Redis that dies, forgets, hangs or is cut off; and messages that it has lost or kept too long."""
+"""Redis is killed, emptied, stopped or cut off; messages are lost, or come back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.integration.dispatching import Sent, take_if_any
 
 AWAY_S: Final = 60.0
 SHORT_AWAY_S: Final = 2.0
-# Longer than a socket's time-out, so that whoever waits has noticed.
+# Longer than a socket's timeout, so that each client notices.
 CUT_S: Final = 20.0
 # After a kill it is back within so many seconds.
 LONGEST_RESTART_S: Final = 3.0
@@ -24,12 +24,12 @@ APPEND_ONLY: Final = "appendonlydir"
 
 
 def kill_with_file(trial: Trial) -> None:
-    """What it had acknowledged is in its append-only file."""
+    """Kills Redis, which keeps its append-only file."""
     _kill(trial)
 
 
 def kill_without_file(trial: Trial) -> None:
-    """It comes back empty."""
+    """Kills Redis, which has no file: it comes back empty."""
     trial.stack.valkey.append_only = False
     _restart(trial)
     _kill(trial)
@@ -42,14 +42,14 @@ def flush(trial: Trial) -> None:
     stack = trial.stack
     with trial.load:
         for _ in trial.rounds():
-            waiting = until("messages wait", stack.queued)
+            waiting = until("messages wait in Redis", stack.queued)
             with stack.valkey.client() as client:
                 client.flushall()
             trial.recovered(_seconds_until_moved(stack, waiting))
 
 
 def put_back_old_file(trial: Trial) -> None:
-    """Messages come again that were done with long ago."""
+    """Kills Redis and gives it an older file: finished messages come again."""
     folder = trial.stack.valkey.folder
 
     def exchange() -> None:
@@ -64,7 +64,7 @@ def put_back_old_file(trial: Trial) -> None:
 
 
 def stand_still(trial: Trial) -> None:
-    """Its connections stay open, and nothing is answered."""
+    """Stops Redis: connections stay open, and nothing is answered."""
     stack = trial.stack
     with trial.load:
         for _ in trial.rounds():
@@ -77,7 +77,7 @@ def stand_still(trial: Trial) -> None:
 
 
 def cut_off(trial: Trial) -> None:
-    """The network drops all packets; what was connected is half open for ever."""
+    """Drops all packets to Redis; connections from before stay half open."""
     stack = trial.stack
     assert stack.proxy is not None
     with trial.load:
@@ -90,7 +90,7 @@ def cut_off(trial: Trial) -> None:
 
 
 def steal(trial: Trial) -> None:
-    """A message is taken by somebody who does nothing with it."""
+    """Takes a message from the queue, and does nothing with it."""
     stack = trial.stack
     with trial.load:
         stolen = {_steal(stack) for _ in trial.rounds()}
@@ -130,11 +130,13 @@ def _forget(trial: Trial) -> None:
 
 
 def _steal(stack: Stack) -> Run:
-    """The oldest message of the queue, from under the workers' noses."""
-    stolen: Sent = until("a message waits", lambda: take_if_any(stack.app, stack.queue))
+    """Takes the oldest message before a worker does."""
+    stolen: Sent = until("a message waits in Redis", lambda: take_if_any(stack.app, stack.queue))
     return stolen.run
 
 
 def _seconds_until_moved(stack: Stack, waiting: set[Run]) -> float:
-    """Until each was taken, or is published again."""
-    return seconds_until("what waited goes on", lambda: not waiting & stack.queued())
+    """Until each of them is taken, or published again."""
+    return seconds_until(
+        "every chunk that waited is taken or published again", lambda: not waiting & stack.queued()
+    )

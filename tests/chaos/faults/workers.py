@@ -1,4 +1,4 @@
-"""Workers that are killed in mid-batch, or stand still beyond their lease."""
+"""Workers are killed in the middle of a batch, or stopped for longer than their lease."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ FENCED_OFF: Final = "another run has this chunk by now"
 
 
 def kill(trial: Trial) -> None:
-    """SIGKILL to the main process, to a loader, to all of them, in turns."""
+    """Kills the main process, a loader and the whole group, in turns."""
     _kill(trial, cycle((_kill_main, _kill_loader, kill_group)))
 
 
 def kill_at_default_lease(trial: Trial) -> None:
-    """As most installations have it."""
+    """Kills the whole group, with the lease that most installations have."""
     _kill(trial, repeat(kill_group))
 
 
 def freeze(trial: Trial) -> None:
-    """It is let go once its chunks are another's, and then stores nothing."""
+    """Stops a worker until its chunks are taken from it; what it stores then is refused."""
     stack = trial.stack
     with trial.load:
         for _ in trial.rounds():
@@ -50,7 +50,7 @@ def _refusals(worker: Process) -> int:
 
 
 def _await_refusal(worker: Process, before: int) -> None:
-    until("its late store is refused", lambda: _refusals(worker) > before)
+    until("the late store of the stopped worker is refused", lambda: _refusals(worker) > before)
 
 
 def _kill(trial: Trial, kills: Iterator[Callable[[Stack, Process], None]]) -> None:
@@ -67,17 +67,17 @@ def _kill(trial: Trial, kills: Iterator[Callable[[Stack, Process], None]]) -> No
 
 
 def _in_mid_batch(stack: Stack, worker: Process) -> str:
-    """Its name, once it runs chunks."""
+    """Returns its name, once it runs chunks."""
     name = stack.name_of(worker)
-    until("it runs chunks", lambda: stack.runs_of(name))
+    until(f"{name} runs chunks", lambda: stack.runs_of(name))
     return name
 
 
 def _kill_main(_: Stack, worker: Process) -> None:
-    """The one that has everything in hand: the last in the line that began with the command."""
+    """Kills the process that runs the chunks: the last of those that the command began."""
     main = [pid for pid in worker.pids() if LOADER not in program_of(pid)][-1]
     os.kill(main, signal.SIGKILL)
-    until("its witness ends with it", lambda: not worker.is_running)
+    until("the supervisor ends with its worker", lambda: not worker.is_running)
 
 
 def _kill_loader(stack: Stack, worker: Process) -> None:
@@ -89,13 +89,15 @@ def kill_group(_stack: Stack, worker: Process) -> None:
 
 
 def _seconds_until_free(stack: Stack, name: str, held: set[Run]) -> float:
-    """Until it has none of these runs any more."""
-    return seconds_until(f"what {name} ran is out again", lambda: not held & stack.runs_of(name))
+    """Until SQL says that it has none of these runs."""
+    return seconds_until(
+        f"the chunks of {name} are taken from it", lambda: not held & stack.runs_of(name)
+    )
 
 
 def _freeze(stack: Stack, worker: Process) -> str:
-    """Not in the middle of a transaction: then it would keep its chunks, or on SQLite the whole
-    database, until it is let go or cut off.
+    """Stops the worker, but not in the middle of a transaction: its locks would keep the chunks,
+    or on SQLite the whole database, until it continues or is cut off.
     """
     while True:
         name = _in_mid_batch(stack, worker)

@@ -1,7 +1,6 @@
-"""Python runs this at its start, where it is on PYTHONPATH: in loaders, some images do harm.
+"""Makes some images harm the loader that decodes them; Python runs this at its start.
 
-What happens then happens for real: a signal of the loader's own, or memory up to its
-limit.
+The harm is real: a signal of the loader's own, or memory up to its limit.
 """
 
 import signal

@@ -1,6 +1,6 @@
 """The two databases behave alike: clock, transactions, schema."""
 
-import time
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -23,8 +23,10 @@ from contract.database.waits import Database
 from contract.errors import DatabaseUnavailable, SchemaMismatch
 from contract.settings import Settings
 from migrations.upgrade import ADVISORY_LOCK, upgrade
-from tests.integration.dispatching import WITHIN_S
+from tests.integration.dispatching import WITHIN_S, await_a_wait_for_a_lock
 from worker.process.database import OTHER_CONNECTIONS, TASK_CONNECTIONS, connect
+
+LOCK_TIMEOUT_S = 0.1
 
 
 def test_migrations_give_the_tables_of_the_contract(engine: Engine) -> None:
@@ -106,12 +108,14 @@ def test_many_chunks_share_few_connections(settings: Settings) -> None:
     engine = connect(settings.model_copy(update={"chunks_in_flight": 64}))
     most = TASK_CONNECTIONS + OTHER_CONNECTIONS
     open_at_once: list[int] = []
+    all_open = threading.Barrier(most, timeout=WITHIN_S)
 
-    def look(_: int) -> None:
+    def look(number: int) -> None:
         with reading(engine) as connection:
             connection.execute(select(1))
+            if number < most:
+                all_open.wait()
             open_at_once.append(engine.pool.checkedout())
-            time.sleep(0.01)
 
     with ThreadPoolExecutor(64) as threads:
         list(threads.map(look, range(256)))
@@ -220,7 +224,7 @@ def test_who_stops_in_mid_transaction_loses_its_locks_and_a_worker_begins_anew(
 def test_a_migration_waits_for_another_one_however_long_and_for_other_locks_its_own_time(
     make_hasty: Callable[..., Engine], monkeypatch
 ) -> None:
-    holder, engine = make_hasty(), make_hasty(LOCK_TIMEOUT_S=0.1)
+    holder, engine = make_hasty(), make_hasty(LOCK_TIMEOUT_S=LOCK_TIMEOUT_S)
     timeouts = []
     monkeypatch.setattr(
         command, "upgrade", lambda config, _: timeouts.append(_lock_timeout(config))
@@ -229,8 +233,7 @@ def test_a_migration_waits_for_another_one_however_long_and_for_other_locks_its_
         with holder.connect() as connection:
             connection.execute(text(f"SELECT pg_advisory_lock({ADVISORY_LOCK})"))
             upgrading = threads.submit(upgrade, engine)
-            with pytest.raises(TimeoutError):
-                upgrading.result(timeout=0.5)
+            await_a_wait_for_a_lock(holder, of_s=5 * LOCK_TIMEOUT_S)
             connection.execute(text(f"SELECT pg_advisory_unlock({ADVISORY_LOCK})"))
         upgrading.result(timeout=30)
     assert timeouts == ["5s"]

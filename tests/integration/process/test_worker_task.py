@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,6 @@ from contract.broker.connection import redis_of
 from contract.database.tables import chunks
 from tests.integration.dispatching import WITHIN_S, until
 from tests.integration.installation import Installation
-from worker.process.celery_worker import RESIZE_S
 
 
 def test_a_chunk_is_classified_and_its_failures_are_stored(installation: Installation) -> None:
@@ -93,14 +91,24 @@ def test_a_worker_takes_no_more_than_it_does_in_some_seconds(
     """The others of twenty chunks are left to other workers, until this one shows what it can."""
     gate = tmp_path / "gate"
     installation.submit(*[[f"double:hold:{gate}"] * 8] * 20)
-    installation.start(CHUNKS_IN_FLIGHT="64", CHUNK_IMAGES="8", IN_FLIGHT_S="1000")
-    installation.publish()
-    until(lambda: gate.with_suffix(".held").exists() and installation.unacknowledged() == 2)
-    time.sleep(3 * RESIZE_S)
+    with captured_events(installation) as events:
+        installation.start(CHUNKS_IN_FLIGHT="64", CHUNK_IMAGES="8", IN_FLIGHT_S="1000")
+        installation.publish()
+        until(lambda: gate.with_suffix(".held").exists() and installation.unacknowledged() == 2)
+        seen = len(events)
+        # Celery's loop sends one every two seconds, and asks how much to take every second.
+        until(lambda: len(of_type("worker-heartbeat", events[seen:])) >= 2)
     assert (installation.unacknowledged(), installation.waiting_messages()) == (2, 18)
     gate.touch()
     until(lambda: set(installation.states().values()) == {"done"}, lambda: installation.log)
     assert len(installation.rows()) == 160
+
+
+Events = list[dict[str, Any]]
+
+
+def of_type(kind: str, events: Events) -> Events:
+    return [event for event in events if event["type"] == kind]
 
 
 @contextmanager
@@ -129,10 +137,10 @@ def test_flower_is_told_of_a_task_that_ends_while_its_worker_stops(
         until(gate.with_suffix(".held").exists)
         worker.send_signal(signal.SIGTERM)
         until(lambda: "Stopping within" in installation.log)
-        time.sleep(2 * RESIZE_S)  # Celery takes no message any more, and waits for its tasks
+        until(lambda: of_type("worker-offline", events))  # what is left is to wait for its tasks
         gate.touch()
         assert worker.wait(WITHIN_S) == 0, installation.log
-        until(lambda: [e for e in events if e["type"] == "task-succeeded"], lambda: str(events))
+        until(lambda: of_type("task-succeeded", events), lambda: str(events))
 
 
 def test_flower_is_told_name_arguments_and_result(installation: Installation) -> None:

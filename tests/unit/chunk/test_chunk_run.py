@@ -2,6 +2,7 @@
 
 import threading
 import time
+from queue import SimpleQueue
 
 import pytest
 
@@ -16,6 +17,18 @@ CAT = Outcome(Prediction((3,), (1.0,)), Provenance())
 GONE = Outcome(Failure("http_404"), Provenance())
 
 
+class Waits(threading.Condition):
+    """Reports each time that a thread begins to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: SimpleQueue[None] = SimpleQueue()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.begun.put(None)
+        return super().wait(timeout)
+
+
 @pytest.fixture
 def run() -> ChunkRun:
     """Three images, at positions 10 to 12."""
@@ -24,16 +37,20 @@ def run() -> ChunkRun:
         job="j", job_number=1, chunk=2, generation=1, positions=(10, 11, 12), uris=uris
     )
     images = {10 + n: Image(uri, None) for n, uri in enumerate(uris)}
-    return ChunkRun(Claim(message=message, attempt=1, first_position=10, images=images))
+    run = ChunkRun(Claim(message=message, attempt=1, first_position=10, images=images))
+    run._changed = Waits()
+    return run
 
 
 class Waiter:
-    """A task's thread that waits on a run."""
+    """A task's thread that waits on a run, from the beginning."""
 
     def __init__(self, run: ChunkRun, patience_s: float) -> None:
         self.woke = threading.Event()
-        self.thread = threading.Thread(target=self._wait, args=(run, patience_s))
+        self.thread = threading.Thread(target=self._wait, args=(run, patience_s), daemon=True)
         self.thread.start()
+        assert isinstance(run._changed, Waits)
+        run._changed.begun.get(timeout=10)
 
     def _wait(self, run: ChunkRun, patience_s: float) -> None:
         run.wait_until_settled(patience_s)
@@ -75,7 +92,6 @@ def test_the_classifier_is_waited_for_however_long_it_takes(run: ChunkRun) -> No
     load_all(run)
     run.begin_classifying([10])
     waiter = Waiter(run, 0.0)
-    assert not waiter.woke.wait(0.05)
     run.settle({10: CAT})
     assert waiter.wakes()
     assert run.snapshot().unsettled == {11, 12}
@@ -86,9 +102,10 @@ def test_a_run_that_drains_waits_for_the_classifier_alone(run: ChunkRun) -> None
     run.begin_classifying([11])
     waiter = Waiter(run, FOR_EVER_S)
     run.drain()
-    assert not waiter.woke.wait(0.05)
+    another = Waiter(run, FOR_EVER_S)  # who comes now waits as well
     run.settle({11: CAT})
     assert waiter.wakes()
+    assert another.wakes()
     snapshot = run.snapshot()
     assert (snapshot.outcomes, snapshot.unsettled) == ({11: CAT}, {10, 12})
     assert snapshot.closed
@@ -222,9 +239,9 @@ def test_patience_that_is_over_waits_for_the_classifier_and_then_ends(run: Chunk
     run.begin_loading([10, 11, 12], time.monotonic() - FOR_EVER_S)
     run.begin_classifying([10, 11])
     waiter = Waiter(run, FOR_EVER_S)
-    assert not waiter.woke.wait(0.05)
     run.settle({10: CAT})
-    assert not waiter.woke.wait(0.05)
+    another = Waiter(run, FOR_EVER_S)  # who comes now waits as well
     run.settle({11: CAT})
     assert waiter.wakes()
+    assert another.wakes()
     assert run.snapshot().unsettled == {12}
