@@ -1,7 +1,7 @@
 """The SQL that the documents show runs on both databases, finds what it says, and finds it fast.
 
 Fast is what the plans say: where a statement names a label or a job, no plan reads all of
-`results`. `benchmarks/sql.py` makes the rows, and measures the times of a million of them.
+`results`. `benchmarks/system/sql.py` makes the rows, and measures the times of a million of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import Engine, insert, text
 
-from benchmarks.sql import analyze, documented, fill, plan_of, times_all_is_read
+from benchmarks.system.sql import analyze, documented, fill, plan_of, times_all_is_read
 from contract.database.engine import reading
 from contract.database.tables import jobs, labels, models, results
 

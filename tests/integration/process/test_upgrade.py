@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, insert, text
 
-from benchmarks.sql import fill
+from benchmarks.system.sql import fill
 from contract.broker.message import ALONE_VERSION
 from contract.chunks.insert import Part, insert_parts
 from contract.database.clock import db_now

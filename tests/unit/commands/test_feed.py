@@ -14,9 +14,9 @@ from contract.failure import Failure
 from tests.doubles.loaders import PICTURE, AnsweringLoaders
 from worker.chunk.outcome import Provenance
 from worker.commands import classify_input as module
-from worker.commands.backoff import Backoff
 from worker.commands.classify import Settled, in_order
 from worker.commands.classify_input import Arrival, Feed, Image
+from worker.pool.backoff import Backoff
 from worker.pool.pool import LoadFailed
 
 TIMEOUT = LoadFailed(Failure("timeout", "no answer"), Provenance())

@@ -24,14 +24,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from child import Child
-from installation import Installation, installed
 from sqlalchemy import func, select
 
+from benchmarks.rig.child import Child
+from benchmarks.rig.installation import Installation, installed
 from contract.database.engine import reading
 from contract.database.tables import results
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.servers.pgbouncer import MISSING, PROGRAM, pgbouncer
 
 CONNECTIONS: Final = 5

@@ -1,6 +1,6 @@
 """The SQL that the documents show, on a database of a million results, before and after.
 
-    python benchmarks/sql.py [--rows N] [--rounds N]
+    python -m benchmarks.system.sql [--rows N] [--rounds N]
 
 "Before" is schema 0002, whose view `predictions` joins `results` to a UNION ALL of itself; "after"
 is the newest schema. Both run on the same rows, on PostgreSQL and on SQLite. Prints one table: the

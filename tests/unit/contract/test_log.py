@@ -25,7 +25,7 @@ from contract.log import (
 )
 from worker.embedded.service import Messages
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (?:DEBUG|INFO|WARNING|ERROR) [\w.]+: .*")
 FORGED = "2026-01-01 00:00:00,000 ERROR worker.main: all is lost"
 PROCESSES = ("contract", "migrations", "producer", "resnext", "worker")
