@@ -25,7 +25,7 @@ from sqlalchemy import Engine, text
 from contract.database.engine import make_engine, reading
 from migrations.upgrade import upgrade
 
-ROOT: Final = Path(__file__).parents[1]
+ROOT: Final = Path(__file__).parents[2]
 BEFORE: Final = "0002"
 ROWS: Final = 1_000_000
 JOBS: Final = 20
