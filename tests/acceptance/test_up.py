@@ -97,6 +97,28 @@ def fetch(url: str, login: str | None = None) -> tuple[int, str]:
             return error.code, ""
 
 
+@pytest.mark.parametrize("named", [True, False], ids=["with ids", "without"])
+def test_every_image_of_several_jobs_has_its_own_id_uri_and_answer(machine, web, named) -> None:
+    """A list of one image, then of 130, 70 and 200."""
+    up(machine)
+    expected = {}
+    for letter, number in zip("abcd", (1, 130, 70, 200), strict=True):
+        images = [
+            (f"{web}/{'horse' if n % 9 else 'nothing'}.png?{letter}{n}", f"{letter}-{n}")
+            for n in range(number)
+        ]
+        lines = (f"{uri}\t{id_}" if named else uri for uri, id_ in images)
+        job = machine.run("submit", "-", stdin="\n".join(lines)).strip()
+        expected[job] = [
+            (uri, id_ if named else None, "classified" if "horse" in uri else "failed")
+            for uri, id_ in images
+        ]
+    for job, images in expected.items():
+        machine.wait(job)
+        rows = machine.results(job)
+        assert [(row["uri"], row.get("ref"), row["status"]) for row in rows] == images
+
+
 def test_up_runs_a_job_and_keeps_its_secrets(machine, many) -> None:
     running = up(machine)
     job = machine.submit(*many[:12])
