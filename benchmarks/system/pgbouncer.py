@@ -1,6 +1,6 @@
 """A job whose worker is killed in the middle, straight to PostgreSQL and behind PgBouncer.
 
-    python benchmarks/pgbouncer.py [--images N] [--rounds N]
+    python -m benchmarks.system.pgbouncer [--images N] [--rounds N]
 
 Runs a whole installation: the real `submit`, dispatcher and two workers, whose network and device
 are simulated (netless_worker.py). Once half of the images have their rows, one worker gets SIGKILL.
@@ -43,7 +43,7 @@ TROUBLE: Final = re.compile("ERROR|Traceback|does not answer")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks/pgbouncer.py")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.system.pgbouncer")
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
@@ -90,7 +90,9 @@ def run(way: str, images: int, troubles: list[str]) -> float:
 @contextmanager
 def worker(installation: Installation, name: str) -> Iterator[Child]:
     log, rate = installation.log(name), str(DEVICE_IMAGES_S)
-    with Child("netless_worker.py", rate, log=log, environment=installation.environment) as child:
+    with Child(
+        "benchmarks.rig.netless_worker", rate, log=log, environment=installation.environment
+    ) as child:
         installation.await_ready(name, lambda: child.has_ended)
         yield child
 

@@ -144,12 +144,14 @@ class Store:
     def orphans(self, held: Callable[[], set[Fence]]) -> set[Fence]:
         """Chunks that SQL says this worker runs, and that are not held.
 
-        What is held is asked after SQL, so that a chunk which is just being claimed counts as held.
+        What is held is asked before SQL, for a chunk that is stored meanwhile, and after it, for
+        one that is claimed meanwhile.
         """
+        held_before = held()
         in_sql = self._database.read(
             lambda connection: moves.held_by(connection, self._identity.worker)
         )
-        return in_sql - held() if in_sql else set()
+        return in_sql - held_before - held() if in_sql else set()
 
     def _left(
         self,

@@ -13,13 +13,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, insert, select, text, update
+from sqlalchemy import Connection, Engine, event, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from contract import remaining
 from contract.broker.connection import queue_of
 from contract.broker.message import ChunkMessage, MalformedMessage
 from contract.chunks import later
+from contract.chunks import run as moves
+from contract.chunks.fence import Fence
 from contract.chunks.run import FencedOff
 from contract.database.clock import db_now
 from contract.database.engine import make_engine, reading
@@ -653,6 +655,24 @@ def test_a_chunk_that_no_run_has_any_more_goes_back(fleet: Fleet) -> None:
     assert (fleet.chunk().state, fleet.chunk().attempt) == ("pending", 1)
     runs.put_back_orphans()
     assert fleet.chunk().state == "pending"
+
+
+def test_a_chunk_that_is_stored_while_orphans_are_looked_for_is_none(
+    fleet: Fleet, caplog, monkeypatch
+) -> None:
+    runs = Runs(fleet.store, chunk_images=64)
+    run = ChunkRun(fleet.begin())
+    runs.enter(run)
+    held_by = moves.held_by
+
+    def then_store(connection: Connection, worker: str) -> set[Fence]:
+        found = held_by(connection, worker)
+        runs._leave(run)
+        return found
+
+    monkeypatch.setattr(moves, "held_by", then_store)
+    runs.put_back_orphans()
+    assert "has lost its run" not in caplog.text
 
 
 def test_a_fault_of_our_own_keeps_what_is_classified_and_names_the_rest(
