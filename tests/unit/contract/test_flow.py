@@ -111,4 +111,4 @@ def test_four_images_are_parked_for_each_slot() -> None:
 )
 def test_the_page_on_flow_has_the_defaults_of_the_settings(field, default, words) -> None:
     assert Settings.model_fields[field].default == default, "docs/flow.md has another default"
-    assert words in (Path(__file__).parents[2] / "docs/flow.md").read_text()
+    assert words in (Path(__file__).parents[3] / "docs/flow.md").read_text()
