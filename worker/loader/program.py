@@ -90,7 +90,10 @@ class Loader:
         """Returns when the worker is gone."""
         _start("decode", self._decode_next)
         self._start_fetch_threads(1)
-        self._connection.send(READY)
+        try:
+            self._connection.send(READY)
+        except BrokenPipeError:  # the worker is gone
+            return
         while packet := self._connection.recv(MAX_PACKET_BYTES):
             for request in map(unpack_request, unpack_packet(packet)):
                 self._requests.put(request)
