@@ -28,7 +28,7 @@ from migrations.upgrade import upgrade
 from producer.dispatcher.leader import ROLE
 from tests.chaos.pictures import Pictures
 from tests.chaos.postgres import Postgres
-from tests.chaos.process import ROOT, Process, program_of
+from tests.chaos.process import READY, ROOT, Process, program_of
 from tests.chaos.proxy import Proxy
 from tests.chaos.wait import seconds_until, until
 from worker.embedded.valkey import Valkey
@@ -82,7 +82,13 @@ class Stack:
         return self._start(self.workers, f"worker-{len(self.workers)}", WORK, {})
 
     def heal(self) -> None:
-        """Starts what has died; returns once it is ready."""
+        """Starts what has died; returns once it is ready.
+
+        A worker that has crashed lives on for a moment, in which its supervisor reports the crash.
+        A job may end with that report, so the row that follows would find a worker that still runs
+        and never works again.
+        """
+        until("crashed workers have ended", lambda: not any(map(_is_ending, self.workers)))
         for process in self.revive():
             process.await_ready()
 
@@ -193,6 +199,12 @@ class Stack:
         among.append(process)
         process.start()
         return process
+
+
+def _is_ending(worker: Process) -> bool:
+    """Whether its supervisor is all that is left of it."""
+    was_ready = worker.is_running and READY in worker.said()
+    return was_ready and worker.pids() == [worker.pid] and worker.is_running
 
 
 def _is_among(names: Iterable[str], process: Process) -> str | None:

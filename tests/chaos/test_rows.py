@@ -7,9 +7,12 @@ before the next one begins; those that want another kind of stack share that.
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from tests.chaos.one_row import run_row
 from tests.chaos.rows import ROWS, Row
 from tests.chaos.stack import Stack, installed
 from tests.chaos.suite import ROW_WITHIN_S, run_apart
+from tests.chaos.wait import until
 
 SEED = 1
 # Shorter, it would be over before a crash is reported.
@@ -79,3 +83,18 @@ def test_nothing_is_lost_where_a_disk_is_full(row: Row) -> None:
         pytest.skip(outcome.skipped)
     assert outcome.is_good, outcome
     assert outcome.caused == row.few
+
+
+def test_a_worker_that_is_just_ending_is_started_again(stack_of: StackOf) -> None:
+    """Its supervisor cannot report the crash while another transaction has SQLite's lock."""
+    stack = stack_of(next(row for row in ROWS if row.name == "kill-worker"))
+    worker = stack.workers[0]
+    supervisor = worker.pid
+    with ThreadPoolExecutor(1) as threads:
+        with stack.engine.begin():
+            os.kill(worker.pids()[1], signal.SIGSEGV)
+            until("the supervisor knows of the crash", lambda: "SIGSEGV" in worker.said())
+            healing = threads.submit(stack.heal)
+        healing.result()
+    assert worker.pid != supervisor
+    assert worker.is_running
