@@ -17,7 +17,7 @@ ROOMS = {
     # The way of an image, from a URI that somebody has to its rows.
     "producer.cli": ("producer.submit", "producer.dispatcher", "producer.jobs", "producer.doctor"),
     "producer.submit": (),
-    "producer.dispatcher": (),
+    "producer.dispatcher": ("producer.submit.draft",),  # what a killed submit leaves
     # SQL and Redis lie between; here a worker takes the message.
     "worker.main": (
         "worker.process", "worker.chunk", "worker.batch", "worker.pool", "worker.metrics",
@@ -34,10 +34,11 @@ ROOMS = {
     "worker.batch": (  # classify
         "worker.pool.pool", "worker.chunk.run", "worker.chunk.outcome", "worker.metrics",
     ),
-    "producer.jobs": (),
+    "producer.jobs": ("producer.submit.draft",),
     # Files that rooms on both sides of them share.
     "worker.process.supervisor": (
-        "worker.main", "worker.process.identity", "worker.loader.sandbox.prctl",
+        "worker.main", "worker.process.identity", "worker.process.stop_signal",
+        "worker.loader.sandbox.prctl",
     ),
     "worker.process.identity": (),
     "worker.chunk.outcome": (),
@@ -48,8 +49,12 @@ ROOMS = {
     "producer.doctor": ("producer.jobs", "producer.dispatcher.leader"),
     "worker.metrics": ("worker.chunk", "worker.process.identity"),
     "worker.health": (),
-    "worker.commands": ("worker.batch", "worker.pool", "worker.loader", "worker.chunk.outcome"),
-    "worker.commands.flower": ("worker.embedded.files",),
+    "worker.commands": (
+        "worker.batch", "worker.pool", "worker.loader", "worker.chunk.outcome",
+        "worker.chunk.retry_wait",
+    ),
+    "worker.commands.flower": ("worker.embedded.files", "worker.dashboard"),
+    "worker.dashboard": (),
     "worker.embedded": (
         "worker.commands.flower", "worker.health", "worker.loader.sandbox.prctl",
     ),
@@ -67,8 +72,12 @@ ROOMS = {
     # What both sides agree on.
     "contract.errors": (),
     "contract.models": (),
-    "contract.settings": ("contract.errors", "contract.models"),
-    "contract.broker": ("contract.settings", "contract.models", "contract.errors"),
+    "contract.settings": ("contract.errors", "contract.models", "contract.cores"),
+    "contract.broker": (
+        "contract.settings", "contract.models", "contract.errors", "contract.uris",
+        "contract.chunks.fence",
+    ),
+    "contract.chunks": ("contract.database", "contract.failure", "contract.remaining"),
     "contract.database": ("contract.settings", "contract.errors"),
 }  # fmt: skip
 
