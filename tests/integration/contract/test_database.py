@@ -4,13 +4,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, Engine, func, insert, select, text
+from sqlalchemy import Connection, Engine, event, func, insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
@@ -23,7 +24,7 @@ from contract.database.waits import Database
 from contract.errors import DatabaseUnavailable, SchemaMismatch
 from contract.settings import Settings
 from migrations.upgrade import ADVISORY_LOCK, upgrade
-from tests.integration.dispatching import WITHIN_S, await_a_wait_for_a_lock
+from tests.integration.dispatching import WITHIN_S
 from worker.process.database import OTHER_CONNECTIONS, TASK_CONNECTIONS, connect
 
 LOCK_TIMEOUT_S = 0.1
@@ -225,7 +226,13 @@ def test_a_migration_waits_for_another_one_however_long_and_for_other_locks_its_
     make_hasty: Callable[..., Engine], monkeypatch
 ) -> None:
     holder, engine = make_hasty(), make_hasty(LOCK_TIMEOUT_S=LOCK_TIMEOUT_S)
-    timeouts = []
+    tries, timeouts = threading.Semaphore(0), []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "pg_try_advisory" in statement:
+            tries.release()
+
+    event.listen(engine, "before_cursor_execute", note)
     monkeypatch.setattr(
         command, "upgrade", lambda config, _: timeouts.append(_lock_timeout(config))
     )
@@ -233,7 +240,9 @@ def test_a_migration_waits_for_another_one_however_long_and_for_other_locks_its_
         with holder.connect() as connection:
             connection.execute(text(f"SELECT pg_advisory_lock({ADVISORY_LOCK})"))
             upgrading = threads.submit(upgrade, engine)
-            await_a_wait_for_a_lock(holder, of_s=5 * LOCK_TIMEOUT_S)
+            for _ in range(3):
+                assert tries.acquire(timeout=WITHIN_S)
+            assert not upgrading.done()
             connection.execute(text(f"SELECT pg_advisory_unlock({ADVISORY_LOCK})"))
         upgrading.result(timeout=30)
     assert timeouts == ["5s"]

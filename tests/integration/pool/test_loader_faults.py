@@ -90,10 +90,10 @@ def test_many_pictures_that_take_a_while_each_are_not_one_that_takes_long(
     """The same slot is used again and again; the deadline is each picture's own."""
     large = tmp_path / "large.png"
     Image.effect_noise((4000, 3000), 50).save(large, compress_level=0)
-    pool = make_pool(fetches_per_loader=1, decode_deadline_s=3.0)
-    for _ in range(30):
+    pool = make_pool(fetches_per_loader=1, decode_deadline_s=6.0)
+    for _ in range(60):
         pool.load(large)
-    assert pool.answers(30) == [(large.name, None)] * 30
+    assert pool.answers(60) == [(large.name, None)] * 60
 
 
 def kill_while_decoding(pool: Pool, number: signal.Signals) -> None:
