@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Row, Select, func, select, tuple_, update
 
+from contract.chunks.fence import ITS_URIS
 from contract.chunks.state import ChunkState
 from contract.database.clock import db_now
 from contract.database.tables import chunk_uris, chunks, jobs
@@ -79,11 +80,7 @@ def _queue(
     ).all()
     return connection.execute(
         select(chunks, chunk_uris.c.uris)
-        .join(
-            chunk_uris,
-            (chunk_uris.c.job_number == chunks.c.job_number)
-            & (chunk_uris.c.chunk == chunks.c.chunk),
-        )
+        .join(chunk_uris, ITS_URIS)
         .where(chunks.c.job_number == job_number, chunks.c.chunk.in_(queued))
         .order_by(chunks.c.shuffle)
     ).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, select, update
 
 from contract import remaining
+from contract.chunks.fence import ITS_URIS
 from contract.chunks.results import failed_rows, insert_failed
 from contract.chunks.state import ChunkState
 from contract.database.tables import chunk_uris, chunks
@@ -22,11 +23,7 @@ def end(connection: Connection, job_number: int, code: str, *, most: int) -> int
     """
     left = connection.execute(
         select(chunks, chunk_uris.c.uris, chunk_uris.c.refs)
-        .join(
-            chunk_uris,
-            (chunk_uris.c.job_number == chunks.c.job_number)
-            & (chunk_uris.c.chunk == chunks.c.chunk),
-        )
+        .join(chunk_uris, ITS_URIS)
         .where(
             chunks.c.job_number == job_number,
             chunks.c.state.in_((ChunkState.PENDING, ChunkState.QUEUED)),

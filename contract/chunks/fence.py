@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, bindparam, case
 
 from contract.chunks.state import ChunkState
-from contract.database.tables import chunks
+from contract.database.tables import chunk_uris, chunks
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ OF_CHUNK: Final = (
     chunks.c.job_number == bindparam("the_job"),
     chunks.c.chunk == bindparam("the_chunk"),
 )
+ITS_URIS: Final = (chunk_uris.c.job_number == chunks.c.job_number) & (
+    chunk_uris.c.chunk == chunks.c.chunk
+)
+"""Joins a chunk with its URIs."""
 IN_GENERATION: Final = (*OF_CHUNK, chunks.c.generation == bindparam("the_generation"))
 HELD: Final = (
     *IN_GENERATION,

@@ -3,10 +3,10 @@
 A chunk has one time at which it is due and one count of attempts. They are those of its current
 images, which go out together. The others wait in `chunks.later`, in groups with a time and a count
 of their own, and the group that is due first becomes current when the current images are done with.
-So no image waits for another one's `Retry-After`.
 
-Waits that differ by less than a factor of two share a group: an image waits at most twice as long
-as it has to, and a chunk has few groups.
+Waits of up to about a minute share a group, and longer ones that differ by less than a factor of
+two. So an image waits for another one's `Retry-After` for 64 s at most, or for as long again as it
+has to wait itself, and a chunk has few groups.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, Select, case, select, tuple_, update
 
 from contract import remaining
 from contract.chunks import later
-from contract.chunks.fence import GIVEN_BACK, OF_CHUNK, Fence
+from contract.chunks.fence import GIVEN_BACK, ITS_URIS, OF_CHUNK, Fence
 from contract.chunks.results import failed_rows, insert_failed
 from contract.chunks.state import ChunkState
 from contract.database.clock import db_now
@@ -57,11 +57,7 @@ def crashed_alone(connection: Connection) -> Sequence[Row[Any]]:
         select(chunks, chunk_uris.c.uris, chunk_uris.c.refs, jobs.c.id, workers.c.crashed_by)
         .join(workers, workers.c.name == chunks.c.worker)
         .join(jobs, jobs.c.number == chunks.c.job_number)
-        .join(
-            chunk_uris,
-            (chunk_uris.c.job_number == chunks.c.job_number)
-            & (chunk_uris.c.chunk == chunks.c.chunk),
-        )
+        .join(chunk_uris, ITS_URIS)
         .where(
             chunks.c.state == ChunkState.RUNNING,
             chunks.c.alone_generation == chunks.c.generation,

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Float, Row, bindparam, exists, select, update
 
 from contract import remaining
 from contract.chunks import later
-from contract.chunks.fence import GIVEN_BACK, HELD, IN_GENERATION, OF_CHUNK, Fence
+from contract.chunks.fence import GIVEN_BACK, HELD, IN_GENERATION, ITS_URIS, OF_CHUNK, Fence
 from contract.chunks.later import Group
 from contract.chunks.results import (
     ResultRow,
@@ -271,11 +271,7 @@ def put_back(connection: Connection, fence: Fence, worker: str, fault: Fault) ->
     """
     chunk = connection.execute(
         select(chunks, chunk_uris.c.uris, chunk_uris.c.refs)
-        .join(
-            chunk_uris,
-            (chunk_uris.c.job_number == chunks.c.job_number)
-            & (chunk_uris.c.chunk == chunks.c.chunk),
-        )
+        .join(chunk_uris, ITS_URIS)
         .where(*IN_GENERATION)
         .with_for_update(of=chunks),
         fence.parameters(),
