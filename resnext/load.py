@@ -11,9 +11,10 @@ from pathlib import Path
 
 from resnext.errors import UnknownWeights
 from resnext.network import ResNeXt, build_network
-from resnext.spec.model import RANDOM, LocalWeights, ModelSpec
+from resnext.spec.model import RANDOM, LocalWeights, ModelSpec, PublishedWeights
 from resnext.weights.download import Progress, download
 from resnext.weights.file import fill_network, read_weights
+from resnext.weights.pin import pin
 from resnext.weights.random import draw_weights
 
 
@@ -56,8 +57,12 @@ def load_network(
         tensors, sha256 = read_weights(path, sha256=file.sha256)
     else:
         path, licence = download(file, (cache or _cache()) / "weights", progress), file.licence
-        tensors, sha256 = read_weights(path, sha256=file.sha256, size_bytes=file.size_bytes)
+        tensors, sha256 = read_weights(
+            path, sha256=file.sha256, size_bytes=file.size_bytes, pinned=True
+        )
     fill_network(network, tensors, path)
+    if isinstance(file, PublishedWeights):
+        pin(path, sha256)  # what does not load is not trusted
     return Loaded(network=network, weights=name, sha256=sha256, licence=licence)
 
 

@@ -27,6 +27,8 @@ import requests
 
 from resnext.errors import DamagedWeights, UnreachableWeights, WeightsError
 from resnext.spec.model import RANDOM, PublishedWeights
+from resnext.weights.own_file import open_own, read_text
+from resnext.weights.pin import pin_file, read_pin
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there, and of how many if that is known."""
@@ -45,7 +47,7 @@ def download(file: PublishedWeights, folder: Path, progress: Progress | None = N
 
     Raises:
         UnreachableWeights: the address does not answer, refuses, or breaks off again and again.
-        DamagedWeights: what came is not what is published.
+        DamagedWeights: what came is not what is published, or was first used here.
         WeightsError: the folder cannot be written.
     """
     target = folder / file.file_name
@@ -68,7 +70,7 @@ def _no_progress(_done: int, _total: int | None) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Lets one process in at once; the kernel frees the lock of one that dies."""
-    with path.open("ab") as lock:
+    with open_own(path) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -111,7 +113,10 @@ class _Download:
         self.version.unlink(missing_ok=True)
 
     def _part_bytes(self) -> int:
-        return self.part.stat().st_size if self.part.exists() else 0
+        try:
+            return self.part.lstat().st_size
+        except FileNotFoundError:
+            return 0
 
     def _continue(self) -> None:
         """Fetches what is missing, or everything where the server cannot go on from there.
@@ -123,9 +128,11 @@ class _Download:
         with self._request() as response:
             begin = self._begin(response)
             total = _total_bytes(response, begin)
-            with self.part.open("r+b" if begin else "wb") as part:
-                if begin == 0:  # once the part is empty: it never stands beside another's version
-                    self.version.write_text(_version(response))
+            with open_own(self.part) as part:
+                if begin == 0:
+                    part.truncate()
+                    # Once the part is empty: it never stands beside another's version.
+                    self._note_version(_version(response))
                 done = part.seek(begin)
                 self.progress(done, total)
                 for block in self._blocks(response):
@@ -136,10 +143,15 @@ class _Download:
         if total is not None and done != total:
             raise _BrokenOffError(f"{done:,} of {total:,} bytes came")
 
+    def _note_version(self, version: str) -> None:
+        with open_own(self.version) as file:
+            file.truncate()
+            file.write(version.encode())
+
     def _request(self) -> requests.Response:
         headers = {"Accept-Encoding": "identity"}
         done = self._part_bytes()
-        version = self.version.read_text() if self.version.exists() else ""
+        version = read_text(self.version)
         if done and version:
             headers |= {"Range": f"bytes={done}-", "If-Range": version}
         try:
@@ -179,15 +191,22 @@ class _Download:
     def _check(self) -> None:
         """
         Raises:
-            DamagedWeights: another size or hash than published; what came is deleted.
+            DamagedWeights: another size or hash than published or pinned; what came is deleted.
+            WeightsError: the pin is damaged.
         """
         size, expected = self._part_bytes(), self.file.size_bytes
         fault = f"{size:,} bytes, not {expected:,}" if expected not in (None, size) else None
-        if fault is None and self.file.sha256 is not None:
-            with self.part.open("rb") as part:
+        pinned = read_pin(self.target)
+        if fault is None and (self.file.sha256 or pinned):
+            with open_own(self.part) as part:
                 digest = hashlib.file_digest(part, "sha256").hexdigest()
-            if not digest.startswith(self.file.sha256):
+            if not digest.startswith(self.file.sha256 or ""):
                 fault = f"SHA-256 {digest}, not {self.file.sha256}"
+            elif pinned not in {None, digest}:
+                fault = (
+                    f"SHA-256 {digest}, and {pinned} when it was first used; if you trust the new "
+                    f"one, delete {pin_file(self.target)}"
+                )
         if fault is not None:
             self.part.unlink()
             raise DamagedWeights(

@@ -23,6 +23,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from resnext.errors import DamagedWeights, ForeignWeights, UnknownWeights, WeightsError
+from resnext.weights.pin import check_pin
 
 # Where training programs put the tensors: NVIDIA's and timm's, torchvision's.
 _WRAPPERS: Final = ("state_dict", "model")
@@ -32,7 +33,11 @@ _SAFETENSORS_HEADER_BYTES: Final = 8
 
 
 def read_weights(
-    path: Path, *, sha256: str | None = None, size_bytes: int | None = None
+    path: Path,
+    *,
+    sha256: str | None = None,
+    size_bytes: int | None = None,
+    pinned: bool = False,
 ) -> tuple[dict[str, Tensor], str]:
     """The tensors by torchvision's names, and the file's SHA-256 in hex.
 
@@ -42,10 +47,12 @@ def read_weights(
         path: the file.
         sha256: what its hash must be, or begin with.
         size_bytes: what its length must be.
+        pinned: whether its hash must be the one that its first use has pinned.
 
     Raises:
         UnknownWeights: no such file, or it cannot be read.
         DamagedWeights: truncated, of another hash, or no file of weights.
+        WeightsError: the pin is damaged.
         ForeignWeights: it holds something else than one network's tensors.
     """
     content = _read(path)
@@ -60,6 +67,8 @@ def read_weights(
             f"Weights {path}: SHA-256 is {digest} where {sha256} is published; the file is "
             "damaged or another one. Delete it to have it downloaded again."
         )
+    if pinned:
+        check_pin(path, digest)
     return _rename(_tensors_in(_parse(path, content), path)), digest
 
 

@@ -20,6 +20,7 @@ from contract.models import title_of
 from contract.settings import PREFIX, Settings
 from resnext.spec.catalogue import known_specs
 from resnext.spec.model import RANDOM, LocalWeights, ModelSpec, PublishedWeights
+from resnext.weights.pin import pin_file, read_pin
 from worker.batch.model import find_model, telling_people
 from worker.loader.fetch.object_store import environment
 from worker.loader.sandbox.protections import find_out
@@ -160,7 +161,10 @@ def _published(settings: Settings, spec: ModelSpec, name: str, *, served: bool) 
     if path.exists():
         advice = "Delete it, and it is downloaded again when it is needed."
         return _compared(subject, file, path, advice, served=served)
+    with telling_people():
+        pinned = read_pin(path)
     found = f"{subject}: licence {file.licence}; not in the cache"
+    found += "" if pinned is None else f"; SHA-256 {pinned} pinned by an earlier use"
     advice = f"The first use downloads it from {file.address}" if served else ""
     return Check("weights", "warning" if served else "ok", found, advice)
 
@@ -177,13 +181,31 @@ def _local(subject: str, file: LocalWeights, *, served: bool) -> Check:
 def _compared(
     subject: str, file: LocalWeights | PublishedWeights, path: Path, advice: str, *, served: bool
 ) -> Check:
-    """What is there is read, and its hash compared with the one that is known."""
+    """What is there is read, and its hash compared with those that are known: the published one,
+    and the one that the first use has pinned.
+    """
     with path.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     found = f"{subject}: licence {file.licence}; {path}; SHA-256 {digest}"
-    if file.sha256 is None:
-        return Check("weights", "ok", f"{found}, unknown: none is published to compare it with")
-    if digest.startswith(file.sha256):
-        return Check("weights", "ok", f"{found}, checked: as published")
-    found = f"{found}, mismatch: {file.sha256} is published"
-    return Check("weights", "failure" if served else "warning", found, advice)
+    with telling_people():
+        pinned = read_pin(path) if isinstance(file, PublishedWeights) else None
+    if not digest.startswith(file.sha256 or ""):
+        found = f"{found}, mismatch: {file.sha256} is published"
+        return Check("weights", "failure" if served else "warning", found, advice)
+    if pinned not in {None, digest}:
+        found = f"{found}, mismatch: {pinned} was pinned by the first use"
+        advice += f" If you trust this one, delete {pin_file(path)} instead."
+        return Check("weights", "failure" if served else "warning", found, advice)
+    return Check("weights", "ok", f"{found}, {_certainty(file, pinned)}")
+
+
+def _certainty(file: LocalWeights | PublishedWeights, pinned: str | None) -> str:
+    """What a hash that is not wrong was compared with."""
+    known = [
+        *(["as published"] if file.sha256 is not None else []),
+        *(["as pinned by the first use"] if pinned is not None else []),
+    ]
+    if known:
+        return f"checked: {' and '.join(known)}"
+    pins = "; the next use pins it" if isinstance(file, PublishedWeights) else ""
+    return f"unknown: none is published to compare it with{pins}"

@@ -1,0 +1,72 @@
+"""Files that a download writes in the cache: opened without being led elsewhere.
+
+A cache may lie where others can write, such as /tmp. A link that somebody else puts there in the
+place of a file would have a download write over what it points to.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO, Final
+
+# Without O_NONBLOCK a pipe of that name would be waited for.
+_FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def open_own(path: Path) -> BinaryIO:
+    """The file to read and write, at its beginning; it is made where it is not there.
+
+    Raises:
+        OSError: it is a link or no file, another user's, or cannot be opened.
+    """
+    descriptor = _open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        _check(path, os.fstat(descriptor))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "r+b")
+
+
+def read_text(path: Path) -> str:
+    """What it says; empty where it is not there. Whose it is does not count.
+
+    Raises:
+        OSError: it is a link or no file, or cannot be read.
+    """
+    try:
+        descriptor = _open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return ""
+    with os.fdopen(descriptor, "rb") as file:
+        _check_kind(path, os.fstat(descriptor))
+        return file.read().decode(errors="replace")
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags | _FLAGS, mode=0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _refused(path, "is a link, which is not followed") from error
+        raise
+
+
+def _check_kind(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise _refused(path, "is no file")
+
+
+def _check(path: Path, found: os.stat_result) -> None:
+    _check_kind(path, found)
+    if found.st_uid != os.geteuid():
+        raise _refused(path, f"belongs to another user (uid {found.st_uid})")
+    if found.st_nlink > 1:
+        raise _refused(path, "is a link to a file that has another name as well")
+
+
+def _refused(path: Path, why: str) -> PermissionError:
+    return PermissionError(f"{path.name} {why}: remove it")
