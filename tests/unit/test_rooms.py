@@ -72,7 +72,10 @@ ROOMS = {
     # What both sides agree on.
     "contract.errors": (),
     "contract.models": (),
-    "contract.settings": ("contract.errors", "contract.models", "contract.cores"),
+    "contract.fetch_allow": (),
+    "contract.settings": (
+        "contract.errors", "contract.models", "contract.cores", "contract.fetch_allow",
+    ),
     "contract.broker": (
         "contract.settings", "contract.models", "contract.errors", "contract.uris",
         "contract.chunks.fence",

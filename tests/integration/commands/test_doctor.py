@@ -202,6 +202,11 @@ def test_folders_and_permissions_that_invite_trouble_are_warnings(tmp_path: Path
         ("168.63.129.16", "168.63.129.16"),
         ("192.0.0.0/24", "192.0.0.192"),
         ("100.64.0.0/10", "100.100.100.200"),
+        ("0.0.0.0/0", "169.254.169.254"),
+        ("::/0", "fd00:ec2::254"),
+        ("*.internal", "metadata.google.internal"),
+        (".google.internal:80", "metadata.google.internal"),
+        ("metadata.google.internal", "metadata.google.internal"),
     ],
 )
 def test_an_opening_to_where_clouds_keep_credentials_is_a_warning(opened, told) -> None:
@@ -209,6 +214,14 @@ def test_an_opening_to_where_clouds_keep_credentials_is_a_warning(opened, told) 
     check = _private_addresses(settings)
     assert (check.state, opened in check.found, told in check.advice) == ("warning", True, True)
     assert _ports(settings).found == "fetched from: 80, 443"
+
+
+def test_an_entry_whose_port_is_closed_is_a_warning() -> None:
+    settings = Settings(fetch_allow=("a.lan:8080", "b.lan:80"), fetch_ports=(80, 443))
+    check = _private_addresses(settings)
+    assert check.state == "warning"
+    assert check.found.endswith("RESNEXT_FETCH_PORTS keeps a.lan:8080 closed")
+    assert _private_addresses(Settings(fetch_allow=("*.lan:8080",))).state == "ok"
 
 
 def test_a_variable_that_is_no_setting_is_told_the_nearest(monkeypatch) -> None:

@@ -58,16 +58,35 @@ def test_every_other_address_is_public(address) -> None:
         ("fd00::/8", "anything.example", 80, "fd00::1"),
         ("[fd00::1]", "[fd00::1]", 80, "fd00::1"),
         ("[fd00::1]:8080", "anything.example", 8080, "fd00::1"),
+        ("[FD00::0001]:8080", "anything.example", 8080, "fd00::1"),
+        ("Images.Internal.", "images.internal", 80, "10.0.0.1"),
+        ("images.internal.:8080", "images.internal", 8080, "10.0.0.1"),
+        ("*.internal", "images.internal", 80, "10.0.0.1"),
+        (".internal", "a.b.INTERNAL.", 80, "10.0.0.1"),
+        ("*.internal:8080", "images.internal", 8080, "10.0.0.1"),
+        ("image_store", "image_store", 80, "10.0.0.1"),
+        ("0.0.0.0/0", "anything.example", 80, "10.1.2.3"),
+        ("::/0", "anything.example", 80, "fd00::1"),
     ],
 )
 def test_what_is_opened_may_be_fetched_and_its_neighbours_not(entry, host, port, address) -> None:
     allow, found = FetchAllow.parse([entry]), ipaddress.ip_address(address)
     assert allow.permits(host, port, found)
     assert not FetchAllow().permits(host, port, found)
-    other = ipaddress.ip_address("192.168.0.1" if found.version == 4 else "fe80::1")
-    assert not allow.permits("other.example", port, other)
+    if "/0" not in entry:
+        other = ipaddress.ip_address("192.168.0.1" if found.version == 4 else "fe80::1")
+        assert not allow.permits("other.example", port, other)
     if ":8080" in entry:
         assert not allow.permits(host, 80, found)
+
+
+@pytest.mark.parametrize("entry", ["*.internal", ".internal"])
+@pytest.mark.parametrize(
+    "host", ["internal", "xinternal", "internal.example", "a.internal.evil.org"]
+)
+def test_a_suffix_opens_what_is_below_it_alone(entry, host) -> None:
+    allow = FetchAllow.parse([entry])
+    assert not allow.permits(host, 80, ipaddress.ip_address("10.0.0.1"))
 
 
 def test_opening_an_ipv4_network_opens_none_of_its_disguises_in_ipv6() -> None:

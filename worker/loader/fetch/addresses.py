@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Self
 
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+from contract.fetch_allow import IPAddress, IPNetwork, Opening
 
 # What leads inside although some version of Python's `is_global` lets it through:
 _INSIDE: Final[tuple[IPNetwork, ...]] = (
@@ -59,30 +58,24 @@ def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 @dataclass(frozen=True)
 class FetchAllow:
-    """What `RESNEXT_FETCH_ALLOW` opens: hosts, host:port pairs, addresses and networks."""
+    """What `RESNEXT_FETCH_ALLOW` opens; `contract.fetch_allow` reads its entries."""
 
-    names: frozenset[str] = frozenset()
-    networks: tuple[IPNetwork, ...] = field(default=())
+    openings: tuple[Opening, ...] = ()
 
     @classmethod
     def parse(cls, entries: Iterable[str]) -> Self:
-        names, networks = set(), []
-        for entry in entries:
-            try:
-                networks.append(ipaddress.ip_network(entry.strip("[]")))
-            except ValueError:
-                names.add(entry.lower())
-        return cls(frozenset(names), tuple(networks))
+        """
+        Raises:
+            ValueError: an entry can open nothing.
+        """
+        return cls(tuple(map(Opening.read, entries)))
 
     def permits(self, host: str, port: int, address: IPAddress) -> bool:
         """Whether a connection for this host may go to this address."""
-        return is_public(address) or self._opens(host.lower().rstrip("."), port, address)
-
-    def _opens(self, host: str, port: int, address: IPAddress) -> bool:
-        named = {host, f"{host}:{port}", f"{address}:{port}", f"[{address}]:{port}"}
-        if not named.isdisjoint(self.names):
+        if is_public(address):
             return True
-        return any(address in net for net in self.networks if net.version == address.version)
+        name = host.lower().rstrip(".")
+        return any(opening.opens(name, port, address) for opening in self.openings)
 
 
 def parse_address(text: str) -> IPAddress:
