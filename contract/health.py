@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from contract.database.engine import connect_database, reaching_database, reading
 from contract.errors import ResnextQueueError
+from contract.log import in_lines
 from contract.settings import Settings, load_settings
 
 Look = Callable[[Connection, Settings, int | None], str]
@@ -32,5 +33,5 @@ def check_health(look: Look, arguments: list[str]) -> int:
     except ResnextQueueError as error:
         fault = str(error)
     if fault:
-        sys.stderr.write(f"{fault}\n")
+        sys.stderr.write(f"{in_lines(fault)}\n")
     return 1 if fault else 0

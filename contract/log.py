@@ -41,6 +41,11 @@ def in_one_line(text: str) -> str:
     )
 
 
+def in_lines(text: str) -> str:
+    """The same for a text of several lines, which stay apart."""
+    return "\n".join(map(in_one_line, text.split("\n")))
+
+
 class LineFormatter(logging.Formatter):
     """A record as one line. Lines of a traceback follow it, each of them indented."""
 

@@ -10,8 +10,7 @@ import ipaddress
 import os
 import platform
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +38,8 @@ from contract.database.clock import db_now
 from contract.database.engine import connect_database, reaching_database, reading
 from contract.database.schema import NEWEST_SCHEMA, OLDEST_SCHEMA, revision_of
 from contract.database.tables import chunks, jobs, leaders, workers
+from contract.fetch_allow import Opening
+from contract.log import in_lines, in_one_line
 from contract.settings import PREFIX, Settings, unknown_variables
 from producer.dispatcher.leader import ROLE, dead_after_s
 from producer.jobs.job import live_workers, no_worker
@@ -51,6 +52,10 @@ METADATA: Final = tuple(
     for address in (
         "169.254.169.254", "fd00:ec2::254", "168.63.129.16", "192.0.0.192", "100.100.100.200",
     )
+)  # fmt: skip
+# The names by which some of them are found: Google's, and AWS's.
+METADATA_NAMES: Final = (
+    "metadata.google.internal", "metadata.goog", "instance-data.ec2.internal",
 )  # fmt: skip
 
 
@@ -88,9 +93,9 @@ def render(check: Check) -> RenderableType:
     row.add_column(width=7, no_wrap=True)
     row.add_column(width=17)
     row.add_column(overflow="fold")
-    found = Text(check.found)
+    found = Text(in_lines(check.found))
     if check.advice:
-        found.append(f"\n→ {check.advice}", STYLES[check.state])
+        found.append(f"\n→ {in_lines(check.advice)}", STYLES[check.state])
     row.add_row(Text(check.state, STYLES[check.state]), Text(check.name), found)
     return row
 
@@ -98,7 +103,7 @@ def render(check: Check) -> RenderableType:
 def line(check: Check) -> str:
     """The same on one line."""
     advice = f" → {check.advice}" if check.advice else ""
-    return f"{check.state}\t{check.name}\t{check.found}{advice}"
+    return f"{check.state}\t{check.name}\t{in_one_line(f'{check.found}{advice}')}"
 
 
 def _settings(settings: Settings) -> Iterator[Check]:
@@ -313,22 +318,27 @@ def _private_addresses(settings: Settings) -> Check:
         found = f"none is fetched from; {PREFIX}FETCH_ALLOW opens those that are yours"
         return Check("private addresses", "ok", found)
     found = f"{PREFIX}FETCH_ALLOW opens {', '.join(opened)}"
-    metadata = [one for one in METADATA if any(one in network for network in _networks(opened))]
+    openings = [Opening.read(entry) for entry in opened]
+    networks = [opening.network for opening in openings if opening.network is not None]
+    metadata = [
+        *(address for address in METADATA if any(address in network for network in networks)),
+        *(name for name in METADATA_NAMES if any(opening.is_of(name) for opening in openings)),
+    ]
     if metadata:
         named = ", ".join(map(str, metadata))
         advice = f"That opens {named}, where clouds hand out credentials: name less."
         return Check("private addresses", "warning", found, advice)
+    ports = settings.fetch_ports
+    closed = [
+        entry
+        for entry, opening in zip(opened, openings, strict=True)
+        if ports and opening.port is not None and opening.port not in ports
+    ]
+    if closed:
+        found += f"; {PREFIX}FETCH_PORTS keeps {', '.join(closed)} closed"
+        advice = f"Add the port to {PREFIX}FETCH_PORTS, or take the entry out."
+        return Check("private addresses", "warning", found, advice)
     return Check("private addresses", "ok", found)
-
-
-def _networks(
-    entries: Iterable[str],
-) -> Iterator[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-    for entry in entries:
-        host, colon, port = entry.rpartition(":")
-        for text in (entry, host if colon and port.isdecimal() else ""):
-            with suppress(ValueError):  # a host by name
-                yield ipaddress.ip_network(text.strip("[]"))
 
 
 def _ports(settings: Settings) -> Check:

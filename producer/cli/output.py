@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 
 def tell(message: str) -> None:
-    """Prints a message for people to standard error."""
-    print(f"resnextq: {message}", file=sys.stderr)
+    """Prints a message for people to standard error. What others wrote in it is escaped."""
+    from contract.log import in_lines
+
+    print(f"resnextq: {in_lines(message)}", file=sys.stderr)
 
 
 def show(rendered: RenderableType) -> None:

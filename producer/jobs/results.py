@@ -23,6 +23,7 @@ from contract.database.tables import TOP, labels, models, results
 from contract.errors import UnavailableError
 from contract.models import title_of
 from contract.record import PROVENANCE, Record, classified, failed, make_record
+from producer.jobs.cells import cell
 from producer.jobs.job import Job
 
 # Some megabytes in memory, and few enough queries that their number costs nothing.
@@ -35,6 +36,7 @@ CSV_COLUMNS: Final = (
     *(f"score_{rank}" for rank in RANKS),
     *("error_code", "error_detail", "model", "precision", "attempts"),
     *PROVENANCE,
+    "orientation",  # last, since it came later
 )
 
 Write = Callable[[Iterator[Record], TextIO], int]
@@ -167,8 +169,8 @@ def _guesses(
 
 
 def _flatten(record: Record) -> Record:
-    """A record as a row of the table: no lists, no dictionaries."""
-    row = {name: value for name, value in record.items() if name not in ("top5", "error")}
+    """A record as a row of the table: no lists, no dictionaries, no formulas."""
+    row: Record = {name: value for name, value in record.items() if name not in ("top5", "error")}
     for rank, guess in enumerate(record.get("top5", ()), start=1):
         row[f"label_{rank}"] = guess["label"]
         row[f"class_{rank}"] = guess["class_id"]
@@ -176,7 +178,7 @@ def _flatten(record: Record) -> Record:
     if "error" in record:
         row["error_code"] = record["error"]["code"]
         row["error_detail"] = record["error"]["detail"]
-    return row
+    return {name: cell(v) if isinstance(v, str) else v for name, v in row.items()}
 
 
 @contextmanager

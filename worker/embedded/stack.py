@@ -23,6 +23,7 @@ from contract.database.address import database_address
 from contract.database.engine import make_engine, reaching_database, reading
 from contract.database.schema import check_upgradable
 from contract.errors import UnavailableError, UsageError
+from contract.log import in_lines
 from contract.settings import PREFIX, Settings
 from migrations.upgrade import upgrade
 from worker.commands.flower import keep_login, login_file, url_file
@@ -244,7 +245,7 @@ class Stack:
 
     def _tell(self, message: str, style: str | None = None) -> None:
         with suppress(OSError):  # the terminal is gone, and all is to be stopped in order
-            self._console.print(message, style=style, markup=False)
+            self._console.print(in_lines(message), style=style, markup=False)
 
 
 def migrate(engine: Engine) -> None:

@@ -18,9 +18,11 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from contract.log import in_one_line
 from contract.record import Record
 from contract.uris import is_file, path_of
 from producer.cli.render.progress import count_of
+from producer.cli.render.words import words
 
 # Of a line: the end of a picture's name, which tells it from its neighbours. The rest is for
 # its classes.
@@ -63,7 +65,7 @@ def _row(record: Record, width: int) -> RenderableType:
     row = Table.grid(padding=(0, 2, 0, 0))
     row.add_column(no_wrap=True, width=picture_cells)
     row.add_column(overflow="fold")
-    name = _printable(_picture(record["uri"]))
+    name = in_one_line(_picture(record["uri"]))
     if len(name) > picture_cells:
         name = f"…{name[1 - picture_cells :]}"
     row.add_row(Text(name), _answer(record))
@@ -71,15 +73,15 @@ def _row(record: Record, width: int) -> RenderableType:
 
 
 def _line(record: Record) -> str:
-    return f"{_printable(record['uri'])}\t{_answer(record)}"
+    return f"{in_one_line(record['uri'])}\t{_answer(record)}"
 
 
 def _answer(record: Record) -> Text:
     if "error" in record:
         error = record["error"]
         detail = f": {error['detail']}" if error["detail"] else ""
-        return Text(_printable(f"{error['code']}{detail}"), "red")
-    first, *others = (f"{g['label']} {g['score']:.1%}" for g in record["top5"])
+        return words(f"{error['code']}{detail}", "red")
+    first, *others = (f"{in_one_line(g['label'])} {g['score']:.1%}" for g in record["top5"])
     return Text.assemble((first, "bold"), *(f", {other}" for other in others))
 
 
@@ -92,8 +94,3 @@ def _picture(uri: str) -> str:
         return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
     except (ValueError, OSError):
         return uri
-
-
-def _printable(text: str) -> str:
-    """What strangers wrote must not move the cursor."""
-    return text if text.isprintable() else ascii(text)[1:-1]

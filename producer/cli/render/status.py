@@ -18,6 +18,7 @@ from rich.text import Text
 
 from contract.failure import describe, is_known
 from producer.cli.render.progress import span, time_left
+from producer.cli.render.words import words
 from producer.jobs.job import Job, no_worker
 
 STYLES: Final = {
@@ -37,7 +38,7 @@ def render_job(job: Job, served: Counter[str]) -> RenderableType:
     facts.add_column()
     for what, value in _facts(job, served):
         facts.add_row(what, value)
-    title = Text.assemble("job ", (job.id, "bold"), f" · {job.name}" if job.name else "")
+    title = Text.assemble("job ", (job.id, "bold"), words(f" · {job.name}" if job.name else ""))
     panel = Panel(facts, title=title, title_align="left", expand=False)
     return Group(panel, _reasons(job)) if job.errors else panel
 
@@ -56,8 +57,8 @@ def render_jobs(listed: Sequence[Job]) -> RenderableType:
     for job in listed:
         table.add_row(
             job.id,
-            Text(job.name or ""),
-            Text(job.state, STYLES.get(job.state, "")),
+            words(job.name or ""),
+            words(job.state, STYLES.get(job.state, "")),
             f"{job.total:,}",
             _share(job),
             Text(f"{job.failed:,}", "red" if job.failed else ""),
@@ -69,12 +70,12 @@ def render_jobs(listed: Sequence[Job]) -> RenderableType:
 
 def _facts(job: Job, served: Counter[str]) -> list[tuple[str, RenderableType]]:
     facts: list[tuple[str, RenderableType]] = [
-        ("state", Text(job.state, STYLES.get(job.state, ""))),
+        ("state", words(job.state, STYLES.get(job.state, ""))),
         ("images", _progress(job)),
         ("", _counts(job)),
         ("rate", _rate(job)),
-        ("model", Text(f"{job.model}, weights {job.weights}, precision {job.precision}")),
-        ("submitted", Text(f"{_seconds(job.created_at)} by {job.owner}")),
+        ("model", words(f"{job.model}, weights {job.weights}, precision {job.precision}")),
+        ("submitted", words(f"{_seconds(job.created_at)} by {job.owner}")),
     ]
     if job.expires_at is not None and (job.is_live or job.state == "expired"):
         facts.append(("expires" if job.is_live else "expired", _seconds(job.expires_at)))
@@ -84,7 +85,7 @@ def _facts(job: Job, served: Counter[str]) -> list[tuple[str, RenderableType]]:
     if job.is_live:
         facts.append(("workers", _workers(job, served)))
     facts += [
-        ("fault", Text(f"{chunks:,} chunks met {fault}; see the workers' logs", "yellow"))
+        ("fault", words(f"{chunks:,} chunks met {fault}; see the workers' logs", "yellow"))
         for fault, chunks in job.faults.items()
     ]
     return facts
@@ -122,8 +123,8 @@ def _rate(job: Job) -> str:
 def _workers(job: Job, served: Counter[str]) -> Text:
     warning = no_worker(job.queue, served)
     if warning is not None:
-        return Text(warning, "yellow")
-    return Text(f"{served[job.queue]} on {job.queue}")
+        return words(warning, "yellow")
+    return words(f"{served[job.queue]} on {job.queue}")
 
 
 def _reasons(job: Job) -> Table:
@@ -135,7 +136,7 @@ def _reasons(job: Job) -> Table:
     for code, images in job.errors.items():
         known = describe(code) if is_known(code) else None
         table.add_row(
-            code,
+            words(code),
             f"{images:,}",
             known.cause if known else "A code of a newer version.",
             known.advice if known else "Upgrade resnext-queue on this machine.",
