@@ -25,13 +25,13 @@ def make_record(  # noqa: PLR0913  (what a line says)
     known: Mapping[str, Any],
 ) -> Record:
     """A line of one image. `answer` comes of `classified` or `failed`, `model` is a title; of
-    `known`, precision and what was fetched are shown where they have a value.
+    `known`, precision, orientation and what was fetched are shown where they have a value.
     """
     record: Record = {"position": position, "uri": uri}
     if ref is not None:
         record["ref"] = ref
     record |= answer | {"model": model, "attempts": attempts}
-    names = ("precision", *PROVENANCE)
+    names = ("precision", "orientation", *PROVENANCE)
     return record | {name: known[name] for name in names if known.get(name) is not None}
 
 

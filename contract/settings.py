@@ -6,7 +6,6 @@ environment. Units stand in the names.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,6 +24,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contract.cores import MOST_LOADERS, default_loaders
 from contract.errors import SettingsError, UnavailableError
+from contract.fetch_allow import Opening
 from contract.models import default_weights
 
 PREFIX = "RESNEXT_"
@@ -51,9 +51,7 @@ def _comma_separated(value: Any) -> Any:  # noqa: ANN401  (whatever the environm
 
 
 def _fetch_exception(value: str) -> str:
-    """`host`, `host:port`, an address or a CIDR network."""
-    if "/" in value:
-        ipaddress.ip_network(value)
+    Opening.read(value)
     return value.lower()
 
 
@@ -153,7 +151,8 @@ class Settings(BaseSettings):
         NoDecode,
         BeforeValidator(_comma_separated),
     ] = ()
-    """Hosts, host:port pairs, addresses or networks that may be fetched although private."""
+    """Hosts, `*.suffix` for all hosts below it, host:port pairs, addresses or networks that may be
+    fetched although private. An entry that can open nothing is refused."""
     fetch_ports: Annotated[
         tuple[Annotated[int, Field(ge=1, le=65535)], ...],
         NoDecode,
@@ -182,6 +181,10 @@ class Settings(BaseSettings):
     decode: Literal["exact", "fast"] = "exact"
     """`exact` to the bit as in the reference; `fast` decodes and resizes JPEGs by torchvision, up
     to 2 of 255 beside it, with torch in every loader."""
+    orientation: Literal["ignore", "exif"] = "ignore"
+    """`exif` turns JPEG, PNG and WebP as the orientation in their EXIF says, before the resize;
+    `ignore` takes pixels as they are stored, as NVIDIA's own preprocessing does. Results say
+    which."""
     max_image_bytes: int = Field(default=32 * 2**20, ge=1)
     """What is read of one URI before it is given up as too large."""
     max_pixels: int = Field(default=100_000_000, ge=1)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from resnext.load import load_network
 from resnext.network import ResNeXt
 from resnext.picture.decode import DecodeError, DecodeLimits, as_decode_error, decode
+from resnext.picture.orientation import Orientation, orientation_of, turn
 from resnext.picture.preprocess import Preprocessing, resize_and_crop, to_rgb
 from resnext.predictions import Best, Predictions, best_of_each
 from resnext.run.engine import (
@@ -112,6 +113,7 @@ class Classifier:
         precision: Precision,
         batch_images: int,
         engine: Engine = "eager",
+        orientation: Orientation = "ignore",
     ) -> None:
         self.spec = spec
         self.model = spec.name
@@ -122,6 +124,7 @@ class Classifier:
         self.precision = precision
         self.batch_images = batch_images
         self.engine = engine
+        self.orientation = orientation
         self._module = module
         self._device = device
         self._most = batch_images  # that fit into the device's memory, as far as is known
@@ -259,9 +262,14 @@ class Classifier:
         preprocessing = self.spec.preprocessing
         try:
             if isinstance(picture, Image.Image):
-                return _pixels_of(picture, preprocessing)
+                return _pixels_of(picture, preprocessing, self.orientation)
             body = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-            return decode(body, limits=DECODE_LIMITS, preprocessing=preprocessing).pixels
+            return decode(
+                body,
+                limits=DECODE_LIMITS,
+                preprocessing=preprocessing,
+                orientation=self.orientation,
+            ).pixels
         except DecodeError as error:
             return str(error)
         except (OSError, ValueError) as error:  # ValueError: no file can be called so
@@ -276,13 +284,18 @@ class Classifier:
             yield Guess(self.spec.categories[class_id], class_id, score)
 
 
-def _pixels_of(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+def _pixels_of(
+    image: Image.Image, preprocessing: Preprocessing, orientation: Orientation
+) -> Pixels:
     """
     Raises:
         DecodeError: Pillow reads a file's pixels when they are first asked for, so here.
     """
     try:
-        return resize_and_crop(to_rgb(image), preprocessing)
+        rgb = to_rgb(image)
+        if orientation == "exif":
+            rgb = turn(rgb, orientation_of(image))
+        return resize_and_crop(rgb, preprocessing)
     except Exception as error:
         raise as_decode_error(error, image) from error
 
@@ -298,6 +311,7 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     batch_images: int = 32,
     threads: int | None = None,
     cores: int | None = None,
+    orientation: Orientation = "ignore",
     progress: Progress | None = None,
 ) -> Classifier:
     """A classifier, ready but for `warm_up`; CUDA is touched here for the first time.
@@ -312,6 +326,8 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
         batch_images: the most that one call of `classify` will get.
         threads: of torch, in this process; None: one for each core, 1 on CUDA.
         cores: that this process may use; None: those of its CPU affinity.
+        orientation: `exif` turns what `predict` takes as its EXIF says; `ignore` leaves it as it is
+            stored, as NVIDIA's preprocessing does.
         progress: told of a download.
 
     Raises:
@@ -332,6 +348,7 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
         precision=computed,
         batch_images=batch_images,
         engine=chosen,
+        orientation=orientation,
     )
 
 

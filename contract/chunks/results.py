@@ -32,7 +32,7 @@ ResultRow = tuple[Any, ...]
 
 NO_ERROR: Final[ResultRow] = (None, None)
 NOT_FETCHED: Final[ResultRow] = (None,) * 6
-NO_ANSWER: Final[ResultRow] = (None,) * (2 + 2 * TOP)
+NO_ANSWER: Final[ResultRow] = (None,) * (3 + 2 * TOP)
 # A tally's number is of no use to who inserts it.
 _TALLY: Final = insert(tallies).inline()
 

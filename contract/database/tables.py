@@ -176,6 +176,7 @@ results = Table(
     # A classified image; scores are softmax probabilities, highest first:
     Column("model_number", Integer, ForeignKey("models.number")),
     Column("precision", String(8)),  # as computed: fp16, bf16 or fp32
+    Column("orientation", String(8)),  # of EXIF: exif or ignore; NULL, of an older worker: ignore
     *(Column(f"class_{rank}", SmallInteger) for rank in range(1, TOP + 1)),
     *(Column(f"score_{rank}", REAL) for rank in range(1, TOP + 1)),
     Index(None, "model_number", "class_1"),

@@ -33,6 +33,8 @@ from resnext.export.triton import (
     publishing,
 )
 from resnext.load import Loaded, load_network
+from resnext.picture.orientation import Orientation
+from resnext.picture.preprocess import Preprocessing
 from resnext.run.engine import PixelsToLogits, prepare
 from resnext.run.precision import Precision, find_device
 from resnext.spec.catalogue import find_spec
@@ -91,6 +93,7 @@ def export_model(  # noqa: PLR0913  (all but the first three have one obvious va
     device: str = "auto",
     cache: Path | None = None,
     batch_images: int = 32,
+    orientation: Orientation = "ignore",
     force: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
@@ -105,6 +108,7 @@ def export_model(  # noqa: PLR0913  (all but the first three have one obvious va
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         cache: the folder of downloaded weights; None: `~/.cache/resnext-queue`.
         batch_images: that Triton joins into one batch, at most; 1 to 1024.
+        orientation: of EXIF, as whoever prepares the pixels is told; the file takes pixels alone.
         force: replace a model of this name.
         progress: told of a download.
 
@@ -126,7 +130,7 @@ def export_model(  # noqa: PLR0913  (all but the first three have one obvious va
             backend,
             batch_images=batch_images,
             kind=_kind_of(found) if layout == "pt2" else None,
-            notes=_notes(spec, loaded, computed, bound_to),
+            notes=_notes(spec, loaded, computed, orientation, bound_to),
         )
         (folder / CONFIGURATION).write_text(text, "utf-8")
     return Exported(
@@ -255,10 +259,25 @@ def _describe(device: torch.device) -> str:
 
 
 def _notes(
-    spec: ModelSpec, loaded: Loaded, precision: Precision, bound_to: str | None
+    spec: ModelSpec,
+    loaded: Loaded,
+    precision: Precision,
+    orientation: Orientation,
+    bound_to: str | None,
 ) -> Iterator[str]:
     weights = Path(loaded.weights).name  # where it lies here is nobody's business there
     yield f"{spec.name} with the weights {weights} (licence: {loaded.licence}), in {precision}."
     yield f"SHA-256 of the weights: {loaded.sha256}. Written with torch {torch.__version__}."
+    yield f"Pixels: RGB, {_preparation(spec.preprocessing, orientation)}."
     if bound_to is not None:
         yield f"Compiled: it runs on {bound_to}, and on nothing else."
+
+
+def _preparation(preprocessing: Preprocessing, orientation: Orientation) -> str:
+    """What is done to a picture before the file gets its pixels."""
+    exif = {
+        "ignore": "as they are stored (an orientation in EXIF is ignored)",
+        "exif": "turned as the orientation in EXIF says",
+    }[orientation]
+    crop, filter_ = preprocessing.crop, preprocessing.interpolation
+    return f"{exif}, short side {preprocessing.resize} ({filter_}), centre {crop}x{crop}"

@@ -27,6 +27,7 @@ from PIL.TiffImagePlugin import (
 from resnext.picture.boxes import coded_pixels
 from resnext.picture.file_bytes import MOST_HEADER_READS, Body, HeaderTooLong
 from resnext.picture.formats import NAMES, decoded_formats, guess, is_cut, refused_format, sniff
+from resnext.picture.orientation import UPRIGHT, Orientation, orientation_of, turn, turned_size
 from resnext.picture.preprocess import Preprocessing, resize_and_crop, to_rgb
 from resnext.picture.readers import READERS
 from resnext.picture.resample import Pixels
@@ -60,6 +61,7 @@ class Decoded:
     """(crop, crop, 3) uint8."""
     format: str
     width: int
+    """Of the picture that was resized: as it is turned, where it is turned."""
     height: int
 
 
@@ -77,7 +79,12 @@ class DecodeError(Exception):
 
 
 def decode(
-    content: bytes, *, limits: DecodeLimits, preprocessing: Preprocessing, route: Route = "exact"
+    content: bytes,
+    *,
+    limits: DecodeLimits,
+    preprocessing: Preprocessing,
+    route: Route = "exact",
+    orientation: Orientation = "ignore",
 ) -> Decoded:
     """
     Args:
@@ -85,6 +92,8 @@ def decode(
         limits: of the picture; what they refuse is refused by its header.
         preprocessing: of the network.
         route: what is no JPEG goes the exact one all the same.
+        orientation: of EXIF, in a JPEG, PNG or WebP. What TIFF, AVIF and HEIF say of themselves is
+            done in any case.
 
     Raises:
         DecodeError: with the failure to be recorded.
@@ -99,11 +108,12 @@ def decode(
         _check_size(image, content, limits)
         body.begin_pixels()
         try:
-            pixels = _pixels(content, image, preprocessing, route)
+            pixels = _pixels(content, image, preprocessing, route, orientation)
         except Exception as error:
             cut = body.ended_early or _is_cut(content, image)
             raise as_decode_error(error, image, cut=cut) from error
-    return Decoded(pixels, image.format or "", image.width, image.height)
+    width, height = turned_size(image.width, image.height, _turn_of(image, orientation))
+    return Decoded(pixels, image.format or "", width, height)
 
 
 @contextmanager
@@ -129,18 +139,29 @@ def _pillow_within(limits: DecodeLimits) -> Iterator[None]:
 
 
 def _pixels(
-    content: bytes, image: Image.Image, preprocessing: Preprocessing, route: Route
+    content: bytes,
+    image: Image.Image,
+    preprocessing: Preprocessing,
+    route: Route,
+    orientation: Orientation,
 ) -> Pixels:
     if route == "fast":
         from resnext.picture import decode_fast  # noqa: PLC0415  (it brings torch in)
 
         if decode_fast.fits(image, preprocessing):
             try:
-                return decode_fast.decode_fast(content, preprocessing)
+                turned = _turn_of(image, orientation)
+                return decode_fast.decode_fast(content, preprocessing, turned)
             except RuntimeError:  # what it cannot read, the exact route may, or knows why not
                 pass
     image.load()
-    return resize_and_crop(to_rgb(image), preprocessing)
+    upright = turn(to_rgb(image), _turn_of(image, orientation))
+    return resize_and_crop(upright, preprocessing)
+
+
+def _turn_of(image: Image.Image, orientation: Orientation) -> int:
+    """The orientation that is honoured, 1 to 8; a PNG's may stand behind its pixels."""
+    return orientation_of(image) if orientation == "exif" else UPRIGHT
 
 
 def _open(body: Body, name: str) -> ImageFile.ImageFile:

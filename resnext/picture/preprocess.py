@@ -2,7 +2,8 @@
 
 A loader process calls `to_rgb`, then `resize_and_crop`; normalising is the classifier's, on
 its device. numpy and Pillow alone: no torch in a loader. Equal to the bit with torchvision's
-`Resize` and `CenterCrop` on a Pillow image; EXIF rotation is ignored, as there.
+`Resize` and `CenterCrop` on a Pillow image. An EXIF orientation is ignored here, as there; see
+`orientation`.
 """
 
 from __future__ import annotations

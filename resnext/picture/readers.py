@@ -34,8 +34,15 @@ def _heif() -> dict[str, Reader]:
     return {"HEIF": HeifImageFile}
 
 
+class _Jpeg(JpegImageFile):
+    def _read_dpi_from_exif(self) -> None:
+        """Pillow reads a whole EXIF to find the dpi, which nobody asks for: of a hostile one, the
+        same megabytes again and again.
+        """
+
+
 READERS: Final[dict[str, Reader]] = {
-    "JPEG": JpegImageFile,
+    "JPEG": _Jpeg,
     "PNG": PngImageFile,
     "WEBP": WebPImageFile,
     "GIF": GifImageFile,

@@ -174,6 +174,7 @@ def identity_of(worker: str, model_number: int = 0) -> Identity:
         queue=QUEUE,
         device="cpu",
         precision="fp32",
+        orientation="ignore",
         weights_sha256="a" * 64,
         model_number=model_number,
     )

@@ -102,7 +102,7 @@ def limit_as_a_loader(limits: DecodeLimits) -> None:
 def ending_of(body: bytes, limits: DecodeLimits) -> tuple[str, str]:
     """What becomes of an image: `pixels` or a code; and the detail."""
     try:
-        decoded = decode(body, limits=limits, preprocessing=PREPROCESSING)
+        decoded = decode(body, limits=limits, preprocessing=PREPROCESSING, orientation="exif")
     except DecodeError as error:
         return error.code, error.detail
     if decoded.pixels.shape != (224, 224, 3) or decoded.pixels.dtype != "uint8":

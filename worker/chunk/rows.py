@@ -47,6 +47,7 @@ def _answer(identity: Identity, prediction: Prediction) -> ResultRow:
     return (
         identity.model_number,
         identity.precision,
+        identity.orientation,
         *prediction.class_ids,
         *missing,
         *prediction.scores,

@@ -44,6 +44,7 @@ def run_export(
             device=settings.device,
             cache=settings.cache,
             batch_images=settings.batch_images,
+            orientation=settings.orientation,
             force=force,
             progress=progress,
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from resnext.picture.decode import DecodeLimits, Route
+from resnext.picture.orientation import Orientation
 from resnext.picture.preprocess import Preprocessing
 from worker.loader.fetch.fetcher import HELPERS_A_FETCH
 from worker.loader.fetch.settings import FetchSettings, pick
@@ -37,6 +38,7 @@ class LoaderConfig:
     decoding: DecodeLimits
     preprocessing: Preprocessing
     route: Route
+    orientation: Orientation
     slots: int
 
     @classmethod
@@ -46,6 +48,7 @@ class LoaderConfig:
             decoding=pick(DecodeLimits, settings),
             preprocessing=preprocessing,
             route=settings.decode,
+            orientation=settings.orientation,
             slots=settings.fetches_per_loader,
         )
 

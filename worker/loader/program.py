@@ -153,6 +153,7 @@ class Loader:
                 limits=self._config.decoding,
                 preprocessing=self._config.preprocessing,
                 route=self._config.route,
+                orientation=self._config.orientation,
             )
             self._slots.pixels(slot)[:] = decoded.pixels
         except DecodeError as error:

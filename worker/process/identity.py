@@ -34,6 +34,8 @@ class Identity:
     precision: str
     """As computed: fp16, bf16 or fp32."""
     weights_sha256: str
+    orientation: str
+    """Of EXIF, as its loaders take it: exif or ignore."""
     model_number: int
 
 
@@ -47,6 +49,7 @@ def register(
         queue=queue_of(settings.model, settings.weights, settings.precision),
         device=classifier.device,
         precision=classifier.precision,
+        orientation=settings.orientation,
         weights_sha256=classifier.weights_sha256,
         model_number=number,
     )

@@ -333,7 +333,7 @@ def test_every_column_of_a_result_is_stored(fleet: Fleet) -> None:
         "attempts": 1, "worker": "w1", "error_code": None, "error_detail": None,
         "final_uri": "https://b.example/1.jpg", "bytes": 1234, "sha256": "c" * 64,
         "format": "JPEG", "width": 640, "height": 480,
-        "model_number": fleet.identity.model_number, "precision": "fp32",
+        "model_number": fleet.identity.model_number, "precision": "fp32", "orientation": "ignore",
         "class_1": 281, "class_2": 282, "class_3": 285, "class_4": 287, "class_5": 283,
         "score_1": 0.5, "score_2": 0.25, "score_3": 0.125, "score_4": 0.0625, "score_5": 0.03125,
     }  # fmt: skip

@@ -48,6 +48,7 @@ def classified(position: int, **more) -> dict[str, object]:
         "attempts": 1,
         "model_number": 1,
         "precision": "bf16",
+        "orientation": "exif",
         **{f"class_{rank}": rank + 9 for rank in range(1, 6)},
         **{f"score_{rank}": float32(score) for rank, score in enumerate(SCORES, start=1)},
     } | more
@@ -126,6 +127,7 @@ def test_a_line_for_each_settled_image_in_the_order_of_positions(
         "model": "m/w",
         "attempts": 1,
         "precision": "bf16",
+        "orientation": "exif",
         "final_uri": "https://b.org/0",
         "bytes": 7,
         "sha256": "ab" * 32,
@@ -173,7 +175,7 @@ def test_csv_has_the_documented_columns(database_url: str, engine: Engine, job: 
     assert run(database_url, job, "--format", "csv").stdout.startswith(",".join(CSV_COLUMNS))
     table = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [row["position"] for row in table] == ["2", "3"]
-    assert table[0]["error_detail"] == 'why, "exactly"\n'
+    assert table[0]["error_detail"] == r'why, "exactly"\n'
     assert table[0]["label_1"] == ""
     whole = list(csv.DictReader(io.StringIO(run(database_url, job, "--format", "csv").stdout)))
     assert whole[0]["ref"] == "mine"

@@ -24,7 +24,13 @@ from worker.process.identity import Identity
 
 CAT = Prediction((3,), (1.0,))
 IDENTITY = Identity(
-    worker="w1", queue="q", device="cpu", precision="fp32", weights_sha256="a", model_number=1
+    worker="w1",
+    queue="q",
+    device="cpu",
+    precision="fp32",
+    orientation="ignore",
+    weights_sha256="a",
+    model_number=1,
 )
 
 

@@ -143,6 +143,7 @@ def test_the_configuration_says_what_triton_has_to_know(tmp_path, monkeypatch) -
     text = text_of("onnx", tmp_path, monkeypatch)
     notes, configuration = re.fullmatch(r"((?:#.*\n)*)((?:.*\n)*)", text).groups()
     assert "random (licence: none: drawn, not trained), in fp32" in notes
+    assert "as they are stored (an orientation in EXIF is ignored)" in notes
     assert str(tmp_path) not in text
     assert (
         configuration

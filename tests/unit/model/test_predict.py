@@ -54,6 +54,23 @@ def test_a_picture_has_the_same_answer_whatever_it_is_given_as(classifier, as_wh
     assert given == expected
 
 
+@pytest.mark.parametrize("as_what", [Path.read_bytes, str, Image.open])
+def test_a_picture_is_turned_as_its_exif_says_only_where_that_is_asked_for(
+    classifier, tmp_path, as_what
+) -> None:
+    upright = Image.open(CHELSEA).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = tmp_path / "stored.png"
+    upright.transpose(Image.Transpose.ROTATE_90).save(stored, exif=exif)
+    turning = load_classifier(
+        BUNDLED, "random", precision="fp32", device="cpu", batch_images=2, orientation="exif"
+    )
+    expected = turning.predict([upright])
+    assert turning.predict([as_what(stored)]) == expected
+    assert classifier.predict([as_what(stored)]) != expected
+
+
 def test_answers_are_in_the_order_of_the_pictures_and_as_many(classifier) -> None:
     """More than two batches, whose pictures get the answers that they get alone."""
     paths = [PICTURES / name for name in NAMES]

@@ -17,8 +17,10 @@ def test_a_loader_is_told_what_the_settings_say() -> None:
         robots="ignore",
         contact="mailto:me@example.org",
         max_redirects=2,
+        orientation="exif",
     )
     config = LoaderConfig.of(settings, find_spec("resnext29_cifar10").preprocessing)
-    assert LoaderConfig.decode(config.encode()).fetch == config.fetch
+    assert LoaderConfig.decode(config.encode()) == config
+    assert config.orientation == "exif"
     for name in ("fetch_allow", "fetch_ports", "file_roots", "robots", "contact", "max_redirects"):
         assert getattr(config.fetch, name) == getattr(settings, name), name
