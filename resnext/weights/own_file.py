@@ -9,14 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 # Without O_NONBLOCK a pipe of that name would be waited for.
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-def open_own(path: Path) -> BinaryIO:
+def open_own(path: Path) -> BufferedRandom:
     """The file to read and write, at its beginning; it is made where it is not there.
 
     Raises:

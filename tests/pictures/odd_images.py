@@ -610,6 +610,11 @@ def largest_images() -> Iterator[tuple[str, bytes]]:
     ):
         flat = Image.new(mode, size)
         yield f"{file_format} {mode}", saved(flat, file_format, **options)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    yield "JPEG to be turned", saved(Image.new("CMYK", size), "JPEG", exif=exif)
+    frames = {"save_all": True, "append_images": [Image.new("RGBA", size, "red")], "method": 0}
+    yield "WebP to be turned", saved(Image.new("RGBA", size), "WEBP", exif=exif, **frames)
     yield "GIF", gif(*size)
     yield "BMP of RLE", bmp_rle(*size)
     yield "PNG of one row", png(MAX_SIDE_PIXELS, 1, bytes(MAX_SIDE_PIXELS + 1))

@@ -93,7 +93,7 @@ def classify(
         title = title_of(classifier.model, classifier.weights)
         tell(f"licence of {title}: {classifier.licence}")
         max_wait_s = settings.max_batch_wait_ms / 1000
-        how = {"precision": classifier.precision, "orientation": settings.orientation}
+        how: Record = {"precision": classifier.precision, "orientation": settings.orientation}
         for settled in in_order(settle(feed, classifier, max_wait_s=max_wait_s)):
             yield _record(settled, title, how)
             feed.make_room()
@@ -157,7 +157,7 @@ def _answers(classifier: Classifier, pixels: np.ndarray) -> Iterator[Record]:
             yield classified(zip(labels, best.class_ids, best.scores, strict=True))
 
 
-def _record(settled: Settled, title: str, how: dict[str, str]) -> Record:
+def _record(settled: Settled, title: str, how: Record) -> Record:
     """`how` is said of what was classified."""
     image, answer = settled.image, settled.answer
     return make_record(
