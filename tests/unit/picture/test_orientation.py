@@ -161,6 +161,16 @@ def test_an_exif_in_a_heif_says_nothing_of_its_orientation() -> None:
     assert np.array_equal(decoded(plain).pixels, decoded(turned).pixels)
 
 
+def test_an_avif_is_not_turned_a_second_time() -> None:
+    """Pillow tells its irot as if it stood in an EXIF."""
+    body = saved(photograph(WIDTH, HEIGHT), "AVIF", exif=exif_of(6))
+    assert b"irot" in body
+    assert read_orientation(Image.open(io.BytesIO(body)).info["exif"]) == 6
+    ignoring, turning = (decoded(body, orientation) for orientation in ("ignore", "exif"))
+    assert np.array_equal(ignoring.pixels, turning.pixels)
+    assert (ignoring.width, ignoring.height) == (turning.width, turning.height)
+
+
 # An EXIF that is damaged counts as none.
 
 DAMAGED = {
