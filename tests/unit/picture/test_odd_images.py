@@ -63,13 +63,21 @@ def test_none_takes_more_memory_than_its_pixels_account_for(endings: Endings, at
     assert excesses == {}
 
 
-def test_a_refusal_takes_next_to_no_memory(child: Decoder, endings: Endings) -> None:
-    """Sizes are refused by the header, before there is memory for the pixels."""
-    rest = child.decode(b"").peak_bytes
-    refused = [(image, end) for image, end in endings if end.code == "too_many_pixels"]
+def test_a_refusal_takes_next_to_no_memory(endings: Endings) -> None:
+    """Sizes are refused by the header, before there is memory for the pixels.
+
+    In a child of their own: once large images have come and gone, malloc takes a WebP's canvas
+    from its heap and clears it, where it would be untouched pages of the kernel's.
+    """
+    refused = [image for image, end in endings if end.code == "too_many_pixels"]
     assert len(refused) > 30
-    for image, _ in refused:
-        assert child.decode(image.body).peak_bytes < rest + 4 * 2**20 + 2 * len(image.body)
+    with decoder() as fresh:
+        for image in refused:  # loads what the decoders need
+            fresh.decode(image.body)
+        rest = fresh.decode(b"").peak_bytes
+        for image in refused:
+            peak = fresh.decode(image.body).peak_bytes
+            assert peak < rest + 4 * 2**20 + 2 * len(image.body), image.name
 
 
 def test_a_detail_is_a_line_for_people(endings: Endings) -> None:
