@@ -48,6 +48,7 @@ typedef struct {
     Py_ssize_t count, width;
     Py_ssize_t *first;
     int32_t *weights; /* (count, width) */
+    int overshoot; /* whether a sum can round to less than 0 or to more than 255 */
 } Taps;
 
 /* --- The loops ------------------------------------------------------------------------------ */
@@ -72,6 +73,34 @@ static inline uint8_t weigh_byte(
         sum += lines[tap * stride] * weights[tap];
     int32_t whole = sum >> PRECISION_BITS;
     return (uint8_t)(whole < 0 ? 0 : whole > UINT8_MAX ? UINT8_MAX : whole);
+}
+
+typedef uint32_t Four __attribute__((vector_size(16)));
+
+#ifdef __clang__
+#define SHUFFLED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLED(a, b, ...) __builtin_shuffle(a, b, (Four){__VA_ARGS__})
+#endif
+
+/* Four words of each of four rows, from byte `at` on: the columns become lines of `step` bytes. */
+static inline __attribute__((always_inline)) void turn_four(
+    const uint8_t *const *from, Py_ssize_t at, uint8_t *lines, Py_ssize_t step) {
+    Four row[4];
+    for (int i = 0; i < 4; i++)
+        memcpy(&row[i], from[i] + at, sizeof row[i]);
+    const Four above_left = SHUFFLED(row[0], row[1], 0, 4, 1, 5);
+    const Four above_right = SHUFFLED(row[0], row[1], 2, 6, 3, 7);
+    const Four below_left = SHUFFLED(row[2], row[3], 0, 4, 1, 5);
+    const Four below_right = SHUFFLED(row[2], row[3], 2, 6, 3, 7);
+    const Four column[4] = {
+        SHUFFLED(above_left, below_left, 0, 1, 4, 5),
+        SHUFFLED(above_left, below_left, 2, 3, 6, 7),
+        SHUFFLED(above_right, below_right, 0, 1, 4, 5),
+        SHUFFLED(above_right, below_right, 2, 3, 6, 7),
+    };
+    for (int i = 0; i < 4; i++)
+        memcpy(lines + i * step, &column[i], sizeof column[i]);
 }
 
 /* 128 bits: SSE2, NEON. */
@@ -161,7 +190,8 @@ static int copy_taps(const Py_buffer *first, const Py_buffer *weights, Py_ssize_
 }
 
 /* Whether all taps lie among `available` pixels, and no sum of theirs can overflow. */
-static int check_taps(const Taps *taps, Py_ssize_t available) {
+static int check_taps(Taps *taps, Py_ssize_t available) {
+    taps->overshoot = 0;
     for (Py_ssize_t i = 0; i < taps->count; i++) {
         if (taps->first[i] < 0 || taps->width > available ||
             taps->first[i] > available - taps->width) {
@@ -170,17 +200,20 @@ static int check_taps(const Taps *taps, Py_ssize_t available) {
                 i, taps->width, taps->first[i], available);
             return -1;
         }
-        int64_t weight = 0;
+        int64_t positive = 0, negative = 0;
         for (Py_ssize_t tap = 0; tap < taps->width; tap++) {
-            int64_t signed_weight = taps->weights[i * taps->width + tap];
-            weight += signed_weight < 0 ? -signed_weight : signed_weight;
+            int64_t weight = taps->weights[i * taps->width + tap];
+            positive += weight > 0 ? weight : 0;
+            negative += weight < 0 ? -weight : 0;
         }
-        if (weight > MOST_WEIGHT) {
+        if (positive + negative > MOST_WEIGHT) {
             PyErr_Format(
                 PyExc_ValueError, "the weights of taps %zd must add up to at most %lld, got %lld", i,
-                (long long)MOST_WEIGHT, (long long)weight);
+                (long long)MOST_WEIGHT, (long long)(positive + negative));
             return -1;
         }
+        if (negative || HALF + UINT8_MAX * positive >= ((int64_t)UINT8_MAX + 1) * ONE)
+            taps->overshoot = 1;
     }
     return 0;
 }

@@ -16,20 +16,19 @@
 typedef uint32_t Words __attribute__((vector_size(BLOCK_BYTES)));
 typedef int32_t Sums __attribute__((vector_size(BLOCK_BYTES)));
 
-/* The integer parts of sums, cut off at 0 and 255. */
-#define ROUNDED(sums) \
-    ((Words)((((sums) >> PRECISION_BITS) & ~((sums) >> 31)) | \
-             (((sums) >> PRECISION_BITS) > UINT8_MAX)) & UINT8_MAX)
+#define ABOVE(sums) (((sums) >> PRECISION_BITS) > UINT8_MAX)
+/* Sums whose integer parts are less than 0 become 0, those above 255 become 255. */
+#define CUT(sums) (((sums) & ~((sums) >> 31) & ~ABOVE(sums)) | (ABOVE(sums) & (ONE * UINT8_MAX)))
 
 /* A block of the result, out of lines that lie `stride` bytes apart. A byte is taken out of its
  * word by a shift, and each step is the same for all lanes: any vector unit can do it. */
 INLINE void NAME(weigh_block)(
-    const uint8_t *lines, Py_ssize_t stride, const int32_t *weights, Py_ssize_t width,
+    const uint8_t *lines, Py_ssize_t stride, const int32_t *weights, const Taps *taps,
     uint8_t *out) {
     Sums first = {0}, second, third, fourth;
     first += HALF;
     second = third = fourth = first;
-    for (Py_ssize_t tap = 0; tap < width; tap++) {
+    for (Py_ssize_t tap = 0; tap < taps->width; tap++) {
         Words line;
         memcpy(&line, lines + tap * stride, sizeof line);
         first += (Sums)(line & UINT8_MAX) * weights[tap];
@@ -37,8 +36,14 @@ INLINE void NAME(weigh_block)(
         third += (Sums)(line >> 16 & UINT8_MAX) * weights[tap];
         fourth += (Sums)(line >> 24) * weights[tap];
     }
-    Words made = ROUNDED(first) | ROUNDED(second) << 8 | ROUNDED(third) << 16 |
-                 ROUNDED(fourth) << 24;
+    if (taps->overshoot) {
+        first = CUT(first);
+        second = CUT(second);
+        third = CUT(third);
+        fourth = CUT(fourth);
+    }
+    Words made = (Words)(first >> PRECISION_BITS) | (Words)(second >> PRECISION_BITS) << 8 |
+                 (Words)(third >> PRECISION_BITS) << 16 | (Words)(fourth >> PRECISION_BITS) << 24;
     memcpy(out, &made, sizeof made);
 }
 
@@ -56,7 +61,7 @@ TARGET static void NAME(vertical)(const View *source, const View *out, const Tap
         for (Py_ssize_t at = 0; at < length; at += BLOCK_BYTES) {
             /* The last block ends where the row does. */
             Py_ssize_t block = at + BLOCK_BYTES > length ? length - BLOCK_BYTES : at;
-            NAME(weigh_block)(from + block, source->stride, weights, taps->width, to + block);
+            NAME(weigh_block)(from + block, source->stride, weights, taps, to + block);
         }
     }
 }
@@ -69,7 +74,11 @@ INLINE void NAME(turn)(const View *source, Py_ssize_t y, uint8_t *lines) {
         Py_ssize_t row = y + lane < source->rows ? y + lane : source->rows - 1;
         from[lane] = source->data + row * source->stride;
     }
-    for (Py_ssize_t x = 0; x < source->columns; x++)
+    Py_ssize_t x = 0;
+    for (; x + 4 <= source->columns; x += 4)
+        for (Py_ssize_t lane = 0; lane < LANES; lane += 4)
+            turn_four(from + lane, x * 4, lines + x * BLOCK_BYTES + lane * 4, BLOCK_BYTES);
+    for (; x < source->columns; x++)
         for (Py_ssize_t lane = 0; lane < LANES; lane++)
             memcpy(lines + x * BLOCK_BYTES + lane * 4, from[lane] + x * 4, 4);
 }
@@ -84,7 +93,7 @@ TARGET static void NAME(horizontal)(
             uint8_t made[BLOCK_BYTES];
             NAME(weigh_block)(
                 lines + taps->first[x] * BLOCK_BYTES, BLOCK_BYTES, taps->weights + x * taps->width,
-                taps->width, made);
+                taps, made);
             uint8_t *to = out->data + y * out->stride + x * out->channels;
             /* Four bytes are written faster than three; the next pixel overwrites the fourth. */
             if (out->channels == 4 || x + 1 < out->columns)
@@ -104,7 +113,8 @@ TARGET static void NAME(horizontal)(
 #undef Words
 #undef Sums
 #undef INLINE
-#undef ROUNDED
+#undef ABOVE
+#undef CUT
 #undef KIND
 #undef TARGET
 #undef LANES

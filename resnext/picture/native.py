@@ -106,10 +106,8 @@ def _borrowed(image: Image.Image) -> Pixels | None:
     """(height, width, 4) uint8, a view of Pillow's memory that keeps it alive; None where that is
     no one array.
     """
-    if Image.core.get_alignment() != 1:  # rows may lie further apart, which Arrow cannot say
-        return None
     try:
         schema, array = image.__arrow_c_array__()
-    except ValueError:  # several blocks
+    except ValueError:  # several blocks, or rows that lie apart
         return None
     return np.asarray(_resample.Borrowed(schema, array, image.height, image.width))

@@ -72,7 +72,7 @@ def test_so_are_windows_weights_and_passes_of_random_sizes() -> None:
 
 def test_a_picture_of_several_blocks_is_read_in_strips() -> None:
     image = noise(2100, 2100)
-    with pytest.raises(ValueError, match="multiple array blocks"):
+    with pytest.raises(ValueError, match=r"not contiguous|blocks"):
         image.__arrow_c_array__()
     expected = window_of_pillow(image, (256, 256), (16, 16, 240, 240), "bilinear")
     found = native.resample_window(image, (256, 256), (16, 16, 240, 240), "bilinear")
@@ -313,4 +313,4 @@ def test_more_weights_than_pillow_takes_are_refused() -> None:
 def test_a_picture_far_longer_than_a_32_bit_number_is_weighed() -> None:
     found = native.weigh(2**31 - 1, 2**40, 2**40 - 3, 2**40, "bicubic")
     assert found.end == 2**31 - 1
-    assert (found.weights.sum(axis=1) == pytest.approx(2**22, abs=4)).all()
+    assert found.weights.sum(axis=1).tolist() == pytest.approx([2**22] * 3, abs=4)
