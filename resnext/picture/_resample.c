@@ -110,7 +110,7 @@ static inline __attribute__((always_inline)) void turn_four(
 #include "_resample_loops.h"
 
 /* The processor is asked in each call. `target_clones` would do it by ifunc, which musl lacks. */
-#ifdef __x86_64__
+#if defined(__x86_64__) && !defined(BASELINE_ONLY) /* as tests define it */
 #define KIND avx2
 #define TARGET __attribute__((target("avx2")))
 #define LANES 8

@@ -1,7 +1,8 @@
 # The extension of `_resample.c`; `native` calls it.
 from typing import final
 
-from typing_extensions import Buffer
+import numpy as np
+from numpy.typing import NDArray
 
 @final
 class Borrowed:
@@ -12,8 +13,18 @@ def weigh(
     in_size: int, out_size: int, begin: int, end: int, interpolation: str, /
 ) -> tuple[bytes, bytes]: ...
 def horizontal(
-    source: Buffer, out: Buffer, first: Buffer, weights: Buffer, origin: int, /
+    source: NDArray[np.uint8],
+    out: NDArray[np.uint8],
+    first: NDArray[np.int64],
+    weights: NDArray[np.int32],
+    origin: int,
+    /,
 ) -> None: ...
 def vertical(
-    source: Buffer, out: Buffer, first: Buffer, weights: Buffer, origin: int, /
+    source: NDArray[np.uint8],
+    out: NDArray[np.uint8],
+    first: NDArray[np.int64],
+    weights: NDArray[np.int32],
+    origin: int,
+    /,
 ) -> None: ...

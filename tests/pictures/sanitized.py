@@ -57,8 +57,12 @@ def find_compiler() -> str | None:
     return next(filter(None, map(shutil.which, COMPILERS)), None)
 
 
-def build(folder: Path) -> Sanitized:
+def build(folder: Path, *defined: str) -> Sanitized:
     """
+    Args:
+        folder: for the extension.
+        defined: names that the preprocessor of C is to know.
+
     Raises:
         NoSanitizersError: there is no compiler, or it has no sanitizers.
     """
@@ -73,7 +77,7 @@ def build(folder: Path) -> Sanitized:
         raise NoSanitizersError(f"{compiler} has no {library}")
     made = Sanitized(folder / "_resample.abi3.so", runtime)
     include = f"-I{sysconfig.get_path('include')}"
-    flags = [*FLAGS, *(["-shared-libasan"] if clang else [])]
+    flags = [*FLAGS, *(["-shared-libasan"] if clang else []), *(f"-D{name}" for name in defined)]
     _said([compiler, *flags, include, str(SOURCE), "-o", str(made.extension)])
     if (tried := run(made, seed=0, cases=0)).status:
         raise NoSanitizersError(f"Python does not run under {runtime}: {tried.output}")
