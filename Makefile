@@ -49,7 +49,7 @@ test: setup ## run all tests
 	@$(BIN)/python -m pytest $(TESTS)
 
 .PHONY: fuzz
-fuzz: $(FUZZER) ## the resampler under sanitizers, then decode mutated images for MINUTES=30, and keep what they cannot bear
+fuzz: $(FUZZER) ## mutate images and decode them, for MINUTES=30, after the resampler; what they cannot bear is kept
 	@$(BIN)/python -m tests.fuzz.resampler --minutes $$(awk 'BEGIN { print $(MINUTES) / 10 }')
 	@$(BIN)/python -m tests.fuzz.run --minutes $(MINUTES)
 

@@ -110,7 +110,7 @@ def _a_pass(random: Generator) -> None:
     weights = random.integers(-most, most, (count, width), dtype=np.int32)
     arguments = {"source": source, "out": out, "first": first, "weights": weights, "origin": origin}
     if random.integers(2):
-        _spoil(random, arguments)
+        _spoil(random, arguments, origin + available - width + 1)
     run = _resample.vertical if vertically else _resample.horizontal
     try:
         run(*arguments.values())
@@ -131,8 +131,10 @@ def _weighed(
     return made.swapaxes(0, axis)[..., : out.shape[2]]
 
 
-def _spoil(random: Generator, arguments: dict[str, Any]) -> None:
-    """Changes one of the arguments of a pass, mostly so that they do not fit."""
+def _spoil(random: Generator, arguments: dict[str, Any], beyond: int) -> None:
+    """Changes one of the arguments of a pass, mostly so that they do not fit. Taps from input
+    pixel `beyond` on do not.
+    """
     source, out, first, weights, origin = arguments.values()
     some = int(random.integers(len(first)))
     changes: dict[str, Callable[[], Any]] = {
@@ -150,7 +152,7 @@ def _spoil(random: Generator, arguments: dict[str, Any]) -> None:
         ][random.integers(4)],
         "first": lambda: np.where(
             np.arange(len(first)) == some,
-            random.choice([-(2**63), -1, 0, 2**31, 2**63 - 1, first[some] + 1]),
+            random.choice([-(2**63), origin - 1, beyond, 2**63 - 1]),
             first,
         ),
         "weights": lambda: [
