@@ -28,7 +28,7 @@ digest = $(shell { pwd; cat $(1); } | cksum | tr -s ' ' -)
 # In C, where there is a compiler; see setup.py.
 EXTENSION := resnext/picture/_resample
 ENVIRONMENT := .venv/.environment-$(call digest,requirements/uv.txt requirements/dev.txt)
-PROJECT := .venv/.project-$(call digest,pyproject.toml setup.py $(EXTENSION).c $(EXTENSION)_loops.h)
+PROJECT := .venv/.project-$(call digest,pyproject.toml setup.py $(wildcard $(EXTENSION)*.[ch]))
 FUZZER := .venv/.fuzzer-$(call digest,requirements/fuzz.txt)
 PEERS := .venv/.peers-$(call digest,requirements/bench.txt)
 AUDIT := .venv/audit-$(call digest,requirements/pip-audit.txt)

@@ -1,5 +1,7 @@
 """The part that is in C, for `setuptools`; all else is in pyproject.toml."""
 
+from pathlib import Path
+
 from setuptools import Extension, setup
 
 setup(
@@ -7,7 +9,7 @@ setup(
         Extension(
             "resnext.picture._resample",
             ["resnext/picture/_resample.c"],
-            depends=["resnext/picture/_resample_loops.h"],
+            depends=[*map(str, Path("resnext/picture").glob("*.h"))],
             # Without fused multiplications and additions, which round a weight otherwise.
             extra_compile_args=["-std=c11", "-O3", "-ffp-contract=off", "-Wall", "-Wextra"],
             py_limited_api=True,

@@ -10,6 +10,8 @@
  * Each function checks all sizes before it reads or writes a pixel. It copies and checks the
  * weights too, so that nothing another thread does to its arguments leads it out of bounds, and
  * no sum overflows. There is no state: arguments in, pixels out.
+ *
+ * `_resample_weigh.h` computes the weights, `_resample_borrowed.h` lends Pillow's memory.
  */
 
 /* The buffer protocol belongs to the limited API since Python 3.11. */
@@ -36,6 +38,7 @@
 /* Of one axis, as many as Pillow takes. */
 #define MOST_WEIGHTS ((Py_ssize_t)INT32_MAX / (Py_ssize_t)sizeof(double))
 #define MOST_CHANNELS 4
+
 /* (rows, columns, channels) uint8; pixels of a row lie side by side, rows anywhere. */
 typedef struct {
     Py_buffer buffer;
@@ -241,143 +244,7 @@ static int read_taps(
     return status;
 }
 
-/* --- weigh ---------------------------------------------------------------------------------- */
-
-typedef double Filter(double x);
-
-/* Pillow's BILINEAR. */
-static double triangle(double x) {
-    if (x < 0.0)
-        x = -x;
-    return x < 1.0 ? 1.0 - x : 0.0;
-}
-
-/* Pillow's BICUBIC (Keys, a = -0.5), its operations in its order. */
-static double cubic(double x) {
-    const double a = -0.5;
-    if (x < 0.0)
-        x = -x;
-    if (x < 1.0)
-        return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
-    if (x < 2.0)
-        return (((x - 5) * x + 8) * x - 4) * a;
-    return 0.0;
-}
-
-/* One axis: in_size pixels become so many that each is `scale` of them. */
-typedef struct {
-    Filter *filter;
-    Py_ssize_t in_size;
-    double scale, filter_scale, support;
-} Axis;
-
-typedef struct {
-    double centre;
-    Py_ssize_t first, last; /* one past the end */
-} Span;
-
-static Span span_of(const Axis *axis, int64_t position) {
-    double centre = ((double)position + 0.5) * axis->scale;
-    Py_ssize_t first = (Py_ssize_t)(centre - axis->support + 0.5);
-    Py_ssize_t last = (Py_ssize_t)(centre + axis->support + 0.5);
-    return (Span){centre, first < 0 ? 0 : first, last > axis->in_size ? axis->in_size : last};
-}
-
-/* The weights of a span, in order, rounded as Pillow rounds them. */
-static int fill_weights(const Axis *axis, Span span, double *exact, char *weights) {
-    double total = 0.0, step = 1.0 / axis->filter_scale;
-    Py_ssize_t width = span.last - span.first;
-    for (Py_ssize_t tap = 0; tap < width; tap++) {
-        exact[tap] = axis->filter(((double)(span.first + tap) - span.centre + 0.5) * step);
-        total += exact[tap];
-    }
-    for (Py_ssize_t tap = 0; tap < width; tap++) {
-        double weight = total != 0.0 ? exact[tap] / total : exact[tap];
-        if (!(weight > -2.0 && weight < 2.0)) {
-            PyErr_Format(PyExc_ValueError, "a weight is not within 2, of pixel %zd", span.first + tap);
-            return -1;
-        }
-        int32_t rounded_weight = (int32_t)((weight < 0 ? -0.5 : 0.5) + weight * ONE);
-        memcpy(weights + tap * (Py_ssize_t)sizeof rounded_weight, &rounded_weight, sizeof rounded_weight);
-    }
-    return 0;
-}
-
-static PyObject *weigh_axis(const Axis *axis, int64_t begin, Py_ssize_t count) {
-    Py_ssize_t width = 1;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        Span span = span_of(axis, begin + i);
-        width = span.last - span.first > width ? span.last - span.first : width;
-    }
-    const Py_ssize_t size = (Py_ssize_t)sizeof(int64_t), weight = (Py_ssize_t)sizeof(int32_t);
-    if (count > MOST_WEIGHTS / width)
-        return PyErr_Format(
-            PyExc_MemoryError, "%zd pixels of %zd weights each are more than %zd weights", count,
-            width, MOST_WEIGHTS);
-    double *exact = PyMem_Malloc((size_t)width * sizeof *exact);
-    PyObject *first = PyBytes_FromStringAndSize(NULL, count * size);
-    PyObject *weights = PyBytes_FromStringAndSize(NULL, count * width * weight);
-    PyObject *made = NULL;
-    if (!exact || !first || !weights) {
-        PyErr_NoMemory();
-        goto done;
-    }
-    char *positions = PyBytes_AsString(first), *values = PyBytes_AsString(weights);
-    memset(values, 0, (size_t)(count * width * weight));
-    for (Py_ssize_t i = 0; i < count; i++) {
-        Span span = span_of(axis, begin + i);
-        /* All have the same width: the last ones start further left, with weights of 0. */
-        Py_ssize_t latest = axis->in_size - width;
-        int64_t position = span.first > latest ? latest : span.first;
-        memcpy(positions + i * size, &position, sizeof position);
-        Py_ssize_t moved = span.first - (Py_ssize_t)position;
-        if (fill_weights(axis, span, exact, values + (i * width + moved) * weight) < 0)
-            goto done;
-    }
-    made = PyTuple_Pack(2, first, weights);
-done:
-    PyMem_Free(exact);
-    Py_XDECREF(first);
-    Py_XDECREF(weights);
-    return made;
-}
-
-PyDoc_STRVAR(
-    weigh_doc,
-    "weigh(in_size, out_size, begin, end, interpolation) -> (first, weights)\n\n"
-    "The taps of output pixels begin to end where in_size pixels become out_size: the first\n"
-    "input pixel of each, int64, and its weights, int32, as many for each. All lie in the input.");
-
-static PyObject *weigh(PyObject *module, PyObject *args) {
-    Py_ssize_t in_size;
-    long long out_size, begin, end;
-    const char *interpolation;
-    if (!PyArg_ParseTuple(args, "nLLLs", &in_size, &out_size, &begin, &end, &interpolation))
-        return NULL;
-    if (in_size < 1 || in_size > LONGEST_IN || out_size < 1 || out_size > LONGEST_OUT)
-        return PyErr_Format(
-            PyExc_ValueError, "sizes must be at least 1 and at most %zd and %lld, got %zd and %lld",
-            LONGEST_IN, (long long)LONGEST_OUT, in_size, out_size);
-    if (begin < 0 || end <= begin || end > out_size || end - begin > MOST_WEIGHTS)
-        return PyErr_Format(
-            PyExc_ValueError, "pixels %lld to %lld are no part of %lld", begin, end, out_size);
-    Axis axis = {.in_size = in_size};
-    double radius;
-    if (strcmp(interpolation, "bilinear") == 0) {
-        axis.filter = triangle;
-        radius = 1.0;
-    } else if (strcmp(interpolation, "bicubic") == 0) {
-        axis.filter = cubic;
-        radius = 2.0;
-    } else {
-        return PyErr_Format(
-            PyExc_ValueError, "interpolation must be bilinear or bicubic, got %s", interpolation);
-    }
-    axis.scale = (double)in_size / (double)out_size;
-    axis.filter_scale = axis.scale < 1.0 ? 1.0 : axis.scale;
-    axis.support = radius * axis.filter_scale;
-    return weigh_axis(&axis, begin, (Py_ssize_t)(end - begin));
-}
+#include "_resample_weigh.h"
 
 /* --- The passes ----------------------------------------------------------------------------- */
 
@@ -466,130 +333,7 @@ PyDoc_STRVAR(
 
 static PyObject *vertical(PyObject *module, PyObject *args) { return resample(args, 1); }
 
-/* --- Borrowed ------------------------------------------------------------------------------- */
-
-/* The Arrow C data interface, as its specification has it. */
-struct ArrowSchema {
-    const char *format, *name, *metadata;
-    int64_t flags, n_children;
-    struct ArrowSchema **children, *dictionary;
-    void (*release)(struct ArrowSchema *);
-    void *private_data;
-};
-
-struct ArrowArray {
-    int64_t length, null_count, offset, n_buffers, n_children;
-    const void **buffers;
-    struct ArrowArray **children, *dictionary;
-    void (*release)(struct ArrowArray *);
-    void *private_data;
-};
-
-typedef struct {
-    PyObject_HEAD
-    struct ArrowArray array; /* ours: it keeps the pixels, and is released with this object */
-    Py_ssize_t shape[3], strides[3];
-} Borrowed;
-
-PyDoc_STRVAR(
-    borrowed_doc,
-    "Borrowed(schema, array, rows, columns)\n\n"
-    "The memory of a picture of four bytes a pixel, out of what its `__arrow_c_array__()` gives:\n"
-    "a buffer of (rows, columns, 4) bytes, read-only, which keeps that memory alive.");
-
-static int is_pixels(const struct ArrowSchema *schema) {
-    return schema->release && schema->format && strcmp(schema->format, "+w:4") == 0 &&
-           schema->n_children == 1 && schema->children[0]->format &&
-           strcmp(schema->children[0]->format, "C") == 0;
-}
-
-/* Whether the array holds `pixels` pixels side by side from its first byte on, none missing. */
-static int holds(const struct ArrowArray *array, int64_t pixels) {
-    if (!array->release || array->length != pixels || array->offset || array->null_count ||
-        array->n_children != 1)
-        return 0;
-    const struct ArrowArray *bytes = array->children[0];
-    return bytes->offset == 0 && bytes->null_count == 0 && bytes->n_buffers == 2 &&
-           bytes->buffers[1] && bytes->length >= MOST_CHANNELS * pixels;
-}
-
-static PyObject *borrowed_new(PyTypeObject *type, PyObject *args, PyObject *named) {
-    PyObject *schema_capsule, *array_capsule;
-    Py_ssize_t rows, columns;
-    if (named && PyDict_Size(named))
-        return PyErr_Format(PyExc_TypeError, "Borrowed takes no keyword arguments");
-    if (!PyArg_ParseTuple(args, "OOnn", &schema_capsule, &array_capsule, &rows, &columns))
-        return NULL;
-    if (rows < 1 || columns < 1 || rows > PY_SSIZE_T_MAX / MOST_CHANNELS / columns)
-        return PyErr_Format(PyExc_ValueError, "%zd x %zd are no size of a picture", columns, rows);
-    struct ArrowSchema *schema = PyCapsule_GetPointer(schema_capsule, "arrow_schema");
-    struct ArrowArray *array = schema ? PyCapsule_GetPointer(array_capsule, "arrow_array") : NULL;
-    if (!array)
-        return NULL;
-    if (!is_pixels(schema))
-        return PyErr_Format(
-            PyExc_ValueError, "pixels must be +w:4 of C, got %s",
-            schema->release && schema->format ? schema->format : "a schema that was released");
-    if (!holds(array, rows * columns))
-        return PyErr_Format(
-            PyExc_ValueError, "the array does not hold %zd x %zd pixels: its length is %lld", columns,
-            rows, (long long)array->length);
-    Borrowed *self = (Borrowed *)PyType_GenericAlloc(type, 0);
-    if (!self)
-        return NULL;
-    /* Moved, as the specification wants it: the capsule has nothing left to release. */
-    self->array = *array;
-    array->release = NULL;
-    const Py_ssize_t shape[3] = {rows, columns, MOST_CHANNELS};
-    const Py_ssize_t strides[3] = {columns * MOST_CHANNELS, MOST_CHANNELS, 1};
-    memcpy(self->shape, shape, sizeof shape);
-    memcpy(self->strides, strides, sizeof strides);
-    return (PyObject *)self;
-}
-
-static void borrowed_dealloc(PyObject *object) {
-    Borrowed *self = (Borrowed *)object;
-    PyTypeObject *type = Py_TYPE(object);
-    self->array.release(&self->array);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
-}
-
-static int borrowed_getbuffer(PyObject *object, Py_buffer *view, int flags) {
-    Borrowed *self = (Borrowed *)object;
-    if ((flags & PyBUF_WRITABLE) || (flags & PyBUF_STRIDES) != PyBUF_STRIDES) {
-        view->obj = NULL;
-        PyErr_SetString(PyExc_BufferError, "borrowed pixels have three dimensions, to be read");
-        return -1;
-    }
-    *view = (Py_buffer){
-        .buf = (void *)self->array.children[0]->buffers[1],
-        .obj = Py_NewRef(object),
-        .len = self->shape[0] * self->strides[0],
-        .itemsize = 1,
-        .readonly = 1,
-        .ndim = 3,
-        .format = flags & PyBUF_FORMAT ? "B" : NULL,
-        .shape = self->shape,
-        .strides = self->strides,
-    };
-    return 0;
-}
-
-static PyType_Slot borrowed_slots[] = {
-    {Py_tp_new, borrowed_new},
-    {Py_tp_dealloc, borrowed_dealloc},
-    {Py_tp_doc, (void *)borrowed_doc},
-    {Py_bf_getbuffer, borrowed_getbuffer},
-    {0, NULL},
-};
-
-static PyType_Spec borrowed_spec = {
-    .name = "resnext.picture._resample.Borrowed",
-    .basicsize = sizeof(Borrowed),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = borrowed_slots,
-};
+#include "_resample_borrowed.h"
 
 /* --- The module ----------------------------------------------------------------------------- */
 
