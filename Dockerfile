@@ -14,9 +14,13 @@ RUN useradd --create-home --uid 10001 resnextq \
     && install --directory --owner=resnextq --mode=0700 /data /cache
 
 FROM base AS wheel
+# For the resampler in C.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 COPY requirements/build.txt /build/
 RUN pip install --require-hashes -r /build/build.txt
-COPY pyproject.toml README.md LICENSE /source/
+COPY pyproject.toml setup.py README.md LICENSE /source/
 COPY contract /source/contract
 COPY migrations /source/migrations
 COPY producer /source/producer

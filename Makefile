@@ -25,8 +25,10 @@ FAULTS ?=
 # A stamp names what it stands for, so a changed lock (or a moved folder, whose scripts would
 # point to the old one) has none. It is made last: an interrupted set-up has none either.
 digest = $(shell { pwd; cat $(1); } | cksum | tr -s ' ' -)
+# In C, where there is a compiler; see setup.py.
+EXTENSION := resnext/picture/_resample
 ENVIRONMENT := .venv/.environment-$(call digest,requirements/uv.txt requirements/dev.txt)
-PROJECT := .venv/.project-$(call digest,pyproject.toml)
+PROJECT := .venv/.project-$(call digest,pyproject.toml setup.py $(wildcard $(EXTENSION)*.[ch]))
 FUZZER := .venv/.fuzzer-$(call digest,requirements/fuzz.txt)
 PEERS := .venv/.peers-$(call digest,requirements/bench.txt)
 AUDIT := .venv/audit-$(call digest,requirements/pip-audit.txt)
@@ -47,7 +49,8 @@ test: setup ## run all tests
 	@$(BIN)/python -m pytest $(TESTS)
 
 .PHONY: fuzz
-fuzz: $(FUZZER) ## mutate images and decode them, for MINUTES=30; what the decoders cannot bear is kept
+fuzz: $(FUZZER) ## mutate images and decode them, for MINUTES=30, after the resampler; what they cannot bear is kept
+	@$(BIN)/python -m tests.fuzz.resampler --minutes $$(awk 'BEGIN { print $(MINUTES) / 10 }')
 	@$(BIN)/python -m tests.fuzz.run --minutes $(MINUTES)
 
 .PHONY: lint
@@ -109,7 +112,7 @@ LOCK := $(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --gene
 
 .PHONY: clean
 clean: ## remove .venv and every cache
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis $(EXTENSION).*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # From the beginning each time: what a broken-off installation left is not worth trusting.
@@ -124,6 +127,7 @@ $(ENVIRONMENT):
 
 # Its build needs setuptools, which the lock pins: no isolation, so nothing unpinned is fetched.
 $(PROJECT): $(ENVIRONMENT)
+	@rm -f $(EXTENSION).*.so
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 

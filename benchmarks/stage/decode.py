@@ -5,8 +5,9 @@
 One core, CPU time, each route in turn in every round, after one that does not count. The fast
 route is then held against the exact one: how far pixels lie apart, and how often the network
 names the same class, and the same five. The reference is torchvision's `Resize` and `CenterCrop`
-on Pillow's picture. Where CUDA is there, so are nvJPEG and the device's own resize, in batches: by
-the clock, since the device computes beside the core.
+on Pillow's picture. Then the resize and crop of a decoded picture alone, by each way to do it
+that gives the same bits. Where CUDA is there, so are nvJPEG and the device's own resize, in
+batches: by the clock, since the device computes beside the core.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +33,9 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from resnext import load_classifier
+from resnext.picture import preprocess
 from resnext.picture.decode import DecodeLimits, Route, decode
+from resnext.picture.preprocess import resize_and_crop
 from resnext.picture.resample import Pixels
 from resnext.spec.catalogue import find_spec
 
@@ -57,6 +61,7 @@ def main() -> None:
         "fast": partial(by, route="fast"),
     }
     print_times(measure(routes, bodies, chosen.rounds))
+    print_times(measure_resizing(bodies, chosen.rounds))
     exact, fast = ([route(body) for body in bodies] for route in list(routes.values())[1:])
     same = sum(np.array_equal(reference(b), e) for b, e in zip(bodies, exact, strict=True))
     console.print(f"exact: {same} of {len(bodies)} are the reference's, to the bit")
@@ -104,6 +109,68 @@ def measure(
             if turn:
                 found[name].append((time.thread_time() - began) / len(bodies) * 1000)
     return found
+
+
+def measure_resizing(bodies: list[bytes], rounds: int) -> dict[str, list[float]]:
+    """CPU milliseconds an image from Pillow's picture to the crop. The ways take turns to be the
+    first, which finds the picture in no cache.
+    """
+    ways = resizing_ways()
+    names = [*ways]
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in track(range(rounds + 1), "resizing", console=console, transient=True):
+        taken = dict.fromkeys(ways, 0.0)
+        for number, body in enumerate(bodies):
+            image = Image.open(io.BytesIO(body)).convert("RGB")
+            expected = np.asarray(_TRANSFORMS(image))
+            for name in sorted(names, key=lambda name: (names.index(name) + number) % len(names)):
+                began = time.thread_time()
+                pixels = ways[name](image)
+                taken[name] += time.thread_time() - began
+                assert np.array_equal(pixels, expected), name
+        if turn:
+            for name, seconds in taken.items():
+                found[name].append(seconds / len(bodies) * 1000)
+    return found
+
+
+def resizing_ways() -> dict[str, Callable[[Image.Image], Pixels]]:
+    native = preprocess.native
+    ours = partial(resize_and_crop, preprocessing=PREPROCESSING)
+    ways: dict[str, Callable[[Image.Image], Pixels]] = {
+        "torchvision's transforms on Pillow": lambda image: np.asarray(_TRANSFORMS(image)),
+        "ours without the extension": partial(with_instead, preprocess, "native", None, ours),
+    }
+    if native is None:
+        console.print("in C: not measured: the extension is not built")
+        return ways
+    borrowed = native._borrowed
+
+    def by_strips(image: Image.Image) -> Pixels:
+        part = lambda one: None if one is image else borrowed(one)  # noqa: E731
+        return with_instead(native, "_borrowed", part, ours, image)
+
+    def by_copy(image: Image.Image) -> Pixels:
+        copied = lambda one: np.asarray(one.convert("RGBX"))  # noqa: E731
+        return with_instead(native, "_borrowed", copied, ours, image)
+
+    return ways | {
+        "in C, out of a copy": by_copy,
+        "in C, out of copied strips": by_strips,
+        "in C, out of Pillow's memory": ours,
+    }
+
+
+def with_instead(
+    of: Any, name: str, instead: object, work: Callable[..., Pixels], *arguments: object
+) -> Pixels:
+    """What `work` gives with something else under this name of a module."""
+    before = getattr(of, name)
+    setattr(of, name, instead)
+    try:
+        return work(*arguments)
+    finally:
+        setattr(of, name, before)
 
 
 def print_times(found: dict[str, list[float]]) -> None:

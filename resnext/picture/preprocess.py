@@ -1,9 +1,9 @@
 """From a decoded picture of any kind to the square of pixels that the network sees.
 
 A loader process calls `to_rgb`, then `resize_and_crop`; normalising is the classifier's, on
-its device. numpy and Pillow alone: no torch in a loader. Equal to the bit with torchvision's
-`Resize` and `CenterCrop` on a Pillow image. An EXIF orientation is ignored here, as there; see
-`orientation`.
+its device. No torch in a loader: `native` resizes where the extension in C is built, and Pillow
+or numpy elsewhere. Equal to the bit with torchvision's `Resize` and `CenterCrop` on a Pillow
+image. An EXIF orientation is ignored here, as there; see `orientation`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,13 @@ from PIL import Image, ImageCms
 
 from resnext.picture.resample import Pixels, resample_window, vertical_first
 
-# Pictures whose resized long side is more than this many crops long go through
-# `resample_window`, which computes the crop alone, and from here on is the faster of the two.
+try:
+    from resnext.picture import native
+except ImportError:  # no C compiler where this was installed
+    native = None  # type: ignore[assignment]
+
+# Without the extension, pictures whose resized long side is more than this many crops long go
+# through `resample_window`. It computes the crop alone, and from here on is faster than Pillow.
 # Pillow's own code takes time and memory with the resized picture, which has no bound: a
 # 3 KB JPEG of 10000x1 becomes 2,560,000x256 pixels. Both give the same bits.
 LONGEST_IN_CROPS: Final = 6
@@ -122,7 +127,9 @@ def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     left, right = _window(width, crop)
     top, bottom = _window(height, crop)
     box = (left, top, right, bottom)
-    if max(width, height) > LONGEST_IN_CROPS * crop:
+    if native is not None:
+        pixels = native.resample_window(image, (width, height), box, preprocessing.interpolation)
+    elif max(width, height) > LONGEST_IN_CROPS * crop:
         pixels = resample_window(image, (width, height), box, preprocessing.interpolation)
     else:
         pixels = np.asarray(_resize_window(image, (width, height), box, preprocessing))

@@ -1,9 +1,9 @@
 """Pillow's resampling of 8-bit pictures, for a window of the result alone.
 
-`preprocess` calls it for pictures so long and thin that the resized picture would be many
-times the crop: a 3 KB JPEG of 10000x1 would become 2,560,000x256 pixels. Equal to Pillow to
-the bit: this is `libImaging/Resample.c` (`precompute_coeffs`, `normalize_coeffs_8bpc`,
-`ImagingResampleHorizontal_8bpc`, `ImagingResampleVertical_8bpc`) in numpy.
+Where `native` is not built, `preprocess` calls it for pictures so long and thin that the resized
+picture would be many times the crop: a 3 KB JPEG of 10000x1 would become 2,560,000x256 pixels.
+Equal to Pillow to the bit: this is `libImaging/Resample.c` (`precompute_coeffs`,
+`normalize_coeffs_8bpc`, `ImagingResampleHorizontal_8bpc`, `ImagingResampleVertical_8bpc`) in numpy.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.pictures.sanitized import find_compiler
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -111,25 +114,39 @@ def package_files() -> set[str]:
         path.parent for path in ROOT.glob("*/__init__.py") if path.parent.name not in NOT_PACKED
     ]
     paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(ROOT).as_posix() for path in paths if "__pycache__" not in path.parts}
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in paths
+        if "__pycache__" not in path.parts and path.suffix != ".so"
+    }
 
 
-def test_the_wheel_holds_every_file_of_every_package(tmp_path) -> None:
-    source = tmp_path / "source"
-    for name in (*package_files(), "pyproject.toml", "README.md", "LICENSE"):
+def wheel_of(source: Path, **environment: str) -> zipfile.ZipFile:
+    """Built of a copy of this project."""
+    for name in (*package_files(), "pyproject.toml", "setup.py", "README.md", "LICENSE"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
     program = "import sys; from setuptools import build_meta as b; b.build_wheel(sys.argv[1])"
     built = subprocess.run(
-        [sys.executable, "-c", program, tmp_path],
+        [sys.executable, "-c", program, source],
         cwd=source,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+    (wheel,) = source.glob("*.whl")
+    return zipfile.ZipFile(wheel)
+
+
+@pytest.mark.parametrize("compiler", [find_compiler(), "/no/compiler"])
+def test_the_wheel_holds_every_file_of_every_package(compiler, tmp_path) -> None:
+    """The extension too, where there is a compiler."""
+    names = wheel_of(tmp_path, CC=compiler or "cc").namelist()
     packed = {name for name in names if ".dist-info/" not in name}
-    assert packed == package_files()
+    extension = {name for name in packed if name.endswith(".so")}
+    built = {"resnext/picture/_resample.abi3.so"}
+    assert extension == (built if compiler and Path(compiler).exists() else set())
+    assert packed - extension == package_files()
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -9,10 +9,13 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from PIL import features
 
 from contract.check import Check, State, guarded
 from contract.cores import usable_cores
@@ -37,7 +40,8 @@ COMPILERS: Final = ("c++", "g++", "clang++", "cc", "gcc", "clang")
 def check_model(settings: Settings) -> Iterator[Check]:
     """Each check as soon as it is known."""
     yield from guarded("sandbox", lambda: _protections(settings), within_s=PATIENCE_S)
-    yield from guarded("decoders", _decoders)
+    yield from guarded("decoders", lambda: _decoders(settings))
+    yield from guarded("resampler", _resampler)
     yield from guarded("object stores", lambda: _object_stores(settings))
     yield from guarded("device", lambda: _computing(settings), within_s=PATIENCE_S)
     yield from guarded("model", lambda: _served(settings), within_s=PATIENCE_S)
@@ -57,13 +61,32 @@ def _protections(settings: Settings) -> Iterator[Check]:
         yield Check("sandbox", state, str(found), found.advice)
 
 
-def _decoders() -> Iterator[Check]:
+def _decoders(settings: Settings) -> Iterator[Check]:
     found = version("pillow")
-    if int(found.partition(".")[0]) >= OLDEST_PILLOW:
-        yield Check("decoders", "ok", f"Pillow {found}")
-    else:
+    if int(found.partition(".")[0]) < OLDEST_PILLOW:
         advice = f"Its decoders have known holes: pip install 'pillow>={OLDEST_PILLOW}'"
         yield Check("decoders", "failure", f"Pillow {found}", advice)
+        return
+    turbo = features.version_feature("libjpeg_turbo")
+    jpegs = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version_codec('jpg')}"
+    found = f"Pillow {found}, JPEGs by its {jpegs}"
+    if settings.decode == "fast":
+        found = f"{found}; {PREFIX}DECODE=fast: usual JPEGs by torchvision {version('torchvision')}"
+    yield Check("decoders", "ok", found)
+
+
+def _resampler() -> Iterator[Check]:
+    """Of the extension alone: the pixels are the same without it."""
+    try:
+        import_module("resnext.picture._resample")
+    except ImportError as error:
+        found = f"Pillow resizes, which takes longer; there is no extension in C: {error}"
+        advice = (
+            "Install a C compiler (Debian: apt install gcc python3-dev), then this project anew."
+        )
+        yield Check("resampler", "warning", found, advice)
+    else:
+        yield Check("resampler", "ok", "the extension in C resizes")
 
 
 def _object_stores(settings: Settings) -> Iterator[Check]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -266,6 +267,9 @@ def test_every_known_model_is_told_with_licence_and_hash(cache: Path) -> None:
     assert nvidia.advice.startswith("The first use downloads it from https://api.ngc.nvidia.com/")
     facebook = weights(checks, "resnext101_32x4d.fb_swsl_ig1b_ft_in1k/timm")
     assert "not for commercial use" in facebook.found
+    assert re.fullmatch(
+        r"Pillow [\d.]+, JPEGs by its libjpeg-turbo [\d.]+", found["decoders"].found
+    )
     damaged = weights(checks, "resnext50_32x4d/torchvision")
     assert damaged.state == "warning"
     assert hashlib.sha256(b"damaged").hexdigest() in damaged.found
@@ -289,6 +293,22 @@ def test_what_guards_the_loaders_is_told(tmp_path: Path, monkeypatch) -> None:
     assert "hunter2" not in stores
     required = by_name(check_model(settings.model_copy(update={"sandbox": "required"})))
     assert required["sandbox"].state == "failure"
+
+
+def test_the_resampler_is_told_and_what_is_lost_without_it(cache: Path, monkeypatch) -> None:
+    pytest.importorskip("resnext.picture._resample")
+    settings = Settings(cache=cache, device="cpu", decode="fast")
+    found = by_name(check_model(settings))
+    assert (found["resampler"].state, found["resampler"].found) == (
+        "ok",
+        "the extension in C resizes",
+    )
+    assert "RESNEXT_DECODE=fast: usual JPEGs by torchvision " in found["decoders"].found
+    monkeypatch.setitem(sys.modules, "resnext.picture._resample", None)
+    missing = by_name(check_model(settings))["resampler"]
+    assert missing.state == "warning"
+    assert "there is no extension in C" in missing.found
+    assert "Install a C compiler" in missing.advice
 
 
 def test_weights_in_use_that_are_damaged_are_a_failure(cache: Path) -> None:

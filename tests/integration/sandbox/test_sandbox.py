@@ -253,6 +253,13 @@ def test_every_format_is_decoded_inside(tmp_path: Path) -> None:
     assert answers == dict.fromkeys([path.name for path in paths] + [lab.name])
 
 
+def test_the_resampler_in_c_is_loaded_inside(tmp_path: Path) -> None:
+    """If it could not be read there, Pillow would resize, and only the time would show it."""
+    pytest.importorskip("resnext.picture._resample")
+    done = inside(tmp_path, "from resnext.picture import preprocess; print(preprocess.native)")
+    assert done.stdout.startswith("<module 'resnext.picture.native'"), done.stderr
+
+
 def test_names_are_resolved_inside() -> None:
     pool = Pool(Settings(loaders=1, fetch_allow=(LOOPBACK, "::1")))
     pool.inner.start()

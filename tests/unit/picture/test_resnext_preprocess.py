@@ -37,12 +37,21 @@ def torchvisions(image: Image.Image, wanted: Preprocessing) -> np.ndarray:
     return np.asarray(Compose([Resize(wanted.resize, mode), CenterCrop(wanted.crop)])(image))
 
 
+WAYS = ["C", "Pillow", "numpy"]
+
+
+def choose(way: str, patch: pytest.MonkeyPatch) -> None:
+    """Without the extension, C is what preprocessing chooses by itself."""
+    if way != "C":
+        patch.setattr(preprocess, "native", None)
+        longest = preprocess.LONGEST_IN_CROPS if way == "Pillow" else 0
+        patch.setattr(preprocess, "LONGEST_IN_CROPS", longest)
+
+
 @pytest.mark.parametrize("size", SHAPES, ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("longest_in_crops", [preprocess.LONGEST_IN_CROPS, 0])
-def test_every_shape_is_cropped_as_torchvision_does_to_the_bit(
-    size, longest_in_crops, monkeypatch
-) -> None:
-    monkeypatch.setattr(preprocess, "LONGEST_IN_CROPS", longest_in_crops)
+@pytest.mark.parametrize("way", WAYS)
+def test_every_shape_is_cropped_as_torchvision_does_to_the_bit(size, way, monkeypatch) -> None:
+    choose(way, monkeypatch)
     image = noise(*size)
     assert np.array_equal(torchvisions(image, IMAGENET), resize_and_crop(image, IMAGENET))
 
@@ -53,20 +62,22 @@ def test_every_shape_is_cropped_as_torchvision_does_to_the_bit(
     height=st.integers(1, 700),
     resize_and_crop_to=st.tuples(st.integers(16, 300), st.integers(16, 300)),
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
-    longest_in_crops=st.sampled_from([preprocess.LONGEST_IN_CROPS, 0]),
+    way=st.sampled_from(WAYS),
 )
 def test_any_resize_and_crop_equals_torchvisions_padding_included(
-    width, height, resize_and_crop_to, interpolation, longest_in_crops
+    width, height, resize_and_crop_to, interpolation, way
 ) -> None:
     wanted = Preprocessing(*resize_and_crop_to, interpolation, IMAGENET.mean, IMAGENET.std)
     image = noise(width, height)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preprocess, "LONGEST_IN_CROPS", longest_in_crops)
+        choose(way, patch)
         assert np.array_equal(torchvisions(image, wanted), resize_and_crop(image, wanted))
 
 
 @pytest.mark.parametrize("size", [(10_000, 1), (1, 10_000), (1_000_000, 2)])
-def test_a_picture_of_extreme_shape_costs_a_few_megabytes(size) -> None:
+@pytest.mark.parametrize("way", ["C", "Pillow"])
+def test_a_picture_of_extreme_shape_costs_a_few_megabytes(size, way, monkeypatch) -> None:
+    choose(way, monkeypatch)
     image = Image.new("RGB", size, "red")
     tracemalloc.start()
     pixels = resize_and_crop(image, IMAGENET)

@@ -1,0 +1,61 @@
+"""Fuzzes the resampler in C under sanitizers: `make fuzz` does it before it fuzzes the decoders.
+
+    python -m tests.fuzz.resampler --minutes 3 [--seed N [--cases 1]]
+
+Each case is made from a number (`tests.pictures.resampling`). What a sanitizer finds, or what
+differs from Pillow, ends the run with exit status 1 and the command that replays it. Where the
+compiler has no sanitizers, it says so and checks the results alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.pictures.resampling import run_case
+from tests.pictures.sanitized import NoSanitizersError, Run, build, run
+
+MOST_CASES = 2**31
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--minutes", type=float, default=3)
+    arguments.add_argument("--seed", type=int, help="of the first case; by default a random one")
+    arguments.add_argument("--cases", type=int, default=MOST_CASES, help="at most so many")
+    chosen = arguments.parse_args()
+    seed = random.randrange(2**40) if chosen.seed is None else chosen.seed
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            sanitized = build(Path(folder))
+        except NoSanitizersError as error:
+            print(f"The resampler runs without sanitizers: {error}", flush=True)
+            done = run_here(seed, chosen.cases, 60 * chosen.minutes)
+        else:
+            done = run(sanitized, seed=seed, cases=chosen.cases, seconds=60 * chosen.minutes)
+    print(f"The resampler: {done.cases:,} cases from {seed} on")
+    if done.status == 0:
+        return 0
+    replay = f"{sys.executable} -m tests.fuzz.resampler --seed {done.last_seed} --cases 1"
+    print(f"{done.output}\nfound: case {done.last_seed}\n  replay: {replay}")
+    return 1
+
+
+def run_here(seed: int, cases: int, seconds: float) -> Run:
+    ends_at = time.monotonic() + seconds
+    case = seed
+    while case < seed + cases and time.monotonic() < ends_at:
+        try:
+            run_case(case)
+        except AssertionError as error:
+            return Run(1, case - seed + 1, case, repr(error))
+        case += 1
+    return Run(0, case - seed, case, "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
