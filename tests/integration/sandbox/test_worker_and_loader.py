@@ -216,7 +216,7 @@ def test_threads_are_counted_as_the_kernel_does() -> None:
 
 def test_a_loader_that_writes_without_end_fills_no_log(tmp_path: Path, monkeypatch, caplog) -> None:
     monkeypatch.setattr(loader_log, "MOST_LINES", 20)
-    program = "import os\nfor n in range(5000): os.write(2, b'line %d\\n' % n)"
+    program = "import os\nfor n in range(5000): os.write(2, b'\\x1b[%dm\\n' % n)"
     monkeypatch.setenv("PYTHONPATH", plant(tmp_path, program)["PLANTED"])
     pool = Pool(Settings(loaders=1, file_roots=(GOOD.parent,)))
     pool.inner.start()
@@ -227,4 +227,5 @@ def test_a_loader_that_writes_without_end_fills_no_log(tmp_path: Path, monkeypat
         pool.inner.close()
     lines = [r.getMessage() for r in caplog.records if r.name == loader_log.__name__]
     assert len(lines) == 21
+    assert lines[0].endswith(r": \x1b[0m")
     assert lines[-1] == "Loaders write more than 20 lines within 60 s; the rest is dropped."
