@@ -99,16 +99,20 @@ def _threads(fetches: int) -> int:
     return OWN_THREADS + 1 + THREADS_A_FETCH * fetches
 
 
-def limits_of_threads() -> Iterator[Limit]:
-    """Those that hold for this process. A process counts as its threads."""
-    for folder in folders_of("pids"):
+def limits_of_threads(root: Path = Path("/")) -> Iterator[Limit]:
+    """Those that hold for this process. A process counts as its threads.
+
+    Args:
+        root: of the file system.
+    """
+    for folder in folders_of("pids", root):
         most, used = words_of(folder / "pids.max"), words_of(folder / "pids.current")
         if most and used and most[0].isdecimal():
             yield Limit(f"pids.max in {folder}", int(most[0]), int(used[0]))
     most_of_user, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     user = os.getuid()
     if user != _ROOT and most_of_user != resource.RLIM_INFINITY:
-        used_by_user = sum(_threads_of(user))
+        used_by_user = sum(_threads_of(user, root))
         yield Limit(f"`ulimit -u` of user {user}", most_of_user, used_by_user)
 
 
@@ -137,9 +141,9 @@ def naming_limits() -> Iterator[None]:
         ) from error
 
 
-def _threads_of(user: int) -> Iterator[int]:
+def _threads_of(user: int, root: Path) -> Iterator[int]:
     """Threads of each process of this user, as `ulimit -u` counts them."""
-    for path in Path("/proc").glob("[0-9]*/status"):
+    for path in (root / "proc").glob("[0-9]*/status"):
         try:
             lines = dict(line.split(":", 1) for line in path.read_text().splitlines())
             if int(lines["Uid"].split()[0]) == user:
