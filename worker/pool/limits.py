@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 RESERVED_THREADS: Final = 64
 # A loader that fetches fewer images at once is not worth its process.
 FEWEST_FETCHES: Final = 4
+ADVICE: Final = (
+    "Raise this limit, or lower RESNEXT_LOADERS and RESNEXT_FETCHES_PER_LOADER to what there is."
+)
 _ROOT: Final = 0
 _NO_MORE_THREADS: Final = "can't start new thread"  # as Python says it
 
@@ -58,24 +61,32 @@ def fitted(settings: Settings) -> Settings:
     """The settings with as many loaders and fetches as the limits permit. If these are fewer, one
     warning names the limits.
     """
-    wanted = share = Share(settings.loaders, settings.fetches_per_loader)
-    met = []
-    for limit in limits_of_threads():
-        fewer = fit_threads(share, limit)
-        met += [limit] * (fewer != share)
-        share = fewer
-    limit = limit_of_descriptors()
-    fewer = fit_descriptors(share, limit)
-    met += [limit] * (fewer != share)
+    share, met = permitted_share(settings)
     if not met:
         return settings
-    log.warning(
-        "Fewer images are fetched at once, by %d loaders with %d fetches each instead of %d with "
-        "%d: %s. Raise this limit, or lower RESNEXT_LOADERS and RESNEXT_FETCHES_PER_LOADER.",
-        *(*fewer, *wanted, "; ".join(map(str, met))),
-    )
+    log.warning("Fewer images are fetched at once: %s. %s", told(settings, share, met), ADVICE)
     return settings.model_copy(
-        update={"loaders": fewer.loaders, "fetches_per_loader": fewer.fetches}
+        update={"loaders": share.loaders, "fetches_per_loader": share.fetches}
+    )
+
+
+def permitted_share(settings: Settings) -> tuple[Share, list[Limit]]:
+    """What the limits permit, and those of them that permit less than the settings want."""
+    share, met = Share(settings.loaders, settings.fetches_per_loader), []
+    for limit in limits_of_threads():
+        before, share = share, fit_threads(share, limit)
+        met += [limit] * (share != before)
+    limit = limit_of_descriptors()
+    before, share = share, fit_descriptors(share, limit)
+    met += [limit] * (share != before)
+    return share, met
+
+
+def told(settings: Settings, share: Share, met: Iterable[Limit]) -> str:
+    """For a person: what is started, what was wanted, and the limits."""
+    return (
+        f"{share.loaders} loaders with {share.fetches} fetches each instead of {settings.loaders} "
+        f"with {settings.fetches_per_loader}, since {'; '.join(map(str, met))}"
     )
 
 

@@ -32,6 +32,7 @@ from tests.integration.dispatching import (
 )
 from worker.commands.doctor import check_model
 from worker.loader.sandbox.protections import Protections
+from worker.pool.limits import Limit
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
 TORCHVISION = "resnext50_32x4d-1a0047aa.pth"
@@ -276,6 +277,17 @@ def test_what_guards_the_loaders_is_told(tmp_path: Path, monkeypatch) -> None:
     assert "hunter2" not in stores
     required = by_name(check_model(settings.model_copy(update={"sandbox": "required"})))
     assert required["sandbox"].state == "failure"
+
+
+def test_a_limit_that_permits_fewer_fetches_is_told(tmp_path: Path, monkeypatch) -> None:
+    settings = Settings(cache=tmp_path, device="cpu", loaders=2)
+    assert by_name(check_model(settings))["limits"].state == "ok"
+    pids = Limit("pids.max in /a", 300, 20)
+    monkeypatch.setattr("worker.pool.limits.limits_of_threads", lambda: iter([pids]))
+    limits = by_name(check_model(settings))["limits"]
+    assert limits.state == "warning"
+    assert "pids.max in /a is 300, of which 20 are in use" in limits.found
+    assert "RESNEXT_LOADERS" in limits.advice
 
 
 def test_weights_in_use_that_are_damaged_are_a_failure(cache: Path) -> None:
