@@ -4,8 +4,8 @@
 
 The bytes are a packet of a loader, which a decoder that was taken over may have written, and one of
 a worker. What is unpacked must be an answer that a table and a terminal can take, and come out
-again as it went in; all else must be `BadRecord`. Another error ends the fuzzer, and libFuzzer keeps
-the packet; given that file, it replays it.
+again as it went in; all else must be `BadRecord`. Another error ends the fuzzer, and libFuzzer
+keeps the packet; given that file, it replays it.
 """
 
 from __future__ import annotations
