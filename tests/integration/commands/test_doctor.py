@@ -234,6 +234,15 @@ def test_a_check_that_hangs_is_given_up(request) -> None:
     assert (check.state, check.found) == ("failure", "no answer within 0 s")
 
 
+def test_a_check_that_finds_no_thread_is_a_failure_and_no_traceback(monkeypatch) -> None:
+    def start(_: object) -> None:
+        raise RuntimeError("can't start new thread")  # as Python does
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    (check,) = guarded("server", list)
+    assert (check.state, check.found) == ("failure", "not looked at: can't start new thread")
+
+
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     """One with a file that is not what its name says."""
