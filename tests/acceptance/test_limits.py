@@ -19,7 +19,6 @@ from tests.servers.sites import picture
 
 LIMITED = Path(__file__).parents[1] / "doubles" / "limited.py"
 NOBODYS = 54_321  # a user without processes
-UNLIMITED = 100_000
 CGROUPS = Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")
 HOSTS, OF_EACH = 32, 36
 SLOW_S = 0.3
@@ -124,7 +123,7 @@ needs_root = pytest.mark.skipif(
 @needs_root
 def test_under_a_limit_of_the_users_threads_every_image_has_its_line(tmp_path: Path, uris) -> None:
     os.chown(tmp_path, NOBODYS, NOBODYS)
-    limits = (str(NOBODYS), "300", str(UNLIMITED))
+    limits = (str(NOBODYS), "300")
     found, log = classify(tmp_path, uris, sys.executable, str(LIMITED), *limits)
     assert found == expected(uris)
     assert len(warnings(log, "`ulimit -u` of user 54321 is 300")) == 1, log
@@ -152,7 +151,7 @@ def test_where_no_loader_is_permitted_the_limit_is_named(tmp_path: Path) -> None
     os.chown(tmp_path, NOBODYS, NOBODYS)
     done = subprocess.run(
         [
-            *(sys.executable, LIMITED, str(NOBODYS), "4", str(UNLIMITED)),
+            *(sys.executable, LIMITED, str(NOBODYS), "4"),
             *(RESNEXTQ, "classify", "http://127.0.0.1/1", "http://127.0.0.1/2"),
         ],
         env=environment(tmp_path, RESNEXT_MODEL="resnext29_cifar10"),

@@ -1,7 +1,7 @@
-"""Starts a command as another user with limits: `limited.py USER THREADS DESCRIPTORS COMMAND...`.
+"""Starts a command as another user with a limit of threads: `limited.py USER THREADS COMMAND...`.
 
 It takes root. The command may still read all files, since Python may lie in root's own folder; that
-is no right to go beyond a limit.
+is no right to go beyond the limit.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ VERSION_3 = 0x20080522
 CAP_DAC_READ_SEARCH = 2
 
 
-def main(user: int, threads: int, descriptors: int, command: list[str]) -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+def main(user: int, threads: int, command: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_NPROC, (threads, threads))
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
@@ -33,4 +32,4 @@ def main(user: int, threads: int, descriptors: int, command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]), sys.argv[4:])
+    main(*map(int, sys.argv[1:3]), sys.argv[3:])

@@ -46,7 +46,8 @@ class Limit:
     used: int
 
     def __str__(self) -> str:
-        return f"{self.name} is {self.most}, of which {self.used} are in use"
+        in_use = f", of which {self.used} are in use" if self.used else ""
+        return f"{self.name} is {self.most}{in_use}"
 
 
 class Share(NamedTuple):
@@ -131,7 +132,7 @@ def limit_of_descriptors() -> Limit:
     """Of each process; loaders raise their own to the hard limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = most == resource.RLIM_INFINITY
-    return Limit("`ulimit -n`", MOST_DESCRIPTORS if unlimited else most, OWN_DESCRIPTORS)
+    return Limit("`ulimit -n`", MOST_DESCRIPTORS if unlimited else most, 0)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -221,7 +222,6 @@ def test_a_variable_that_is_no_setting_is_told_the_nearest(monkeypatch) -> None:
 
 
 def test_a_check_that_hangs_is_given_up(request) -> None:
-    import threading
 
     over = threading.Event()
     request.addfinalizer(over.set)

@@ -50,9 +50,9 @@ def test_fetches_go_before_loaders() -> None:
 
 
 def test_descriptors_bound_what_each_loader_fetches() -> None:
-    assert fit_descriptors(Share(4, 512), Limit("ulimit -n", 256, 40)) == Share(4, 72)
-    assert fit_descriptors(Share(4, 512), Limit("ulimit -n", 16_384, 40)) == Share(4, 512)
-    assert fit_descriptors(Share(4, 512), Limit("ulimit -n", 20, 40)) == Share(4, 1)
+    assert fit_descriptors(Share(4, 512), Limit("ulimit -n", 256, 0)) == Share(4, 72)
+    assert fit_descriptors(Share(4, 512), Limit("ulimit -n", 16_384, 0)) == Share(4, 512)
+    assert fit_descriptors(Share(4, 512), Limit("ulimit -n", 20, 0)) == Share(4, 1)
 
 
 def make_root(root: Path, group: str, mounts: str, **files: str) -> Path:
@@ -109,7 +109,7 @@ def test_a_user_is_limited_by_the_threads_of_all_his_processes(tmp_path: Path, a
 def test_one_warning_names_every_limit_that_was_met(monkeypatch, caplog) -> None:
     pids = Limit("pids.max in /a", 300, 20)
     monkeypatch.setattr(limits, "limits_of_threads", lambda: iter([pids]))
-    monkeypatch.setattr(limits, "limit_of_descriptors", lambda: Limit("`ulimit -n`", 100, 40))
+    monkeypatch.setattr(limits, "limit_of_descriptors", lambda: Limit("`ulimit -n`", 100, 0))
     found = fitted(Settings(loaders=2, fetches_per_loader=512))
     assert (found.loaders, found.fetches_per_loader) == (2, 20)
     (record,) = caplog.records
