@@ -23,8 +23,10 @@ from tests.pools import Pool
 def running(**settings: Any) -> Iterator[Pool]:
     pool = Pool(Settings(file_roots=(GOOD.parent,), **settings))
     pool.inner.start()
-    yield pool
-    pool.inner.close()
+    try:
+        yield pool
+    finally:
+        pool.inner.close()
 
 
 def fail_from(monkeypatch, first: int) -> None:
