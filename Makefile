@@ -15,8 +15,9 @@ TESTS ?=
 # Tar files for the benchmarks that want them: of photographs, and of CIFAR-10's test images.
 PHOTOGRAPHS ?=
 CIFAR10_TEST ?=
-# How long `make fuzz` runs.
+# How long `make fuzz` runs: with images, and before that with packets between worker and loaders.
 MINUTES ?= 30
+WIRE_SECONDS ?= 60
 # Rows of `make bench-pipeline`; empty: all of them.
 ROWS ?=
 # Rows of `make chaos`, by the names in tests/chaos/rows.py; empty: all of them.
@@ -49,7 +50,10 @@ test: setup ## run all tests
 	@$(BIN)/python -m pytest $(TESTS)
 
 .PHONY: fuzz
-fuzz: $(FUZZER) ## mutate images and decode them, for MINUTES=30, after the resampler; what they cannot bear is kept
+fuzz: $(FUZZER) ## mutate packets for WIRE_SECONDS=60, the resampler, then images for MINUTES=30; what fails is kept
+	@mkdir -p build/fuzz
+	@$(BIN)/python -m tests.fuzz.wire -verbosity=0 -max_total_time=$(WIRE_SECONDS) \
+		-artifact_prefix=build/fuzz/wire-
 	@$(BIN)/python -m tests.fuzz.resampler --minutes $$(awk 'BEGIN { print $(MINUTES) / 10 }')
 	@$(BIN)/python -m tests.fuzz.run --minutes $(MINUTES)
 

@@ -35,7 +35,12 @@ def guarded(
     """What `look` gives; a failure of that name in place of what it raises, or if it hangs."""
     found: list[Check] = []
     thread = threading.Thread(target=lambda: found.extend(_look(name, look)), daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        advice = "Raise the limit of processes and threads (`ulimit -u`, the container's own)."
+        yield Check(name, "failure", f"not looked at: {error}", advice)
+        return
     thread.join(within_s)
     if thread.is_alive():
         advice = "Something that it asks hangs: the network, a name server, or a file server."

@@ -36,6 +36,7 @@ from worker.loader.sandbox.protections import tell_protections
 from worker.metrics.exporter import WorkerCollector, exporting
 from worker.metrics.stages import Metrics
 from worker.pool.host_rate import HostRate
+from worker.pool.limits import naming_limits
 from worker.pool.pool import LoaderPool
 from worker.process.celery_worker import CeleryWorker, configure_logging
 from worker.process.database import connect
@@ -73,10 +74,12 @@ def run_worker(settings: Settings, name: str | None = None) -> None:
         loaders = LoaderPool(
             settings, find_model(settings).preprocessing, rate=_host_rate(settings, app)
         )
-        loaders.start()
         try:
-            tell_protections(settings)
-            serve(settings, engine, app, loaders, load_classifier(settings), registry, name=name)
+            with naming_limits():
+                loaders.start()
+                tell_protections(settings)
+                classifier = load_classifier(settings)
+                serve(settings, engine, app, loaders, classifier, registry, name=name)
         finally:
             loaders.close()
             engine.dispose()

@@ -1,24 +1,33 @@
-"""What somebody would try who has taken a loader over; prints what became of each.
+"""What somebody would try who has taken a loader over; prints a line for each attempt.
 
-Started by tests/integration/sandbox/test_sandbox.py, inside a loader and, to see that it works,
-outside, as `intruder.py FOLDER`: there is a `secret` in it, and the socket of a `server`.
+Started by tests/integration/sandbox, inside a loader and, to see that it works, outside, as
+`intruder.py FOLDER [ATTEMPT...]`: there is a `secret` in it, and the socket of a `server`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
-import json
 import os
 import resource
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+# <linux/prctl.h>, <linux/fanotify.h>, <linux/ipc.h>
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
+FAN_REPORT_FID = 0x200
+IPC_PRIVATE, IPC_RMID = 0, 0
+LIBC = ctypes.CDLL(None, use_errno=True)
+# Who is not root has no capability outside either.
+OF_ROOT = {"keep capabilities", "speak ICMP by itself", "read all packets"}
 
 
 def attempts(folder: Path) -> dict[str, Callable[[], object]]:
@@ -56,7 +65,79 @@ def attempts(folder: Path) -> dict[str, Callable[[], object]]:
         "connect to a local server": lambda: connect(folder / "server"),
         "make a pair of sockets": lambda: [end.close() for end in socket.socketpair()],
         "listen on a port": lambda: socket.create_server(("127.0.0.1", 0)).close(),
+        "set an open file's length": lambda: set_length(secret),
+        "reserve space in an open file": lambda: reserve_space(secret),
+        "join another group": lambda: os.setpgid(0, os.getpgid(parent)),
+        "start a session": os.setsid,
+        "live on without the parent": lambda: call("prctl", PR_SET_PDEATHSIG, 0),
+        "let others read its memory": lambda: call("prctl", PR_SET_DUMPABLE, 1),
+        "adopt processes": lambda: call("prctl", PR_SET_CHILD_SUBREAPER, 0),
+        "make memory without a limit": lambda: os.close(os.memfd_create("kept")),
+        "share memory": lambda: made_and_removed("shm", LIBC.shmget(IPC_PRIVATE, 1, 0o600)),
+        "queue messages": lambda: made_and_removed("msg", LIBC.msgget(IPC_PRIVATE, 0o600)),
+        "hold semaphores": lambda: made_and_removed("sem", LIBC.semget(IPC_PRIVATE, 1, 0o600)),
+        "queue messages by a name": queue_by_name,
+        "watch all files": lambda: os.close(call("fanotify_init", FAN_REPORT_FID, os.O_RDONLY)),
+        "keep capabilities": capabilities,
+        "speak ICMP by itself": lambda: open_socket(
+            socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP
+        ),
+        "read all packets": lambda: open_socket(socket.AF_PACKET, socket.SOCK_RAW),
+        "ask about the network": lambda: open_socket(socket.AF_NETLINK, socket.SOCK_DGRAM),
     }
+
+
+def call(function: str, *arguments: int) -> int:
+    return succeed(getattr(LIBC, function)(*map(ctypes.c_ulong, arguments)))
+
+
+def succeed(answer: int) -> int:
+    if answer < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return answer
+
+
+def set_length(path: Path) -> None:
+    descriptor = open_file(path)
+    os.ftruncate(descriptor, os.fstat(descriptor).st_size)
+
+
+def reserve_space(path: Path) -> None:
+    os.posix_fallocate(open_file(path), 0, 1)
+
+
+def open_file(path: Path) -> int:
+    """One that is open already, as a loader has one; else this one."""
+    for descriptor in sorted(int(path.name) for path in Path("/proc/self/fd").iterdir()):
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return descriptor
+        except OSError:
+            continue
+    return os.open(path, os.O_RDWR)
+
+
+def made_and_removed(kind: str, identifier: int) -> None:
+    succeed(identifier)
+    command = [identifier, IPC_RMID, None] if kind != "sem" else [identifier, 0, IPC_RMID]
+    getattr(LIBC, f"{kind}ctl")(*command)
+
+
+def queue_by_name() -> None:
+    name = f"/resnext-{os.getpid()}".encode()
+    flags, mode = os.O_CREAT | os.O_RDWR, 0o600
+    os.close(succeed(LIBC.mq_open(name, flags, mode, None)))
+    LIBC.mq_unlink(name)
+
+
+def capabilities() -> None:
+    lines = Path("/proc/thread-self/status").read_text().splitlines()
+    if not any(int(line.split()[1], 16) for line in lines if line.startswith(("CapPrm", "CapEff"))):
+        raise PermissionError(errno.EPERM, "there are none")
+
+
+def open_socket(family: int, kind: int, protocol: int = 0) -> None:
+    socket.socket(family, kind, protocol).close()
 
 
 def fork() -> None:
@@ -107,10 +188,11 @@ def outcome(attempt: Callable[[], object]) -> str:
     return answers[0]
 
 
-def main(folder: Path) -> None:
-    found = {name: outcome(attempt) for name, attempt in attempts(folder).items()}
-    os.write(2, f"intruder: {json.dumps(found)}\n".encode())
+def main(folder: Path, names: Iterable[str] = ()) -> None:
+    known = attempts(folder)
+    for name in tuple(names) or known:
+        os.write(2, f"intruder: {name}: {outcome(known[name])}\n".encode())
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

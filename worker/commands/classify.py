@@ -27,6 +27,7 @@ from worker.chunk.outcome import Provenance
 from worker.commands.classify_input import ROOM, Entry, Feed, Image
 from worker.loader.sandbox.prctl import PR_SET_DUMPABLE, prctl
 from worker.loader.sandbox.protections import tell_protections
+from worker.pool.limits import naming_limits
 from worker.pool.pool import LoaderPool, LoadFailed
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
@@ -64,7 +65,7 @@ def classify(
         WeightsError, UsageError: see `worker.batch.model`.
         SourceError: the entries cannot be read; the records before are given out.
         UnavailableError: the classifier failed on a batch; the loaders are not as protected as
-            `RESNEXT_SANDBOX` requires.
+            `RESNEXT_SANDBOX` requires; the system permits no loader or no thread.
     """
     # A decoder that was taken over is of the same user, and would read what /proc has of this one.
     prctl(PR_SET_DUMPABLE, 0)
@@ -86,10 +87,11 @@ def classify(
         max_attempts=settings.max_attempts,
         retry_backoff_s=settings.retry_backoff_s,
     )
-    loaders.start()
     try:
-        feed.start()
-        classifier = load_classifier(settings, warm_up=False)
+        with naming_limits():
+            loaders.start()
+            feed.start()
+            classifier = load_classifier(settings, warm_up=False)
         title = title_of(classifier.model, classifier.weights)
         tell(f"licence of {title}: {classifier.licence}")
         max_wait_s = settings.max_batch_wait_ms / 1000
@@ -181,6 +183,7 @@ def _fitting(settings: Settings, images: int | None) -> Settings:
         update={
             "engine": "eager" if settings.engine == "auto" else settings.engine,
             "loaders": min(images, settings.loaders),
+            "fetches_per_loader": min(images, settings.fetches_per_loader),
             "batch_images": min(images, settings.batch_images),
         }
     )

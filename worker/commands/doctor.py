@@ -27,6 +27,7 @@ from resnext.weights.pin import pin_file, read_pin
 from worker.batch.model import find_model, telling_people
 from worker.loader.fetch.object_store import environment
 from worker.loader.sandbox.protections import find_out
+from worker.pool.limits import ADVICE, permitted_share, told
 
 if TYPE_CHECKING:  # torch takes seconds to load
     import torch
@@ -40,6 +41,7 @@ COMPILERS: Final = ("c++", "g++", "clang++", "cc", "gcc", "clang")
 def check_model(settings: Settings) -> Iterator[Check]:
     """Each check as soon as it is known."""
     yield from guarded("sandbox", lambda: _protections(settings), within_s=PATIENCE_S)
+    yield from guarded("limits", lambda: _limits(settings))
     yield from guarded("decoders", lambda: _decoders(settings))
     yield from guarded("resampler", _resampler)
     yield from guarded("object stores", lambda: _object_stores(settings))
@@ -59,6 +61,15 @@ def _protections(settings: Settings) -> Iterator[Check]:
     else:
         state: State = "failure" if settings.sandbox == "required" else "warning"
         yield Check("sandbox", state, str(found), found.advice)
+
+
+def _limits(settings: Settings) -> Iterator[Check]:
+    share, met = permitted_share(settings)
+    if met:
+        yield Check("limits", "warning", told(settings, share, met), ADVICE)
+    else:
+        found = f"{share.loaders} loaders with {share.fetches} fetches each are permitted"
+        yield Check("limits", "ok", found)
 
 
 def _decoders(settings: Settings) -> Iterator[Check]:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from worker.loader.sandbox.prctl import PR_SET_PDEATHSIG, prctl
+from worker.loader.sandbox.prctl import die_with
 
 
 def start_child(
@@ -37,7 +37,7 @@ def start_child(
             env=os.environ | (variables or {}),
             pass_fds=kept,
             start_new_session=True,
-            preexec_fn=partial(_die_with_parent, os.getpid()),  # noqa: PLW1509  (no threads yet)
+            preexec_fn=partial(die_with, os.getpid(), signal.SIGTERM),  # noqa: PLW1509  (no threads yet)
         )
 
 
@@ -56,9 +56,3 @@ def kill_child(child: subprocess.Popen[bytes]) -> None:
     """SIGKILL to its whole group; whoever waits for it waits no longer."""
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-
-
-def _die_with_parent(parent: int) -> None:
-    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before this was said
-        os._exit(1)

@@ -28,7 +28,13 @@ from typing import Final
 from contract.failure import Failure
 from resnext.picture.decode import DecodeError, decode
 from worker.chunk.outcome import Measured, Provenance
-from worker.loader.config import BASE_BYTES, BYTES_A_PIXEL, STACK_BYTES, LoaderConfig
+from worker.loader.config import (
+    BASE_BYTES,
+    BYTES_A_PIXEL,
+    MOST_DESCRIPTORS,
+    STACK_BYTES,
+    LoaderConfig,
+)
 from worker.loader.fetch.failures import FetchError
 from worker.loader.fetch.fetcher import Fetched, Fetcher
 from worker.pool.slots import Slots
@@ -44,8 +50,6 @@ from worker.pool.wire import (
 
 # Loaders never take the core that feeds the GPU.
 NICENESS: Final = 10
-# A connection takes up to three descriptors. The usual limit of 1024 is meant for `select`.
-MOST_DESCRIPTORS: Final = 16 * 1024
 _NO_MEMORY: Final = Failure("timeout", "the loader had no memory left for it")
 
 
@@ -81,6 +85,7 @@ class Loader:
         self._config = config
         self._fetcher = Fetcher(config.fetch, threads=config.slots)
         self._fetch_threads = 0
+        self._most_fetch_threads = config.slots
         self._sending = threading.Lock()
         self._requests: SimpleQueue[tuple[int, str, Path | None]] = SimpleQueue()
         self._fetched: SimpleQueue[tuple[int, Fetched, Stopwatch]] = SimpleQueue()
@@ -101,9 +106,16 @@ class Loader:
                 self._start_fetch_threads(slot + 1)
 
     def _start_fetch_threads(self, wanted: int) -> None:
-        while self._fetch_threads < wanted:
-            _start(f"fetch-{self._fetch_threads}", self._fetch_next)
-            self._fetch_threads += 1
+        """If the system permits no more threads, those that run take all requests."""
+        while self._fetch_threads < min(wanted, self._most_fetch_threads):
+            try:
+                _start(f"fetch-{self._fetch_threads}", self._fetch_next)
+            except RuntimeError:
+                if not self._fetch_threads:
+                    raise
+                self._most_fetch_threads = self._fetch_threads
+            else:
+                self._fetch_threads += 1
 
     def _fetch_next(self) -> None:
         slot, uri, root = self._requests.get()

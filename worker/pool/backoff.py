@@ -39,11 +39,12 @@ class Backoff(Generic[T]):
             self._changed.notify()
 
     def close(self) -> None:
-        """What waits is dropped."""
+        """What waits is dropped. May be called if it was not started."""
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         while (item := self._next()) is not None:

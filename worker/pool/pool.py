@@ -16,6 +16,7 @@ from resnext.picture.preprocess import Preprocessing
 from worker.loader.config import LoaderConfig
 from worker.pool.environment import LoaderEnvironment
 from worker.pool.hosts import HostLimits, host_of
+from worker.pool.limits import fitted
 from worker.pool.load import (
     Callback,
     KeyedLoads,
@@ -65,6 +66,7 @@ class LoaderPool:
             named: every `root` that `load` will get; the loaders can read nothing else.
         """
         self._rate = rate
+        settings = fitted(settings)
         self._scheduler = Scheduler(
             loaders=settings.loaders,
             limits=HostLimits.of(settings, None if rate is None else rate.images_per_s, parked),
@@ -86,9 +88,14 @@ class LoaderPool:
         return self._scheduler.processes
 
     def start(self) -> None:
-        """Starts the processes. Images that are loaded before they are ready wait."""
-        self._replacement.start()
+        """Starts the processes, as many as the system permits. Images that are loaded before they
+        are ready wait. The thread that calls this must live as long as the pool.
+
+        Raises:
+            UnavailableError: the system permits none.
+        """
         self._reader.start()
+        self._replacement.start()
         if self._rate is not None:
             self._rate.start(self._scheduler.permit)
 

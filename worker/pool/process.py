@@ -15,11 +15,13 @@ import threading
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from worker.loader.config import LoaderConfig
-from worker.loader.sandbox.start import command, write_permitted
+from worker.loader.sandbox.spawn import spawn, write_permitted
 from worker.pool.environment import LoaderEnvironment
+from worker.pool.loader_log import LoaderLog
 from worker.pool.quarantine import Quarantine
 from worker.pool.request import LoadRequest
 from worker.pool.slots import Note, Slots
@@ -57,6 +59,10 @@ class LoaderProcess:
     connection: socket.socket
     slots: Slots
     free: list[int]
+    log: LoaderLog
+    """What it writes to its standard error."""
+    most_threads: int
+    """One that has more of them is taken over."""
     requests: dict[int, LoadRequest] = field(default_factory=dict)
     """In flight, by slot."""
     quarantine: Quarantine | None = None
@@ -130,18 +136,19 @@ class LoaderProcess:
         except OSError:
             return answers, False
         except BadRecord as error:
-            self.distrust(error)
+            self.distrust(f"sent {error}")
             return answers, False
         return answers, True
 
-    def distrust(self, error: BadRecord) -> None:
-        """Kills a loader that is broken or taken over."""
-        log.error("A loader sent %s; it is replaced.", error)
+    def distrust(self, what: str) -> None:
+        """Kills a loader that is broken or taken over: it did what no loader of ours does."""
+        log.error("A loader %s; it is replaced.", what)
         self.distrusted = True
         self.child.kill()
 
     def look(self) -> None:
-        """Kills it if it still decodes what it decoded LOOKS looks ago.
+        """Kills it if it still decodes what it decoded LOOKS looks ago, or if it has more threads
+        than a loader needs.
 
         This counts looks and reads no clock: after a pause of the whole machine, a clock would
         say that everything had taken too long.
@@ -152,6 +159,8 @@ class LoaderProcess:
         if note is not None and self._looks_at_note >= LOOKS:
             self.overdue = note
             self.child.kill()
+        elif not self.distrusted and (threads := count_threads(self.child.pid)) > self.most_threads:
+            self.distrust(f"has {threads} threads")
 
     def listen(self, most_looks: int) -> None:
         """Kills it if it has had requests for so many looks and answered none of them.
@@ -214,14 +223,14 @@ def start_process(config: LoaderConfig, environment: LoaderEnvironment) -> Loade
         if environment.readable is not None:
             permitted = write_permitted(environment.readable)
             passed_on.callback(os.close, permitted)
-        inherited, first = (theirs.fileno(), memory), LOADED_FIRST[config.route]
-        child = subprocess.Popen(
-            command(
-                "worker.loader.program", *map(str, inherited), permitted=permitted, first=first
-            ),
-            pass_fds=inherited if permitted is None else (*inherited, permitted),
-            env=environment.variables,
-            stdin=subprocess.DEVNULL,
+        inherited = (theirs.fileno(), memory)
+        child = spawn(
+            "worker.loader.program",
+            *map(str, inherited),
+            inherited=inherited,
+            permitted=permitted,
+            variables=environment.variables,
+            first=LOADED_FIRST[config.route],
         )
         slots = Slots(memory, count=config.slots, crop=config.preprocessing.crop)
         failed.pop_all()
@@ -230,4 +239,20 @@ def start_process(config: LoaderConfig, environment: LoaderEnvironment) -> Loade
         ours.send(config.encode())
     # The lowest slot goes first, and the one used last: memory and threads of the others may never
     # be needed.
-    return LoaderProcess(child, ours, slots, free=list(reversed(range(config.slots))))
+    return LoaderProcess(
+        child,
+        ours,
+        slots,
+        free=list(reversed(range(config.slots))),
+        log=LoaderLog(child),
+        most_threads=config.most_threads,
+    )
+
+
+def count_threads(process: int) -> int:
+    """Of this process; 0 where /proc does not tell."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2]
+    except OSError:
+        return 0
+    return int(fields.split()[17])  # `num_threads` of proc(5); its state is the first one here

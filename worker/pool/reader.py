@@ -1,4 +1,4 @@
-"""Reads the answers of all loaders: one thread takes what is there, then rests.
+"""Reads the answers and the logs of all loaders: one thread takes what is there, then rests.
 
 So a second has a bounded number of wake-ups, however many images come: to wake a thread costs more
 than to take an image in. `worker.pool.scheduler` gets all answers of a look in one call.
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from worker.pool.loader_log import LogBudget
 from worker.pool.process import LoaderProcess
 from worker.pool.wire import Answer
 
@@ -37,6 +38,8 @@ class LoaderReader:
         self._rest_s = min(LONGEST_REST_S, slots * REST_A_SLOT_S)
         self._epoll = select.epoll()
         self._processes: dict[int, LoaderProcess] = {}  # by their descriptors
+        self._logging: dict[int, LoaderProcess] = {}  # by the descriptors of their logs
+        self._budget = LogBudget()
         self._closing = os.eventfd(0)
         self._epoll.register(self._closing, select.EPOLLIN)
         self._thread = threading.Thread(target=self._run, name="loader-reader", daemon=True)
@@ -50,7 +53,9 @@ class LoaderReader:
         """
         descriptor = process.connection.fileno()
         self._processes[descriptor] = process
+        self._logging[process.log.fileno()] = process
         self._epoll.register(descriptor, select.EPOLLIN)
+        self._epoll.register(process.log.fileno(), select.EPOLLIN)
 
     def close(self) -> None:
         """Call this when every process is gone, or if none was started. May be called twice."""
@@ -67,8 +72,14 @@ class LoaderReader:
             descriptors = [descriptor for descriptor, _ in self._epoll.poll()]
             if self._closing in descriptors:
                 return
-            self._read(descriptors)
+            self._read_logs([one for one in descriptors if one in self._logging])
+            self._read([one for one in descriptors if one in self._processes])
             time.sleep(self._rest_s)
+
+    def _read_logs(self, descriptors: list[int]) -> None:
+        for descriptor in descriptors:
+            if not self._logging[descriptor].log.read(self._budget):
+                self._drop_log(descriptor)
 
     def _read(self, descriptors: list[int]) -> None:
         arrivals: Arrivals = []
@@ -88,4 +99,11 @@ class LoaderReader:
 
     def _drop(self, descriptor: int) -> None:
         self._epoll.unregister(descriptor)
-        self._processes.pop(descriptor).gone.set()
+        process = self._processes.pop(descriptor)
+        if not process.log.closed:
+            self._drop_log(process.log.fileno())
+        process.gone.set()
+
+    def _drop_log(self, descriptor: int) -> None:
+        self._epoll.unregister(descriptor)
+        self._logging.pop(descriptor).log.close(self._budget)

@@ -2,7 +2,7 @@
 
 One thread for each loader waits for its death. It asks `worker.pool.verdict` which image is to
 blame, and starts the next loader with the other images. One more thread looks at all loaders, and
-kills those that decode one image for too long or answer nothing any more.
+kills those that decode one image for too long, answer nothing any more, or have too many threads.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import threading
 from math import ceil
 from typing import Final
 
+from contract.errors import UnavailableError
 from worker.loader.config import LoaderConfig
 from worker.pool.environment import LoaderEnvironment
 from worker.pool.process import LOOKS, LoaderProcess, start_process
 from worker.pool.reader import LoaderReader
+from worker.pool.request import LoadRequest
 from worker.pool.scheduler import Scheduler
 from worker.pool.verdict import Deadlines, Verdict, judge
 
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 # Loaders that die before they have taken a request are not started again at once.
 FIRST_RESTART_S: Final = 0.1
 LONGEST_RESTART_S: Final = 10.0
+ADVICE: Final = "Raise the limit of processes and threads, or lower RESNEXT_LOADERS."
 
 
 class Replacement:
@@ -44,37 +47,57 @@ class Replacement:
         self._scheduler = scheduler
         self._reader = reader
         self._closing = threading.Event()
-        self._threads = [
+        self._started = threading.Event()
+        self._keepers = [
             threading.Thread(target=self._keep, args=(n,), name=f"loader-{n}", daemon=True)
             for n in range(len(scheduler.processes))
         ]
-        self._threads.append(threading.Thread(target=self._watch, name="decode-watch", daemon=True))
+        self._watcher = threading.Thread(target=self._watch, name="decode-watch", daemon=True)
 
     def start(self) -> None:
+        """Starts as many of the loaders as the system permits. The thread that calls this must
+        live as long as the pool: the loaders end with it.
+
+        Raises:
+            UnavailableError: it permits none.
+        """
+        self._watcher.start()
+        try:
+            for n, keeper in enumerate(self._keepers):
+                keeper.start()
+                process = start_process(self._config, self._environment)
+                self._reader.add(process)
+                self._scheduler.put(n, process)
+        except (OSError, RuntimeError) as error:  # of the process, of the thread
+            self._do_with(n, error)
+        finally:
+            self._started.set()
+
+    def _do_with(self, loaders: int, error: Exception) -> None:
         """
         Raises:
-            OSError: the system has no room for the processes.
+            UnavailableError: there is none at all.
         """
-        for n in range(len(self._scheduler.processes)):
-            process = start_process(self._config, self._environment)
-            self._reader.add(process)
-            self._scheduler.put(n, process)
-        for thread in self._threads:
-            thread.start()
+        wanted = len(self._keepers)
+        self._scheduler.keep(loaders)
+        if not loaders:
+            raise UnavailableError(f"No loader can be started: {error}. {ADVICE}") from error
+        log.warning("Only %d of %d loaders can be started: %s. %s", loaders, wanted, error, ADVICE)
 
     def close(self) -> None:
         """Ends the processes, and returns when they are gone."""
         self._closing.set()
         for process in filter(None, list(self._scheduler.processes)):
             process.hang_up()
-        for thread in self._threads:
+        for thread in (*self._keepers, self._watcher):
             if thread.ident is not None:
                 thread.join()
 
     def _keep(self, n: int) -> None:
         """Replaces one loader each time that it dies, until the pool closes."""
         wait_s = FIRST_RESTART_S
-        while True:
+        self._started.wait()
+        while n < len(self._scheduler.processes):
             process = self._scheduler.processes[n]
             if process is None:  # the pool was closed before there was another
                 return
@@ -99,11 +122,14 @@ class Replacement:
         self._scheduler.remove(n)  # so that its requests change no more
         verdict = judge(dead, self._deadlines)
         _report(dead, verdict)
+        if not dead.ready:  # another one may start, and has nothing to do
+            self._scheduler.give_back(verdict.again)
+            verdict.again.clear()
         if verdict.failure is not None:
             self._scheduler.fail(verdict.failed, verdict.failure)
         elif not dead.answered:
             self._closing.wait(wait_s)
-        process = self._restart()
+        process = self._restart(verdict.again)
         if process is None:
             return
         process.quarantine = verdict.quarantine
@@ -114,14 +140,19 @@ class Replacement:
         if self._closing.is_set():  # `close` may have come before it was put there
             process.hang_up()
 
-    def _restart(self) -> LoaderProcess | None:
-        """Tries until a loader can be started; None once the pool is closed."""
+    def _restart(self, again: list[LoadRequest]) -> LoaderProcess | None:
+        """Tries until a loader can be started; None once the pool is closed. If the first try
+        fails, what this loader was to load goes to the others.
+        """
         wait_s = FIRST_RESTART_S
         while not self._closing.is_set():
             try:
                 return start_process(self._config, self._environment)
             except OSError as error:
-                log.error("No loader can be started; trying again: %s", error)  # noqa: TRY400
+                if wait_s == FIRST_RESTART_S:
+                    log.error("No loader can be started; trying again: %s", error)  # noqa: TRY400
+                    self._scheduler.give_back(again)
+                    again.clear()
             self._closing.wait(wait_s)
             wait_s = min(2 * wait_s, LONGEST_RESTART_S)
         return None

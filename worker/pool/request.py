@@ -24,3 +24,5 @@ class LoadRequest:
     """Loaders that were killed from outside while this image was the suspect."""
     unexplained_deaths: int = 0
     """Loaders that died with this image in flight and named no suspect."""
+    deaths_of_others: int = 0
+    """Loaders that died with this image in flight and named another one."""

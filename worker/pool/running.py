@@ -38,6 +38,11 @@ class RunningLoaders:
         self._processes[n] = process
         self._list_open()
 
+    def keep(self, loaders: int) -> None:
+        """The first ones; no more could be started."""
+        del self._processes[loaders:]
+        self._list_open()
+
     def free(self) -> int:
         return sum(len(process.free) for process in self._open)
 

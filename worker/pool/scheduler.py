@@ -31,7 +31,7 @@ from worker.pool.process import LoaderProcess
 from worker.pool.reader import Arrivals
 from worker.pool.request import LoadRequest
 from worker.pool.running import Batches, RunningLoaders, send
-from worker.pool.wire import Answer, BadRecord
+from worker.pool.wire import Answer
 
 # Whether parked images wait for their host or for a slot changes all the time, without a signal.
 # A caller that waits for room looks again after this.
@@ -64,6 +64,7 @@ class Scheduler:
         self._owner = owner
         self._hosts: Hosts[LoadRequest] = Hosts(limits, when_room=self._room.notify_all, ask=ask)
         self._running = RunningLoaders(loaders)
+        self._returned: deque[LoadRequest] = deque()
         self._accepting = True
 
     @property
@@ -133,7 +134,7 @@ class Scheduler:
                 for answer in answers:
                     request = process.requests.pop(answer.slot, None)
                     if request is None:
-                        process.distrust(BadRecord("an answer to no request"))
+                        process.distrust("sent an answer to no request")
                         break
                     self._hosts.end(request.host)
                     load = self._load_of(process, answer)
@@ -173,6 +174,18 @@ class Scheduler:
             self._running.put(n, process)
             batches = self._give_out()
             self._free_slot.notify_all()
+        send(batches)
+
+    def keep(self, loaders: int) -> None:
+        """There are no more than the first ones."""
+        with self._lock:
+            self._running.keep(loaders)
+
+    def give_back(self, requests: Iterable[LoadRequest]) -> None:
+        """Requests whose loader does not start: they go out before all others."""
+        with self._lock:
+            self._returned.extend(requests)
+            batches = self._give_out()
         send(batches)
 
     # With the lock
@@ -224,11 +237,15 @@ class Scheduler:
         return self._hosts.is_held_up(host) and not self._hosts.has_room(host)
 
     def _give_out(self) -> Batches:
-        """Free slots go to suspects, to parked images whose turn it is, then to callers."""
+        """Free slots go to suspects, to requests that were given back, to parked images whose turn
+        it is, then to callers.
+        """
         going = list[LoadRequest]()
         suspects = self._running.deal_suspects()
-        if self._hosts.ready:
+        if self._hosts.ready or self._returned:
             free = self._running.free()
+            while self._returned and len(going) < free:
+                going.append(self._returned.popleft())
             while self._hosts.ready and len(going) < free:
                 going.append(self._hosts.take())
         batches = self._running.deal(going)

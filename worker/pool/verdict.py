@@ -4,13 +4,16 @@
 the image that was being decoded. If there is no note, each image in flight is a suspect, and
 counts the death. After `MOST_UNEXPLAINED_DEATHS` they go into quarantine: see
 `worker.pool.quarantine`. There an image fails only if it was alone in a loader that had loaded
-nothing else.
+nothing else. An image that takes its loader over can write any note: so images that were beside
+many suspects (`MOST_DEATHS_OF_OTHERS`) go into quarantine as well, where a note can name none but
+them.
 """
 
 from __future__ import annotations
 
 import signal
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -28,6 +31,8 @@ CRASHES: Final = frozenset(
 # Deaths of a loader that name no suspect, until the images in flight are tried in small groups.
 # One or two may come from outside, and a group is slower than a whole loader.
 MOST_UNEXPLAINED_DEATHS: Final = 3
+# The same of deaths that name another image, which is true as a rule.
+MOST_DEATHS_OF_OTHERS: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +67,11 @@ def judge(dead: LoaderProcess, deadlines: Deadlines) -> Verdict:
         return _again(dead, _count_death(dead))
     requests = dict(dead.requests)
     suspect = requests.pop(slot)
+    others = _beside_suspect(requests.values())
     failure_of_suspect = _failure(dead, suspect, deadlines)
     if failure_of_suspect is None:
-        return _again(dead, [replace(suspect, kills=suspect.kills + 1), *requests.values()])
-    return replace(
-        _again(dead, list(requests.values())), failed=[suspect], failure=failure_of_suspect
-    )
+        return _again(dead, [replace(suspect, kills=suspect.kills + 1), *others])
+    return replace(_again(dead, others), failed=[suspect], failure=failure_of_suspect)
 
 
 def _suspect_slot(dead: LoaderProcess) -> int | None:
@@ -90,6 +94,10 @@ def _count_death(dead: LoaderProcess) -> list[LoadRequest]:
     ]
 
 
+def _beside_suspect(requests: Iterable[LoadRequest]) -> list[LoadRequest]:
+    return [replace(one, deaths_of_others=one.deaths_of_others + 1) for one in requests]
+
+
 def _failure(dead: LoaderProcess, suspect: LoadRequest, deadlines: Deadlines) -> Failure | None:
     """What the suspect fails with; None if it gets another try."""
     note = dead.slots.noted()
@@ -105,8 +113,7 @@ def _failure(dead: LoaderProcess, suspect: LoadRequest, deadlines: Deadlines) ->
 
 def _again(dead: LoaderProcess, requests: list[LoadRequest]) -> Verdict:
     """Loads these again, in quarantine if they or the dead loader need it."""
-    suspicious = any(r.unexplained_deaths >= MOST_UNEXPLAINED_DEATHS for r in requests)
-    if dead.quarantine is None and not suspicious:
+    if dead.quarantine is None and not any(map(_is_suspicious, requests)):
         return Verdict(requests)
     waiting = deque(requests)
     if dead.quarantine is not None:
@@ -114,3 +121,10 @@ def _again(dead: LoaderProcess, requests: list[LoadRequest]) -> Verdict:
     if not waiting:
         return Verdict([])
     return Verdict([], Quarantine(waiting, max(1, len(requests) // 2)))
+
+
+def _is_suspicious(request: LoadRequest) -> bool:
+    return (
+        request.unexplained_deaths >= MOST_UNEXPLAINED_DEATHS
+        or request.deaths_of_others >= MOST_DEATHS_OF_OTHERS
+    )

@@ -4,7 +4,7 @@ A loader gets its configuration first (`worker.loader.config`) and answers `READ
 gets requests and sends answers. Records are never pickled: a decoder that was taken over must not
 run code in the process that holds the credentials. So the worker trusts nothing that comes back.
 Every length and number is checked here, every slot by `worker.pool.scheduler`, and what does not
-fit is `BadRecord`.
+fit is `BadRecord`. Texts are escaped and cut, since people read them on terminals and in logs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from math import isnan, nan
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from contract.failure import Failure, is_known
+from contract.failure import MAX_DETAIL_CHARS, Failure, is_known
+from contract.log import in_one_line
+from contract.uris import MAX_URI_CHARS
 from worker.chunk.outcome import LOADER_STAGES, NOT_MEASURED, UNKNOWN, Measured, Provenance
 
 # More than a record of a URI of 8192 characters of four bytes and a path of 4096 bytes; the
@@ -35,6 +37,8 @@ _LARGEST: Final = 2**31 - 1  # as in `results`, where these are INTEGER
 # One false value would spoil a sum until the worker ends; no stage lasts a day.
 _LONGEST_S: Final = 86400.0
 _NO_HASH: Final = bytes(32)
+# Names of formats are short.
+_MOST_FORMAT_CHARS: Final = 32
 
 
 class BadRecord(ValueError):
@@ -90,9 +94,19 @@ def pack_request(slot: int, uri: str, root: Path | None = None) -> bytes:
 
 
 def unpack_request(record: bytes) -> tuple[int, str, Path | None]:
-    (slot,) = _REQUEST.unpack_from(record)
-    root, _, uri = record[_REQUEST.size :].partition(b"\0")  # no path has a NUL
-    return slot, uri.decode(errors="surrogatepass"), Path(os.fsdecode(root)) if root else None
+    """
+    Raises:
+        BadRecord: it is not as `pack_request` makes it; a packet was cut off.
+    """
+    try:
+        (slot,) = _REQUEST.unpack_from(record)
+        root, nul, uri = record[_REQUEST.size :].partition(b"\0")  # no path has a NUL
+        text = uri.decode(errors="surrogatepass")
+    except (struct.error, ValueError) as error:
+        raise BadRecord("a request of the wrong form") from error
+    if not nul:
+        raise BadRecord("a request without a URI")
+    return slot, text, Path(os.fsdecode(root)) if root else None
 
 
 def pack_answer(answer: Answer) -> bytes:
@@ -139,12 +153,12 @@ def unpack_answer(record: bytes) -> Answer:
     retry = None if isnan(retry_after_s) or retry_after_s < 0 else retry_after_s
     return Answer(
         slot,
-        Failure(code, detail, retry) if failed else None,
+        Failure(code, _safe(detail, MAX_DETAIL_CHARS), retry) if failed else None,
         Provenance(
-            final_uri=final_uri or None,
+            final_uri=_safe(final_uri, MAX_URI_CHARS) or None,
             bytes=_known(size),
             sha256=None if sha256 == _NO_HASH else sha256.hex(),
-            format=image_format or None,
+            format=_safe(image_format, _MOST_FORMAT_CHARS) or None,
             width=_known(width),
             height=_known(height),
         ),
@@ -159,6 +173,10 @@ def _as_integer(number: int | None) -> int:
 
 def _known(number: int) -> int | None:
     return None if number < 0 else number
+
+
+def _safe(text: str, most_chars: int) -> str:
+    return in_one_line(text[:most_chars])[:most_chars] if text else text
 
 
 def _credible(*stages_s: float) -> Measured:

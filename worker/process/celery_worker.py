@@ -16,6 +16,7 @@ from contract.log import log_lines
 from contract.settings import Settings
 from worker.process import remote_control
 from worker.process.shutdown import Shutdown
+from worker.process.task_threads import TaskThreads
 
 # How often Celery's loop sets the number of messages, and tells Flower what the tasks have done.
 RESIZE_S: Final = 1.0
@@ -64,7 +65,7 @@ class CeleryWorker(Worker):  # type: ignore[misc]  # Celery has no types
         super().__init__(
             app=app,
             hostname=node,
-            pool="threads",
+            pool=TaskThreads,
             concurrency=settings.chunks_in_flight,
             queues=[queue],
             loglevel=settings.log_level,

@@ -24,7 +24,7 @@ from contract.database.tables import workers
 from contract.log import log_lines
 from contract.process_name import name_process
 from contract.settings import Settings
-from worker.loader.sandbox.prctl import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
+from worker.loader.sandbox.prctl import PR_SET_DUMPABLE, die_with, prctl
 from worker.process.stop_signal import STOP_SIGNAL
 
 log = logging.getLogger(__name__)
@@ -68,19 +68,12 @@ def watched(settings: Settings, work: Callable[[str], None]) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     child = os.fork()
     if child == 0:
-        _die_with(parent)
+        die_with(parent)  # it would run on without a supervisor
         signal.signal(STOP_SIGNAL, _leave)  # until it has work
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         work(name)
     else:
         sys.exit(_status(settings, name, _wait_for(child)))
-
-
-def _die_with(parent: int) -> None:
-    """A parent that is killed takes the worker along, which would run on without it."""
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before this was said
-        os._exit(1)
 
 
 def _leave(*_: object) -> None:

@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from tests.integration.dispatching import (
 )
 from worker.commands.doctor import check_model
 from worker.loader.sandbox.protections import Protections
+from worker.pool.limits import Limit
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
 TORCHVISION = "resnext50_32x4d-1a0047aa.pth"
@@ -234,7 +236,6 @@ def test_a_variable_that_is_no_setting_is_told_the_nearest(monkeypatch) -> None:
 
 
 def test_a_check_that_hangs_is_given_up(request) -> None:
-    import threading
 
     over = threading.Event()
     request.addfinalizer(over.set)
@@ -245,6 +246,15 @@ def test_a_check_that_hangs_is_given_up(request) -> None:
 
     (check,) = guarded("server", hang, within_s=0.05)
     assert (check.state, check.found) == ("failure", "no answer within 0 s")
+
+
+def test_a_check_that_finds_no_thread_is_a_failure_and_no_traceback(monkeypatch) -> None:
+    def start(_: object) -> None:
+        raise RuntimeError("can't start new thread")  # as Python does
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    (check,) = guarded("server", list)
+    assert (check.state, check.found) == ("failure", "not looked at: can't start new thread")
 
 
 @pytest.fixture
@@ -309,6 +319,17 @@ def test_the_resampler_is_told_and_what_is_lost_without_it(cache: Path, monkeypa
     assert missing.state == "warning"
     assert "there is no extension in C" in missing.found
     assert "Install a C compiler" in missing.advice
+
+
+def test_a_limit_that_permits_fewer_fetches_is_told(tmp_path: Path, monkeypatch) -> None:
+    settings = Settings(cache=tmp_path, device="cpu", loaders=2)
+    assert by_name(check_model(settings))["limits"].state == "ok"
+    pids = Limit("pids.max in /a", 300, 20)
+    monkeypatch.setattr("worker.pool.limits.limits_of_threads", lambda: iter([pids]))
+    limits = by_name(check_model(settings))["limits"]
+    assert limits.state == "warning"
+    assert "pids.max in /a is 300, of which 20 are in use" in limits.found
+    assert "RESNEXT_LOADERS" in limits.advice
 
 
 def test_weights_in_use_that_are_damaged_are_a_failure(cache: Path) -> None:

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from tests.wait import WITHIN_S
-from worker.loader.sandbox.start import command, write_permitted
+from worker.loader.sandbox.spawn import command, write_permitted
 
 
 def inside(tmp_path: Path, program: str, *permitted: Path) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,3 +105,27 @@ def test_dns_is_asked_inside(names: NameServer, pool: Pool) -> None:
     assert code_of(pool, "http://inside.test/a.png") == "blocked_address"
     assert code_of(pool, "http://nowhere.test/a.png") == "dns"
     assert {name for name, _ in names.asked} == {"pictures.test", "inside.test"}
+
+
+# Of one machine, of several kinds: public and private ones, and of a kind that is not there.
+SEVERAL = ("127.0.0.1", "192.0.2.7", "10.1.2.3", "::1", "2001:db8::7", "fe80::1")
+
+
+@pytest.mark.parametrize("flags", ["0", "socket.AI_ADDRCONFIG"])
+def test_a_look_up_inside_gives_the_same_addresses_as_outside(tmp_path: Path, flags: str) -> None:
+    """The resolver asks a netlink socket what this machine has, and inside it gets none."""
+    with answering_names() as server:
+        server.has("several.test", SEVERAL)
+        server.has("one.test", ("127.0.0.1",))
+        program = NAME_SERVER.read_text() + (
+            f"\nask = asking({server.port})\n"
+            "for name in ('several.test', 'one.test'):\n"
+            f"    found = ask(name, 80, type=socket.SOCK_STREAM, flags={flags})\n"
+            "    print(*sorted(address[0] for _, _, _, _, address in found))\n"
+        )
+        inner = inside(tmp_path, program)
+        outer = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        )
+    assert inner.stdout == outer.stdout, inner.stderr
+    assert inner.stdout.splitlines() == [" ".join(sorted(SEVERAL)), "127.0.0.1"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import deque
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,13 @@ from contract.failure import Failure
 from worker.pool.quarantine import Quarantine
 from worker.pool.request import LoadRequest
 from worker.pool.slots import Note
-from worker.pool.verdict import MOST_UNEXPLAINED_DEATHS, Deadlines, Verdict, judge
+from worker.pool.verdict import (
+    MOST_DEATHS_OF_OTHERS,
+    MOST_UNEXPLAINED_DEATHS,
+    Deadlines,
+    Verdict,
+    judge,
+)
 
 DEADLINES = Deadlines(decode_s=1.0, silence_s=3.0)
 
@@ -107,3 +114,35 @@ def test_a_mute_loader_fails_what_it_had_and_none_that_waited() -> None:
     assert uris(verdict.failed) == ["a"]
     assert verdict.quarantine is not None
     assert uris(verdict.quarantine.waiting) == ["b"]
+
+
+def test_an_image_that_blames_others_for_each_death_is_found() -> None:
+    """It took its loader over, wrote another one's slot into the note, and crashed."""
+    verdict, blamed = Verdict([request("hostile")]), list[str]()
+    for n in range(200):
+        quarantine, in_flight = verdict.quarantine, verdict.again
+        if quarantine is not None:
+            limit = quarantine.in_flight_limit(answered=0)
+            in_flight = [quarantine.waiting.popleft() for _ in range(limit) if quarantine.waiting]
+        else:
+            in_flight = [*in_flight, *(request(f"{n}-{m}") for m in range(63))][:64]
+        other = next((i for i, r in enumerate(in_flight) if r.uri != "hostile"), 64)
+        verdict = judge_death(
+            *in_flight, note=Note(n, other), status=-signal.SIGSEGV, quarantine=quarantine
+        )
+        blamed += uris(verdict.failed)
+        if "hostile" in blamed:
+            break
+    assert blamed[-1] == "hostile"
+    assert len(blamed) <= MOST_DEATHS_OF_OTHERS + 8
+
+
+def test_few_deaths_that_name_another_image_put_none_into_quarantine() -> None:
+    count = MOST_DEATHS_OF_OTHERS - 2
+    dead = [request("a"), replace(request("b"), deaths_of_others=count)]
+    crash = {"note": Note(1, slot=0), "status": -signal.SIGSEGV}
+    assert judge_death(*dead, **crash).quarantine is None
+    dead[1].deaths_of_others += 1
+    quarantine = judge_death(*dead, **crash).quarantine
+    assert quarantine is not None
+    assert uris(quarantine.waiting) == ["b"]

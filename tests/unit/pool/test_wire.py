@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from math import inf, nan
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from contract.failure import Failure
+from contract.failure import MAX_DETAIL_CHARS, Failure
+from contract.uris import MAX_URI_CHARS
 from worker.chunk.outcome import Provenance
 from worker.pool.wire import (
     MAX_PACKET_BYTES,
@@ -16,8 +18,10 @@ from worker.pool.wire import (
     BadRecord,
     pack_answer,
     pack_packets,
+    pack_request,
     unpack_answer,
     unpack_packet,
+    unpack_request,
 )
 
 CAME = Provenance(
@@ -90,3 +94,52 @@ def test_what_no_loader_packs_is_no_packet(spoil) -> None:
     (good,) = pack_packets([b"abc", b"de"])
     with pytest.raises(BadRecord):
         unpack_packet(spoil(good))
+
+
+def unpacked(text: str) -> Answer:
+    """An answer with this text in each place that has one."""
+    came = Provenance(final_uri=text, format=text)
+    return unpack_answer(pack_answer(Answer(0, Failure("decode_error", text), came)))
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
+        ("two\nlines\r", r"two\nlines\r"),
+        ("\u2028\u0085\x9b31m", r"\u2028\x85\x9b31m"),
+        ("\u202egpj.exe\u2066", r"\u202egpj.exe\u2066"),
+        ("\x00", r"\x00"),
+        ("größe 大 é", "größe 大 é"),
+    ],
+)
+def test_a_text_is_safe_on_a_terminal_and_in_a_log(text: str, safe: str) -> None:
+    """A decoder that was taken over wrote it."""
+    answer = unpacked(text)
+    assert answer.failure == Failure("decode_error", safe)
+    assert answer.provenance == Provenance(final_uri=safe, format=safe)
+
+
+@given(st.text(min_size=1, max_size=9_000))
+@example("\x1b" * 9_000)
+def test_every_text_is_one_line_of_bounded_length(text: str) -> None:
+    failure, came = unpacked(text).failure, unpacked(text).provenance
+    assert failure is not None
+    for found, most in (
+        (failure.detail, MAX_DETAIL_CHARS), (came.final_uri, MAX_URI_CHARS), (came.format, 32)
+    ):  # fmt: skip
+        assert found is not None
+        assert found.isprintable()
+        assert len(found) <= most
+
+
+@pytest.mark.parametrize("root", [None, Path("/a/b"), Path("/\udcff")])
+@pytest.mark.parametrize("uri", ["http://a.example/1", "\x00", "\ud800", ""])
+def test_a_request_comes_out_as_it_went_in(uri: str, root: Path | None) -> None:
+    assert unpack_request(pack_request(7, uri, root)) == (7, uri, root)
+
+
+@pytest.mark.parametrize("record", [b"", b"\0\0\0", b"\0\0\0\0uri", b"\0\0\0\0\0\xff"])
+def test_what_no_worker_sends_is_no_request(record: bytes) -> None:
+    with pytest.raises(BadRecord):
+        unpack_request(record)

@@ -1,21 +1,17 @@
 """What a loader is kept from, tried out in a process that is started as loaders are.
 
 The worker logs it at its start, and `resnextq doctor` shows it. Nothing is
-concluded from the kernel's version: inside, each thing is attempted, and what is refused counts.
+concluded from the kernel's version: `worker.loader.sandbox.attempts` tries each thing inside, and
+what is refused counts.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
-import resource
-import socket
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,13 +19,14 @@ from typing import Final
 from contract.errors import UnavailableError
 from contract.settings import PREFIX, Settings
 from worker.loader.sandbox import landlock
-from worker.loader.sandbox.prctl import PR_GET_NO_NEW_PRIVS, prctl
-from worker.loader.sandbox.start import command, write_permitted
+from worker.loader.sandbox.attempts import ATTEMPTS
+from worker.loader.sandbox.spawn import spawn, write_permitted
 
 log = logging.getLogger(__name__)
 
 # A machine that has much else to do starts a process slowly.
 WITHIN_S: Final = 60.0
+MOST_ANSWER_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -94,116 +91,37 @@ def _require(settings: Settings, message: str) -> None:
 
 
 def _ask(outside: Path, *, inside: bool) -> list[str]:
+    answer = os.memfd_create("resnext-attempts", os.MFD_CLOEXEC)
     permitted = write_permitted([]) if inside else None
-    descriptors = [] if permitted is None else [permitted]
+    descriptors = [answer] if permitted is None else [answer, permitted]
     try:
-        done = subprocess.run(
-            command("worker.loader.sandbox.protections", str(outside), permitted=permitted),
-            pass_fds=descriptors,
-            env={k: v for k, v in os.environ.items() if k == "PYTHONPATH"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=WITHIN_S,
-            check=True,
-        )
+        _attempt_all(outside, answer, permitted)
+        refused: list[str] = json.loads(os.pread(answer, MOST_ANSWER_BYTES, 0))
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-    refused: list[str] = json.loads(done.stdout)
     return refused
+
+
+def _attempt_all(outside: Path, answer: int, permitted: int | None) -> None:
+    child = spawn(
+        "worker.loader.sandbox.attempts",
+        str(outside),
+        str(answer),
+        inherited=[answer],
+        permitted=permitted,
+        variables={k: v for k, v in os.environ.items() if k == "PYTHONPATH"},
+    )
+    with child:
+        try:
+            _, said = child.communicate(timeout=WITHIN_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            raise
+    if child.returncode:
+        raise subprocess.CalledProcessError(child.returncode, child.args, stderr=said)
 
 
 def _listed(names: tuple[str, ...]) -> str:
     *most, last = names
     return f"{', '.join(most)} or {last}" if most else last
-
-
-# Inside, from here on: each function raises OSError if it is refused.
-
-
-def _read(outside: Path) -> None:
-    outside.read_bytes()
-
-
-def _write(outside: Path) -> None:
-    outside.write_bytes(b"")
-
-
-def _truncate(outside: Path) -> None:
-    os.truncate(outside, 0)
-
-
-def _make(outside: Path) -> None:
-    outside.with_name("made").touch()
-
-
-def _start_program(_: Path) -> None:
-    os.waitpid(os.posix_spawn(sys.executable, [sys.executable, "-c", "pass"], {}), 0)
-
-
-def _start_process(_: Path) -> None:
-    child = os.fork()
-    if not child:
-        os._exit(0)
-    os.waitpid(child, 0)
-
-
-def _signal(_: Path) -> None:
-    os.kill(os.getppid(), 0)
-
-
-def _have_signalled(_: Path) -> None:
-    """The kernel does it, when there is something to read."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
-        fcntl.fcntl(own, fcntl.F_SETOWN, os.getppid())
-
-
-def _connect_locally(_: Path) -> None:
-    socket.socket(socket.AF_UNIX).close()
-
-
-def _listen(_: Path) -> None:
-    socket.create_server(("127.0.0.1", 0)).close()
-
-
-def _gain_rights(_: Path) -> None:
-    _refuse_if(prctl(PR_GET_NO_NEW_PRIVS, 0) == 1)
-
-
-def _dump(_: Path) -> None:
-    _refuse_if(resource.getrlimit(resource.RLIMIT_CORE) == (0, 0))
-
-
-def _refuse_if(refused: bool) -> None:  # noqa: FBT001  (what it says)
-    if refused:
-        raise PermissionError
-
-
-ATTEMPTS: Final[dict[str, Callable[[Path], None]]] = {
-    "read other files": _read,
-    "write files": _write,
-    "truncate files": _truncate,
-    "make files": _make,
-    "run programs": _start_program,
-    "start processes": _start_process,
-    "signal other processes": _signal,
-    "have other processes signalled": _have_signalled,
-    "open local sockets": _connect_locally,
-    "listen on a port": _listen,
-    "gain privileges": _gain_rights,
-    "leave core files": _dump,
-}
-
-
-def main() -> None:
-    refused = []
-    for name, attempt in ATTEMPTS.items():
-        try:
-            attempt(Path(sys.argv[1]))
-        except OSError:
-            refused.append(name)
-    print(json.dumps(refused))  # noqa: T201  (its answer)
-
-
-if __name__ == "__main__":
-    main()

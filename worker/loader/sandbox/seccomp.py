@@ -19,7 +19,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from worker.loader.sandbox.prctl import PR_SET_SECCOMP, prctl
+from worker.loader.sandbox.prctl import (
+    PR_SET_CHILD_SUBREAPER,
+    PR_SET_DUMPABLE,
+    PR_SET_PDEATHSIG,
+    PR_SET_PTRACER,
+    PR_SET_SECCOMP,
+    prctl,
+)
 
 
 @dataclass(frozen=True)
@@ -45,17 +52,24 @@ _REFUSED: Final = {
     "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424),
     "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
     "ioprio_set": (251, 30), "migrate_pages": (256, 238), "move_pages": (279, 239),
+    "setsid": (112, 157), "setpgid": (109, 154),
     # A loader connects, and nobody connects to it.
     "listen": (50, 201),
     # Owner, mode, times and attributes of files, which Landlock leaves alone, and their lengths,
-    # which it leaves alone before Linux 6.2.
-    "truncate": (76, 45),
+    # which it leaves alone before Linux 6.2, and of open files on newer ones as well.
+    "truncate": (76, 45), "ftruncate": (77, 46), "fallocate": (285, 47),
     "chmod": (90, _NONE), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
     "chown": (92, _NONE), "fchown": (93, 55), "lchown": (94, _NONE), "fchownat": (260, 54),
     "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463),
     "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
     "removexattrat": (466, 466), "utime": (132, _NONE), "utimes": (235, _NONE),
     "futimesat": (261, _NONE), "utimensat": (280, 88),
+    # Memory that its limit does not count. Some of it would stay after its end.
+    "memfd_create": (319, 279), "memfd_secret": (447, 447),
+    "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195),
+    "semget": (64, 190), "semctl": (66, 191), "semop": (65, 193), "semtimedop": (220, 192),
+    "msgget": (68, 186), "msgctl": (71, 187), "msgrcv": (70, 188), "msgsnd": (69, 189),
+    "mq_open": (240, 180), "mq_unlink": (241, 181),
     # What is mounted, and namespaces.
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
     "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
@@ -65,6 +79,7 @@ _REFUSED: Final = {
     # Large pieces of kernel that attacks go through. io_uring makes calls that no filter sees.
     "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
+    "capset": (126, 91), "fanotify_init": (300, 262), "fanotify_mark": (301, 263),
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
     # The machine itself.
     "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
@@ -96,10 +111,24 @@ _FCNTL: Final = (72, 25)
 _OWNING: Final = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX
 _IOCTL: Final = (16, 29)
 _OWNING_BY_IOCTL: Final = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP
-# What writes to the terminal that the worker was started from as if its user had typed it.
-_TYPING: Final = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
-# The last one is asked by the resolver for the machine's own addresses.
-_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
+# What writes to a terminal as if its user had typed it, and what takes one as its own.
+_TYPING: Final = (0x5412, 0x541C, 0x540E)  # TIOCSTI, TIOCLINUX, TIOCSCTTY
+_PRCTL: Final = (157, 167)
+# By which it would outlive its worker, or let others read its memory.
+_OF_ITSELF: Final = (PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_PTRACER)
+# TCP and UDP alone. The resolver also asks a netlink socket for the machine's own addresses, by
+# which it sorts those of a name; without one it takes the machine to have all kinds.
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
+_FLAGS: Final = (0, socket.SOCK_CLOEXEC, socket.SOCK_NONBLOCK)
+_TYPES: Final = tuple(
+    {
+        kind | one | other
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+        for one in _FLAGS
+        for other in _FLAGS
+    }
+)
+_PROTOCOLS: Final = (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP)
 
 # <linux/filter.h>, <linux/seccomp.h>
 _LOAD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
@@ -150,8 +179,9 @@ def _steps(machine: _Machine) -> list[_Step]:
         steps += [(_EQUAL, 0, 1, number), _fail(errno.ENOSYS)]
     steps += _among(_CLONE[column], 0, _HAS_BITS, [_CLONE_THREAD], _allow(), refuse)
     unknown = _fail(errno.EAFNOSUPPORT)
-    steps += _among(_SOCKET[column], 0, _EQUAL, _FAMILIES, _allow(), unknown)
+    steps += _only(_SOCKET[column], _FAMILIES, _TYPES, _PROTOCOLS, otherwise=unknown)
     steps += [(_EQUAL, 0, 1, _SOCKETPAIR[column]), unknown]
+    steps += _among(_PRCTL[column], 0, _EQUAL, _OF_ITSELF, refuse, _allow())
     # A decoder that aborts sends the signal to itself.
     for call in (_KILL, _TGKILL):
         steps += _only(call[column], [own])
@@ -177,13 +207,13 @@ def _among(  # noqa: PLR0913, PLR0917  (as a row of a table)
     return [(_EQUAL, 0, len(decided), call), *decided]
 
 
-def _only(call: int, *permitted: Sequence[int]) -> list[_Step]:
+def _only(call: int, *permitted: Sequence[int], otherwise: _Step | None = None) -> list[_Step]:
     """For this call: refused unless each of its first arguments is one of its values."""
     decided = []
     for argument, values in enumerate(permitted):
         decided.append((_LOAD, 0, 0, _ARGUMENTS_AT + 8 * argument))
         decided += [(_EQUAL, len(values) - n, 0, value) for n, value in enumerate(values)]
-        decided.append(_fail(errno.EPERM))
+        decided.append(otherwise or _fail(errno.EPERM))
     decided.append(_allow())
     return [(_EQUAL, 0, len(decided), call), *decided]
 

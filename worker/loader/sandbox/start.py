@@ -1,11 +1,12 @@
 """Where a loader starts: what it does not need is taken away before anything else is loaded.
 
-`worker.pool.process` starts `python -m worker.loader.sandbox.start PERMITTED FIRST MODULE
-ARGUMENTS…`, and what MODULE does, `worker.loader.program` as a rule, it does inside: it reads its
-libraries, the files that name servers and certificates, and the paths that stand in PERMITTED; it
-writes no file, starts no process, opens no local socket and touches no other process. All else
-comes later because Landlock leaves threads alone that run already. FIRST, if it is not empty, is
-loaded before, since it could not be inside.
+`worker.loader.sandbox.spawn` starts `python -m worker.loader.sandbox.start PARENT PERMITTED FIRST
+MODULE ARGUMENTS…`, and what MODULE does, `worker.loader.program` as a rule, it does inside: it
+reads its libraries, the files that name servers and certificates, and the paths that stand in
+PERMITTED; it writes no file, starts no process, opens no local socket and touches no other process.
+All else comes later because Landlock leaves threads alone that run already. FIRST, if it is not
+empty, is loaded before, since it could not be inside. An empty PERMITTED takes nothing away. The
+kernel ends this process when PARENT, the worker, ends.
 
 What the kernel does not have is done without; `worker.loader.sandbox.protections` finds out what
 holds.
@@ -25,8 +26,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from worker.loader.sandbox import landlock, seccomp
-from worker.loader.sandbox.prctl import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, prctl
+from worker.loader.sandbox import capabilities, landlock, seccomp
+from worker.loader.sandbox.prctl import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, die_with, prctl
 
 # What is imported inside: it may be anywhere, if it is developed where it stands.
 PACKAGES: Final = ("contract", "resnext", "worker")
@@ -54,27 +55,6 @@ NAMES_FOLDER: Final = Path("/run")
 LOOK_AGAIN_S: Final = 10.0
 
 
-def command(module: str, *arguments: str, permitted: int | None, first: str = "") -> list[str]:
-    """What starts a module of ours inside, or outside where `permitted` is None.
-
-    Args:
-        module: with a part that runs as `__main__`.
-        arguments: of the module.
-        permitted: the descriptor of `write_permitted`, which the process must inherit.
-        first: a module that cannot be loaded inside, and starts no threads.
-    """
-    inside = [] if permitted is None else ["worker.loader.sandbox.start", str(permitted), first]
-    return [sys.executable, "-P", "-m", *inside, module, *arguments]
-
-
-def write_permitted(paths: Iterable[Path]) -> int:
-    """A descriptor of memory with these paths in it: there may be more than fit elsewhere."""
-    descriptor = os.memfd_create("resnext-permitted", os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(descriptor), "wb") as file:
-        file.writelines(os.fsencode(path) + b"\0" for path in dict.fromkeys(paths))
-    return descriptor
-
-
 def read_permitted(descriptor: int) -> list[Path]:
     """Closes it."""
     with os.fdopen(descriptor, "rb") as file:
@@ -89,7 +69,9 @@ def enter(permitted: Iterable[Path]) -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     watched = [*map(Path, NAMES), *permitted]
     marks = _marks(watched)
-    confined = _confine([*_needed(), *watched])
+    readable = [*_needed(), *watched]
+    capabilities.give_up(readable)
+    confined = _confine(readable)
     seccomp.install()
     if confined:  # the first thread besides, now that it is inside as well
         threading.Thread(target=_leave_when_replaced, args=(watched, marks), daemon=True).start()
@@ -144,10 +126,12 @@ def _leave_when_replaced(paths: list[Path], marks: list[_Mark]) -> None:
 
 
 def main() -> None:
-    permitted, first, module, *arguments = sys.argv[1:]
-    if first:
-        import_module(first)
-    enter(read_permitted(int(permitted)))
+    parent, permitted, first, module, *arguments = sys.argv[1:]
+    die_with(int(parent))
+    if permitted:
+        if first:
+            import_module(first)
+        enter(read_permitted(int(permitted)))
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
