@@ -612,6 +612,26 @@ def largest_images() -> Iterator[tuple[str, bytes]]:
         yield f"{file_format} {mode}", saved(flat, file_format, **options)
     yield "GIF", gif(*size)
     yield "BMP of RLE", bmp_rle(*size)
+    row = bytes(1 + 6 * side)
+    clear = png_chunk(b"tRNS", b"\0\1" * 3)
+    yield (
+        "PNG RGB of 16 bits with a transparent colour",
+        png(side, side, row * side, 16, 2, before=clear),
+    )
+    row = bytes(1 + 2 * side)
+    clear = png_chunk(b"tRNS", b"\0\1")
+    yield "PNG I;16 with a transparent colour", png(side, side, row * side, 16, before=clear)
+    yield "GIF with a frame of a part", gif(*size, frame=(0, 0, side - 1, side))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for file_format, mode, options in (
+        ("TIFF", "CMYK", {"compression": "tiff_lzw"}),
+        ("TIFF", "RGBA", {"compression": "tiff_lzw"}),
+        ("TIFF", "F", {"compression": "tiff_lzw"}),
+        ("AVIF", "RGBA", {"speed": 10}),
+    ):
+        turned = saved(Image.new(mode, size), file_format, exif=exif, **options)
+        yield f"{file_format} {mode} to be turned", turned
     yield "PNG of one row", png(MAX_SIDE_PIXELS, 1, bytes(MAX_SIDE_PIXELS + 1))
     yield "PNG of one column", png(1, MAX_SIDE_PIXELS, bytes(2 * MAX_SIDE_PIXELS))
 
