@@ -36,10 +36,11 @@ class Bmp(BmpImageFile):
         entries = body[begin : tile.offset][: entry_bytes << bits]
         self._mode = "P"
         self.palette = ImagePalette.raw(entry, entries)
-        self.tile = [tile._replace(args=(_RAW_MODES[bits], *(tile.args or ())[1:]))]
+        rest = tile.args[1:] if isinstance(tile.args, tuple) else ()
+        self.tile = [tile._replace(args=(_RAW_MODES[bits], *rest))]
 
     def load_end(self) -> None:
         super().load_end()
-        if self.mode == "RGBA" and self.getextrema()[3] == (0, 0):  # as browsers do
-            self.im = self.im.convert("RGB")
+        if self.mode == "RGBA" and self.getchannel("A").getbbox() is None:
+            self.im = self.im.convert("RGB")  # as browsers do
             self._mode = "RGB"

@@ -247,8 +247,9 @@ def as_decode_error(
 
 def _words(error: BaseException) -> str:
     """What a decoder says, in a line for people: of a hostile file it may be anything."""
-    if isinstance(error, SyntaxError) and error.args == (error.__cause__,):
-        error = error.args[0]  # that is how Pillow wraps it
+    cause = error.__cause__
+    if isinstance(error, SyntaxError) and cause is not None and error.args == (cause,):
+        error = cause  # that is how Pillow wraps it
     if not isinstance(error, _SPEAKING) or not str(error):
         return "its parts do not fit together"
     words = _ADDRESS.sub("the file", str(error).splitlines()[0])

@@ -62,7 +62,7 @@ _NO_IMAGES: Final = (
     (b"\x1f\x8b", "gzip data"),
 )
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-_BLANKS: Final = b" \t\r\n"
+_BLANKS: Final = re.compile(rb"\s*")
 # What may stand before the root of an XML text, and how it ends.
 _PROLOGUE: Final = {b"<?": b"?>", b"<!--": b"-->"}
 _DOCTYPE: Final = re.compile(rb"<!doctype\s+svg\b[^<>\[]*(\[.*?\]\s*)?>", re.IGNORECASE | re.DOTALL)
@@ -119,8 +119,8 @@ def _drawing(body: bytes) -> str | None:
     """By the root of the text. A page may have drawings in it, and is none."""
     at = len(_BYTE_ORDER_MARK) if body.startswith(_BYTE_ORDER_MARK) else 0
     for _ in range(_MOST_PROLOGUES):
-        while body[at : at + 1] in _BLANKS and at < len(body):
-            at += 1
+        blanks = _BLANKS.match(body, at)
+        at = at if blanks is None else blanks.end()
         ends = [end for start, end in _PROLOGUE.items() if body.startswith(start, at)]
         if ends:
             at = body.find(ends[0], at) + len(ends[0])

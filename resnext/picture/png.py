@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,9 @@ from PIL.PngImagePlugin import PngImageFile
 
 from resnext.picture.file_bytes import MOST_HEADER_READS, Body, HeaderTooLong, body_of
 from resnext.picture.refusals import Unsupported
+
+if TYPE_CHECKING:
+    from PIL._imaging import PixelAccess
 
 _MAGIC_BYTES: Final = 8
 _CHUNK: Final = struct.Struct(">I4s")
@@ -46,7 +49,7 @@ class Png(PngImageFile):
             mask, factor = _SPREAD[raw]
             self.info["transparency"] = (clear & mask) * factor
 
-    def load(self) -> Image.core.PixelAccess | None:
+    def load(self) -> PixelAccess | None:
         clear = self.info.get("transparency")
         if self._raw_mode() != _HIGH_BYTES or clear is None:
             return super().load()

@@ -33,10 +33,11 @@ def _heif() -> dict[str, Reader]:
     except ImportError:
         return {}
     options.DECODE_THREADS = 1  # whoever decodes has one core
+    reader: Reader = HeifImageFile
 
     def read(body: Body) -> ImageFile:
         try:
-            return HeifImageFile(body)
+            return reader(body)
         except SyntaxError as error:  # libheif says nothing of a codec that it has not
             codec = boxes.other_codec(body.getvalue())
             if codec is None:

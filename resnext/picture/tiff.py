@@ -20,7 +20,8 @@ class Tiff(TiffImageFile):
     def _open(self) -> None:
         tiff_layout.check(tiff_tags.read_tags(body_of(self).getvalue()))
         super()._open()
-        self._is_unsigned = self.tile[0].args[0] == _UNSIGNED_32 if self.tile else False
+        args = self.tile[0].args if self.tile else None
+        self._is_unsigned = isinstance(args, tuple) and args[0] == _UNSIGNED_32
         colours = self.tag_v2.get(tiff_tags.PALETTE, ())
         if self.mode in {"P", "PA"} and max(colours, default=0) <= 0xFF:  # noqa: PLR2004
             # Sixteen bits of which the lower eight are used, as old programs wrote it.

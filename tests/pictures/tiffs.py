@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
@@ -84,12 +85,13 @@ def file_of(
 ) -> bytes:
     """The pieces, then the directory, then the values that do not fit into it."""
     begin, size, room = (16, 20, 8) if big else (8, 12, 4)
-    begins = [begin + sum(map(len, pieces[:n])) for n in range(len(pieces))]
+    lengths = [len(piece) for piece in pieces]
+    begins = list(accumulate(lengths[:-1], initial=begin))
     content = b"".join(pieces)
     content += bytes(len(content) % 2)
     tags = tags | {
         324 if tiled else 273: (LONG, begins),
-        325 if tiled else 279: (LONG, [len(piece) for piece in pieces]),
+        325 if tiled else 279: (LONG, lengths),
     }
     offset = "Q" if big else "I"
     directory = begin + len(content)
