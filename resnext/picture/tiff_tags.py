@@ -27,8 +27,10 @@ _OF_LAYOUT: Final = frozenset(
 PALETTE: Final = 320
 # Begins and lengths of strips and tiles; the colours of a palette.
 _MANY: Final = frozenset({273, 279, 324, 325, PALETTE})
-# The other ones that Pillow makes numbers of: sides, resolutions, orientation, XMP, a profile.
-_FEW: Final = frozenset({*_OF_LAYOUT, 256, 257, 274, 278, 282, 283, 296, 322, 323, 700, 34675})
+# The other ones that Pillow makes numbers of: sides, resolutions, orientation.
+_FEW: Final = frozenset({*_OF_LAYOUT, 256, 257, 274, 278, 282, 283, 296, 322, 323})
+# XMP and a profile, which stay bytes where that is their type.
+_TEXTS: Final = frozenset({700, 34675})
 # A picture of 65,535 rows may have a strip for each row, of each of three planes.
 MOST_MANY: Final = 200_000
 # Bits, formats and extra samples have one for each sample; six is as many as are decoded.
@@ -81,7 +83,7 @@ def read_tags(content: bytes) -> TiffTags:
 def _check(entry: _Entry) -> None:
     if entry.tag in _MANY:
         most = MOST_MANY
-    elif entry.tag in _FEW and entry.kind not in _OF_BYTES:
+    elif entry.tag in _FEW or (entry.tag in _TEXTS and entry.kind not in _OF_BYTES):
         most = MOST_FEW
     else:
         return
