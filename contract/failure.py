@@ -139,7 +139,7 @@ ERROR_CODES: Final = {
         ),
         ErrorCode(
             name="unsupported_format",
-            cause="An image, but of a format that is not decoded.",
+            cause="An image, but of a format or a kind that is not decoded; the detail names it.",
             advice="Convert it to JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF; for HEIF, install "
             "resnext-queue[heif] on the workers.",
         ),
