@@ -9,20 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnext.picture.file_bytes import Body
-from resnext.picture.preprocess import to_rgb
-from resnext.picture.readers import READERS
 from tests.pictures import odd_images as odd
 from tests.pictures.odd_images import in_mode, saved
+from tests.pictures.shown import rgb_of
 
 Y, X = np.mgrid[0:48, 0:64]
 PICTURE = Image.fromarray(np.stack([X * 4, Y * 5, 255 - X * 4], -1).astype(np.uint8))
-
-
-def rgb_of(name: str, body: bytes) -> NDArray[Any]:
-    image = READERS[name](Body(body))
-    image.load()
-    return np.asarray(to_rgb(image)).astype(int)
 
 
 def on_white(image: Image.Image) -> NDArray[Any]:

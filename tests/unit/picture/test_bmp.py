@@ -10,10 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from resnext.picture.decode import DecodeError, DecodeLimits, decode
-from resnext.picture.file_bytes import Body
-from resnext.picture.preprocess import to_rgb
-from resnext.picture.readers import READERS
 from tests.pictures.decoder import PREPROCESSING
+from tests.pictures.shown import rgb_of
 
 HEIGHT, WIDTH = 9, 13
 Numbers = NDArray[Any]
@@ -68,12 +66,6 @@ def packed(samples: Numbers, bits: int, *, down: bool = False) -> bytes:
     return b"".join(line + bytes(-len(line) % 4) for line in raw)
 
 
-def rgb_of(body: bytes) -> Numbers:
-    image = READERS["BMP"](Body(body))
-    image.load()
-    return np.asarray(to_rgb(image)).astype(int)
-
-
 PALETTES = {
     "colours": COLOURS,
     "greys": GREYS,
@@ -92,7 +84,9 @@ def test_indices_are_the_colours_of_their_palette(bits, name, down) -> None:
     palette = PALETTES[name][: 2**bits]
     samples = DICE.integers(0, len(palette), (HEIGHT, WIDTH))
     rows = packed(samples, bits, down=down)
-    assert np.array_equal(rgb_of(bmp(rows, bits, palette=palette, down=down)), palette[samples])
+    assert np.array_equal(
+        rgb_of("BMP", bmp(rows, bits, palette=palette, down=down)), palette[samples]
+    )
 
 
 @pytest.mark.parametrize("bits", [1, 4, 8])
@@ -101,7 +95,7 @@ def test_a_header_of_os2_has_entries_of_three_bytes(bits, name) -> None:
     palette = PALETTES[name][: 2**bits]
     samples = DICE.integers(0, 2**bits, (HEIGHT, WIDTH))
     body = bmp(packed(samples, bits), bits, palette=palette, core=True)
-    assert np.array_equal(rgb_of(body), palette[samples])
+    assert np.array_equal(rgb_of("BMP", body), palette[samples])
 
 
 @pytest.mark.parametrize("name", ["colours", "greys", "black and white"])
@@ -112,16 +106,16 @@ def test_runs_are_the_colours_of_their_palette(bits, compression, name) -> None:
     value = lambda n: n if bits == 8 else n << 4 | n  # noqa: E731
     lines = [bytes([WIDTH, value(int(line[0])), 0, 0]) for line in samples[::-1]]
     body = bmp(b"".join(lines) + b"\0\1", bits, palette=palette, compression=compression)
-    assert np.array_equal(rgb_of(body), palette[samples])
+    assert np.array_equal(rgb_of("BMP", body), palette[samples])
 
 
 def test_24_and_32_bits_are_blue_green_and_red() -> None:
     samples = DICE.integers(0, 256, (HEIGHT, WIDTH, 3))
     rows = [line[:, ::-1].astype(np.uint8).tobytes() for line in samples[::-1]]
     body = bmp(b"".join(row + bytes(-len(row) % 4) for row in rows), 24)
-    assert np.array_equal(rgb_of(body), samples)
+    assert np.array_equal(rgb_of("BMP", body), samples)
     four = samples[..., 0] << 16 | samples[..., 1] << 8 | samples[..., 2]
-    assert np.array_equal(rgb_of(bmp(packed(four, 32), 32)), samples)
+    assert np.array_equal(rgb_of("BMP", bmp(packed(four, 32), 32)), samples)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +131,7 @@ def test_24_and_32_bits_are_blue_green_and_red() -> None:
 def test_masks_say_where_the_colours_are(bits, masks) -> None:
     samples = DICE.integers(0, 2**bits, (HEIGHT, WIDTH))
     compression = MASKS if masks else RAW
-    found = rgb_of(bmp(packed(samples, bits), bits, masks=masks, compression=compression))
+    found = rgb_of("BMP", bmp(packed(samples, bits), bits, masks=masks, compression=compression))
     for n, mask in enumerate(masks or (0x7C00, 0x3E0, 0x1F)):
         lowest = mask & -mask
         expected = (samples & mask) // lowest * 255 / (mask // lowest)
@@ -155,7 +149,7 @@ ALPHA: Final = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
 
 def test_alpha_lets_white_through() -> None:
     samples = DICE.integers(0, 2**32, (HEIGHT, WIDTH))
-    found = rgb_of(bmp(packed(samples, 32), 32, masks=ALPHA, compression=MASKS))
+    found = rgb_of("BMP", bmp(packed(samples, 32), 32, masks=ALPHA, compression=MASKS))
     colours = np.stack([samples >> 16 & 255, samples >> 8 & 255, samples & 255], axis=-1)
     share = (samples >> 24)[..., None] / 255.0
     assert np.abs(found - (colours * share + 255 * (1 - share))).max() <= 1
@@ -164,6 +158,6 @@ def test_alpha_lets_white_through() -> None:
 def test_alpha_that_is_0_everywhere_is_none() -> None:
     """Some programs have room for it and write nothing there; browsers show the picture."""
     samples = DICE.integers(0, 2**24, (HEIGHT, WIDTH))
-    found = rgb_of(bmp(packed(samples, 32), 32, masks=ALPHA, compression=MASKS))
+    found = rgb_of("BMP", bmp(packed(samples, 32), 32, masks=ALPHA, compression=MASKS))
     colours = np.stack([samples >> 16 & 255, samples >> 8 & 255, samples & 255], axis=-1)
     assert np.array_equal(found, colours)

@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnext.picture.file_bytes import Body
-from resnext.picture.preprocess import to_rgb
-from resnext.picture.readers import READERS
 from tests.pictures import odd_images as odd
 from tests.pictures.odd_images import gif_blocks, riff, webp_chunk
+from tests.pictures.shown import rgb_of
 
 Numbers = NDArray[Any]
 HEIGHT, WIDTH = 10, 16
@@ -63,12 +61,6 @@ def gif(
     data = bytes([code_bits]) + gif_blocks(raw)
     tables = (b"", entries) if local else (entries, b"")
     return b"GIF89a" + canvas + tables[0] + control + frame + tables[1] + data + b";"
-
-
-def rgb_of(name: str, body: bytes) -> Numbers:
-    image = READERS[name](Body(body))
-    image.load()
-    return np.asarray(to_rgb(image)).astype(int)
 
 
 def on_white(frame: Numbers, box: Box) -> Numbers:

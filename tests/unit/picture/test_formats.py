@@ -6,14 +6,11 @@ import struct
 
 import pytest
 
-from resnext.picture.decode import DecodeError, DecodeLimits, decode
-from tests.pictures.decoder import PREPROCESSING
+from tests.pictures.shown import refusal
 
 
-def refusal(body: bytes) -> str:
-    with pytest.raises(DecodeError) as refused:
-        decode(body, limits=DecodeLimits(), preprocessing=PREPROCESSING)
-    return str(refused.value).partition(";")[0]
+def named(body: bytes) -> str:
+    return refusal(body).partition(";")[0]
 
 
 def ftyp(*brands: bytes) -> bytes:
@@ -54,7 +51,7 @@ LICENCE = b"<!-- " + b"licence " * 5000 + b"-->"
     ],
 )
 def test_an_image_that_is_not_decoded_is_named(body, words) -> None:
-    assert refusal(body) == f"unsupported_format: {words}"
+    assert named(body) == f"unsupported_format: {words}"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +69,7 @@ def test_an_image_that_is_not_decoded_is_named(body, words) -> None:
     ],
 )
 def test_what_only_looks_like_an_image_is_none(body, words) -> None:
-    assert refusal(body) == f"not_an_image: {words}"
+    assert named(body) == f"not_an_image: {words}"
 
 
 @pytest.mark.parametrize(
@@ -87,4 +84,4 @@ def test_a_frame_beyond_the_limit_is_told_by_its_pixels() -> None:
     screen = b"GIF89a" + struct.pack("<HHBBB", 10, 10, 128, 0, 0) + bytes(6)
     frame = b"," + struct.pack("<HHHHB", 0, 0, 60_000, 60_000, 0) + b"\2\2\x4c\1\0;"
     words = "too_many_pixels: Image size (3600000000 pixels)"
-    assert refusal(screen + frame) == words
+    assert named(screen + frame) == words

@@ -9,13 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnext.picture.decode import DecodeError, DecodeLimits, decode
 from resnext.picture.file_bytes import Body
-from resnext.picture.preprocess import to_rgb
 from resnext.picture.readers import READERS
 from tests.pictures import odd_images as odd
-from tests.pictures.decoder import PREPROCESSING
 from tests.pictures.odd_images import jpeg_segment, replaced, saved
+from tests.pictures.shown import refusal, rgb_of
 
 Y, X = np.mgrid[0:32, 0:48]
 GRADIENT = np.stack([X * 5, Y * 7, 255 - X * 5], -1).astype(np.uint8)
@@ -23,23 +21,11 @@ BODY = saved(Image.fromarray(GRADIENT), "JPEG", quality=97)
 FRAME = BODY.index(b"\xff\xc0")
 
 
-def rgb_of(body: bytes) -> NDArray[np.int64]:
-    image = READERS["JPEG"](Body(body))
-    image.load()
-    return np.asarray(to_rgb(image)).astype(int)
-
-
-def refusal(body: bytes) -> str:
-    with pytest.raises(DecodeError) as refused:
-        decode(body, limits=DecodeLimits(), preprocessing=PREPROCESSING)
-    return str(refused.value)
-
-
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
 def test_a_jpeg_is_decoded_as_it_was_made(mode, options) -> None:
     picture = Image.fromarray(GRADIENT).convert(mode)
-    found = rgb_of(saved(picture, "JPEG", quality=97, **options))
+    found = rgb_of("JPEG", saved(picture, "JPEG", quality=97, **options))
     assert np.abs(found - np.asarray(picture.convert("RGB")).astype(int)).mean() < 2
 
 
@@ -74,7 +60,7 @@ def lossless_jpeg(samples: NDArray[np.int64], marker: int = 0xC3) -> bytes:
 @pytest.mark.parametrize("components", [1, 3])
 def test_a_lossless_jpeg_is_decoded_to_the_bit(components) -> None:
     samples = GRADIENT[..., :components].astype(int)
-    found = rgb_of(lossless_jpeg(samples))
+    found = rgb_of("JPEG", lossless_jpeg(samples))
     assert np.array_equal(found, np.broadcast_to(samples, (*samples.shape[:2], 3)))
 
 
@@ -124,4 +110,4 @@ def test_what_exif_holds_is_left_alone() -> None:
 
 def test_a_header_may_be_padded() -> None:
     body = BODY[:2] + b"\xff" * 50 + odd.jpeg_segment(0xFE, b"padded") + BODY[2:]
-    assert np.array_equal(rgb_of(body), rgb_of(BODY))
+    assert np.array_equal(rgb_of("JPEG", body), rgb_of("JPEG", BODY))

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from resnext.picture.decode import DecodeError, DecodeLimits, decode
 from resnext.picture.file_bytes import Body
-from resnext.picture.preprocess import to_rgb
 from resnext.picture.readers import READERS
 from tests.pictures import odd_images as odd
 from tests.pictures.decoder import PREPROCESSING
 from tests.pictures.odd_images import png_chunk, png_header
+from tests.pictures.shown import rgb_of
 
 Samples = NDArray[Any]
 """(height, width, samples) of a PNG's bits."""
@@ -81,17 +81,11 @@ def shown(samples: Samples, colour: int, bits: int) -> Samples:
     return np.broadcast_to(eight[..., :-1], (*samples.shape[:2], 3)) * alpha + 255 * (1 - alpha)
 
 
-def rgb_of(body: bytes) -> Samples:
-    image = READERS["PNG"](Body(body))
-    image.load()
-    return np.asarray(to_rgb(image)).astype(int)
-
-
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize(("colour", "bits"), KINDS)
 def test_each_kind_of_png_is_decoded_as_it_was_made(colour, bits, interlaced) -> None:
     samples = samples_of(colour, bits)
-    found = rgb_of(png(samples, colour, bits, interlaced=interlaced))
+    found = rgb_of("PNG", png(samples, colour, bits, interlaced=interlaced))
     assert np.abs(found - shown(samples, colour, bits)).max() <= 1
 
 
@@ -106,7 +100,7 @@ def test_the_transparent_colour_of_a_png_is_white_and_no_other_is(colour, bits, 
     samples[6, 6] = clear ^ 1
     samples[7] = clear
     chunk = png_chunk(b"tRNS", struct.pack(f">{len(clear)}H", *clear))
-    found = rgb_of(png(samples, colour, bits, interlaced=interlaced, chunks=chunk))
+    found = rgb_of("PNG", png(samples, colour, bits, interlaced=interlaced, chunks=chunk))
     expected = shown(samples, colour, bits)
     expected[(samples == clear).all(axis=-1)] = 255
     assert np.abs(found - expected).max() <= 1
@@ -117,7 +111,7 @@ def test_a_palette_of_a_png_may_be_transparent_in_part(bits) -> None:
     samples = samples_of(PALETTE, bits)
     alpha = np.arange(2**bits) * 3 % 256
     chunk = png_chunk(b"tRNS", alpha.astype(np.uint8).tobytes())
-    found = rgb_of(png(samples, PALETTE, bits, chunks=chunk))
+    found = rgb_of("PNG", png(samples, PALETTE, bits, chunks=chunk))
     share = alpha[samples] / 255.0
     expected = shown(samples, PALETTE, bits) * share + 255 * (1 - share)
     assert np.abs(found - expected).max() <= 1
@@ -153,7 +147,7 @@ BAD = png_chunk(b"tEXt", b"Comment\0hello")[:-1] + b"?"
 def test_what_changes_no_pixel_may_be_damaged_or_huge(chunk, behind) -> None:
     whole = png(SAMPLE, RGB, 8, chunks=b"" if behind else chunk)
     body = whole[:-12] + chunk + whole[-12:] if behind else whole
-    assert np.array_equal(rgb_of(body), SAMPLE)
+    assert np.array_equal(rgb_of("PNG", body), SAMPLE)
 
 
 def test_exif_stays_where_a_setting_may_ask_for_it() -> None:
@@ -195,4 +189,4 @@ def test_of_an_animation_the_picture_that_all_viewers_show_is_left() -> None:
         + png_chunk(b"fdAT", other)
         + odd.png_chunk(b"IEND", b"")
     )
-    assert np.array_equal(rgb_of(body), SAMPLE)
+    assert np.array_equal(rgb_of("PNG", body), SAMPLE)

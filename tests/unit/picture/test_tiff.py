@@ -11,13 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnext.picture.decode import DecodeError, DecodeLimits, decode
-from resnext.picture.file_bytes import Body
-from resnext.picture.preprocess import to_rgb
-from resnext.picture.readers import READERS
 from resnext.picture.refusals import Unsupported
-from tests.pictures.decoder import PREPROCESSING
 from tests.pictures.odd_images import saved
+from tests.pictures.shown import refusal, rgb_of
 from tests.pictures.tiffs import (
     COMPRESSORS,
     DEFLATE,
@@ -41,21 +37,6 @@ from tests.pictures.tiffs import (
 HEIGHT, WIDTH = 13, 18
 Shown = Callable[[Samples], Samples]
 """Samples → (height, width, 3), what a viewer on a white page shows, 0 to 255."""
-
-
-def rgb_of(body: bytes) -> Samples:
-    """(height, width, 3) int, before any resize."""
-    file = Body(body)
-    image = READERS["TIFF"](file)
-    file.begin_pixels()
-    image.load()
-    return np.asarray(to_rgb(image)).astype(int)
-
-
-def refusal(body: bytes) -> str:
-    with pytest.raises(DecodeError) as refused:
-        decode(body, limits=DecodeLimits(), preprocessing=PREPROCESSING)
-    return str(refused.value)
 
 
 def grey(values: Samples) -> Samples:
@@ -242,7 +223,7 @@ def test_each_layout_is_decoded_as_it_was_made_or_refused_by_name(name) -> None:
     apart, decoded = {}, []
     for layout in layouts(kind):
         try:
-            found = rgb_of(tiff(samples, layout))
+            found = rgb_of("TIFF", tiff(samples, layout))
         except Unsupported:
             continue
         decoded.append(layout)
@@ -258,7 +239,7 @@ def test_what_is_usual_is_decoded_in_every_order_and_compression() -> None:
         samples = samples_of(kind)
         for order, compression, rows in itertools.product("<>", COMPRESSORS, (0, 1, 5)):
             layout = replace(kind.layout, order=order, compression=compression, rows=rows)
-            assert rgb_of(tiff(samples, layout)).shape == (HEIGHT, WIDTH, 3), layout
+            assert rgb_of("TIFF", tiff(samples, layout)).shape == (HEIGHT, WIDTH, 3), layout
 
 
 # Lossy ones, and those for faxes: their streams come from Pillow's writers.
@@ -291,14 +272,14 @@ def test_jpeg_in_a_tiff_is_decoded(order, photometric, mode, options) -> None:
     stream = saved(given, "JPEG", quality=97, **options)
     sampling = {0: [1, 1], 2: [2, 2]}[options.get("subsampling", 0)]
     tags = jpeg_tags(photometric, len(picture.getbands()), tags={530: (SHORT, sampling)})
-    found = rgb_of(file_of([stream], tags, order))
+    found = rgb_of("TIFF", file_of([stream], tags, order))
     assert np.abs(found - np.asarray(picture.convert("RGB")).astype(int)).mean() < 1.5
 
 
 def test_jpeg_of_the_old_kind_is_decoded_where_it_is_one_stream() -> None:
     stream = saved(Image.fromarray(GRADIENT), "JPEG", quality=97)
     where: Tags = {513: (LONG, [8]), 514: (LONG, [len(stream)]), 530: (SHORT, [2, 2])}
-    found = rgb_of(file_of([stream], jpeg_tags(6, 3, 6, tags=where)))
+    found = rgb_of("TIFF", file_of([stream], jpeg_tags(6, 3, 6, tags=where)))
     assert np.abs(found - GRADIENT.astype(int)).mean() < 4
     words = "unsupported_format: a TIFF of YCbCr, 3 x 8 bits, JPEG of the old kind"
     assert refusal(file_of([stream], jpeg_tags(6, 3, 6))).startswith(words)
@@ -318,7 +299,7 @@ def test_subsampled_ycbcr_is_decoded_where_it_is_compressed(sampling) -> None:
     for compression in (LZW, DEFLATE, ZSTD):
         packed = COMPRESSORS[compression](bytes(stream))
         tags = jpeg_tags(6, 3, compression, tags={530: (SHORT, list(sampling))})
-        assert np.abs(rgb_of(file_of([packed], tags)) - ycc(whole)).max() <= 2
+        assert np.abs(rgb_of("TIFF", file_of([packed], tags)) - ycc(whole)).max() <= 2
     tags = jpeg_tags(6, 3, NONE, tags={530: (SHORT, list(sampling))})
     words = "unsupported_format: a TIFF of YCbCr, 3 x 8 bits, uncompressed"
     assert refusal(file_of([bytes(stream)], tags)).startswith(words)
@@ -328,7 +309,7 @@ def test_subsampled_ycbcr_is_decoded_where_it_is_compressed(sampling) -> None:
 def test_a_fax_is_decoded(compression) -> None:
     dots = ((X // 7 + Y // 5) % 2 * 255).astype(np.uint8)
     body = saved(Image.fromarray(dots).convert("1"), "TIFF", compression=compression)
-    assert np.array_equal(rgb_of(body), grey(dots[..., None]))
+    assert np.array_equal(rgb_of("TIFF", body), grey(dots[..., None]))
 
 
 @pytest.mark.parametrize(
@@ -338,7 +319,7 @@ def test_a_fax_is_decoded(compression) -> None:
 def test_lab_is_decoded(lab, expected, compression) -> None:
     """Its a* and b* have a sign; the colours are those of the formulas of CIE and sRGB."""
     body = tiff(np.full((4, 4, 3), lab), Layout(photometric=8, compression=compression))
-    assert rgb_of(body)[0, 0] == pytest.approx(expected, abs=1)
+    assert rgb_of("TIFF", body)[0, 0] == pytest.approx(expected, abs=1)
 
 
 @pytest.mark.parametrize("compression", [34887, 34676, 34661, 50001, 50002, 7777])
@@ -364,7 +345,7 @@ def test_a_palette_of_8_bits_counts_as_one_of_16() -> None:
     """Old programs wrote it so; libtiff judges by the same rule."""
     entries = np.arange(256)
     layout = Layout(photometric=3, more={320: (SHORT, [*entries, *entries[::-1], *[7] * 256])})
-    assert rgb_of(tiff(np.full((2, 2, 1), 100), layout))[0, 0].tolist() == [100, 155, 7]
+    assert rgb_of("TIFF", tiff(np.full((2, 2, 1), 100), layout))[0, 0].tolist() == [100, 155, 7]
 
 
 TURNED: dict[int, Callable[[Samples], Samples]] = {
@@ -385,15 +366,15 @@ def test_the_orientation_of_a_tiff_is_done(orientation, compression) -> None:
     layout = Layout(
         photometric=2, compression=compression, rows=5, more={274: (SHORT, [orientation])}
     )
-    assert np.array_equal(rgb_of(tiff(GRADIENT, layout)), TURNED[orientation](GRADIENT))
+    assert np.array_equal(rgb_of("TIFF", tiff(GRADIENT, layout)), TURNED[orientation](GRADIENT))
 
 
 def test_a_picture_in_a_strip_for_each_row_is_decoded() -> None:
     samples = np.arange(60_000)[:, None, None] % 251
     layout = Layout(rows=1)
-    assert np.array_equal(rgb_of(tiff(samples, layout)), grey(samples))
+    assert np.array_equal(rgb_of("TIFF", tiff(samples, layout)), grey(samples))
 
 
 def test_unsigned_samples_beyond_31_bits_are_no_negative_ones() -> None:
     samples = np.array([[[0], [2**31], [2**32 - 1]]])
-    assert rgb_of(tiff(samples, Layout(bits=32)))[0, :, 0].tolist() == [0, 128, 255]
+    assert rgb_of("TIFF", tiff(samples, Layout(bits=32)))[0, :, 0].tolist() == [0, 128, 255]

@@ -7,17 +7,10 @@ import struct
 import numpy as np
 import pytest
 
-from resnext.picture.decode import DecodeError, DecodeLimits, decode
 from resnext.picture.file_bytes import Body
 from resnext.picture.readers import READERS
-from tests.pictures.decoder import PREPROCESSING
+from tests.pictures.shown import refusal
 from tests.pictures.tiffs import Layout, tiff
-
-
-def refusal(body: bytes) -> str:
-    with pytest.raises(DecodeError) as refused:
-        decode(body, limits=DecodeLimits(), preprocessing=PREPROCESSING)
-    return str(refused.value)
 
 
 def one_strip(*entries: tuple[int, int, int, int], content: bytes = bytes(100)) -> bytes:

@@ -13,22 +13,16 @@ from PIL import Image
 
 from resnext.picture.decode import DecodeError, DecodeLimits, decode
 from resnext.picture.file_bytes import Body
-from resnext.picture.preprocess import to_rgb
 from resnext.picture.readers import READERS
 from tests.pictures import odd_images as odd
 from tests.pictures.decoder import PREPROCESSING
 from tests.pictures.odd_images import replaced, saved
+from tests.pictures.shown import rgb_of
 
 Pixels = NDArray[Any]
 # Four corners of different colours, and no two sides alike.
 CORNERS = np.array([[[230, 20, 20], [20, 230, 20]], [[20, 20, 230], [230, 230, 230]]], np.uint8)
 PICTURE = CORNERS.repeat(32, axis=0).repeat(64, axis=1)
-
-
-def rgb_of(name: str, body: bytes) -> Pixels:
-    image = READERS[name](Body(body))
-    image.load()
-    return np.asarray(to_rgb(image)).astype(int)
 
 
 def with_box(name: str, box: bytes) -> bytes:
