@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 from typing import Any, Final
 
@@ -193,6 +194,6 @@ COMPRESSORS: Final[dict[int, Callable[[bytes], bytes]]] = {
     DEFLATE: zlib.compress,
     OLD_DEFLATE: zlib.compress,
     PACKBITS: _packbits,
-    LZMA: lzma.compress,
+    LZMA: partial(lzma.compress, preset=0),  # the usual preset needs 10 ms to begin
     ZSTD: _zstd,
 }
