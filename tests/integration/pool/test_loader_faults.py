@@ -25,7 +25,7 @@ from tests.pictures.demo import GOOD
 from tests.pictures.hostile import make_endless_jpeg, make_png
 from tests.pools import Pool
 from worker.pool.pool import PoolClosed
-from worker.pool.process import LOOKS, LoaderProcess
+from worker.pool.process import LOOKS, WALL_FACTOR, LoaderProcess
 from worker.pool.request import LoadRequest
 from worker.pool.slots import Slots
 from worker.pool.verdict import MOST_UNEXPLAINED_DEATHS
@@ -108,24 +108,6 @@ def test_a_picture_whose_loader_had_to_wait_is_decoded(make_pool: MakePool, tmp_
     until(lambda: process._looks_at_note > LOOKS)
     process.child.send_signal(signal.SIGCONT)
     assert pool.answers(1) == [(slow.name, None)]
-
-
-def test_a_picture_whose_loader_never_gets_on_is_tried_again(
-    make_pool: MakePool, tmp_path: Path
-) -> None:
-    """Nothing says that the picture is to blame; its neighbours go to the next loader."""
-    pool = make_pool(decode_deadline_s=0.5)
-    slow = make_endless_jpeg(tmp_path / "slow.jpg")
-    pool.load(slow, GOOD)
-    process = until(lambda: pool.inner.processes[0])
-    until(process.slots.noted)
-    process.child.send_signal(signal.SIGSTOP)
-    answers = dict(pool.answers(2))
-    failure = answers.pop(slow.name)
-    assert answers == {GOOD.name: None}
-    words = "its loader had less than 0.5 s of processor time for it"
-    assert failure == Failure("timeout", f"not decoded within 2.5 s: {words}")
-    assert failure.retried
 
 
 def kill_while_decoding(pool: Pool, number: signal.Signals) -> None:
@@ -212,6 +194,29 @@ def idle() -> Iterator[LoaderProcess]:
     with ours, theirs, subprocess.Popen([sys.executable, "-c", "input()"], stdin=theirs) as child:
         yield LoaderProcess(child, ours, slots, free=[])
         child.kill()
+
+
+def test_a_loader_that_gets_no_processor_time_is_killed_in_the_end(idle: LoaderProcess) -> None:
+    """It decodes and uses nothing: what it decodes is not to blame."""
+    for _ in range(2):  # the limit is each picture's own
+        idle.slots.note(0)
+        for _ in range(LOOKS * WALL_FACTOR):
+            idle.look(60.0)
+        assert (idle.stalled, idle.child.poll()) == (None, None)
+    idle.look(60.0)
+    assert (idle.stalled, idle.overdue) == (idle.slots.noted(), None)
+    assert idle.child.wait(WITHIN_S) == -signal.SIGKILL
+
+
+def test_a_loader_that_has_had_its_processor_time_is_killed_at_the_next_look(
+    idle: LoaderProcess,
+) -> None:
+    idle.slots.note(0)
+    idle.look(0.0)
+    assert idle.overdue is None
+    idle.look(0.0)
+    assert (idle.stalled, idle.overdue) == (None, idle.slots.noted())
+    assert idle.child.wait(WITHIN_S) == -signal.SIGKILL
 
 
 def test_a_loader_that_answers_now_and_then_is_left_alone(idle: LoaderProcess) -> None:
