@@ -73,8 +73,14 @@ def test_a_header_of_any_width_costs_its_image_and_no_thread(
     assert pool.answers(1) == [(GOOD.name, None)]
 
 
+@pytest.fixture
+def patient(monkeypatch) -> None:
+    """A machine that is busy with other tests may let a loader wait for long."""
+    monkeypatch.setattr("worker.pool.process.WALL_FACTOR", 1000)
+
+
 def test_a_picture_that_decodes_for_ever_fails_alone(
-    make_pool: MakePool, tmp_path: Path, caplog
+    patient: None, make_pool: MakePool, tmp_path: Path, caplog
 ) -> None:
     pool = make_pool(fetches_per_loader=8, decode_deadline_s=1.0)
     endless = make_endless_jpeg(tmp_path / "endless.jpg")
@@ -97,7 +103,9 @@ def test_many_pictures_that_take_a_while_each_are_not_one_that_takes_long(
     assert pool.answers(60) == [(large.name, None)] * 60
 
 
-def test_a_picture_whose_loader_had_to_wait_is_decoded(make_pool: MakePool, tmp_path: Path) -> None:
+def test_a_picture_whose_loader_had_to_wait_is_decoded(
+    patient: None, make_pool: MakePool, tmp_path: Path
+) -> None:
     """A busy machine stops loaders for as long: only what they take of it counts."""
     pool = make_pool(decode_deadline_s=4.0)
     slow = make_endless_jpeg(tmp_path / "slow.jpg", scans=8)
