@@ -106,7 +106,8 @@ ERROR_CODES: Final = {
         ),
         ErrorCode(
             name="timeout",
-            cause="The image was not there within fetch_deadline_s, or its loader answers nothing.",
+            cause="The image was not there within fetch_deadline_s, or its loader answers nothing "
+            "or gets no processor time.",
             advice="Retry later, or raise RESNEXT_FETCH_DEADLINE_S.",
             retried=True,
         ),
@@ -138,7 +139,7 @@ ERROR_CODES: Final = {
         ),
         ErrorCode(
             name="unsupported_format",
-            cause="An image, but of a format that is not decoded.",
+            cause="An image, but of a format or a kind that is not decoded; the detail names it.",
             advice="Convert it to JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF; for HEIF, install "
             "resnext-queue[heif] on the workers.",
         ),
@@ -165,7 +166,7 @@ ERROR_CODES: Final = {
         ),
         ErrorCode(
             name="decode_timeout",
-            cause="The image was not decoded within decode_deadline_s.",
+            cause="Decoding the image took more than decode_deadline_s of processor time.",
             advice="The file is hostile, or RESNEXT_DECODE_DEADLINE_S too short for its size.",
         ),
         ErrorCode(

@@ -177,7 +177,8 @@ class Settings(BaseSettings):
     fetch_deadline_s: float = Field(default=20.0, gt=0)
     """Wall-clock time for one URI: look-up, connection, redirects and body, or reading a file."""
     decode_deadline_s: float = Field(default=20.0, gt=0)
-    """Wall-clock time for decoding one image; its loader is then ended, and started anew."""
+    """Processor time for decoding one image; its loader is then ended, and started anew. An image
+    that takes five times as long by the clock is tried again later, as `timeout`."""
     decode: Literal["exact", "fast"] = "exact"
     """`exact` to the bit as in the reference; `fast` decodes and resizes JPEGs by torchvision, up
     to 2 of 255 beside it, with torch in every loader."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from PIL import AvifImagePlugin, Image, ImageFile
+from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import (
     STRIPBYTECOUNTS,
     STRIPOFFSETS,
@@ -30,6 +30,7 @@ from resnext.picture.formats import NAMES, decoded_formats, guess, is_cut, refus
 from resnext.picture.orientation import UPRIGHT, Orientation, orientation_of, turn, turned_size
 from resnext.picture.preprocess import Preprocessing, resize_and_crop, to_rgb
 from resnext.picture.readers import READERS
+from resnext.picture.refusals import Damaged, Unsupported
 from resnext.picture.resample import Pixels
 
 Route = Literal["exact", "fast"]
@@ -42,7 +43,19 @@ _ADDRESS: Final = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
 _TRUNCATED: Final = re.compile(r"truncated(?! \w+ chunk)", re.IGNORECASE)
 # What Pillow says of files that are sound, and of a kind that it does not read.
 _UNSUPPORTED: Final = re.compile(
-    "unknown pixel mode|unsupported bmp|not yet supported", re.IGNORECASE
+    "unknown pixel mode|unsupported (bmp|codec|feature|image type)|not yet supported",
+    re.IGNORECASE,
+)
+
+# Errors whose words are about the file. Python's own, of an index out of range, say nothing.
+_SPEAKING: Final = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    RuntimeError,
+    Image.DecompressionBombError,
+    Unsupported,
+    Damaged,
 )
 
 
@@ -119,23 +132,14 @@ def decode(
 @contextmanager
 def _pillow_within(limits: DecodeLimits) -> Iterator[None]:
     """Pillow's settings are the process's, which may be somebody else's: they are put back."""
-    before = (
-        Image.MAX_IMAGE_PIXELS,
-        ImageFile.LOAD_TRUNCATED_IMAGES,
-        AvifImagePlugin.DEFAULT_MAX_THREADS,
-    )
+    before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
     # Twice as much is an error: where a canvas takes memory before the header has been read.
     Image.MAX_IMAGE_PIXELS = (limits.max_pixels + 1) // 2
     ImageFile.LOAD_TRUNCATED_IMAGES = limits.truncated == "accept"
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # whoever decodes has one core
     try:
         yield
     finally:
-        (
-            Image.MAX_IMAGE_PIXELS,
-            ImageFile.LOAD_TRUNCATED_IMAGES,
-            AvifImagePlugin.DEFAULT_MAX_THREADS,
-        ) = before
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _pixels(
@@ -245,9 +249,14 @@ def as_decode_error(
         case MemoryError():
             code, words = "too_many_pixels", "more memory than a loader may take"
         case Image.DecompressionBombError():
-            code, words = "too_many_pixels", words.partition(" exceeds")[0] + " exceeds max_pixels"
+            words = words.partition(" exceeds")[0]
+            code, words = "too_many_pixels", f"{words}; RESNEXT_MAX_PIXELS permits fewer"
         case HeaderTooLong():
             code, words = "decode_error", f"more than {MOST_HEADER_READS} parts before its pixels"
+        case Unsupported():
+            code = "unsupported_format"
+        case Damaged():
+            code = "decode_error"
         case _ if isinstance(error, EOFError) or _TRUNCATED.search(words):
             code = "truncated"
         case _ if cut:
@@ -258,13 +267,11 @@ def as_decode_error(
 
 
 def _words(error: BaseException) -> str:
-    """What a decoder says, in a line for people: of a hostile file it may be anything.
-
-    What Python itself says, of an index that is out of range, says nothing to anybody.
-    """
-    if isinstance(error, SyntaxError) and error.__cause__ is not None:
-        error = error.__cause__  # that is how Pillow wraps it
-    if not isinstance(error, OSError | ValueError | SyntaxError | RuntimeError) or not str(error):
+    """What a decoder says, in a line for people: of a hostile file it may be anything."""
+    cause = error.__cause__
+    if isinstance(error, SyntaxError) and cause is not None and error.args == (cause,):
+        error = cause  # that is how Pillow wraps it
+    if not isinstance(error, _SPEAKING) or not str(error):
         return "its parts do not fit together"
     words = _ADDRESS.sub("the file", str(error).splitlines()[0])
     return "".join(filter(str.isprintable, words))[:MAX_WORDS]

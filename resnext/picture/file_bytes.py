@@ -9,6 +9,8 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Final
 
+from PIL.ImageFile import ImageFile
+
 # A photograph has some dozens of parts before its pixels; with a large colour profile, an XMP
 # block in pieces of 255 bytes or a long palette, hundreds. A million take seconds.
 MOST_HEADER_READS: Final = 20_000
@@ -40,3 +42,18 @@ class Body(BytesIO):
 
     def begin_pixels(self) -> None:
         self._in_header = False
+
+    def become(self, content: bytes) -> None:
+        """Holds these bytes from now on, and is read from their beginning."""
+        self.seek(0)
+        self.write(content)
+        self.truncate()
+        self.seek(0)
+
+
+def body_of(reader: ImageFile) -> Body:
+    """The file that a reader was given."""
+    body = reader.fp
+    if not isinstance(body, Body):
+        raise TypeError(body)
+    return body

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from typing import Final
 
 from resnext.picture import boxes
@@ -31,8 +33,6 @@ _REFUSED: Final = (
     (b"%!PS", "a PostScript document"),
     (b"\xc5\xd0\xd3\xc6", "an EPS document"),
     (b"8BPS", "a Photoshop document"),
-    (b"\x00\x00\x01\x00", "a Windows icon"),
-    (b"\x00\x00\x02\x00", "a Windows cursor"),
     (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 image"),
     (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
     (b"\xff\x0a", "a JPEG XL image"),
@@ -61,8 +61,25 @@ _NO_IMAGES: Final = (
     (b"PK\x03\x04", "a ZIP archive"),
     (b"\x1f\x8b", "gzip data"),
 )
-_BEFORE_SVG: Final = (b"<svg", b"<?xml", b"<!--", b"<!doctype svg")
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_BLANKS: Final = re.compile(rb"\s*")
+# What may stand before the root of an XML text, and how it ends.
+_PROLOGUE: Final = {b"<?": b"?>", b"<!--": b"-->"}
+_DOCTYPE: Final = re.compile(rb"<!doctype\s+svg\b[^<>\[]*(\[.*?\]\s*)?>", re.IGNORECASE | re.DOTALL)
+_SVG: Final = re.compile(rb"<([a-z_][\w.-]*:)?svg[\s/>]", re.IGNORECASE)
+# A drawing program writes a handful; a file may consist of millions.
+_MOST_PROLOGUES: Final = 100
 _SNIFFED_BYTES: Final = 1024
+# Reserved, 1 for an icon and 2 for a cursor, then how many there are.
+_ICON: Final = struct.Struct("<HHH")
+_ICONS: Final = {1: "a Windows icon", 2: "a Windows cursor"}
+_TGA_END: Final = b"TRUEVISION-XFILE.\0"
+# Truevision's TGA 2.0: has a palette, kind of image, the palette's three, origin, sides, bits.
+_TGA: Final = struct.Struct("<xBB5xHHHHB")
+_TGA_BITS: Final = {
+    1: (8, 16), 2: (15, 16, 24, 32), 3: (8, 16), 9: (8, 16), 10: (15, 16, 24, 32), 11: (8, 16),
+}  # fmt: skip
+_TGAS_WITH_PALETTE: Final = frozenset({1, 9})
 _BMP_HEADER_BYTES: Final = 18
 
 
@@ -86,13 +103,50 @@ def refused_format(body: bytes) -> str | None:
             return words
     if body.startswith(b"RIFF") and body[8:12] in _RIFFS:
         return _RIFFS[body[8:12]]
-    if body[4:8] == b"ftyp":
-        return "an MP4 or QuickTime video"
-    head = _head(body)
-    # A page may have drawings in it, and is none.
-    if b"<svg" in head and head.startswith(_BEFORE_SVG):
-        return "an SVG drawing"
+    if (other := boxes.other_format_of(body)) is not None:
+        return other
+    return _icon(body) or _drawing(body) or _targa(body)
+
+
+def _icon(body: bytes) -> str | None:
+    if len(body) < _ICON.size:
+        return None
+    reserved, kind, number = _ICON.unpack_from(body)
+    return _ICONS.get(kind) if reserved == 0 and number > 0 else None
+
+
+def _drawing(body: bytes) -> str | None:
+    """By the root of the text. A page may have drawings in it, and is none."""
+    at = len(_BYTE_ORDER_MARK) if body.startswith(_BYTE_ORDER_MARK) else 0
+    for _ in range(_MOST_PROLOGUES):
+        blanks = _BLANKS.match(body, at)
+        at = at if blanks is None else blanks.end()
+        ends = [end for start, end in _PROLOGUE.items() if body.startswith(start, at)]
+        if ends:
+            at = body.find(ends[0], at) + len(ends[0])
+            if at < len(ends[0]):
+                return None
+        elif (doctype := _DOCTYPE.match(body, at)) is not None:
+            at = doctype.end()
+        else:
+            return "an SVG drawing" if _SVG.match(body, at) else None
     return None
+
+
+def _targa(body: bytes) -> str | None:
+    """It has no first bytes of its own: by its last ones, or a header that makes sense."""
+    if body.endswith(_TGA_END):
+        return "a TGA image"
+    if len(body) < _TGA.size:
+        return None
+    palette, kind, _, _, width, height, bits = _TGA.unpack_from(body)
+    makes_sense = (
+        bits in _TGA_BITS.get(kind, ())
+        and palette == (kind in _TGAS_WITH_PALETTE)
+        and width > 0
+        and height > 0
+    )
+    return "a TGA image" if makes_sense else None
 
 
 def guess(body: bytes) -> str:
@@ -108,7 +162,7 @@ def guess(body: bytes) -> str:
 
 def _head(body: bytes) -> bytes:
     """How a text begins, without a byte order mark, blanks and capitals."""
-    return body[:_SNIFFED_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return body[:_SNIFFED_BYTES].removeprefix(_BYTE_ORDER_MARK).lstrip().lower()
 
 
 def decoded_formats() -> str:

@@ -12,6 +12,8 @@ from typing import Final, Literal
 
 from PIL import Image
 
+from resnext.picture.turn import ORIENTATION_TAG, TURNS
+
 Orientation = Literal["ignore", "exif"]
 """`ignore`: pixels stay as they are stored, as in NVIDIA's preprocessing; `exif`: they are turned
 as EXIF says."""
@@ -20,21 +22,10 @@ UPRIGHT: Final = 1
 # What a container demands by itself (TIFF's own tag, irot and imir of AVIF and HEIF) is done by
 # its reader in any case, and by ISO 23008-12 an orientation in the EXIF beside it says nothing.
 _TURNED_BY_READERS: Final = frozenset({"TIFF", "AVIF", "HEIF"})
-# EXIF 3.0, table 6, "Orientation"; the methods are those of Pillow's `ImageOps.exif_transpose`.
-_METHODS: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _SIDEWAYS: Final = frozenset({5, 6, 7, 8})
 
 _MARK: Final = b"Exif\0\0"  # before it in a JPEG, and sometimes twice or in a WebP
 _ENTRIES: Final = {b"II*\0": "<", b"MM\0*": ">"}
-_TAG: Final = 0x0112
 _SHORT: Final = 3
 _ENTRY_BYTES: Final = 12
 # Of a camera's first directory; thirty are usual. What comes later is not looked at.
@@ -74,8 +65,8 @@ def _find(exif: bytes, begin: int, order: str) -> int:
     for entry in range(min(entries, _MOST_ENTRIES)):
         at = place + 2 + entry * _ENTRY_BYTES
         tag, kind, count, value = struct.unpack_from(f"{order}HHIH", exif, at)
-        if tag == _TAG:
-            sound = (kind, count) == (_SHORT, 1) and value in _METHODS
+        if tag == ORIENTATION_TAG:
+            sound = (kind, count) == (_SHORT, 1) and value in TURNS
             return value if sound else UPRIGHT
     return UPRIGHT
 
@@ -87,5 +78,5 @@ def turned_size(width: int, height: int, orientation: int) -> tuple[int, int]:
 
 def turn(image: Image.Image, orientation: int) -> Image.Image:
     """The picture as it is to be looked at; the same object where nothing is to be done."""
-    method = _METHODS.get(orientation)
+    method = TURNS.get(orientation)
     return image if method is None else image.transpose(method)

@@ -90,13 +90,21 @@ def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    """Modes I;16, I;16B …, I and F → L; what is no number becomes black."""
-    samples = np.asarray(image).astype(np.float32)
+    """Modes I;16, I;16B …, I and F → L; what is no number becomes black, what is transparent
+    white.
+    """
+    given = np.asarray(image)
+    clear = image.info.get("transparency")
+    clears = given == clear if isinstance(clear, int) else None
+    samples = given.astype(np.float32)
     np.nan_to_num(samples, copy=False, nan=0.0)
     black, white = _white_of(image.mode, float(samples.min()), float(samples.max()))
     samples -= np.float32(black)
     samples *= np.float32(255.0 / (white - black))
-    return Image.fromarray(np.rint(samples, out=samples).astype(np.uint8))
+    shown = np.rint(samples, out=samples).astype(np.uint8)
+    if clears is not None:
+        shown[clears] = 255
+    return Image.fromarray(shown)
 
 
 def _white_of(mode: str, smallest: float, largest: float) -> tuple[float, float]:

@@ -26,11 +26,11 @@ def make_png(path: Path, width: int, height: int) -> Path:
     return path
 
 
-def make_endless_jpeg(path: Path) -> Path:
+def make_endless_jpeg(path: Path, scans: int = 50_000) -> Path:
     """A progressive picture that repeats its last scan: an hour of decoding in few bytes."""
     whole = BytesIO()
     Image.new("L", (4000, 4000), 128).save(whole, "JPEG", progressive=True)
     jpeg = whole.getvalue()
     last_scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
-    path.write_bytes(jpeg[:-2] + last_scan * 50_000 + jpeg[-2:])
+    path.write_bytes(jpeg[:-2] + last_scan * scans + jpeg[-2:])
     return path

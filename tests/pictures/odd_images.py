@@ -20,6 +20,8 @@ import numpy as np
 from PIL import Image
 from pillow_heif import register_heif_opener
 
+from tests.pictures import tiffs
+
 PIXELS: Final = "pixels"
 """What an image that is decoded ends as; every other ending is an error code."""
 DAMAGED: Final = frozenset({PIXELS, "decode_error", "truncated", "not_an_image"})
@@ -177,6 +179,30 @@ def rarities() -> Iterator[tuple[str, bytes]]:
     yield "BMP from top to bottom", bmp(6, -4, bytes(20 * 4))
     yield "BMP of RLE", bmp_rle(64, 48)
     yield "TIFF in tiles", tiff_of_tiles(40, 30, 16)
+    grey = np.arange(40 * 30).reshape(30, 40, 1) * 54
+    colour = np.repeat(grey, 3, axis=2)
+    for name, samples, layout in (
+        ("separate planes", colour >> 8, {"photometric": 2, "compression": 8, "planes": True}),
+        ("a predictor", colour, {"photometric": 2, "bits": 16, "compression": 5, "predictor": 2}),
+        ("big-endian samples", grey, {"bits": 16, "order": ">", "rows": 7}),
+        (
+            "a float's predictor",
+            grey / 65535,
+            {"bits": 32, "sample_format": 3, "compression": 8, "predictor": 3},
+        ),
+        ("mirrored bytes", grey & 1, {"bits": 1, "compression": 32773, "fill_order": 2}),
+        (
+            "zstd in tiles",
+            colour >> 8,
+            {
+                "photometric": 6,
+                "compression": 50000,
+                "tile": 16,
+                "more": {530: (tiffs.SHORT, [1, 1])},
+            },
+        ),
+    ):
+        yield f"TIFF of {name}", tiffs.tiff(samples, tiffs.Layout(**layout))
     yield "BigTIFF", saved(photograph(40, 30), "TIFF", big_tiff=True)
     yield "JPEG with rubbish behind it", saved(photograph(40, 30), "JPEG") + bytes(1000)
     yield "MPO", saved(photograph(40, 30), "MPO", save_all=True, append_images=[photograph(40, 30)])
@@ -617,6 +643,28 @@ def largest_images() -> Iterator[tuple[str, bytes]]:
     yield "WebP to be turned", saved(Image.new("RGBA", size), "WEBP", exif=exif, **frames)
     yield "GIF", gif(*size)
     yield "BMP of RLE", bmp_rle(*size)
+    row = bytes(1 + 6 * side)
+    clear = png_chunk(b"tRNS", b"\0\1" * 3)
+    yield (
+        "PNG RGB of 16 bits with a transparent colour",
+        png(side, side, row * side, 16, 2, before=clear),
+    )
+    row = bytes(1 + 2 * side)
+    clear = png_chunk(b"tRNS", b"\0\1")
+    yield "PNG I;16 with a transparent colour", png(side, side, row * side, 16, before=clear)
+    deep = np.full((side, side, 1), 2**32 - 1)
+    yield "TIFF of 32 bits without sign", tiffs.tiff(deep, tiffs.Layout(bits=32, compression=8))
+    yield "GIF with a frame of a part", gif(*size, frame=(0, 0, side - 1, side))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for file_format, mode, options in (
+        ("TIFF", "CMYK", {"compression": "tiff_lzw"}),
+        ("TIFF", "RGBA", {"compression": "tiff_lzw"}),
+        ("TIFF", "F", {"compression": "tiff_lzw"}),
+        ("AVIF", "RGBA", {"speed": 10}),
+    ):
+        turned = saved(Image.new(mode, size), file_format, exif=exif, **options)
+        yield f"{file_format} {mode} to be turned", turned
     yield "PNG of one row", png(MAX_SIDE_PIXELS, 1, bytes(MAX_SIDE_PIXELS + 1))
     yield "PNG of one column", png(1, MAX_SIDE_PIXELS, bytes(2 * MAX_SIDE_PIXELS))
 

@@ -28,7 +28,7 @@ from worker.pool.load import (
     PoolClosed,
     release,
 )
-from worker.pool.process import START_WITHIN_S, LoaderProcess
+from worker.pool.process import START_WITHIN_S, WALL_FACTOR, LoaderProcess
 from worker.pool.reader import LoaderReader
 from worker.pool.replacement import Replacement
 from worker.pool.request import LoadRequest
@@ -171,10 +171,9 @@ class LoaderPool:
 
 def _deadlines(settings: Settings) -> Deadlines:
     """After the deadline of fetching, each image in flight has its answer or waits for the
-    decoder. After that of decoding, the image in the decoder has its answer. So a loader that
-    answers nothing for both, and the time to start, is broken.
+    decoder. After that of decoding by the clock, the image in the decoder has its answer. So a
+    loader that answers nothing for both, and the time to start, is broken.
     """
-    return Deadlines(
-        decode_s=settings.decode_deadline_s,
-        silence_s=settings.fetch_deadline_s + settings.decode_deadline_s + START_WITHIN_S,
-    )
+    decode_s = settings.decode_deadline_s
+    silence_s = settings.fetch_deadline_s + WALL_FACTOR * decode_s + START_WITHIN_S
+    return Deadlines(decode_s=decode_s, silence_s=silence_s)

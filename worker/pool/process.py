@@ -20,6 +20,7 @@ from typing import Final
 
 from worker.loader.config import LoaderConfig
 from worker.loader.sandbox.spawn import spawn, write_permitted
+from worker.pool.cpu_time import cpu_s_of
 from worker.pool.environment import LoaderEnvironment
 from worker.pool.loader_log import LoaderLog
 from worker.pool.quarantine import Quarantine
@@ -47,6 +48,9 @@ END_WITHIN_S: Final = 2.0
 _SEND_WITHIN: Final = struct.pack("ll", 10, 0)
 # How often the pool looks at a loader within the time that it may decode one image.
 LOOKS: Final = 20
+# What it may decode for by the clock, in times of its processor time: a busy machine lets loaders
+# wait, since they are niced.
+WALL_FACTOR: Final = 5
 # A loader must also start before its first answer, slowly where a machine has much else to do.
 START_WITHIN_S: Final = 60.0
 
@@ -74,11 +78,14 @@ class LoaderProcess:
     distrusted: bool = False
     """It sent what no loader of ours sends, and was killed for it."""
     overdue: Note | None = None
-    """What it decoded for too long, and was killed for."""
+    """What it decoded for too much processor time, and was killed for."""
+    stalled: Note | None = None
+    """What it did not get done by the clock, and was killed for: the image may be sound."""
     mute: bool = False
     """It answered nothing for too long, and was killed for it."""
     _last_note: Note | None = None
     _looks_at_note: int = 0
+    _cpu_s_at_note: float = 0.0
     _last_answered: int = 0
     _silent_looks: int = 0
     _unsent: list[bytes] = field(default_factory=list)
@@ -146,18 +153,24 @@ class LoaderProcess:
         self.distrusted = True
         self.child.kill()
 
-    def look(self) -> None:
-        """Kills it if it still decodes what it decoded LOOKS looks ago, or if it has more threads
-        than a loader needs.
+    def look(self, decode_s: float) -> None:
+        """Kills it if it has taken so much processor time for what it decodes, or has not decoded
+        it in LOOKS * WALL_FACTOR looks, or if it has more threads than a loader needs.
 
-        This counts looks and reads no clock: after a pause of the whole machine, a clock would
-        say that everything had taken too long.
+        The second counts looks and reads no clock: after a pause of the whole machine, a clock
+        would say that everything had taken too long.
         """
         note = self.slots.noted()
-        self._looks_at_note = self._looks_at_note + 1 if note == self._last_note else 0
-        self._last_note = note
-        if note is not None and self._looks_at_note >= LOOKS:
-            self.overdue = note
+        cpu_s = cpu_s_of(self.child.pid)
+        if note is None or note != self._last_note:
+            self._last_note, self._looks_at_note, self._cpu_s_at_note = note, 0, cpu_s
+        else:
+            self._looks_at_note += 1
+            if cpu_s - self._cpu_s_at_note >= decode_s:
+                self.overdue = note
+            elif self._looks_at_note >= LOOKS * WALL_FACTOR:
+                self.stalled = note
+        if self.overdue or self.stalled:
             self.child.kill()
         elif not self.distrusted and (threads := count_threads(self.child.pid)) > self.most_threads:
             self.distrust(f"has {threads} threads")
@@ -170,7 +183,8 @@ class LoaderProcess:
         answered = self.answered != self._last_answered
         self._silent_looks = 0 if answered or not self.requests else self._silent_looks + 1
         self._last_answered = self.answered
-        if self._silent_looks >= most_looks and self.overdue is None:
+        condemned = self.overdue or self.stalled
+        if self._silent_looks >= most_looks and condemned is None:
             self.mute = True
             self.child.kill()
 

@@ -114,7 +114,7 @@ class Replacement:
         most_looks = ceil(self._deadlines.silence_s / look_s)
         while not self._closing.wait(look_s):
             for process in filter(None, list(self._scheduler.processes)):
-                process.look()
+                process.look(self._deadlines.decode_s)
                 process.listen(most_looks)
 
     def _replace(self, n: int, dead: LoaderProcess, wait_s: float) -> None:

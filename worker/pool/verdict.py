@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from contract.failure import Failure
-from worker.pool.process import LoaderProcess
+from worker.pool.process import WALL_FACTOR, LoaderProcess
 from worker.pool.quarantine import Quarantine
 from worker.pool.request import LoadRequest
 
@@ -40,9 +40,14 @@ class Deadlines:
     """How long a loader may take before the pool ends it."""
 
     decode_s: float
-    """For decoding one image."""
+    """For decoding one image, of processor time."""
     silence_s: float
     """For its next answer, while it has images to load."""
+
+    @property
+    def decode_wall_s(self) -> float:
+        """For decoding one image, by the clock."""
+        return WALL_FACTOR * self.decode_s
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,11 @@ def _failure(dead: LoaderProcess, suspect: LoadRequest, deadlines: Deadlines) ->
     """What the suspect fails with; None if it gets another try."""
     note = dead.slots.noted()
     if dead.overdue is not None and dead.overdue == note:
-        return Failure("decode_timeout", f"more than {deadlines.decode_s:g} s")
+        return Failure("decode_timeout", f"more than {deadlines.decode_s:g} s of processor time")
+    if dead.stalled is not None and dead.stalled == note:
+        limit = f"not decoded within {deadlines.decode_wall_s:g} s"
+        reason = f"its loader had less than {deadlines.decode_s:g} s of processor time for it"
+        return Failure("timeout", f"{limit}: {reason}")
     if dead.child.returncode in CRASHES:
         return Failure("crashed", f"the {'loader' if note is None else 'decoder'} crashed")
     if suspect.kills:

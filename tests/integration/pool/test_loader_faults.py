@@ -26,7 +26,7 @@ from tests.pictures.hostile import make_endless_jpeg, make_png
 from tests.pools import Pool
 from worker.pool.loader_log import LoaderLog
 from worker.pool.pool import PoolClosed
-from worker.pool.process import LoaderProcess
+from worker.pool.process import LOOKS, WALL_FACTOR, LoaderProcess
 from worker.pool.request import LoadRequest
 from worker.pool.slots import Slots
 from worker.pool.verdict import MOST_UNEXPLAINED_DEATHS
@@ -74,14 +74,21 @@ def test_a_header_of_any_width_costs_its_image_and_no_thread(
     assert pool.answers(1) == [(GOOD.name, None)]
 
 
+@pytest.fixture
+def patient(monkeypatch) -> None:
+    """A machine that is busy with other tests may let a loader wait for long."""
+    monkeypatch.setattr("worker.pool.process.WALL_FACTOR", 1000)
+
+
 def test_a_picture_that_decodes_for_ever_fails_alone(
-    make_pool: MakePool, tmp_path: Path, caplog
+    patient: None, make_pool: MakePool, tmp_path: Path, caplog
 ) -> None:
     pool = make_pool(fetches_per_loader=8, decode_deadline_s=1.0)
     endless = make_endless_jpeg(tmp_path / "endless.jpg")
     pool.load(endless, *[GOOD] * 6)
     answers = dict(pool.answers(7))
-    assert answers == {endless.name: Failure("decode_timeout", "more than 1 s"), GOOD.name: None}
+    failure = Failure("decode_timeout", "more than 1 s of processor time")
+    assert answers == {endless.name: failure, GOOD.name: None}
     assert "decode_timeout" in caplog.text
 
 
@@ -95,6 +102,21 @@ def test_many_pictures_that_take_a_while_each_are_not_one_that_takes_long(
     for _ in range(60):
         pool.load(large)
     assert pool.answers(60) == [(large.name, None)] * 60
+
+
+def test_a_picture_whose_loader_had_to_wait_is_decoded(
+    patient: None, make_pool: MakePool, tmp_path: Path
+) -> None:
+    """A busy machine stops loaders for as long: only what they take of it counts."""
+    pool = make_pool(decode_deadline_s=4.0)
+    slow = make_endless_jpeg(tmp_path / "slow.jpg", scans=8)
+    pool.load(slow)
+    process = until(lambda: pool.inner.processes[0])
+    until(process.slots.noted)
+    process.child.send_signal(signal.SIGSTOP)
+    until(lambda: process._looks_at_note > LOOKS)
+    process.child.send_signal(signal.SIGCONT)
+    assert pool.answers(1) == [(slow.name, None)]
 
 
 def kill_while_decoding(pool: Pool, number: signal.Signals) -> None:
@@ -161,7 +183,7 @@ def test_a_loader_that_answers_nothing_is_replaced_and_its_images_fail(
 ) -> None:
     """It decodes nothing, so the deadline of decoding says nothing about it."""
     monkeypatch.setattr("worker.pool.pool.START_WITHIN_S", 1.0)
-    pool = make_pool(fetch_deadline_s=1.0, decode_deadline_s=1.0)
+    pool = make_pool(fetch_deadline_s=1.0, decode_deadline_s=0.2)
     until(lambda: loads(pool))
     process = pool.inner.processes[0]
     process.child.send_signal(signal.SIGSTOP)
@@ -183,6 +205,29 @@ def idle() -> Iterator[LoaderProcess]:
     with ours, theirs, subprocess.Popen(program, stdin=theirs, stderr=pipe) as child:
         yield LoaderProcess(child, ours, slots, free=[], log=LoaderLog(child), most_threads=1)
         child.kill()
+
+
+def test_a_loader_that_gets_no_processor_time_is_killed_in_the_end(idle: LoaderProcess) -> None:
+    """It decodes and uses nothing: what it decodes is not to blame."""
+    for _ in range(2):  # the limit is each picture's own
+        idle.slots.note(0)
+        for _ in range(LOOKS * WALL_FACTOR):
+            idle.look(60.0)
+        assert (idle.stalled, idle.child.poll()) == (None, None)
+    idle.look(60.0)
+    assert (idle.stalled, idle.overdue) == (idle.slots.noted(), None)
+    assert idle.child.wait(WITHIN_S) == -signal.SIGKILL
+
+
+def test_a_loader_that_has_had_its_processor_time_is_killed_at_the_next_look(
+    idle: LoaderProcess,
+) -> None:
+    idle.slots.note(0)
+    idle.look(0.0)
+    assert idle.overdue is None
+    idle.look(0.0)
+    assert (idle.stalled, idle.overdue) == (None, idle.slots.noted())
+    assert idle.child.wait(WITHIN_S) == -signal.SIGKILL
 
 
 def test_a_loader_that_answers_now_and_then_is_left_alone(idle: LoaderProcess) -> None:

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import AvifImagePlugin, Image, ImageFile
+from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from resnext.picture.decode import Decoded, DecodeError, DecodeLimits, decode
@@ -198,8 +198,8 @@ def test_a_setting_accepts_what_there_is_of_a_truncated_file(file_format) -> Non
     assert np.array_equal(decoded(whole, accepting).pixels, expected)
 
 
-def test_it_is_not_said_by_accident_of_damaged_metadata() -> None:
-    body = odd.png(10, 10, bytes(110), before=odd.png_chunk(b"gAMA", b""))
+def test_it_is_not_said_by_accident_of_a_damaged_chunk() -> None:
+    body = odd.png(10, 10, bytes(110), before=odd.png_chunk(b"tRNS", b""))
     assert refusal(body).startswith("decode_error: begins as PNG, but its header is damaged")
 
 
@@ -212,7 +212,7 @@ def test_pillows_own_settings_are_put_back(monkeypatch) -> None:
         except DecodeError:
             assert body == b"words"
         now = (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
-        assert (*now, AvifImagePlugin.DEFAULT_MAX_THREADS) == (123_456_789, False, 0)
+        assert now == (123_456_789, False)
 
 
 # What a decoder says.
@@ -254,7 +254,7 @@ def test_of_frames_the_first_one_counts() -> None:
         assert max(green, blue) < 5
 
 
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
 def test_the_rotation_of_exif_is_ignored(file_format) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

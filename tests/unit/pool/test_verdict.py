@@ -31,7 +31,14 @@ def judge_death(
     *requests: LoadRequest, note: Note | None = None, status: int = -signal.SIGKILL, **state: Any
 ) -> Verdict:
     """Of a loader that had these in flight, the first in slot 0."""
-    usual = {"ready": True, "mute": False, "overdue": None, "quarantine": None, "answered": 0}
+    usual = {
+        "ready": True,
+        "mute": False,
+        "overdue": None,
+        "stalled": None,
+        "quarantine": None,
+        "answered": 0,
+    }
     dead = SimpleNamespace(
         requests=dict(enumerate(requests)),
         slots=SimpleNamespace(noted=lambda: note),
@@ -146,3 +153,21 @@ def test_few_deaths_that_name_another_image_put_none_into_quarantine() -> None:
     quarantine = judge_death(*dead, **crash).quarantine
     assert quarantine is not None
     assert uris(quarantine.waiting) == ["b"]
+
+
+def test_what_was_decoded_for_too_long_fails_by_what_its_loader_had_of_the_processor() -> None:
+    note = Note(1, slot=1)
+    verdict = judge_death(request("a"), request("b"), note=note, overdue=note)
+    assert verdict.failure == Failure("decode_timeout", "more than 1 s of processor time")
+    assert uris(verdict.failed) == ["b"]
+    verdict = judge_death(request("a"), request("b"), note=note, stalled=note)
+    words = "not decoded within 5 s: its loader had less than 1 s of processor time for it"
+    assert verdict.failure == Failure("timeout", words)
+    assert verdict.failure.retried
+    assert uris(verdict.failed) == ["b"]
+
+
+def test_a_note_that_has_changed_since_condemns_no_image() -> None:
+    for state in ({"overdue": Note(1, slot=1)}, {"stalled": Note(1, slot=1)}):
+        verdict = judge_death(request("a"), request("b"), note=Note(2, slot=1), **state)
+        assert verdict.failure is None, state

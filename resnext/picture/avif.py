@@ -1,0 +1,32 @@
+"""Pillow's reader of AVIFs, which turns the picture as the file asks.
+
+In AVIF and HEIF this belongs to the format (`irot` and `imir` of ISO 23008-12); an EXIF
+orientation beside it counts for nothing there. So EXIF, of any size, is not read.
+"""
+
+from __future__ import annotations
+
+from PIL import _avif
+from PIL.AvifImagePlugin import DECODE_CODEC_CHOICE, AvifImageFile
+
+from resnext.picture import boxes
+from resnext.picture.file_bytes import body_of
+from resnext.picture.refusals import Unsupported
+from resnext.picture.turn import turn
+
+_THREADS = 1  # whoever decodes has one core
+
+
+class Avif(AvifImageFile):
+    def _open(self) -> None:
+        content = body_of(self).getvalue()
+        if boxes.is_cropped(content):
+            raise Unsupported("an AVIF of which a part is to be cut out (clap)")
+        self._decoder = _avif.AvifDecoder(content, DECODE_CODEC_CHOICE, _THREADS)
+        self._size, self.n_frames, self._mode, _, _, self._turned, _ = self._decoder.get_info()
+        self.is_animated = self.n_frames > 1
+        self.seek(0)
+
+    def load_end(self) -> None:
+        super().load_end()
+        turn(self, self._turned)

@@ -1,0 +1,41 @@
+"""Pillow's reader of TIFFs, for the layouts that it reads rightly; the others are refused by name.
+
+The orientation is a part of this format: the picture is turned.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImagePalette
+from PIL.TiffImagePlugin import TiffImageFile
+
+from resnext.picture import tiff_layout, tiff_tags
+from resnext.picture.file_bytes import body_of
+from resnext.picture.turn import ORIENTATION_TAG, turn
+
+_UNSIGNED_32 = "I;32N"
+
+
+class Tiff(TiffImageFile):
+    def _open(self) -> None:
+        tiff_layout.check(tiff_tags.read_tags(body_of(self).getvalue()))
+        super()._open()
+        args = self.tile[0].args if self.tile else None
+        self._is_unsigned = isinstance(args, tuple) and args[0] == _UNSIGNED_32
+        colours = self.tag_v2.get(tiff_tags.PALETTE, ())
+        if self.mode in {"P", "PA"} and max(colours, default=0) <= 0xFF:  # noqa: PLR2004
+            # Sixteen bits of which the lower eight are used, as old programs wrote it.
+            self.palette = ImagePalette.raw("RGB;L", bytes(colours))
+
+    def load_end(self) -> None:
+        """Reads no more of the file than it has: EXIF and GPS may be of any size."""
+        if self._is_unsigned:
+            self._read_as_unsigned()
+        turn(self, self.tag_v2.get(ORIENTATION_TAG))
+
+    def _read_as_unsigned(self) -> None:
+        """Pillow has 32 bits with a sign alone; what is beyond them becomes a float."""
+        samples = np.asarray(self).view(np.uint32)
+        if samples.max() > np.iinfo(np.int32).max:
+            self.im = Image.fromarray(samples.astype(np.float32)).im
+            self._mode = "F"

@@ -1,0 +1,30 @@
+"""Turns a picture as its file asks: the eight orientations of TIFF, which EXIF uses as well.
+
+The readers of TIFF and AVIF call it: there the orientation is part of the format.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from PIL import Image
+
+ORIENTATION_TAG: Final = 0x0112
+# Orientation (TIFF 6.0, section 8) → what puts the first row on top and the first column left.
+TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def turn(image: Image.Image, orientation: object) -> None:
+    """Turns a loaded picture in place; 1, and what is no orientation, leaves it as it is."""
+    method = TURNS.get(orientation) if isinstance(orientation, int) else None
+    if method is not None:
+        image.im = image.im.transpose(method)
+        image._size = image.im.size  # noqa: SLF001  (as Pillow's own `exif_transpose` does)
