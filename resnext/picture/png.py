@@ -60,7 +60,10 @@ class Png(PngImageFile):
         return Image.Image.load(self)
 
     def load_end(self) -> None:
-        """Reads nothing behind the pixels."""
+        """Reads an EXIF behind the pixels, and nothing else there."""
+        exif = None if "exif" in self.info else _last_exif(body_of(self).getvalue())
+        if exif is not None:
+            self.info["exif"] = exif
 
     def _raw_mode(self) -> str | None:
         """How the samples lie in the file; None once they are loaded."""
@@ -110,6 +113,18 @@ def _without_metadata(content: bytes) -> bytes:
     if begin == _MAGIC_BYTES:
         return content
     return b"".join([*kept, content[begin:]])
+
+
+def _last_exif(content: bytes) -> bytes | None:
+    begin = content.rfind(_EXIF) - 4
+    if begin < _MAGIC_BYTES:
+        return None
+    at = begin + _CHUNK.size
+    length, _ = _CHUNK.unpack_from(content, begin)
+    end = at + length + _CHECKSUM_BYTES
+    if length > _MOST_EXIF_BYTES or end > len(content) or not _is_sound(content, begin, end):
+        return None
+    return content[at : at + length]
 
 
 def _is_needless(content: bytes, name: bytes, begin: int, end: int) -> bool:
