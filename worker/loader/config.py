@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from resnext.picture.decode import DecodeLimits, Route
 from resnext.picture.preprocess import Preprocessing
-from worker.loader.fetch.fetcher import HELPERS_A_FETCH
+from worker.loader.fetch.helpers import HELPERS_A_FETCH
 from worker.loader.fetch.settings import FetchSettings, pick
 
 if TYPE_CHECKING:  # a loader starts without pydantic
@@ -29,6 +29,8 @@ BYTES_A_PIXEL: Final = 24
 TORCH_BYTES: Final = 16 * 2**30
 # obstore's threads: one for each core, and one for each name that is being looked up.
 OBJECT_STORE_BYTES: Final = 2**29
+# The loop, the decoder, and the one that watches the sandbox's files. Helpers come as needed.
+THREADS: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class LoaderConfig:
     @classmethod
     def of(cls, settings: Settings, preprocessing: Preprocessing) -> Self:
         return cls(
-            fetch=pick(FetchSettings, settings),
+            fetch=FetchSettings.of(settings),
             decoding=pick(DecodeLimits, settings),
             preprocessing=preprocessing,
             route=settings.decode,
@@ -65,9 +67,9 @@ class LoaderConfig:
 
     @property
     def address_space_bytes(self) -> int:
-        threads = 1 + 2 * HELPERS_A_FETCH  # it fetches; the others look names up and read files
+        threads = THREADS + self.slots * HELPERS_A_FETCH
         bodies = min(self.slots, LARGEST_BODIES) * 2 * self.fetch.max_image_bytes
-        stacks = self.slots * threads * STACK_BYTES
+        stacks = threads * STACK_BYTES
         torch = TORCH_BYTES if self.route == "fast" else 0
         objects = OBJECT_STORE_BYTES if self.fetch.object_stores else 0
         pixels = self.decoding.max_pixels * BYTES_A_PIXEL
