@@ -226,7 +226,7 @@ def hang(connection: socket.socket) -> None:
     "answer",
     [
         hang,
-        drip(b""),
+        drip(b"HTTP/1.1 200 "),
         drip(OK + b"Name: "),
         drip(OK + b"\r\n"),
         drip(OK + b"Transfer-Encoding: chunked\r\n\r\nffff\r\n"),

@@ -15,6 +15,7 @@ from contract.errors import SettingsError
 from contract.failure import Failure
 from contract.settings import Settings
 from tests.fetching import Fetching
+from tests.servers import canary
 from tests.servers.names import NameServer, serving_names
 from tests.servers.raw import saying, serving
 from tests.servers.tls import AUTHORITY, tls_of
@@ -56,10 +57,11 @@ def black_hole(host: str, port: int) -> Iterator[None]:
 
 def test_the_next_address_is_asked_while_the_first_does_not_answer(names: NameServer) -> None:
     """The deadline saves nobody here."""
-    with serving(PICTURE) as server, black_hole("127.0.0.2", server.port):
-        names.has("half-dead.test", ("127.0.0.2", "127.0.0.1"))
-        uri = f"http://half-dead.test:{server.port}/a.jpg"
-        assert make_fetcher().body(uri) == b"a picture"
+    with serving(PICTURE, host="127.0.0.2") as server, black_hole("127.0.0.1", server.port):
+        names.has("half-dead.test", ("127.0.0.1", "127.0.0.2"))
+        canary.begun()
+        assert make_fetcher().body(f"http://half-dead.test:{server.port}/a.jpg") == b"a picture"
+        assert [host for host, _ in canary.begun()] == ["127.0.0.1", "127.0.0.2"]
 
 
 def test_an_address_that_refuses_costs_nothing(names: NameServer) -> None:

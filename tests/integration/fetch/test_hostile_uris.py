@@ -87,7 +87,7 @@ class World:
     def make_fetcher(self) -> Fetching:
         """One that has looked nothing up yet."""
         allow = (OPEN_V4, f"[{OPEN_V6}]:{self.v6_port}")
-        return Fetching(fetch_allow=allow, fetch_deadline_s=5.0)
+        return Fetching(fetch_allow=allow, fetch_deadline_s=60.0)
 
 
 @pytest.fixture(scope="module")

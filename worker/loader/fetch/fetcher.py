@@ -209,7 +209,7 @@ class Fetcher:
         """The request, with the addresses that it may connect to. Through a proxy, which looks
         names up itself, that is the proxy's.
         """
-        permits = partial(self._permits, address)
+        permits: Callable[[str], bool] = partial(self._permits, address)
         if not address.is_name and not permits(address.host):
             raise FetchError(BLOCKED_ADDRESS)
         host, port, is_name = address.host, address.port, address.is_name

@@ -21,6 +21,7 @@ MOST_HEAD_BYTES: Final = 256 * 1024
 MOST_LINES: Final = 100
 FIRST_FINAL: Final = 200  # below are interim answers
 TAKEN: Final = frozenset({200, 203})
+BODILESS: Final = frozenset({204, 304})
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # Never asked for, and some servers pack all the same: what zlib unpacks, by its window bits.
 UNPACKED: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
@@ -88,7 +89,7 @@ class Head:
         if self.failure is None and self.location is None:
             self.chunked = any(b"chunked" in v.lower() for v in self._values(b"transfer-encoding"))
             return True
-        return self._values(b"content-length") == [b"0"]
+        return status in BODILESS or self._values(b"content-length") == [b"0"]
 
     def _refusal(self, status: int) -> Failure | None:
         if status not in TAKEN:

@@ -77,7 +77,9 @@ class Loop:
     def _wait_s(self) -> float | None:
         if self._calls:
             return 0.0
-        dues = [due for due, *_ in (*self._timers[:1], *filter(None, [self._alarm]))]
+        dues = [due for due, *_ in self._timers[:1]]
+        if self._alarm is not None:
+            dues.append(self._alarm[0])
         return max(0.0, min(dues) - time.monotonic()) if dues else None
 
 

@@ -36,8 +36,6 @@ from worker.loader.fetch.robots import OUR_NAME, forbidding
 from worker.loader.fetch.settings import FetchSettings
 from worker.loader.fetch.web_address import WebAddress
 
-# Chunks carry their lengths, and an encoding may make a body a little longer: an eighth.
-WIRE_OVERHEAD: Final = 8
 # An option that pycurl has no name for: what a proxy says is not what the server says.
 SUPPRESS_CONNECT_HEADERS: Final = 265
 OUR_HEADERS: Final = ("Accept: image/*,*/*;q=0.5", "Accept-Encoding: identity")
@@ -144,7 +142,6 @@ class Transfer:
         self._refused: Failure | None = None
 
     def _set_up(self) -> None:
-        most_bytes = self._settings.max_image_bytes
         proxy, contact = self._settings.fetch_proxy, self._settings.contact
         about = f"; {contact}" if contact else ""
         file, folder = find_authorities()
@@ -157,7 +154,7 @@ class Transfer:
             pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
             pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
             pycurl.HTTP09_ALLOWED: 0,
-            pycurl.MAXFILESIZE_LARGE: wire_bytes(most_bytes),
+            pycurl.MAXFILESIZE_LARGE: self._settings.max_image_bytes,
             pycurl.BUFFERSIZE: PIECE_BYTES,
             # The environment names no proxy: only the setting does.
             pycurl.PROXY: proxy or "",
@@ -213,11 +210,6 @@ class Transfer:
             self._refused = NO_DESCRIPTORS
             return pycurl.SOCKET_BAD
         return opened
-
-
-def wire_bytes(most_bytes: int) -> int:
-    """What may come of a body of that many bytes."""
-    return most_bytes + most_bytes // WIRE_OVERHEAD
 
 
 def unpack(body: bytes, window_bits: int | None, most_bytes: int) -> bytes:

@@ -19,7 +19,7 @@ import pycurl
 from worker.loader.fetch.head import MOST_HEAD_BYTES
 from worker.loader.fetch.loop import Loop
 from worker.loader.fetch.settings import FetchSettings
-from worker.loader.fetch.transfer import Request, Response, Transfer, wire_bytes
+from worker.loader.fetch.transfer import Request, Response, Transfer
 
 # Connections that are kept for another request, if there are descriptors for as many.
 CONNECTIONS_KEPT: Final = 1024
@@ -29,6 +29,8 @@ INTERESTS: Final = {
     pycurl.POLL_OUT: select.EPOLLOUT,
     pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
 }
+# Chunks carry their lengths.
+CHUNK_OVERHEAD: Final = 1 + 1 / 8
 # Where <linux/tcp.h> has tcpi_bytes_received, since Linux 4.1.
 _RECEIVED: Final = struct.Struct("128xQ")
 
@@ -47,7 +49,7 @@ class Web:
         """Their chunked bodies have just begun."""
         self._chunked: dict[int, tuple[pycurl.Curl, int]] = {}
         """By descriptor, with the bytes that the kernel may count on it."""
-        self._most_bytes = MOST_HEAD_BYTES + wire_bytes(settings.max_image_bytes)
+        self._most_bytes = MOST_HEAD_BYTES + round(settings.max_image_bytes * CHUNK_OVERHEAD)
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, min(CONNECTIONS_KEPT, kept))
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)

@@ -49,6 +49,8 @@ def parse_web(uri: str) -> WebAddress:
     """
     parts = urlsplit(uri)
     host, is_name = spell_host(parts.hostname or "")
+    if is_name and "[" in parts.netloc:
+        raise ValueError("no address of IPv6")
     target = _without_dots(parts.path) if "/." in parts.path else parts.path or "/"
     if parts.query:
         target += f"?{parts.query}"
