@@ -29,6 +29,8 @@ LIMIT_BYTES = 100_000
 # What an endless answer may get rid of: our limits, and the buffers of two kernels.
 BUFFERED_BYTES = 16 * 2**20
 FOR_EVER_S = 3600.0
+# What `openssl x509 -hash` says of it.
+AUTHORITY_HASH = "774b5dcc.0"
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
@@ -289,6 +291,25 @@ def test_an_authority_that_the_environment_names_is_trusted(variable: str, monke
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, str(AUTHORITY))
+    assert fetch(PICTURE, tls_of("good")) == b"a picture"
+
+
+def test_authorities_are_read_once_in_the_life_of_a_loader(monkeypatch, tmp_path) -> None:
+    """Each new connection would take ten times the time otherwise."""
+    bundle = tmp_path / "authorities.pem"
+    bundle.write_bytes(AUTHORITY.read_bytes())
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    fetcher = make_fetcher()
+    for _ in range(2):
+        with serving(PICTURE, tls_of("good")) as server:
+            assert fetcher.body(f"{server.address}/a.jpg") == b"a picture"
+        bundle.unlink(missing_ok=True)
+
+
+def test_authorities_of_a_folder_are_trusted_and_no_others(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
+    assert code_of(PICTURE, tls_of("good")) == "tls"
+    (tmp_path / AUTHORITY_HASH).symlink_to(AUTHORITY)
     assert fetch(PICTURE, tls_of("good")) == b"a picture"
 
 

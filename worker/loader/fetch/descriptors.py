@@ -9,7 +9,7 @@ from typing import Final
 # Besides the fetches': libraries, the loader's own sockets, look-ups.
 _RESERVED: Final = 64
 # A connection in use, and one that is kept.
-_A_FETCH: Final = 2
+A_FETCH: Final = 2
 
 
 def limit() -> int:
@@ -19,12 +19,12 @@ def limit() -> int:
 
 def needed(fetches: int) -> int:
     """For so many fetches at once."""
-    return fetches * _A_FETCH + _RESERVED
+    return fetches * A_FETCH + _RESERVED
 
 
 def fetches_within(descriptors: int) -> int:
     """How many fetches at once these are enough for."""
-    return max(1, (descriptors - _RESERVED) // _A_FETCH)
+    return max(1, (descriptors - _RESERVED) // A_FETCH)
 
 
 def are_left() -> bool:

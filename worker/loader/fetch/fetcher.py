@@ -85,7 +85,7 @@ class Fetcher:
         self._filling = False
         self._helpers = Helpers(loop, fetches=slots)
         self._names = Names(loop, self._helpers)
-        self._web = Web(loop, settings, kept=self._most)
+        self._web = Web(loop, settings, connections=self._most * descriptors.A_FETCH)
         self._objects = ObjectStores(settings)
         most = settings.max_redirects
         self._too_many = Failure("too_many_redirects", f"more than {most}")

@@ -52,6 +52,7 @@ class Head:
         """To unpack the body with; None: it is not packed."""
         self._forbidding = forbidding
         self._lines: list[bytes] = []
+        self._fields: dict[bytes, list[bytes]] = {}
         self._bytes = 0
 
     def take(self, line: bytes) -> bool:
@@ -81,6 +82,9 @@ class Head:
         if status < FIRST_FINAL:
             return True
         self.complete = True
+        for line in self._lines[1:]:
+            name, _, value = line.partition(b":")
+            self._fields.setdefault(name.strip().lower(), []).append(value.strip())
         location = self._values(b"location")
         if status in REDIRECTS and location:
             self.location = _decode(location[0])
@@ -105,8 +109,7 @@ class Head:
         return None
 
     def _values(self, name: bytes) -> list[bytes]:
-        pairs = (line.partition(b":") for line in self._lines[1:])
-        return [value.strip() for found, _, value in pairs if found.strip().lower() == name]
+        return self._fields.get(name, [])
 
     def _texts(self, name: bytes) -> list[str]:
         return [value.decode("latin-1") for value in self._values(name)]

@@ -38,7 +38,7 @@ from worker.loader.fetch.web_address import WebAddress
 
 # An option that pycurl has no name for: what a proxy says is not what the server says.
 SUPPRESS_CONNECT_HEADERS: Final = 265
-OUR_HEADERS: Final = ("Accept: image/*,*/*;q=0.5", "Accept-Encoding: identity")
+ACCEPT: Final = "Accept: image/*,*/*;q=0.5"
 PIECE_BYTES: Final = 128 * 1024
 RAW_DEFLATE: Final = -15
 
@@ -85,6 +85,8 @@ class Transfer:
         self._settings = settings
         self._when_chunked = when_chunked
         self.curl = pycurl.Curl()
+        self.descriptor = -1
+        """Of the connection, where its bytes are counted."""
         self._set_up()
         self._forget()
 
@@ -138,6 +140,7 @@ class Transfer:
     def _forget(self) -> None:
         ignored = self._settings.robots != "honour"
         self._head = Head((lambda _: None) if ignored else forbidding)
+        self.descriptor = -1
         self._body = BytesIO()
         self._refused: Failure | None = None
 
@@ -169,18 +172,19 @@ class Transfer:
             # libcurl's own look-ups have 20 threads, which names that hang would take.
             pycurl.RESOLVER_START_FUNCTION: lambda *_: bool(self._request.resolved),
         }
-        if file is not None:
-            options |= {pycurl.CAINFO: str(file), pycurl.PROXY_CAINFO: str(file)}
-        if folder is not None:
-            options |= {pycurl.CAPATH: str(folder), pycurl.PROXY_CAPATH: str(folder)}
+        for ours, proxys, path in (
+            (pycurl.CAINFO, pycurl.PROXY_CAINFO, file),
+            (pycurl.CAPATH, pycurl.PROXY_CAPATH, folder),
+        ):
+            options |= dict.fromkeys((ours, proxys), path and str(path))
         for option, value in options.items():
             self.curl.setopt(option, value)
 
     def _headers_for(self, host: str) -> list[str]:
         """What the operator has set for this host goes to no other one; ours go before it."""
         more = self._settings.fetch_headers.get(host, ())
-        accepts = any(header.lower().startswith("accept:") for header in more)
-        return [*(OUR_HEADERS[accepts:]), *more]
+        own = [ACCEPT] if not any(one.lower().startswith("accept:") for one in more) else []
+        return [*own, "Accept-Encoding: identity", *more]
 
     def _take_header(self, line: bytes) -> int:
         """Libcurl ends the transfer if this is not the length of the line."""

@@ -6,7 +6,6 @@ authorities for the loader's life.
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import struct
@@ -21,8 +20,6 @@ from worker.loader.fetch.loop import Loop
 from worker.loader.fetch.settings import FetchSettings
 from worker.loader.fetch.transfer import Request, Response, Transfer
 
-# Connections that are kept for another request, if there are descriptors for as many.
-CONNECTIONS_KEPT: Final = 1024
 INTERESTS: Final = {
     pycurl.POLL_NONE: 0,
     pycurl.POLL_IN: select.EPOLLIN,
@@ -40,18 +37,19 @@ Then = Callable[[Response | Exception], object]
 class Web:
     """Owns the transfers. It belongs to the loop's thread."""
 
-    def __init__(self, loop: Loop, settings: FetchSettings, *, kept: int) -> None:
+    def __init__(self, loop: Loop, settings: FetchSettings, *, connections: int) -> None:
+        """`connections` are in use, or kept for another request."""
         self._loop = loop
         self._settings = settings
         self._running: dict[pycurl.Curl, tuple[Transfer, Then]] = {}
         self._idle: list[Transfer] = []
         self._begun: list[Transfer] = []
         """Their chunked bodies have just begun."""
-        self._chunked: dict[int, tuple[pycurl.Curl, int]] = {}
+        self._chunked: dict[int, tuple[Transfer, int]] = {}
         """By descriptor, with the bytes that the kernel may count on it."""
         self._most_bytes = MOST_HEAD_BYTES + round(settings.max_image_bytes * CHUNK_OVERHEAD)
         self._multi = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_MAXCONNECTS, min(CONNECTIONS_KEPT, kept))
+        self._multi.setopt(pycurl.M_MAXCONNECTS, connections)
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_alarm)
 
@@ -72,7 +70,6 @@ class Web:
         """Called by libcurl for each socket that it waits for."""
         if what == pycurl.POLL_REMOVE:
             self._loop.unwatch(descriptor)
-            self._chunked.pop(descriptor, None)
         else:
             self._loop.watch(
                 descriptor, INTERESTS[what], lambda events: self._act(descriptor, events)
@@ -96,13 +93,14 @@ class Web:
         """Ends a transfer of which more has come than may. libcurl counts the bytes of the body,
         and chunks may have extensions without end.
         """
-        for curl in (transfer.curl for transfer in self._begun if transfer.curl in self._running):
-            opened = curl.getinfo(pycurl.ACTIVESOCKET)
-            self._chunked[opened] = curl, received_bytes(opened) + self._most_bytes
-        self._begun.clear()
-        curl, most_bytes = self._chunked.get(descriptor, (None, 0))
-        if curl in self._running and received_bytes(descriptor) > most_bytes:
-            self._end(curl, pycurl.E_FILESIZE_EXCEEDED, "")
+        while self._begun:
+            transfer = self._begun.pop()
+            transfer.descriptor = opened = transfer.curl.getinfo(pycurl.ACTIVESOCKET)
+            if transfer.curl in self._running and opened >= 0:
+                self._chunked[opened] = transfer, received_bytes(opened) + self._most_bytes
+        bounded, most_bytes = self._chunked.get(descriptor, (None, 0))
+        if bounded is not None and received_bytes(descriptor) > most_bytes:
+            self._end(bounded.curl, pycurl.E_FILESIZE_EXCEEDED, "")
 
     def _collect(self) -> None:
         """Ends the transfers that libcurl is done with."""
@@ -116,6 +114,7 @@ class Web:
 
     def _end(self, curl: pycurl.Curl, code: int, words: str) -> None:
         transfer, then = self._running.pop(curl)
+        self._chunked.pop(transfer.descriptor, None)
         self._multi.remove_handle(curl)
         came: Response | Exception
         try:
@@ -131,6 +130,9 @@ class Web:
 
 def received_bytes(descriptor: int) -> int:
     """On this connection so far, by the kernel's count; 0 where it does not count."""
-    with socket.socket(fileno=os.dup(descriptor)) as connection:
+    connection = socket.socket(fileno=descriptor)
+    try:
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED.size)
+    finally:
+        connection.detach()  # it is libcurl's
     return int(_RECEIVED.unpack(info)[0]) if len(info) == _RECEIVED.size else 0
