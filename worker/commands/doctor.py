@@ -21,6 +21,7 @@ from contract.settings import PREFIX, Settings
 from resnext.spec.catalogue import known_specs
 from resnext.spec.model import RANDOM, LocalWeights, ModelSpec, PublishedWeights
 from worker.batch.model import find_model, telling_people
+from worker.loader.conditions import check_fetching
 from worker.loader.fetch.object_store import environment
 from worker.loader.sandbox.protections import find_out
 from worker.pool.limits import ADVICE, permitted_share, told
@@ -39,6 +40,7 @@ def check_model(settings: Settings) -> Iterator[Check]:
     yield from guarded("sandbox", lambda: _protections(settings), within_s=PATIENCE_S)
     yield from guarded("limits", lambda: _limits(settings))
     yield from guarded("decoders", _decoders)
+    yield from guarded("fetching", lambda: check_fetching(settings))
     yield from guarded("object stores", lambda: _object_stores(settings))
     yield from guarded("device", lambda: _computing(settings), within_s=PATIENCE_S)
     yield from guarded("model", lambda: _served(settings), within_s=PATIENCE_S)
