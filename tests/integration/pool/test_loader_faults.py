@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import shutil
 import signal
 import socket
@@ -19,7 +18,6 @@ from typing import Any, NoReturn
 import pytest
 from PIL import Image
 
-from contract.errors import UnavailableError
 from contract.failure import Failure
 from contract.settings import Settings
 from tests.integration.dispatching import WITHIN_S, until
@@ -325,52 +323,6 @@ def test_a_loader_that_cannot_be_started_is_tried_until_it_can(
     pool.load(GOOD)
     assert pool.answers(1) == [(GOOD.name, None)]
     assert caplog.text.count("No loader can be started") == 1
-
-
-def fail_from(monkeypatch, first: int) -> None:
-    """Of the processes that are started, this one and all later ones fail."""
-    start, number = subprocess.Popen, itertools.count()
-
-    def start_or_fail(*arguments: Any, **options: Any) -> Any:
-        if next(number) >= first:
-            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-        return start(*arguments, **options)
-
-    monkeypatch.setattr(subprocess, "Popen", start_or_fail)
-
-
-def test_where_fewer_processes_are_permitted_there_are_fewer_loaders(
-    make_pool: MakePool, monkeypatch, caplog
-) -> None:
-    fail_from(monkeypatch, 2)
-    pool = make_pool(loaders=4)
-    assert len(pool.inner.processes) == 2
-    pool.load(*[GOOD] * 9)
-    assert pool.answers(9) == [(GOOD.name, None)] * 9
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(told) == 1
-    assert "Only 2 of 4 loaders can be started" in told[0]
-
-
-def test_where_no_process_is_permitted_a_pool_says_so_and_can_be_closed(monkeypatch) -> None:
-    fail_from(monkeypatch, 0)
-    pool = Pool(Settings(loaders=2))
-    with pytest.raises(UnavailableError, match=r"No loader can be started.*RESNEXT_LOADERS"):
-        pool.inner.start()
-    pool.inner.close()
-
-
-def test_images_of_a_loader_that_has_no_successor_go_to_the_others(
-    make_pool: MakePool, monkeypatch, tmp_path: Path
-) -> None:
-    pool = make_pool(loaders=2, fetches_per_loader=4)
-    until(lambda: all(process.ready for process in pool.inner.processes))
-    process = pool.inner.processes[0]
-    process.child.send_signal(signal.SIGSTOP)
-    pool.load(*[GOOD] * 6)
-    fail_from(monkeypatch, 0)
-    process.child.kill()
-    assert pool.answers(6) == [(GOOD.name, None)] * 6
 
 
 def test_a_pool_that_has_no_loader_any_more_can_be_closed(
