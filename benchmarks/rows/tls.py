@@ -72,8 +72,9 @@ def trusting(folder: Path) -> Iterator[None]:
     path.write_bytes(Path(certifi.where()).read_bytes() + AUTHORITY.read_bytes())
     before = os.environ.get("REQUESTS_CA_BUNDLE")
     os.environ["REQUESTS_CA_BUNDLE"] = str(path)
-    yield
-    if before is None:
-        del os.environ["REQUESTS_CA_BUNDLE"]
-    else:
-        os.environ["REQUESTS_CA_BUNDLE"] = before
+    try:
+        yield
+    finally:
+        os.environ.pop("REQUESTS_CA_BUNDLE")
+        if before is not None:
+            os.environ["REQUESTS_CA_BUNDLE"] = before

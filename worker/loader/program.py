@@ -96,6 +96,8 @@ class Loader:
             return
         while not self._worker_gone:
             self._loop.turn()
+            if self._answers:  # what has failed in this turn shares packets
+                self._send()
 
     def _take_requests(self, _: int) -> None:
         packet = self._connection.recv(MAX_PACKET_BYTES)
@@ -106,17 +108,19 @@ class Loader:
     def _take(self, slot: int, watch: Stopwatch, came: Fetched | Failure) -> None:
         watch.next_stage()
         if isinstance(came, Failure):
-            self._send(Answer(slot, came, Provenance(), watch.measured()))
+            answer = Answer(slot, came, Provenance(), watch.measured())
+            self._answers.append(pack_answer(answer))
         else:
             self._fetched.put((slot, came, watch))
 
     def _decode_next(self) -> None:
         slot, fetched, watch = self._fetched.get()
-        self._send(_answer(slot, partial(self._decode, slot, fetched, watch)))
-
-    def _send(self, answer: Answer) -> None:
-        """Sends all answers that are ready: another thread may send this one, too."""
+        answer = _answer(slot, partial(self._decode, slot, fetched, watch))
         self._answers.append(pack_answer(answer))
+        self._send()
+
+    def _send(self) -> None:
+        """Sends all answers that are ready; the other thread may have sent them."""
         with self._sending:
             ready = [self._answers.popleft() for _ in range(len(self._answers))]
             try:
