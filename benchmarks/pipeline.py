@@ -24,7 +24,7 @@ from rich.console import Console
 
 from benchmarks.rig.figures import tell
 from benchmarks.rig.machine import machine
-from benchmarks.rows import hostile, loading, steady, whole_path
+from benchmarks.rows import hostile, loading, steady, tls, whole_path
 from benchmarks.rows.row import Conditions, Row
 
 ROWS = {
@@ -34,6 +34,7 @@ ROWS = {
     "seed": Row("whole path, and a plain loop", 0.7, whole_path.beside_seed),
     "tasks": Row("whole path, and a task an image", 0.9, whole_path.beside_task_an_image),
     "loading": Row("fetch, decode and crop, and img2dataset", 2.6, loading.beside_img2dataset),
+    "tls": Row("new HTTPS connections", 0.1, tls.new_connections),
     "hangs": Row("URIs that hang", 3.9, steady.hanging),
     "hostile": Row("URIs that fail at once", 0.5, hostile.quick_traps),
     "slow": Row("URIs that are slow to fail", 1.2, hostile.slow_traps),

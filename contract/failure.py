@@ -95,14 +95,15 @@ ERROR_CODES: Final = {
         ),
         ErrorCode(
             name="connect",
-            cause="The connection was refused, reset or broken off.",
+            cause="The connection was refused, reset or interrupted, or the proxy refused it.",
             advice="The host is down or refuses us; retry later.",
             retried=True,
         ),
         ErrorCode(
             name="tls",
-            cause="The server's certificate or TLS handshake is not valid.",
-            advice="The site has to renew its certificate.",
+            cause="The server's certificate or TLS handshake is not valid; the detail says how.",
+            advice="Name an authority of your own in SSL_CERT_FILE of the workers; everything else "
+            "is the site's to mend.",
         ),
         ErrorCode(
             name="timeout",
@@ -118,8 +119,8 @@ ERROR_CODES: Final = {
         ),
         ErrorCode(
             name="bad_response",
-            cause="The server's answer is no HTTP, has too many headers, or is packed as nobody "
-            "asked for.",
+            cause="The server's answer is no HTTP, contradicts itself, has too many headers, or is "
+            "packed in a way that was not asked for.",
             advice="The server is broken or hostile.",
         ),
         ErrorCode(

@@ -31,8 +31,9 @@ PREFIX = "RESNEXT_"
 MAX_CHUNK_IMAGES = 256
 # What is not shown where it is wrong: it is a secret, or what was misread may be a piece of one.
 SECRETS: Final = frozenset(
-    {"broker_url", "database_url", "flower_login", "s3_endpoint", "gcs_endpoint"}
+    {"broker_url", "database_url", "flower_login", "fetch_proxy", "s3_endpoint", "gcs_endpoint"}
 )
+PROXY_SCHEMES: Final = ("http", "https", "socks5h")
 BROKER_SCHEMES: Final = ("redis://", "rediss://", "redis+socket://")
 
 
@@ -69,6 +70,13 @@ def _endpoint(value: str) -> str:
 
 
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
+
+
+def _proxy(value: SecretStr) -> SecretStr:
+    parts = urlsplit(value.get_secret_value())
+    if parts.scheme not in PROXY_SCHEMES or not parts.hostname or not parts.port:
+        raise ValueError("it is http://, https:// or socks5h:// with host and port")
+    return value
 
 
 def _absolute(path: Path) -> Path:
@@ -160,6 +168,13 @@ class Settings(BaseSettings):
     ] = ()
     """Ports that may be fetched from, such as `80,443`, where redirects lead as well; none: any.
     Holds for what `RESNEXT_FETCH_ALLOW` opens, too."""
+    fetch_proxy: Annotated[SecretStr, AfterValidator(_proxy)] | None = None
+    """A proxy for all that is fetched from the web: `http://`, `https://` or `socks5h://`,
+    `[user:password@]host:port`. It looks names up, so loaders cannot check where a name leads: the
+    proxy must refuse private addresses. `http_proxy` and the like are ignored."""
+    fetch_headers: Folder | None = None
+    """A file with headers for hosts, a line `host: Name: value` each; `#` begins a comment. They
+    go to that very host alone, whatever the port, and not along with a redirect to another one."""
     file_roots: Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_comma_separated)] = ()
     """Folders that file URIs may name; none by default."""
     object_stores: Annotated[

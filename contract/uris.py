@@ -5,6 +5,7 @@ Whether an *address* may be fetched is asked once its name is resolved, by the w
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -25,6 +26,8 @@ _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 # Nothing is given back once it has matched (++): no other division of a URI would match either.
 PLAIN = r"https?://(?:[a-z0-9-]{1,63}+\.){1,8}+[a-z]{2,63}+(?:/[!-\[\]-~]{0,7000}+)?+"
 _PLAIN = re.compile(PLAIN)
+# Letters beyond ASCII are the worker's to encode.
+_NO_HOST_NAME = re.compile(r"[^A-Za-z0-9_.\x80-\U0010ffff-]")
 # If a link is replaced while a path is resolved, the next try finds the new one.
 _RESOLVE_TRIES = 3
 
@@ -77,7 +80,27 @@ def _refusal_of_web(uri: str) -> Failure | None:
         return Failure("bad_uri", "port 0")
     if parts.username is not None or parts.password is not None:
         return Failure("bad_uri", "a user name or password; it would be stored with the result")
-    return None
+    return _refusal_of_host(parts.netloc, parts.hostname)
+
+
+def _refusal_of_host(netloc: str, host: str) -> Failure | None:
+    """Programs disagree about what such hosts are, so one may be counted and another asked."""
+    if "\\" in netloc:
+        return Failure("bad_uri", "a backslash in the host; what comes after it begins with /")
+    if netloc.startswith("["):
+        return None if _is_ipv6(host) else Failure("bad_uri", "no IPv6 address in the brackets")
+    if "%" in netloc:
+        return Failure("bad_uri", "a % in the host; a host is written without escapes")
+    odd = _NO_HOST_NAME.search(host)
+    return odd and Failure("bad_uri", f"{odd[0]!r} in the host; no host name has that")
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host.replace("%25", "%", 1))  # of a zone
+    except ValueError:
+        return False
+    return True
 
 
 def refusal_of_port(uri: str, ports: Collection[int]) -> Failure | None:

@@ -28,11 +28,13 @@ from benchmarks.rig.figures import shown
 from benchmarks.rig.processes import cpu_s
 from benchmarks.rig.web import NO_FAULTS, Script, Web
 from benchmarks.rows.row import Conditions, Series, comparison
+from contract.failure import Failure
 from contract.settings import Settings, load_settings
 from resnext.picture.decode import DecodeLimits, decode
 from worker.batch.model import find_model
-from worker.loader.fetch.fetcher import Fetcher
-from worker.loader.fetch.settings import FetchSettings, pick
+from worker.loader.fetch.fetcher import Fetched, Fetcher
+from worker.loader.fetch.loop import Loop
+from worker.loader.fetch.settings import FetchSettings
 from worker.pool.pool import Loaded, LoaderPool, LoadFailed
 
 # So many that what img2dataset fetches ahead of its decoder, two images a thread, is over before
@@ -117,14 +119,25 @@ def where_ours_goes(parts: dict[str, float], middles: Sequence[Steady]) -> str:
 
 def measure_parts(uris: Sequence[str]) -> dict[str, float]:
     """CPU milliseconds an image of what a loader does with it, on this thread alone."""
-    fetcher = Fetcher(pick(FetchSettings, Settings(fetch_allow=ALLOWED)), threads=1)
+    loop = Loop()
+    fetcher = Fetcher(FetchSettings.of(Settings(fetch_allow=ALLOWED)), loop, slots=1)
     preprocessing = find_model(load_settings()).preprocessing
-    bodies, fetch_ms = clocked(lambda uri: fetcher.fetch(uri).body, uris)
+    bodies, fetch_ms = clocked(partial(fetch, fetcher, loop), uris)
     _, hash_ms = clocked(lambda body: hashlib.sha256(body).hexdigest(), bodies)
     _, decode_ms = clocked(
         lambda body: decode(body, limits=DecodeLimits(), preprocessing=preprocessing), bodies
     )
     return {"fetch": fetch_ms, "SHA-256": hash_ms, "decode and crop": decode_ms}
+
+
+def fetch(fetcher: Fetcher, loop: Loop, uri: str) -> bytes:
+    """In this thread, which runs the loop meanwhile."""
+    came: list[Fetched | Failure] = []
+    fetcher.begin(uri, None, came.append)
+    while not came:
+        loop.turn()
+    assert isinstance(came[0], Fetched), came
+    return came[0].body
 
 
 def clocked(work: Callable[[Any], Any], of: Sequence[Any]) -> tuple[list[Any], float]:

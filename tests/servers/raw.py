@@ -19,11 +19,11 @@ def saying(*pieces: bytes) -> Answer:
 class RawServer:
     """Owns the listener and a thread a connection."""
 
-    def __init__(self, answer: Answer, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, answer: Answer, tls: ssl.SSLContext | None, host: str) -> None:
         self.requests: list[bytes] = []
         self._answer = answer
         self._tls = tls
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, 0))
         self._open: list[socket.socket] = []
         self.port: int = self._listener.getsockname()[1]
 
@@ -59,8 +59,10 @@ class RawServer:
 
 
 @contextmanager
-def serving(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[RawServer]:
-    server = RawServer(answer, tls)
+def serving(
+    answer: Answer, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> Iterator[RawServer]:
+    server = RawServer(answer, tls, host)
     thread = threading.Thread(target=server.accept)
     thread.start()
     try:

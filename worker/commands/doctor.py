@@ -25,6 +25,7 @@ from resnext.spec.catalogue import known_specs
 from resnext.spec.model import RANDOM, LocalWeights, ModelSpec, PublishedWeights
 from resnext.weights.pin import pin_file, read_pin
 from worker.batch.model import find_model, telling_people
+from worker.loader.conditions import check_fetching
 from worker.loader.fetch.object_store import environment
 from worker.loader.sandbox.protections import find_out
 from worker.pool.limits import ADVICE, permitted_share, told
@@ -44,6 +45,7 @@ def check_model(settings: Settings) -> Iterator[Check]:
     yield from guarded("limits", lambda: _limits(settings))
     yield from guarded("decoders", lambda: _decoders(settings))
     yield from guarded("resampler", _resampler)
+    yield from guarded("fetching", lambda: check_fetching(settings))
     yield from guarded("object stores", lambda: _object_stores(settings))
     yield from guarded("device", lambda: _computing(settings), within_s=PATIENCE_S)
     yield from guarded("model", lambda: _served(settings), within_s=PATIENCE_S)

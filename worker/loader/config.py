@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from resnext.picture.decode import DecodeLimits, Route
 from resnext.picture.orientation import Orientation
 from resnext.picture.preprocess import Preprocessing
-from worker.loader.fetch.fetcher import HELPERS_A_FETCH
+from worker.loader.fetch.helpers import HELPERS_A_FETCH
 from worker.loader.fetch.settings import FetchSettings, pick
 
 if TYPE_CHECKING:  # a loader starts without pydantic
@@ -31,16 +31,13 @@ BYTES_A_PIXEL: Final = 24
 TORCH_BYTES: Final = 16 * 2**30
 # obstore's threads: one for each core, and one for each name that is being looked up.
 OBJECT_STORE_BYTES: Final = 2**29
-# Threads that a loader makes for each image that it fetches at once: one as a rule, another one to
-# look the name up or to read the file, and at most `HELPERS_A_FETCH` for each of these two.
-THREADS_A_FETCH: Final = 2
-MOST_THREADS_A_FETCH: Final = 1 + 2 * HELPERS_A_FETCH
-# It reads requests, decodes, watches deadlines and files; libraries have theirs, for each core.
+# The loop, the decoder, and the one that watches the sandbox's files. Helpers come as needed: for
+# each image that is fetched at once, one as a rule, and at most `HELPERS_A_FETCH`.
+THREADS: Final = 3
+THREADS_A_FETCH: Final = 1
+# Those of a loader that fetches nothing yet; and libraries have theirs, for each core.
 OWN_THREADS: Final = 8
 MOST_THREADS_A_CORE: Final = 8
-# A connection takes up to three descriptors; the libraries and the worker's connection, others.
-DESCRIPTORS_A_FETCH: Final = 3
-OWN_DESCRIPTORS: Final = 40
 # The usual limit of 1024 is meant for `select`.
 MOST_DESCRIPTORS: Final = 16 * 1024
 
@@ -57,7 +54,7 @@ class LoaderConfig:
     @classmethod
     def of(cls, settings: Settings, preprocessing: Preprocessing) -> Self:
         return cls(
-            fetch=pick(FetchSettings, settings),
+            fetch=FetchSettings.of(settings),
             decoding=pick(DecodeLimits, settings),
             preprocessing=preprocessing,
             route=settings.decode,
@@ -81,8 +78,9 @@ class LoaderConfig:
 
     @property
     def address_space_bytes(self) -> int:
+        threads = THREADS + self.slots * HELPERS_A_FETCH
         bodies = min(self.slots, LARGEST_BODIES) * 2 * self.fetch.max_image_bytes
-        stacks = self.slots * MOST_THREADS_A_FETCH * STACK_BYTES
+        stacks = threads * STACK_BYTES
         torch = TORCH_BYTES if self.route == "fast" else 0
         objects = OBJECT_STORE_BYTES if self.fetch.object_stores else 0
         pixels = self.decoding.max_pixels * BYTES_A_PIXEL
@@ -92,7 +90,7 @@ class LoaderConfig:
     def most_threads(self) -> int:
         """One that has more is taken over."""
         cores = os.cpu_count() or 1
-        return OWN_THREADS + cores * MOST_THREADS_A_CORE + self.slots * MOST_THREADS_A_FETCH
+        return OWN_THREADS + cores * MOST_THREADS_A_CORE + self.slots * HELPERS_A_FETCH
 
 
 def _lists_to_tuples(sent: dict[str, Any]) -> dict[str, Any]:

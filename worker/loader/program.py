@@ -12,16 +12,17 @@ import hashlib
 import logging
 import os
 import resource
+import select
 import signal
 import socket
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
@@ -35,8 +36,9 @@ from worker.loader.config import (
     STACK_BYTES,
     LoaderConfig,
 )
-from worker.loader.fetch.failures import FetchError
+from worker.loader.fetch.failures import NO_MEMORY
 from worker.loader.fetch.fetcher import Fetched, Fetcher
+from worker.loader.fetch.loop import Loop
 from worker.pool.slots import Slots
 from worker.pool.wire import (
     MAX_PACKET_BYTES,
@@ -50,7 +52,6 @@ from worker.pool.wire import (
 
 # Loaders never take the core that feeds the GPU.
 NICENESS: Final = 10
-_NO_MEMORY: Final = Failure("timeout", "the loader had no memory left for it")
 
 
 class Stopwatch:
@@ -72,66 +73,54 @@ class Stopwatch:
 
 
 class Loader:
-    """Has a fetch thread for each slot in use, and one decode thread, so that a crash names its
-    image.
-
-    The fetch threads do not decode. The decode thread stays on its core, and keeps it busy; a
-    thread that wakes for each image may be put on the core of the next loader.
-    """
+    """Fetches in its loop, and decodes in one other thread, so that a crash names its image."""
 
     def __init__(self, connection: socket.socket, slots: Slots, config: LoaderConfig) -> None:
         self._connection = connection
         self._slots = slots
         self._config = config
-        self._fetcher = Fetcher(config.fetch, threads=config.slots)
-        self._fetch_threads = 0
-        self._most_fetch_threads = config.slots
+        self._loop = Loop()
+        self._fetcher = Fetcher(config.fetch, self._loop, slots=config.slots)
+        self._worker_gone = False
         self._sending = threading.Lock()
-        self._requests: SimpleQueue[tuple[int, str, Path | None]] = SimpleQueue()
         self._fetched: SimpleQueue[tuple[int, Fetched, Stopwatch]] = SimpleQueue()
         self._answers: deque[bytes] = deque()
 
     def run(self) -> None:
         """Returns when the worker is gone."""
         _start("decode", self._decode_next)
-        self._start_fetch_threads(1)
+        self._loop.watch(self._connection.fileno(), select.EPOLLIN, self._take_requests)
         try:
             self._connection.send(READY)
         except BrokenPipeError:  # the worker is gone
             return
-        while packet := self._connection.recv(MAX_PACKET_BYTES):
-            for request in map(unpack_request, unpack_packet(packet)):
-                self._requests.put(request)
-                slot, _, _ = request
-                self._start_fetch_threads(slot + 1)
+        while not self._worker_gone:
+            self._loop.turn()
+            if self._answers:  # what has failed in this turn shares packets
+                self._send()
 
-    def _start_fetch_threads(self, wanted: int) -> None:
-        """If the system permits no more threads, those that run take all requests."""
-        while self._fetch_threads < min(wanted, self._most_fetch_threads):
-            try:
-                _start(f"fetch-{self._fetch_threads}", self._fetch_next)
-            except RuntimeError:
-                if not self._fetch_threads:
-                    raise
-                self._most_fetch_threads = self._fetch_threads
-            else:
-                self._fetch_threads += 1
+    def _take_requests(self, _: int) -> None:
+        packet = self._connection.recv(MAX_PACKET_BYTES)
+        self._worker_gone = not packet
+        for slot, uri, root in map(unpack_request, unpack_packet(packet)):
+            self._fetcher.begin(uri, root, partial(self._take, slot, Stopwatch()))
 
-    def _fetch_next(self) -> None:
-        slot, uri, root = self._requests.get()
-        failed = _answer(slot, partial(self._fetch, slot, uri, root))
-        if failed is not None:
-            self._send(failed)
+    def _take(self, slot: int, watch: Stopwatch, came: Fetched | Failure) -> None:
+        watch.next_stage()
+        if isinstance(came, Failure):
+            answer = Answer(slot, came, Provenance(), watch.measured())
+            self._answers.append(pack_answer(answer))
+        else:
+            self._fetched.put((slot, came, watch))
 
     def _decode_next(self) -> None:
         slot, fetched, watch = self._fetched.get()
         answer = _answer(slot, partial(self._decode, slot, fetched, watch))
-        if answer is not None:
-            self._send(answer)
-
-    def _send(self, answer: Answer) -> None:
-        """Sends all answers that are ready: another thread may send this one, too."""
         self._answers.append(pack_answer(answer))
+        self._send()
+
+    def _send(self) -> None:
+        """Sends all answers that are ready; the other thread may have sent them."""
         with self._sending:
             ready = [self._answers.popleft() for _ in range(len(self._answers))]
             try:
@@ -139,18 +128,6 @@ class Loader:
                     self._connection.send(packet)
             except OSError:  # the worker is gone
                 os._exit(0)
-
-    def _fetch(self, slot: int, uri: str, root: Path | None) -> Answer | None:
-        """The answer if it failed; None if it goes to the decoder."""
-        watch = Stopwatch()
-        try:
-            fetched = self._fetcher.fetch(uri, root)
-        except FetchError as error:
-            watch.next_stage()
-            return Answer(slot, error.failure, Provenance(), watch.measured())
-        watch.next_stage()
-        self._fetched.put((slot, fetched, watch))
-        return None
 
     def _decode(self, slot: int, fetched: Fetched, watch: Stopwatch) -> Answer:
         body = fetched.body
@@ -195,12 +172,12 @@ def _start(name: str, work: Callable[[], None]) -> None:
     threading.Thread(target=run, name=name, daemon=True).start()
 
 
-def _answer(slot: int, work: Callable[[], Answer | None]) -> Answer | None:
+def _answer(slot: int, work: Callable[[], Answer]) -> Answer:
     """What the work returns, or the failure that it raises."""
     try:
         return work()
     except MemoryError:  # too many large images at once; later there is memory
-        return Answer(slot, _NO_MEMORY, Provenance())
+        return Answer(slot, NO_MEMORY, Provenance())
     except BaseException as error:  # noqa: BLE001  (any error costs only this image)
         return Answer(slot, Failure("internal", f"loader: {error!r}"), Provenance())
 
@@ -210,7 +187,7 @@ def _failure_of(error: DecodeError) -> Failure:
     width, height = error.size or (0, 0)
     needed_bytes = width * height * BYTES_A_PIXEL
     if isinstance(error.__cause__, MemoryError) and 0 < needed_bytes < BASE_BYTES // 2:
-        return _NO_MEMORY
+        return NO_MEMORY
     return Failure(error.code, error.detail)
 
 
@@ -231,7 +208,12 @@ def main() -> None:
     _permit_descriptors()
     _mute_decoders()
     slots = Slots(int(sys.argv[2]), count=config.slots, crop=config.preprocessing.crop)
-    Loader(connection, slots, config).run()
+    loader = Loader(connection, slots, config)
+    try:
+        loader.run()
+    except BaseException:  # noqa: BLE001  (the next loader gets the images without an answer)
+        traceback.print_exc()
+        os._exit(1)
     os._exit(0)  # does not wait for look-ups and files that hang
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from contract.settings import Settings
+from worker.loader.conditions import require_conditions
 from worker.loader.fetch import object_store
 
 # A loader gets only these of our variables: the others may hold secrets.
@@ -39,7 +40,9 @@ class LoaderEnvironment:
 
         Raises:
             UsageError: an object store is enabled and not installed.
+            UnavailableError: nothing, or nothing over TLS, could be fetched.
         """
+        require_conditions(settings)
         kept = {name: value for name, value in os.environ.items() if name in KEPT_VARIABLES}
         credentials = object_store.environment(settings)
         variables = kept | credentials | ADDED_VARIABLES

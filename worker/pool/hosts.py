@@ -15,27 +15,36 @@ from typing import Final, Generic, Self, TypeVar
 from urllib.parse import urlsplit
 
 from contract.flow import host_places, line_images, parked_images
+from contract.objects import is_object
 from contract.settings import Settings
 from contract.uris import is_file
+from worker.loader.fetch.web_address import parse_web
 
-# Most URIs look like this. `urlsplit` would give the same, and takes longer.
-_PLAIN: Final = re.compile(r"https?://([a-z0-9.-]*[a-z0-9])(?::[0-9]*)?/")
+# Most URIs look like this: a name that is no number, or an address in its usual spelling. For
+# them `parse_web` would give the same, and takes longer.
+_NUMBER = r"(?:0|[1-9][0-9]{0,2})"
+_PLAIN: Final = re.compile(
+    rf"https?://((?:[a-z0-9-]+\.)*[a-z][a-z0-9-]*|{_NUMBER}(?:\.{_NUMBER}){{3}})(?::[0-9]*)?/"
+)
 
 T = TypeVar("T")
 
 
 def host_of(uri: str) -> str | None:
-    """The host in lower case; None for a file, and for a URI in which no loader finds a host."""
+    """The host as loaders connect to it, in one spelling; None for a file, and for a URI in which
+    no loader finds a host.
+    """
     plain = _PLAIN.match(uri)
     if plain is not None:
         return plain[1]
     if is_file(uri):
         return None
     try:
-        host = urlsplit(uri).hostname
+        if is_object(uri):  # its bucket
+            return urlsplit(uri).hostname
+        return parse_web(uri).host.rstrip(".")
     except ValueError:
         return None
-    return host.rstrip(".") if host else None
 
 
 @dataclass(frozen=True, kw_only=True)

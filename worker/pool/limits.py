@@ -19,12 +19,11 @@ from contract.cgroups import folders_of, words_of
 from contract.errors import UnavailableError
 from contract.settings import Settings
 from worker.loader.config import (
-    DESCRIPTORS_A_FETCH,
     MOST_DESCRIPTORS,
-    OWN_DESCRIPTORS,
     OWN_THREADS,
     THREADS_A_FETCH,
 )
+from worker.loader.fetch.descriptors import fetches_within
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +101,7 @@ def fit_threads(wanted: Share, limit: Limit) -> Share:
 
 def fit_descriptors(wanted: Share, limit: Limit) -> Share:
     """Each loader has as many of its own."""
-    fetches = (limit.most - OWN_DESCRIPTORS) // DESCRIPTORS_A_FETCH
-    return wanted._replace(fetches=min(wanted.fetches, max(1, fetches)))
+    return wanted._replace(fetches=min(wanted.fetches, fetches_within(limit.most)))
 
 
 def _threads(fetches: int) -> int:

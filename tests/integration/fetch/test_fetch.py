@@ -16,10 +16,8 @@ from urllib.parse import quote, unquote
 import pytest
 
 from contract.failure import Failure
-from contract.settings import Settings
-from worker.loader.fetch.failures import FetchError
-from worker.loader.fetch.fetcher import Fetched, Fetcher
-from worker.loader.fetch.settings import FetchSettings, pick
+from tests.fetching import Fetching
+from worker.loader.fetch.fetcher import Fetched
 
 LIMIT_BYTES = 100_000
 PICTURE = bytes(range(256)) * 100
@@ -110,15 +108,13 @@ def address(agents: list[str]) -> Iterator[str]:
         thread.join()
 
 
-def make_fetcher(**limits: Any) -> Fetcher:
+def make_fetcher(**limits: Any) -> Fetching:
     usual = {"fetch_allow": ("127.0.0.1",), "max_image_bytes": LIMIT_BYTES, "max_redirects": 3}
-    return Fetcher(pick(FetchSettings, Settings(**usual | limits)), threads=1)
+    return Fetching(**usual | limits)
 
 
 def failure_of(uri: str, **limits: Any) -> Failure:
-    with pytest.raises(FetchError) as failed:
-        make_fetcher(**limits).fetch(uri)
-    return failed.value.failure
+    return make_fetcher(**limits).failure(uri)
 
 
 def test_a_body_comes_as_it_was_sent_and_the_server_learns_who_asks(
@@ -144,7 +140,7 @@ def test_no_more_than_the_limit_is_taken_however_it_is_sent(address: str, path: 
 
 def test_a_body_of_just_the_limit_is_taken(address: str) -> None:
     fetcher = make_fetcher(max_image_bytes=len(PICTURE))
-    assert fetcher.fetch(f"{address}/ok").body == PICTURE
+    assert fetcher.body(f"{address}/ok") == PICTURE
 
 
 @pytest.mark.parametrize("path", ["silent", "drips"])
@@ -195,7 +191,7 @@ def test_a_private_address_is_not_asked_unless_it_is_allowed(host: str) -> None:
 def test_an_address_that_is_allowed_is_asked(address: str) -> None:
     port = address.rpartition(":")[2]
     fetcher = make_fetcher(fetch_allow=(f"127.0.0.1:{port}",))
-    assert fetcher.fetch(f"{address}/ok").body == PICTURE
+    assert fetcher.body(f"{address}/ok") == PICTURE
     assert failure_of("http://127.0.0.1:9/", fetch_allow=(f"127.0.0.1:{port}",)).code == (
         "blocked_address"
     )
@@ -244,8 +240,7 @@ def test_what_is_no_file_leaves_no_descriptor_behind(tmp_path: Path) -> None:
     descriptors = Path("/proc/self/fd")
     before = len(list(descriptors.iterdir()))
     for _ in range(3):
-        with pytest.raises(FetchError):
-            fetcher.fetch((tmp_path / "folder").as_uri())
+        fetcher.failure((tmp_path / "folder").as_uri())
     assert len(list(descriptors.iterdir())) <= before
 
 
@@ -257,8 +252,7 @@ def test_a_loader_that_has_no_descriptor_left_tries_a_file_again(tmp_path: Path)
     usual = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))
     try:
-        with pytest.raises(FetchError) as caught:
-            fetcher.fetch(path.as_uri())
+        failure = fetcher.failure(path.as_uri())
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, usual)
-    assert caught.value.failure.retried
+    assert failure.retried

@@ -17,38 +17,33 @@ import pytest
 from PIL import Image
 
 from contract.failure import Failure
-from contract.settings import Settings
 from resnext.picture.decode import DecodeError, DecodeLimits, decode
 from resnext.spec.catalogue import find_spec
+from tests.fetching import Fetching
 from tests.servers.raw import Answer, saying, serving
-from tests.servers.tls import CERTIFICATES, tls_of
-from worker.loader.fetch.failures import FetchError
-from worker.loader.fetch.fetcher import Fetcher
-from worker.loader.fetch.response import MOST_HEAD_BYTES
-from worker.loader.fetch.settings import FetchSettings, pick
+from tests.servers.tls import AUTHORITY, tls_of
+from worker.loader.fetch.certificates import VARIABLES
+from worker.loader.fetch.head import MOST_HEAD_BYTES
 
 LIMIT_BYTES = 100_000
 # What an endless answer may get rid of: our limits, and the buffers of two kernels.
 BUFFERED_BYTES = 16 * 2**20
 FOR_EVER_S = 3600.0
+# What `openssl x509 -hash` says of it.
+AUTHORITY_HASH = "774b5dcc.0"
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-def make_fetcher(**limits: Any) -> Fetcher:
+def make_fetcher(**limits: Any) -> Fetching:
     """Its deadline saves nobody, unless a test says so."""
     usual = {"fetch_allow": ("127.0.0.1",), "max_image_bytes": LIMIT_BYTES}
-    return Fetcher(
-        pick(FetchSettings, Settings(**usual | {"fetch_deadline_s": FOR_EVER_S} | limits)),
-        threads=1,
-    )
+    return Fetching(**usual | {"fetch_deadline_s": FOR_EVER_S} | limits)
 
 
 def fetch(answer: Answer, tls: ssl.SSLContext | None = None, **limits: Any) -> bytes | Failure:
     with serving(answer, tls) as server:
-        try:
-            return make_fetcher(**limits).fetch(f"{server.address}/a.jpg").body
-        except FetchError as error:
-            return error.failure
+        came = make_fetcher(**limits).fetch(f"{server.address}/a.jpg")
+    return came if isinstance(came, Failure) else came.body
 
 
 def code_of(answer: Answer, tls: ssl.SSLContext | None = None, **limits: Any) -> str:
@@ -145,9 +140,11 @@ def test_a_server_that_hangs_up_is_tried_again() -> None:
             assert (failure.code, failure.retried) == ("connect", True)
 
 
-def test_a_reason_is_shown_as_text_that_harms_no_terminal() -> None:
-    failure = fetch(saying(b"HTTP/1.1 404 Gone\x1b[2J\x00away\r\nContent-Length: 0\r\n\r\n"))
-    assert failure == Failure("http_404", "Gone\ufffd[2J\ufffdaway")
+def test_a_reason_is_our_own_whatever_the_server_calls_it() -> None:
+    failure = fetch(saying(b"HTTP/1.1 404 Gone\x1b[2Jaway\r\nContent-Length: 0\r\n\r\n"))
+    assert failure == Failure("http_404", "Not Found")
+    failure = fetch(saying(b"HTTP/1.1 599 =1+1\r\nContent-Length: 0\r\n\r\n"))
+    assert failure == Failure("http_599", "no status that HTTP defines")
 
 
 # Encodings
@@ -231,7 +228,7 @@ def hang(connection: socket.socket) -> None:
     "answer",
     [
         hang,
-        drip(b""),
+        drip(b"HTTP/1.1 200 "),
         drip(OK + b"Name: "),
         drip(OK + b"\r\n"),
         drip(OK + b"Transfer-Encoding: chunked\r\n\r\nffff\r\n"),
@@ -240,15 +237,15 @@ def hang(connection: socket.socket) -> None:
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_drop_at_a_time_ends_at_the_deadline(scheme: str, answer: Answer, monkeypatch) -> None:
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATES / "authority.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(AUTHORITY))
     tls = tls_of("good") if scheme == "https" else None
     assert code_of(answer, tls, fetch_deadline_s=0.3) == "timeout"
 
 
 def test_a_tls_handshake_that_hangs_ends_at_the_deadline() -> None:
-    with serving(hang) as server, pytest.raises(FetchError) as failed:
-        make_fetcher(fetch_deadline_s=0.3).fetch(f"https://127.0.0.1:{server.port}/")
-    assert failed.value.failure.code == "timeout"
+    with serving(hang) as server:
+        failure = make_fetcher(fetch_deadline_s=0.3).failure(f"https://127.0.0.1:{server.port}/")
+    assert failure.code == "timeout"
 
 
 def test_redirects_have_one_deadline_together() -> None:
@@ -272,11 +269,10 @@ def test_nobody_who_answers_a_connection_ends_at_the_deadline() -> None:
         for one in (first, second):
             one.settimeout(0)
             one.connect_ex(listener.getsockname())
-        with pytest.raises(FetchError) as failed:
-            make_fetcher(fetch_deadline_s=0.3).fetch(
-                f"http://127.0.0.1:{listener.getsockname()[1]}/"
-            )
-    assert failed.value.failure.code == "timeout"
+        failure = make_fetcher(fetch_deadline_s=0.3).failure(
+            f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        )
+    assert failure.code == "timeout"
 
 
 # TLS
@@ -286,31 +282,67 @@ PICTURE = saying(OK, b"Content-Length: 9\r\n\r\na picture")
 
 
 def test_a_server_with_a_valid_certificate_is_asked(monkeypatch) -> None:
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATES / "authority.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(AUTHORITY))
     assert fetch(PICTURE, tls_of("good")) == b"a picture"
 
 
-@pytest.mark.parametrize("name", ["self-signed", "other-host", "expired"])
-def test_a_server_that_cannot_prove_who_it_is_gets_no_request(name: str, monkeypatch) -> None:
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATES / "authority.pem"))
-    with serving(PICTURE, tls_of(name)) as server, pytest.raises(FetchError) as failed:
-        make_fetcher().fetch(f"{server.address}/a.jpg")
-    assert failed.value.failure.code == "tls"
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_an_authority_that_the_environment_names_is_trusted(variable: str, monkeypatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(AUTHORITY))
+    assert fetch(PICTURE, tls_of("good")) == b"a picture"
+
+
+def test_authorities_are_read_once_in_the_life_of_a_loader(monkeypatch, tmp_path) -> None:
+    """Each new connection would take ten times the time otherwise."""
+    bundle = tmp_path / "authorities.pem"
+    bundle.write_bytes(AUTHORITY.read_bytes())
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    fetcher = make_fetcher()
+    for _ in range(2):
+        with serving(PICTURE, tls_of("good")) as server:
+            assert fetcher.body(f"{server.address}/a.jpg") == b"a picture"
+        bundle.unlink(missing_ok=True)
+
+
+def test_authorities_of_a_folder_are_trusted_and_no_others(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
+    assert code_of(PICTURE, tls_of("good")) == "tls"
+    (tmp_path / AUTHORITY_HASH).symlink_to(AUTHORITY)
+    assert fetch(PICTURE, tls_of("good")) == b"a picture"
+
+
+@pytest.mark.parametrize(
+    ("name", "detail"),
+    [
+        ("self-signed", "the certificate is of an unknown authority"),
+        ("other-host", "the certificate is of another host"),
+        ("expired", "the certificate has expired"),
+    ],
+)
+def test_a_server_that_cannot_prove_who_it_is_gets_no_request(
+    name: str, detail: str, monkeypatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(AUTHORITY))
+    with serving(PICTURE, tls_of(name)) as server:
+        assert make_fetcher().failure(f"{server.address}/a.jpg") == Failure("tls", detail)
     assert not any(server.requests)
 
 
 def test_an_authority_that_nobody_named_is_not_trusted() -> None:
-    assert code_of(PICTURE, tls_of("good")) == "tls"
+    failure = fetch(PICTURE, tls_of("good"))
+    assert failure == Failure("tls", "the certificate is of an unknown authority")
 
 
 def test_a_server_that_hangs_up_in_the_handshake_is_tried_again() -> None:
-    with serving(lambda _: None) as server, pytest.raises(FetchError) as failed:
-        make_fetcher().fetch(f"https://127.0.0.1:{server.port}/")
-    assert failed.value.failure.code == "connect"
+    with serving(lambda _: None) as server:
+        failure = make_fetcher().failure(f"https://127.0.0.1:{server.port}/")
+    assert failure.code == "connect"
 
 
 def test_a_server_that_speaks_no_tls_is_told_as_such() -> None:
     no_tls = saying(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    with serving(no_tls) as server, pytest.raises(FetchError) as failed:
-        make_fetcher().fetch(f"https://127.0.0.1:{server.port}/")
-    assert failed.value.failure.code == "tls"
+    with serving(no_tls) as server:
+        failure = make_fetcher().failure(f"https://127.0.0.1:{server.port}/")
+    assert failure.code == "tls"

@@ -7,8 +7,7 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,9 @@ from typing import Any
 import pytest
 
 from contract.failure import Failure
-from contract.settings import Settings
+from tests.fetching import Fetching
 from worker.loader.fetch.addresses import FetchAllow
-from worker.loader.fetch.failures import FetchError
-from worker.loader.fetch.fetcher import Fetched, Fetcher
-from worker.loader.fetch.settings import FetchSettings, pick
+from worker.loader.fetch.fetcher import Fetched
 
 FOR_EVER_S = 3600.0
 SOON_S = 0.3
@@ -60,24 +57,15 @@ def over() -> Iterator[threading.Event]:
     event.set()
 
 
-def make_fetcher(*roots: Path, threads: int = 1, deadline_s: float = FOR_EVER_S) -> Fetcher:
-    limits = pick(
-        FetchSettings,
-        Settings(fetch_allow=("localhost",), file_roots=roots, fetch_deadline_s=deadline_s),
-    )
-    return Fetcher(limits, threads=threads)
-
-
-def failure_of(fetch: Callable[[], Fetched]) -> Failure:
-    with pytest.raises(FetchError) as failed:
-        fetch()
-    return failed.value.failure
+def make_fetcher(*roots: Path, slots: int = 1, deadline_s: float = FOR_EVER_S) -> Fetching:
+    allow = ("localhost",)
+    return Fetching(slots=slots, fetch_allow=allow, file_roots=roots, fetch_deadline_s=deadline_s)
 
 
 def test_names_that_hang_keep_no_healthy_one_waiting(
     address: str, over: threading.Event, monkeypatch
 ) -> None:
-    """All threads but one wait for the resolver, and as many look-ups hang from before."""
+    """All slots but one wait for the resolver, and as many look-ups hang from before."""
     look_up, hanging = socket.getaddrinfo, threading.Semaphore(0)
 
     def hang(host: str, *arguments: Any, **options: Any) -> Any:
@@ -88,17 +76,15 @@ def test_names_that_hang_keep_no_healthy_one_waiting(
         return look_up(host, *arguments, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    fetcher = make_fetcher(threads=16, deadline_s=2.0)
+    fetcher = make_fetcher(slots=16, deadline_s=2.0)
     uris = [f"http://name-{n}.hangs/a.jpg" for n in range(30)]
-    with ThreadPoolExecutor(16) as threads:
-        for part in (uris[:15], uris[15:]):
-            failures = [
-                threads.submit(failure_of, lambda uri=uri: fetcher.fetch(uri)) for uri in part
-            ]
-            assert all(hanging.acquire(timeout=10) for _ in range(15))
-            assert threads.submit(fetcher.fetch, f"{address}/ok").result() == Fetched(b"ok")
-            codes = {failure.result().code for failure in failures}
-            assert codes == {"timeout"}
+    late = Failure("timeout", "looking up the host's name")
+    for part in (uris[:15], uris[15:]):
+        outcomes = [fetcher.begin(uri) for uri in part]
+        assert all(hanging.acquire(timeout=10) for _ in range(15))
+        assert fetcher.fetch(f"{address}/ok") == Fetched(b"ok")
+        assert not any(outcomes)
+        assert fetcher.wait(*outcomes) == [late] * 15
 
 
 def test_a_name_is_looked_up_once_and_its_address_is_checked_for_each_connection(
@@ -114,8 +100,8 @@ def test_a_name_is_looked_up_once_and_its_address_is_checked_for_each_connection
     fetcher = make_fetcher()
     for _ in range(2):
         assert fetcher.fetch(f"{address}/ok") == Fetched(b"ok")
-    fetcher._allow = FetchAllow()
-    failure = failure_of(lambda: fetcher.fetch(f"{address}/ok"))
+    fetcher.fetcher._allow = FetchAllow()
+    failure = fetcher.failure(f"{address}/ok")
     assert failure.code == "blocked_address"
     assert asked == ["localhost"]
 
@@ -134,7 +120,7 @@ def test_a_file_on_a_server_that_is_away_runs_into_the_deadline_alone(
     for name in ("hangs.jpg", "a.jpg"):
         (tmp_path / name).write_bytes(b"ok")
     fetcher = make_fetcher(tmp_path, deadline_s=SOON_S)
-    failure = failure_of(lambda: fetcher.fetch((tmp_path / "hangs.jpg").as_uri()))
+    failure = fetcher.failure((tmp_path / "hangs.jpg").as_uri())
     assert failure == Failure("timeout", "reading the file")
     assert make_fetcher(tmp_path).fetch((tmp_path / "a.jpg").as_uri()) == Fetched(b"ok")
 
@@ -157,7 +143,7 @@ def test_a_folder_that_becomes_a_link_while_its_file_is_opened_leads_nowhere(
     fetcher = make_fetcher(tmp_path / "root")
     assert fetcher.fetch((album / "a.jpg").as_uri()) == Fetched(b"ok")
     monkeypatch.setattr(os, "open", swap_and_open)
-    failure = failure_of(lambda: fetcher.fetch((album / "a.jpg").as_uri()))
+    failure = fetcher.failure((album / "a.jpg").as_uri())
     assert failure.code == "blocked_path"
 
 
@@ -205,7 +191,7 @@ def test_a_link_that_is_replaced_each_time_fails_for_now(tmp_path: Path, monkeyp
 
     (tmp_path / "a.jpg").symlink_to(tmp_path / "other.jpg")
     monkeypatch.setattr(os, "readlink", follow)
-    failure = failure_of(lambda: make_fetcher(tmp_path).fetch((tmp_path / "a.jpg").as_uri()))
+    failure = make_fetcher(tmp_path).failure((tmp_path / "a.jpg").as_uri())
     assert failure.retried
 
 
@@ -241,12 +227,12 @@ def test_a_pipe_or_device_is_refused_without_being_opened(tmp_path: Path) -> Non
     libc = ctypes.CDLL(None, use_errno=True)
     watch = libc.inotify_init1(IN_NONBLOCK)
     assert libc.inotify_add_watch(watch, os.fsencode(pipe), IN_OPEN) > 0
-    failure = failure_of(lambda: make_fetcher(tmp_path).fetch(pipe.as_uri()))
+    failure = make_fetcher(tmp_path).failure(pipe.as_uri())
     assert failure == Failure("unreadable", "not a regular file")
     with pytest.raises(BlockingIOError):
         os.read(watch, 4096)
     os.close(watch)
-    failure = failure_of(lambda: make_fetcher(Path("/dev")).fetch("file:///dev/zero"))
+    failure = make_fetcher(Path("/dev")).failure("file:///dev/zero")
     assert failure == Failure("unreadable", "not a regular file")
 
 
@@ -263,5 +249,5 @@ def test_a_pipe_or_device_is_refused_without_being_opened(tmp_path: Path) -> Non
 def test_an_overloaded_server_is_asked_again_whatever_it_says_of_the_time(
     address: str, value: str, expected_s: float | None
 ) -> None:
-    failure = failure_of(lambda: make_fetcher().fetch(f"{address}/503/{value}"))
+    failure = make_fetcher().failure(f"{address}/503/{value}")
     assert failure == Failure("http_503", "Service Unavailable", expected_s)

@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 
 from contract.failure import Failure
-from contract.settings import Settings
+from tests.fetching import Fetching
 from tests.servers.raw import saying, serving
-from worker.loader.fetch.failures import FetchError
-from worker.loader.fetch.fetcher import Fetched, Fetcher
-from worker.loader.fetch.settings import FetchSettings, pick
+from worker.loader.fetch.fetcher import Fetched
 
 PICTURE = saying(
     b"HTTP/1.1 200 OK\r\nSet-Cookie: seen=yes; Path=/\r\nContent-Length: 9\r\n\r\na picture"
@@ -21,16 +19,8 @@ PICTURE = saying(
 SECRETS = ("s3cr3t", base64.b64encode(b"me:s3cr3t").decode())
 
 
-def make_fetcher(**limits: Any) -> Fetcher:
-    return Fetcher(
-        pick(FetchSettings, Settings(**{"fetch_allow": ("127.0.0.1",)} | limits)), threads=1
-    )
-
-
-def failure_of(fetcher: Fetcher, uri: str) -> Failure:
-    with pytest.raises(FetchError) as failed:
-        fetcher.fetch(uri)
-    return failed.value.failure
+def make_fetcher(**limits: Any) -> Fetching:
+    return Fetching(**{"fetch_allow": ("127.0.0.1",)} | limits)
 
 
 def names_of(request: bytes) -> set[str]:
@@ -73,9 +63,9 @@ def test_a_proxy_of_the_environment_is_not_asked(scheme: str, monkeypatch) -> No
                 monkeypatch.setenv(variable, f"http://me:s3cr3t@127.0.0.1:{proxy.port}")
         uri = f"{scheme}://127.0.0.1:{server.port}/a.jpg"
         if scheme == "http":
-            assert make_fetcher().fetch(uri).body == b"a picture"
+            assert make_fetcher().body(uri) == b"a picture"
         else:  # it speaks no TLS, and was asked itself
-            assert failure_of(make_fetcher(), uri).code == "tls"
+            assert make_fetcher().failure(uri).code == "tls"
         assert len(server.requests) == 1
         assert proxy.requests == []
 
@@ -86,8 +76,8 @@ def test_a_proxy_of_the_environment_is_not_asked(scheme: str, monkeypatch) -> No
 def test_other_ports_than_those_that_are_set_are_not_asked() -> None:
     with serving(PICTURE) as server, serving(PICTURE) as other:
         fetcher = make_fetcher(fetch_ports=(server.port, 80))
-        assert fetcher.fetch(f"{server.address}/a.jpg").body == b"a picture"
-        assert failure_of(fetcher, f"{other.address}/a.jpg").code == "blocked_port"
+        assert fetcher.body(f"{server.address}/a.jpg") == b"a picture"
+        assert fetcher.failure(f"{other.address}/a.jpg").code == "blocked_port"
         assert other.requests == []
 
 
@@ -95,7 +85,7 @@ def test_a_redirect_leads_to_no_other_port_either() -> None:
     with serving(PICTURE) as other:
         to_other = f"HTTP/1.1 302 Found\r\nLocation: {other.address}/\r\nContent-Length: 0\r\n\r\n"
         with serving(saying(to_other.encode())) as server:
-            failure = failure_of(make_fetcher(fetch_ports=(server.port,)), f"{server.address}/")
+            failure = make_fetcher(fetch_ports=(server.port,)).failure(f"{server.address}/")
         assert failure == Failure(
             "blocked_port", f"redirect: {other.port} is none of RESNEXT_FETCH_PORTS"
         )
@@ -118,19 +108,19 @@ def test_what_is_to_be_left_alone_is_left_alone_unless_that_is_ignored(
     lines: tuple[str, ...],
 ) -> None:
     with serving(saying(tagged(*lines))) as server:
-        failure = failure_of(make_fetcher(), f"{server.address}/a.jpg")
+        failure = make_fetcher().failure(f"{server.address}/a.jpg")
         assert (failure.code, failure.retried) == ("robots", False)
         assert failure.detail.removeprefix("X-Robots-Tag: ") in lines[-1].lower()
         ignoring = make_fetcher(robots="ignore")
-        assert ignoring.fetch(f"{server.address}/a.jpg").body == b"a picture"
+        assert ignoring.body(f"{server.address}/a.jpg") == b"a picture"
 
 
 def test_what_other_programs_are_to_leave_alone_is_taken() -> None:
     with serving(saying(tagged("otherbot: noai, noindex", "nofollow"))) as server:
-        assert make_fetcher().fetch(f"{server.address}/a.jpg").body == b"a picture"
+        assert make_fetcher().body(f"{server.address}/a.jpg") == b"a picture"
 
 
 def test_a_status_says_more_than_its_tags() -> None:
     said = tagged("noindex").replace(b"200 OK", b"404 Not Found")
     with serving(saying(said)) as server:
-        assert failure_of(make_fetcher(), f"{server.address}/a.jpg").code == "http_404"
+        assert make_fetcher().failure(f"{server.address}/a.jpg").code == "http_404"

@@ -10,8 +10,7 @@ import itertools
 import re
 import socket
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,19 +20,16 @@ import pytest
 
 from contract.errors import SourceError
 from contract.failure import Failure
-from contract.settings import Settings
 from producer.submit.sources import Entry, check
+from tests.fetching import Fetching
 from tests.pictures import hostile_uris
 from tests.pictures.hostile_uris import SECRET, URIS
 from tests.servers import canary
 from tests.servers.canary import V4_EVERYWHERE, V6_EVERYWHERE, Canary, bind_all
 from tests.servers.names import NameServer, serving_names
-from worker.loader.fetch.failures import FetchError
-from worker.loader.fetch.fetcher import Fetched, Fetcher
-from worker.loader.fetch.settings import FetchSettings, pick
+from worker.loader.fetch.fetcher import Fetched
 
 OPEN_V4, OPEN_V6 = "127.77.0.1", "::1"
-THREADS = 16
 PICTURE = b"a picture"
 ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+|[0-9a-f]*:[0-9a-f]*:[0-9a-f:]*")
 
@@ -88,12 +84,10 @@ class World:
     def site(self) -> str:
         return f"http://{OPEN_V4}:{self.v4_port}"
 
-    def make_fetcher(self) -> Fetcher:
+    def make_fetcher(self) -> Fetching:
         """One that has looked nothing up yet."""
         allow = (OPEN_V4, f"[{OPEN_V6}]:{self.v6_port}")
-        return Fetcher(
-            pick(FetchSettings, Settings(fetch_allow=allow, fetch_deadline_s=5.0)), threads=THREADS
-        )
+        return Fetching(fetch_allow=allow, fetch_deadline_s=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +107,7 @@ def world() -> Iterator[World]:
 
 
 @pytest.fixture
-def fetcher(world: World) -> Iterator[Fetcher]:
+def fetcher(world: World) -> Iterator[Fetching]:
     """What it connects to is looked at afterwards."""
     canary.begun()
     yield world.make_fetcher()
@@ -123,19 +117,6 @@ def fetcher(world: World) -> Iterator[Fetcher]:
 
 Outcomes = Mapping[str, Fetched | Failure]
 FETCHED = "fetched"
-
-
-def fetch_all(fetcher: Fetcher, uris: Iterable[str]) -> Outcomes:
-    uris = list(uris)
-
-    def fetch(uri: str) -> Fetched | Failure:
-        try:
-            return fetcher.fetch(uri)
-        except FetchError as error:
-            return error.failure
-
-    with ThreadPoolExecutor(THREADS) as threads:
-        return dict(zip(uris, threads.map(fetch, uris), strict=True))
 
 
 def others(outcomes: Outcomes, expected: Mapping[str, str]) -> dict[str, str]:
@@ -168,9 +149,9 @@ def test_there_are_enough_of_each_kind() -> None:
     assert min(versions.count(True), versions.count(False)) >= 25
 
 
-def test_no_uri_leads_inside(world: World, fetcher: Fetcher) -> None:
+def test_no_uri_leads_inside(world: World, fetcher: Fetching) -> None:
     expected = hostile(world)
-    outcomes = fetch_all(fetcher, expected)
+    outcomes = fetcher.fetch_all(expected)
     assert others(outcomes, expected) == {}
     check_details(outcomes)
     assert canary.begun() == []
@@ -192,10 +173,10 @@ def test_what_no_worker_would_take_is_refused_at_submit_with_its_line() -> None:
 OF_THE_SAME_HOST = ("http:127", "http:/127", "http:///", "127.", "\\\\", "http:\\")
 
 
-def test_no_redirect_leads_inside(world: World, fetcher: Fetcher) -> None:
+def test_no_redirect_leads_inside(world: World, fetcher: Fetching) -> None:
     """One that names no other host leads to a picture of the same one."""
     by_redirect = {f"{world.site}/302?to={quote(uri)}": uri for uri in hostile(world)}
-    outcomes = fetch_all(fetcher, by_redirect)
+    outcomes = fetcher.fetch_all(by_redirect)
     for uri, one in outcomes.items():
         if isinstance(one, Failure):
             assert one.detail.startswith("redirect: ")
@@ -213,7 +194,7 @@ def test_no_redirect_leads_inside(world: World, fetcher: Fetcher) -> None:
     assert len(expected) >= 130
 
 
-def test_no_name_leads_inside_by_a_second_answer(world: World, fetcher: Fetcher) -> None:
+def test_no_name_leads_inside_by_a_second_answer(world: World, fetcher: Fetching) -> None:
     """Its first answer is what is connected to, whatever a second one would be; and who asks
     anew, for another port or later, has the answer checked anew.
     """
@@ -229,20 +210,20 @@ def test_no_name_leads_inside_by_a_second_answer(world: World, fetcher: Fetcher)
             moved.append(f"http://{moves}:{port}/302?to={quote(target)}")
             if (address, port) not in world.opened:
                 uris.append(f"http://{stays}:{port}/a.jpg?{SECRET}")
-    assert others(fetch_all(fetcher, uris), dict.fromkeys(uris, FETCHED)) == {}
-    for later in (fetch_all(fetcher, moved), fetch_all(world.make_fetcher(), uris)):
+    assert others(fetcher.fetch_all(uris), dict.fromkeys(uris, FETCHED)) == {}
+    for later in (fetcher.fetch_all(moved), world.make_fetcher().fetch_all(uris)):
         assert others(later, dict.fromkeys(later, "blocked_address")) == {}
         check_details(later)
 
 
 def test_of_several_answers_only_the_permitted_ones_are_asked(
-    world: World, fetcher: Fetcher
+    world: World, fetcher: Fetching
 ) -> None:
     uris = []
     for n, address in enumerate(hostile_uris.answers_of_dns()):
         world.names.has(f"n{n}.mixed.test", (address, OPEN_V4))
         uris.append(f"http://n{n}.mixed.test:{world.v4_port}/a.jpg")
-    assert others(fetch_all(fetcher, uris), dict.fromkeys(uris, FETCHED)) == {}
+    assert others(fetcher.fetch_all(uris), dict.fromkeys(uris, FETCHED)) == {}
 
 
 # What must still work
@@ -261,7 +242,7 @@ GOOD_PATHS = (
 REDIRECTED = (301, 302, 303, 307, 308)
 
 
-def test_good_uris_still_work(world: World, fetcher: Fetcher) -> None:
+def test_good_uris_still_work(world: World, fetcher: Fetching) -> None:
     for name in GOOD_NAMES:
         encoded = name.encode("idna").decode() if not name.isascii() else name
         world.names.has(encoded, (OPEN_V4,))
@@ -286,4 +267,4 @@ def test_good_uris_still_work(world: World, fetcher: Fetcher) -> None:
             for host, path in itertools.product(("[::1]", "[0:0:0:0:0:0:0:1]"), GOOD_PATHS)
         ]
     assert len(uris) >= len(URIS)
-    assert others(fetch_all(fetcher, uris), dict.fromkeys(uris, FETCHED)) == {}
+    assert others(fetcher.fetch_all(uris), dict.fromkeys(uris, FETCHED)) == {}

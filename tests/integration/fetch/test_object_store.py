@@ -11,14 +11,12 @@ import pytest
 from contract.errors import UsageError
 from contract.failure import Failure
 from contract.settings import Settings
+from tests.fetching import Fetching
 from tests.pictures.demo import GOOD
 from tests.pools import Pool
 from tests.servers.objects import S3Server, Store, serving_answers, serving_s3
 from worker.loader.fetch import object_store
-from worker.loader.fetch.failures import FetchError
-from worker.loader.fetch.fetcher import Fetcher
 from worker.loader.fetch.object_store import credential_files, environment
-from worker.loader.fetch.settings import FetchSettings, pick
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hunter2", "AWS_REGION": "us-east-1"}
 
@@ -52,10 +50,8 @@ def _keys(monkeypatch) -> None:
 def fetch(uri: str, endpoint: str | None, **limits: Any) -> bytes | Failure:
     limits = {"object_stores": ("s3", "gs")} | limits
     limits |= {"s3_endpoint": endpoint, "gcs_endpoint": endpoint}
-    try:
-        return Fetcher(pick(FetchSettings, Settings(**limits)), threads=1).fetch(uri).body
-    except FetchError as error:
-        return error.failure
+    came = Fetching(**limits).fetch(uri)
+    return came if isinstance(came, Failure) else came.body
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,7 @@ def test_a_loader_that_takes_no_orders_is_replaced_and_costs_no_image(
 PLANTED = """
 import hashlib, os, signal, sys
 from pathlib import Path
+from worker.loader.fetch.loop import Loop
 from worker.pool import wire
 
 class Panic(BaseException):
@@ -290,7 +291,12 @@ def pack_or_not(answers, pack_packets=wire.pack_packets):
         raise MemoryError
     return pack_packets(answers)
 
-hashlib.sha256, wire.pack_packets = hash_or_panic, pack_or_not
+def turn_or_not(loop, turn=Loop.turn):
+    if Path(__file__).with_name("fault").exists():
+        raise RuntimeError("a fault in the loop")
+    turn(loop)
+
+hashlib.sha256, wire.pack_packets, Loop.turn = hash_or_panic, pack_or_not, turn_or_not
 
 def where(): return sys.argv[0]
 """
@@ -315,6 +321,21 @@ def test_a_loader_ends_with_the_first_of_its_threads(library: Path, make_pool: M
     assert process.child.wait(WITHIN_S) == 1
     want.unlink()
     assert pool.answers(1) == [(GOOD.name, None)]
+
+
+def test_a_loader_ends_with_its_loop_and_says_why(
+    library: Path, make_pool: MakePool, capfd
+) -> None:
+    """It would hang for ever otherwise."""
+    pool = make_pool()
+    assert loads(pool)
+    process, fault = pool.inner.processes[0], library / "fault"
+    fault.touch()
+    pool.load(GOOD)
+    assert process.child.wait(WITHIN_S) == 1
+    fault.unlink()
+    assert pool.answers(1) == [(GOOD.name, None)]
+    assert "RuntimeError: a fault in the loop" in capfd.readouterr().err
 
 
 def test_whatever_is_raised_costs_one_image_and_no_loader(

@@ -18,6 +18,7 @@ from tests.servers.names import NameServer, answering_names
 from tests.servers.raw import saying, serving
 from tests.servers.sites import picture
 from tests.servers.tls import CERTIFICATES, tls_of
+from worker.loader.config import THREADS
 from worker.loader.sandbox import landlock
 
 NAME_SERVER = Path(__file__).parents[2] / "servers" / "names.py"
@@ -62,6 +63,13 @@ def test_a_certificate_is_checked_inside(authority: Path, pool: Pool) -> None:
         with serving(PICTURE, tls_of(name)) as server:
             assert (name, code_of(pool, f"{server.address}/a.png")) == (name, "tls")
             assert not any(server.requests)
+
+
+def test_a_loader_fetches_by_three_threads(pool: Pool) -> None:
+    """The loop, the decoder, and the one that watches the sandbox's files."""
+    with serving(PICTURE) as server:
+        assert code_of(pool, f"{server.address}/a.png") is None
+    assert len(list(Path(f"/proc/{pool.inner.processes[0].child.pid}/task").iterdir())) == THREADS
 
 
 def test_an_authority_that_nobody_named_is_not_trusted_inside(pool: Pool) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 import pytest
 
 from worker.loader.fetch import names as module
+from worker.loader.fetch.failures import NO_DESCRIPTORS
+from worker.loader.fetch.helpers import Helpers
+from worker.loader.fetch.loop import Loop
 from worker.loader.fetch.names import KEPT_FAILURE_S, KEPT_S, Names
 
 WITHIN_S = 60.0
-ADDRESS = (socket.AF_INET, ("192.0.2.1", 80))
+ADDRESS = "192.0.2.1"
 
 
 @dataclass
@@ -39,7 +42,7 @@ class Resolver:
             assert self.go_on.wait(WITHIN_S)
         if host in self.unknown:
             raise socket.gaierror(socket.EAI_NONAME, "unknown")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ADDRESS[1])]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ADDRESS, port))]
 
 
 @pytest.fixture
@@ -51,82 +54,112 @@ def resolver(monkeypatch) -> Iterator[Resolver]:
     resolver.go_on.set()
 
 
-def look_up(names: Names, host: str, port: int = 80, within_s: float = WITHIN_S) -> Any:
-    return names.look_up(host, port, within_s=within_s)
+class Asking:
+    """Names, and a loop that runs while a test waits for them."""
+
+    def __init__(self, *, helpers: int = 8) -> None:
+        self.loop = Loop()
+        self.names = Names(self.loop, Helpers(self.loop, fetches=helpers))
+
+    def begin(self, host: str, port: int = 80, within_s: float = WITHIN_S) -> list[Any]:
+        """Where the answer is put."""
+        came: list[Any] = []
+        self.names.look_up(host, port, monotonic() + within_s, came.append)
+        return came
+
+    def wait(self, *came: list[Any]) -> list[Any]:
+        while not all(came):
+            self.loop.turn()
+        assert [len(one) for one in came] == [1] * len(came), "each waiter is called back once"
+        return [one for (one,) in came]
+
+    def look_up(self, host: str, port: int = 80) -> Any:
+        (came,) = self.wait(self.begin(host, port))
+        return came
 
 
 def test_an_answer_is_used_again_until_it_is_too_old(resolver: Resolver) -> None:
-    names = Names(threads=2)
-    assert look_up(names, "a") == (ADDRESS,)
+    names = Asking()
+    assert names.look_up("a") == (ADDRESS,)
     resolver.now += KEPT_S - 1
-    assert look_up(names, "a") == (ADDRESS,)
+    assert names.look_up("a") == (ADDRESS,)
     assert resolver.asked == [("a", 80)]
     resolver.now += 1
-    assert look_up(names, "a") == (ADDRESS,)
+    assert names.look_up("a") == (ADDRESS,)
     assert resolver.asked == [("a", 80)] * 2
 
 
 def test_each_port_is_a_look_up_of_its_own(resolver: Resolver) -> None:
-    names = Names(threads=2)
+    names = Asking()
     for port in (80, 443, 80):
-        look_up(names, "a", port)
+        names.look_up("a", port)
     assert resolver.asked == [("a", 80), ("a", 443)]
 
 
 def test_a_name_without_an_address_is_asked_for_again_soon(resolver: Resolver) -> None:
-    names = Names(threads=2)
+    names = Asking()
     resolver.unknown.add("a")
-    assert look_up(names, "a") == look_up(names, "a") == ()
+    assert names.look_up("a") == names.look_up("a") == ()
     assert len(resolver.asked) == 1
     resolver.unknown.clear()
     resolver.now += KEPT_FAILURE_S
-    assert look_up(names, "a") == (ADDRESS,)
+    assert names.look_up("a") == (ADDRESS,)
 
 
 def test_a_name_that_is_looked_up_is_not_looked_up_a_second_time(resolver: Resolver) -> None:
-    names = Names(threads=8)
+    names = Asking()
     resolver.hanging.add("a")
-    with ThreadPoolExecutor(4) as threads:
-        first = threads.submit(look_up, names, "a")
-        assert resolver.called.acquire(timeout=WITHIN_S)
-        others = [threads.submit(look_up, names, "a") for _ in range(3)]
-        assert look_up(names, "b") == (ADDRESS,), "one that hangs holds up no other"
-        resolver.go_on.set()
-        assert {one.result() for one in (first, *others)} == {(ADDRESS,)}
+    waiting = [names.begin("a") for _ in range(4)]
+    assert resolver.called.acquire(timeout=WITHIN_S)
+    assert names.look_up("b") == (ADDRESS,), "one that hangs holds up no other"
+    assert not any(waiting)
+    resolver.go_on.set()
+    assert names.wait(*waiting) == [(ADDRESS,)] * 4
     assert resolver.asked == [("a", 80), ("b", 80)]
 
 
 def test_who_gives_up_leaves_the_look_up_to_the_others(resolver: Resolver) -> None:
-    names = Names(threads=1)
+    names = Asking()
     resolver.hanging.add("a")
-    with ThreadPoolExecutor(2) as threads:
-        patient = threads.submit(look_up, names, "a")
-        assert resolver.called.acquire(timeout=WITHIN_S)
-        with pytest.raises(TimeoutError):
-            look_up(names, "a", within_s=0.01)
-        resolver.go_on.set()
-        assert patient.result() == (ADDRESS,)
+    patient, impatient = names.begin("a"), names.begin("a", within_s=0.0)
+    (gave_up,) = names.wait(impatient)
+    assert isinstance(gave_up, TimeoutError)
+    resolver.go_on.set()
+    assert names.wait(patient) == [(ADDRESS,)]
 
 
 def test_a_look_up_that_nobody_waits_for_any_more_is_not_begun(resolver: Resolver) -> None:
-    names = Names(threads=1)
-    resolver.hanging.add("a")
-    with ThreadPoolExecutor(1) as threads:
-        hanging = threads.submit(look_up, names, "a")
+    names = Asking(helpers=1)  # two threads
+    resolver.hanging |= {"a", "b"}
+    hanging = [names.begin("a"), names.begin("b")]
+    for _ in hanging:
         assert resolver.called.acquire(timeout=WITHIN_S)
-        with pytest.raises(TimeoutError):
-            look_up(names, "b", within_s=0.01)
-        resolver.go_on.set()
-        hanging.result()
-    assert look_up(names, "c") == look_up(names, "b") == (ADDRESS,)
-    assert resolver.asked == [("a", 80), ("c", 80), ("b", 80)]
+    (gave_up,) = names.wait(names.begin("c", within_s=0.0))
+    assert isinstance(gave_up, TimeoutError)
+    resolver.go_on.set()
+    names.wait(*hanging)
+    assert names.look_up("d") == names.look_up("c") == (ADDRESS,)
+    assert [host for host, _ in resolver.asked][2:] == ["d", "c"]
 
 
 def test_no_more_names_are_kept_than_the_limit_the_youngest_ones(
     resolver: Resolver, monkeypatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_KEPT", 2)
-    names = Names(threads=1)
+    names = Asking()
     for host in "abcba":
-        look_up(names, host)
+        names.look_up(host)
     assert [host for host, _ in resolver.asked] == ["a", "b", "c", "a"]
+
+
+def test_a_look_up_without_descriptors_says_so_and_is_not_kept(
+    resolver: Resolver, monkeypatch
+) -> None:
+    names = Asking()
+    resolver.unknown.add("a")
+    with monkeypatch.context() as patched:
+        patched.setattr(module.descriptors, "are_left", lambda: False)
+        failed = names.look_up("a")
+    assert failed.failure == NO_DESCRIPTORS
+    resolver.unknown.clear()
+    assert names.look_up("a") == (ADDRESS,)

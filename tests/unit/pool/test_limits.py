@@ -50,7 +50,7 @@ def test_fetches_go_before_loaders() -> None:
 
 
 def test_descriptors_bound_what_each_loader_fetches() -> None:
-    assert fit_descriptors(Share(4, 512), Limit("ulimit -n", 256, 0)) == Share(4, 72)
+    assert fit_descriptors(Share(4, 512), Limit("ulimit -n", 256, 0)) == Share(4, 96)
     assert fit_descriptors(Share(4, 512), Limit("ulimit -n", 16_384, 0)) == Share(4, 512)
     assert fit_descriptors(Share(4, 512), Limit("ulimit -n", 20, 0)) == Share(4, 1)
 
@@ -111,7 +111,7 @@ def test_one_warning_names_every_limit_that_was_met(monkeypatch, caplog) -> None
     monkeypatch.setattr(limits, "limits_of_threads", lambda: iter([pids]))
     monkeypatch.setattr(limits, "limit_of_descriptors", lambda: Limit("`ulimit -n`", 100, 0))
     found = fitted(Settings(loaders=2, fetches_per_loader=512))
-    assert (found.loaders, found.fetches_per_loader) == (2, 20)
+    assert (found.loaders, found.fetches_per_loader) == (2, 18)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert "pids.max in /a is 300, of which 20 are in use; `ulimit -n` is 100" in record.message

@@ -1,61 +1,36 @@
-"""Why a fetch failed: urllib3's and the system's errors become the failure that is recorded."""
+"""Why a fetch failed, in words that say nothing of our own network or of what the server said."""
 
 from __future__ import annotations
 
-import ssl
-from http.client import HTTPException, IncompleteRead, InvalidURL
+from http import HTTPStatus
 from typing import Final
 
-from urllib3.exceptions import (
-    DecodeError,
-    HTTPError,
-    InvalidHeader,
-    LocationValueError,
-    ProtocolError,
-    SSLError,
-)
-from urllib3.exceptions import TimeoutError as HTTPTimeoutError
-
 from contract.failure import Failure
-from worker.loader.fetch.response import UnusableResponse
 
-_INTERRUPTED: Final = Failure("connect", "the connection broke off")
-# By urllib3's exception or its cause; the first line that fits counts.
-FAILURES: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], Failure], ...]] = (
-    (ssl.SSLEOFError, _INTERRUPTED),
-    (SSLError, Failure("tls", "the certificate or the handshake is not valid")),
-    ((HTTPTimeoutError, TimeoutError), Failure("timeout", "no answer")),
-    ((LocationValueError, InvalidURL), Failure("bad_uri", "not to be read as an address")),
-    ((IncompleteRead, ConnectionError), _INTERRUPTED),
-    (
-        (DecodeError, InvalidHeader, HTTPException),
-        Failure("bad_response", "no HTTP, or not as its headers say"),
-    ),
-    ((HTTPError, OSError), _INTERRUPTED),
-)
+NO_DESCRIPTORS: Final = Failure("timeout", "the loader had no descriptors left for it")
+NO_MEMORY: Final = Failure("timeout", "the loader had no memory left for it")
+TOO_LATE: Final = Failure("timeout", "the deadline is over")
+NO_ADDRESS: Final = Failure("dns", "the host's name has no address")
+BLOCKED_ADDRESS: Final = Failure("blocked_address", "the host has no public address")
+BAD_URI: Final = Failure("bad_uri", "cannot be read as an address")
+BAD_RESPONSE: Final = Failure("bad_response", "no HTTP, or not as its headers say")
+INTERRUPTED: Final = Failure("connect", "the connection was interrupted")
 
 
 class FetchError(Exception):
     """The image could not be fetched; `failure` says why."""
 
-    def __init__(self, code: str, detail: str = "", retry_after_s: float | None = None) -> None:
-        super().__init__(code, detail)
-        self.failure = Failure(code, detail, retry_after_s)
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure)
+        self.failure = failure
 
 
-def as_fetch_error(error: Exception, *, redirected: bool) -> FetchError:
-    """Says whether a redirect led there, and names no host: it may be inside our network."""
-    failure = _failure_of(error)
-    where = "redirect: " if redirected else ""
-    return FetchError(failure.code, where + failure.detail, failure.retry_after_s)
+def failure_of_status(status: int, retry_after_s: float | None = None) -> Failure:
+    """With our own words for the status: the server's may be anything."""
+    known = {one.value: one.phrase for one in HTTPStatus}
+    phrase = known.get(status, "no status that HTTP defines")
+    return Failure(f"http_{status}", phrase, retry_after_s)
 
 
-def _failure_of(error: Exception) -> Failure:
-    """The failure of this error. Its detail says nothing of our own network."""
-    if isinstance(error, FetchError | UnusableResponse):
-        return error.failure
-    cause = error.args[-1] if isinstance(error, ProtocolError | SSLError) else error
-    for kinds, failure in FAILURES:
-        if isinstance(error, kinds) or isinstance(cause, kinds):
-            return failure
-    return Failure("bad_uri", type(error).__name__)
+def too_large(most_bytes: int) -> Failure:
+    return Failure("too_large", f"more than {most_bytes} bytes")

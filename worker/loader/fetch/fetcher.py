@@ -1,60 +1,50 @@
-"""From a URI to bytes, in a loader's fetch threads: http, https, object stores and files.
+"""From a URI to bytes, in a loader's loop: http, https, object stores and files.
 
-One deadline in wall-clock time covers everything: look-up, connection, TLS, redirects and body.
-`worker.loader.fetch.watchdog` cuts the connection at the deadline, wherever it hangs. Look-ups and
-files on a server that is away cannot be interrupted: they run in helper threads, and the fetch
-waits for them until the deadline.
+`worker.loader.program` calls `begin` for each request of the worker. One deadline in wall-clock
+time covers everything: look-up, connection, TLS, redirects and body. What a fetch does stands in
+one function from top to bottom, a generator, so it has one end. Where it waits, it yields to whom
+its continuation is given.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urljoin
+from typing import Any, Final, NamedTuple
+from urllib.parse import urljoin, urlsplit
 
-import certifi
-from urllib3 import BaseHTTPResponse, PoolManager
-from urllib3.exceptions import HTTPError
-from urllib3.util import parse_url
-
-from contract import VERSION
 from contract.failure import Failure
 from contract.objects import is_object
 from contract.uris import is_file, refusal
+from worker.loader.fetch import descriptors
 from worker.loader.fetch.addresses import FetchAllow, parse_address
-from worker.loader.fetch.connections import pool_classes
-from worker.loader.fetch.failures import FetchError, as_fetch_error
+from worker.loader.fetch.failures import (
+    BAD_URI,
+    BLOCKED_ADDRESS,
+    NO_ADDRESS,
+    NO_DESCRIPTORS,
+    NO_MEMORY,
+    FetchError,
+)
 from worker.loader.fetch.files import read_file
-from worker.loader.fetch.names import Names
+from worker.loader.fetch.helpers import Helpers
+from worker.loader.fetch.loop import Loop
+from worker.loader.fetch.names import Addresses, Names
 from worker.loader.fetch.object_store import ObjectStores
-from worker.loader.fetch.response import BoundedResponse, UnusableResponse, check_encoding
-from worker.loader.fetch.robots import OUR_NAME, forbidding
 from worker.loader.fetch.settings import FetchSettings
-from worker.loader.fetch.watchdog import OngoingFetch, Watchdog, in_time
+from worker.loader.fetch.transfer import Request, Response
+from worker.loader.fetch.web import Web
+from worker.loader.fetch.web_address import WebAddress, parse_web, spell_host
 
-REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-OK: Final = 200
-# A longer Content-Length is no length; a message shows its beginning.
-MOST_DIGITS: Final = 18
-PIECE_BYTES: Final = 64 * 1024
-# Helper threads for look-ups, and again for file reads, for each fetch thread: one that it waits
-# for, and one that still hangs after its deadline. With fewer, names that hang would hold up
-# healthy ones.
-HELPERS_A_FETCH: Final = 2
-# Connections that are kept for another request: the number of hosts, and of each host.
-HOSTS_KEPT: Final = 64
-CONNECTIONS_KEPT: Final = 32
+log = logging.getLogger(__name__)
+
+# After descriptors ran out, for so long no more fetches run than then.
+FEWER_FOR_S: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -64,215 +54,223 @@ class Fetched:
     """Where redirects led; None if nowhere else."""
 
 
+Wait = Callable[[Callable[[Any], None]], object]
+"""Called with the continuation, which gets what was waited for, or the error."""
+Steps = Generator[Wait, Any, Fetched]
+Then = Callable[[Fetched | Failure], object]
+
+
+class _Fetch(NamedTuple):
+    uri: str
+    root: Path | None
+    then: Then
+
+
 class Fetcher:
-    """Fetches for all threads of a loader: one pool of connections, no cookies, no proxies.
+    """Owns the fetches in progress, and those that wait for descriptors."""
 
-    It uses urllib3 and not requests, whose additions cost CPU for each image.
-    """
-
-    def __init__(self, settings: FetchSettings, *, threads: int) -> None:
-        self._settings = settings
-        self._allow = FetchAllow.parse(settings.fetch_allow)
-        self._watchdog = Watchdog(settings.fetch_deadline_s)
-        helpers = HELPERS_A_FETCH * threads
-        self._names = Names(threads=helpers)
-        self._readers = ThreadPoolExecutor(helpers, thread_name_prefix="reader")
-        self._thread = threading.local()
-        self._pools = self._make_pools(threads)
-        self._headers = _headers(settings.contact)
-        self._objects = ObjectStores(settings)
-
-    def fetch(self, uri: str, root: Path | None = None) -> Fetched:
+    def __init__(self, settings: FetchSettings, loop: Loop, *, slots: int) -> None:
         """
+        Args:
+            settings: what may be fetched, and how.
+            loop: it runs in the thread that calls everything here.
+            slots: fetches at once, as many as the descriptors permit.
+        """
+        self._settings = settings
+        self._loop = loop
+        self._allow = FetchAllow.parse(settings.fetch_allow)
+        self._most = self._permitted = min(slots, descriptors.fetches_within(descriptors.limit()))
+        self._running = 0
+        self._line: deque[_Fetch] = deque()
+        self._filling = False
+        self._helpers = Helpers(loop, fetches=slots)
+        self._names = Names(loop, self._helpers)
+        self._web = Web(loop, settings, connections=self._most * descriptors.A_FETCH)
+        self._objects = ObjectStores(settings)
+        most = settings.max_redirects
+        self._too_many = Failure("too_many_redirects", f"more than {most}")
+        self._proxy = _proxy(settings.fetch_proxy) if settings.fetch_proxy else None
+
+    def begin(self, uri: str, root: Path | None, then: Then) -> None:
+        """Fetches, and calls back once with the body or the failure to be recorded.
+
         Args:
             uri: of the web, an object store, or a file.
             root: a file or folder that is permitted besides `file_roots`, for this image.
-
-        Raises:
-            FetchError: with the failure to be recorded.
+            then: called in the loop, perhaps at once.
         """
-        if is_file(uri):
-            return self._fetch_file(uri, root)
-        refused = refusal(uri, file_roots=(), object_stores=self._settings.object_stores)
-        if refused is not None:
-            raise FetchError(refused.code, refused.detail)
-        if is_object(uri):
-            return self._fetch_object(uri)
-        with self._watchdog.watch() as ongoing:
-            self._thread.ongoing = ongoing
-            try:
-                return self._follow(uri, ongoing)
-            except (FetchError, UnusableResponse, HTTPError, OSError, ValueError) as error:
-                ongoing.check()  # a connection that the watchdog cut looks like the server's error
-                raise as_fetch_error(error, redirected=ongoing.redirected) from error
+        self._line.append(_Fetch(uri, root, then))
+        self._fill()
 
-    def _fetch_file(self, uri: str, root: Path | None) -> Fetched:
-        named = () if root is None else (root,)
-        read = partial(
-            read_file,
-            uri,
-            (*self._settings.file_roots, *named),
-            max_bytes=self._settings.max_image_bytes,
-        )
-        deadline_s = self._settings.fetch_deadline_s
-        return Fetched(in_time(self._readers, deadline_s, "reading the file", read))
+    def _fill(self) -> None:
+        if self._filling:  # a fetch has ended at once, and the loop below goes on
+            return
+        self._filling = True
+        while self._line and self._running < self._most:
+            fetch = self._line.popleft()
+            self._running += 1
+            self._go_on(self._fetch(fetch.uri, fetch.root), partial(self._end, fetch), None)
+        self._filling = False
 
-    def _fetch_object(self, uri: str) -> Fetched:
-        body = in_time(
-            self._readers,
-            self._settings.fetch_deadline_s,
-            "the object store did not answer in time",
-            lambda: self._objects.fetch(uri),
-        )
-        if isinstance(body, Failure):
-            raise FetchError(body.code, body.detail)
-        return Fetched(body)
-
-    def connect(self, host: str, port: int) -> socket.socket:
-        """A connection to the first permitted address that answers."""
-        ongoing: OngoingFetch = self._thread.ongoing
-        reason: OSError | None = None
-        if self._settings.fetch_ports and port not in self._settings.fetch_ports:
-            raise FetchError("blocked_port", f"{port} is none of RESNEXT_FETCH_PORTS")
-        for family, address in self._resolve(host, port, ongoing):
-            ongoing.check()
-            connection = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                connection.settimeout(ongoing.left_s)
-                connection.connect(address)
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError as error:
-                connection.close()
-                reason = error
-            else:
-                return connection
-        ongoing.check()
-        why = "refused" if isinstance(reason, ConnectionRefusedError) else "not to be had"
-        raise FetchError("connect", f"connection {why}") from reason
-
-    def use(self, switch: socket.socket) -> None:
-        """Called by a connection before it sends a request."""
-        self._thread.ongoing.use(switch)
-
-    def _resolve(
-        self, host: str, port: int, ongoing: OngoingFetch
-    ) -> Sequence[tuple[socket.AddressFamily, Any]]:
-        """The permitted addresses. Each is checked for each connection, also if the resolver was
-        asked earlier.
-        """
+    def _go_on(self, steps: Steps, then: Then, came: object) -> None:
+        """Runs a fetch until it waits again, or ends."""
+        outcome: Fetched | Failure
         try:
-            found = self._names.look_up(host, port, within_s=ongoing.left_s)
+            wait = steps.throw(came) if isinstance(came, BaseException) else steps.send(came)
+        except StopIteration as ended:
+            outcome = ended.value
+        except FetchError as error:
+            outcome = error.failure
+        except MemoryError:
+            outcome = NO_MEMORY
+        except BaseException as error:  # noqa: BLE001  (any error costs only this image)
+            outcome = Failure("internal", f"loader: {error!r}")
+        else:
+            wait(partial(self._go_on, steps, then))
+            return
+        then(outcome)
+
+    def _end(self, fetch: _Fetch, outcome: Fetched | Failure) -> None:
+        self._running -= 1
+        if outcome == NO_DESCRIPTORS and self._running:
+            self._run_fewer()
+            self._line.appendleft(fetch)
+        else:
+            fetch.then(outcome)
+        self._fill()
+
+    def _run_fewer(self) -> None:
+        """The fetch that found no descriptor begins anew when another one has ended."""
+        if self._most == self._permitted:
+            log.warning(
+                "A loader has no descriptors left: for %.0f s it runs %d fetches at once. Raise "
+                "the limit (ulimit -n).", FEWER_FOR_S, self._running
+            )  # fmt: skip
+            self._loop.later(time.monotonic() + FEWER_FOR_S, self._run_all)
+        self._most = self._running
+
+    def _run_all(self) -> None:
+        self._most = self._permitted
+        self._fill()
+
+    def _fetch(self, uri: str, root: Path | None) -> Steps:
+        ends_at = time.monotonic() + self._settings.fetch_deadline_s
+        if is_file(uri):
+            named = () if root is None else (root,)
+            roots, most_bytes = (*self._settings.file_roots, *named), self._settings.max_image_bytes
+            read = partial(read_file, uri, roots, max_bytes=most_bytes)
+            return Fetched((yield from self._help(read, ends_at, "reading the file")))
+        _refuse_if(refusal(uri, file_roots=(), object_stores=self._settings.object_stores))
+        if is_object(uri):
+            get = partial(self._objects.fetch, uri)
+            late = "the object store did not answer in time"
+            body = yield from self._help(get, ends_at, late)
+            _refuse_if(body)
+            return Fetched(body)
+        return (yield from self._follow(uri, ends_at))
+
+    def _help(
+        self, work: Callable[[], Any], ends_at: float, late: str
+    ) -> Generator[Wait, Any, Any]:
+        try:
+            return (yield partial(self._helpers.run, work, ends_at))
         except TimeoutError as error:
-            raise FetchError("timeout", "looking up the host's name") from error
-        if not found:
-            raise FetchError("dns", "the host's name has no address")
-        permitted = [
-            (family, address)
-            for family, address in found
-            if self._allow.permits(host, port, parse_address(str(address[0])))
-        ]
-        if not permitted:
-            raise FetchError("blocked_address", "the host has no public address")
-        return permitted
+            raise FetchError(Failure("timeout", late)) from error
 
-    def _make_pools(self, threads: int) -> PoolManager:
-        logging.getLogger("urllib3.connectionpool").setLevel(
-            logging.ERROR
-        )  # it warns of connections that are not kept
-        pools = PoolManager(
-            num_pools=HOSTS_KEPT,
-            maxsize=min(threads, CONNECTIONS_KEPT),
-            retries=False,
-            cert_reqs="CERT_REQUIRED",
-            ca_certs=os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where(),
-        )
-        respond = partial(BoundedResponse, most_body_bytes=self._settings.max_image_bytes)
-        pools.pool_classes_by_scheme = pool_classes(self, respond)
-        return pools
+    def _follow(self, uri: str, ends_at: float) -> Steps:
+        address, redirected = _parse(uri), False
+        try:
+            for left in reversed(range(self._settings.max_redirects + 1)):
+                response = yield from self._ask(address, ends_at)
+                if response.location is None:
+                    return Fetched(response.body, address.uri if redirected else None)
+                redirected = True
+                if not left:
+                    _refuse_if(self._too_many)
+                address = _redirected(address, response.location)
+        except FetchError as error:
+            if not redirected or error.failure == NO_DESCRIPTORS:
+                raise
+            detail = f"redirect: {error.failure.detail}"
+            raise FetchError(replace(error.failure, detail=detail)) from error
+        raise AssertionError("the last one returns or raises")
 
-    def _follow(self, uri: str, ongoing: OngoingFetch) -> Fetched:
-        address = uri
-        for _ in range(self._settings.max_redirects + 1):
-            ongoing.check()
-            response = self._pools.urlopen(
-                "GET",
-                address,
-                headers=self._headers,
-                redirect=False,
-                preload_content=False,
-                timeout=ongoing.left_s,
-            )
-            try:
-                location = response.headers.get("Location")
-                if response.status not in REDIRECTS or location is None:
-                    body = self._body(response, ongoing)
-                    return Fetched(body, address if address != uri else None)
-            finally:  # a connection that was read to its end is back in its pool
-                response.close()
-            ongoing.redirected = True
-            address = self._redirected(address, location)
-        raise FetchError("too_many_redirects", f"more than {self._settings.max_redirects}")
-
-    def _redirected(self, address: str, location: str) -> str:
-        target = parse_url(urljoin(address, location)).url.partition("#")[0]
-        if is_file(target):
-            raise FetchError("blocked_path", "from the web to a file")
-        refused = refusal(target, file_roots=())
-        if refused is not None:
-            raise FetchError(refused.code, refused.detail)
-        return target
-
-    def _body(self, response: BaseHTTPResponse, ongoing: OngoingFetch) -> bytes:
-        if response.status != OK:
+    def _ask(self, address: WebAddress, ends_at: float) -> Generator[Wait, Any, Response]:
+        ports = self._settings.fetch_ports
+        if ports and address.port not in ports:
             raise FetchError(
-                f"http_{response.status}", _printable(response.reason), _retry_after_s(response)
+                Failure("blocked_port", f"{address.port} is none of RESNEXT_FETCH_PORTS")
             )
-        self._heed_robots(response)
-        check_encoding(response.headers.getlist("Content-Encoding"))
-        limit = self._settings.max_image_bytes
-        length = response.headers.get("Content-Length", "")
-        # Python refuses to convert thousands of digits.
-        if length.isdecimal() and (len(length) > MOST_DIGITS or int(length) > limit):
-            many = f"{length[:MOST_DIGITS]}{'…' * (len(length) > MOST_DIGITS)}"
-            raise FetchError("too_large", f"{many} bytes; at most {limit} are taken")
-        body = bytearray()
-        # Unpacked piece by piece, so a body that inflates beyond the limit takes no memory.
-        while piece := response.read(PIECE_BYTES, decode_content=True):
-            body += piece
-            if len(body) > limit:
-                raise FetchError("too_large", f"more than {limit} bytes")
-        ongoing.check()  # a connection that the watchdog cut may look like a body's end
-        return bytes(body)
+        request = yield from self._prepare(address, ends_at)
+        came: Response = yield partial(self._web.ask, request)
+        return came
 
-    def _heed_robots(self, response: BaseHTTPResponse) -> None:
-        if self._settings.robots == "honour":
-            directive = forbidding(response.headers.getlist("X-Robots-Tag"))
-            if directive is not None:
-                raise FetchError("robots", f"X-Robots-Tag: {directive}")
+    def _prepare(self, address: WebAddress, ends_at: float) -> Generator[Wait, Any, Request]:
+        """The request, with the addresses that it may connect to. Through a proxy, which looks
+        names up itself, that is the proxy's.
+        """
+        permits: Callable[[str], bool] = partial(self._permits, address)
+        if not address.is_name and not permits(address.host):
+            raise FetchError(BLOCKED_ADDRESS)
+        host, port, is_name = address.host, address.port, address.is_name
+        if self._proxy is not None:
+            host, port, is_name = self._proxy
+            permits = _permit_all
+        if not is_name:
+            return Request(address, (), permits, ends_at)
+        found = yield from self._look_up(host, port, ends_at)
+        permitted = [one for one in found if permits(one)]
+        if not permitted:
+            raise FetchError(BLOCKED_ADDRESS)
+        spelled = ",".join(f"[{one}]" if ":" in one else one for one in permitted)
+        return Request(address, (f"+{host}:{port}:{spelled}",), permits, ends_at)
+
+    def _look_up(self, host: str, port: int, ends_at: float) -> Generator[Wait, Any, Addresses]:
+        try:
+            found: Addresses = yield partial(self._names.look_up, host, port, ends_at)
+        except TimeoutError as error:
+            raise FetchError(Failure("timeout", "looking up the host's name")) from error
+        if not found:
+            raise FetchError(NO_ADDRESS)
+        return found
+
+    def _permits(self, address: WebAddress, found: str) -> bool:
+        return self._allow.permits(address.host, address.port, parse_address(found))
 
 
-def _headers(contact: str) -> dict[str, str]:
-    about = f"; {contact}" if contact else ""
-    return {
-        "User-Agent": f"{OUR_NAME}/{VERSION} (image classifier{about})",
-        "Accept": "image/*,*/*;q=0.5",
-        "Accept-Encoding": "identity",
-    }
+def _permit_all(_: str) -> bool:
+    return True
 
 
-def _printable(text: str | None) -> str:
-    """Text from a server, safe for a terminal."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in text or "")
+def _proxy(url: str) -> tuple[str, int, bool]:
+    """Its host and port, and whether the host is a name."""
+    parts = urlsplit(url)
+    host, is_name = spell_host(parts.hostname or "")
+    return host, parts.port or 0, is_name
 
 
-def _retry_after_s(response: BaseHTTPResponse) -> float | None:
-    """RFC 9110, 10.2.3: seconds, or a date."""
-    value = response.headers.get("Retry-After", "").strip()
-    if value.isdecimal():
-        return float(value)
-    # Not a date: a year of twenty digits, or a zone beyond a day.
-    with suppress(ValueError, TypeError, OverflowError):
-        moment = parsedate_to_datetime(value)
-        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return max(0.0, (aware - datetime.now(UTC)).total_seconds())
-    return None
+def _refuse_if(refused: object) -> None:
+    if isinstance(refused, Failure):
+        raise FetchError(refused)
+
+
+def _parse(uri: str) -> WebAddress:
+    try:
+        return parse_web(uri)
+    except ValueError as error:
+        raise FetchError(BAD_URI) from error
+
+
+def _redirected(address: WebAddress, location: str) -> WebAddress:
+    """
+    Raises:
+        FetchError: it leads to what no URI may name.
+    """
+    try:
+        target = urljoin(address.uri, location)
+    except ValueError as error:
+        raise FetchError(BAD_URI) from error
+    if is_file(target):
+        raise FetchError(Failure("blocked_path", "from the web to a file"))
+    _refuse_if(refusal(target, file_roots=()))
+    return _parse(target)

@@ -16,7 +16,7 @@ from typing import Final
 
 from contract.failure import Failure
 from contract.uris import find_file, is_under
-from worker.loader.fetch.failures import FetchError
+from worker.loader.fetch.failures import NO_DESCRIPTORS, FetchError
 
 # If a link or a file is replaced while its path is resolved and opened, the next try finds the new
 # one.
@@ -42,7 +42,7 @@ def read_file(uri: str, roots: Sequence[Path], *, max_bytes: int) -> bytes:
                 raise _as_fetch_error(error) from error
         else:
             if len(body) > max_bytes:
-                raise FetchError("too_large", f"more than {max_bytes} bytes")
+                raise FetchError(Failure("too_large", f"more than {max_bytes} bytes"))
             return body
     raise AssertionError("the last try returns or raises")
 
@@ -56,7 +56,7 @@ def _read(uri: str, roots: Sequence[Path], max_bytes: int) -> bytes:
     """
     path = find_file(uri, roots)
     if isinstance(path, Failure):
-        raise FetchError(path.code, path.detail)
+        raise FetchError(path)
     with os.fdopen(_open(path, roots), "rb") as file:
         return file.read(max_bytes + 1)
 
@@ -71,11 +71,11 @@ def _open(path: Path, roots: Sequence[Path]) -> int:
         if stat.S_ISLNK(mode):
             raise OSError(errno.ELOOP, "a link since its path was resolved")
         if not stat.S_ISREG(mode):
-            raise FetchError("unreadable", "not a regular file")
+            raise FetchError(Failure("unreadable", "not a regular file"))
         by_descriptor = Path(f"/proc/self/fd/{named}")
         # A folder on the way may have become a link since the path was resolved.
         if not is_under(by_descriptor.readlink(), roots):
-            raise FetchError("blocked_path", "replaced by a link while it was opened")
+            raise FetchError(Failure("blocked_path", "replaced by a link while it was opened"))
         return os.open(by_descriptor, os.O_RDONLY | os.O_NONBLOCK)
     finally:
         os.close(named)
@@ -83,11 +83,11 @@ def _open(path: Path, roots: Sequence[Path]) -> int:
 
 def _as_fetch_error(error: OSError) -> FetchError:
     if isinstance(error, FileNotFoundError):
-        return FetchError("not_found", "there is no such file")
+        return FetchError(Failure("not_found", "there is no such file"))
     if isinstance(error, TimeoutError):
-        return FetchError("timeout", "reading the file")
+        return FetchError(Failure("timeout", "reading the file"))
     if error.errno in _REPLACED:
-        return FetchError("timeout", "replaced each time that it was opened")
-    if error.errno in {errno.EMFILE, errno.ENFILE}:  # later there will be some
-        return FetchError("timeout", "the loader had no descriptors left for it")
-    return FetchError("unreadable", error.strerror or "")
+        return FetchError(Failure("timeout", "replaced each time that it was opened"))
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        return FetchError(NO_DESCRIPTORS)
+    return FetchError(Failure("unreadable", error.strerror or ""))

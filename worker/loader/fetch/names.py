@@ -1,18 +1,22 @@
-"""Addresses of host names: looked up once and kept for a while, for all threads of a loader.
+"""Addresses of host names: looked up once, and kept for a while.
 
-`worker.loader.fetch.fetcher` asks for each new connection. Only the resolver's answer is kept;
-each connection checks again whether its address is permitted. A look-up cannot be interrupted, so
-it runs in a helper thread, and its fetch waits for it until the deadline.
+`worker.loader.fetch.fetcher` asks for each request. Only the resolver's answer is kept; each
+connection checks again whether its address is permitted.
 """
 
 from __future__ import annotations
 
 import socket
-import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Final
+
+from worker.loader.fetch import descriptors
+from worker.loader.fetch.failures import NO_DESCRIPTORS, FetchError
+from worker.loader.fetch.helpers import Helpers
+from worker.loader.fetch.loop import Loop, Waiter
 
 # Python does not say for how long an answer is good; most are for a minute or more.
 KEPT_S: Final = 60.0
@@ -21,8 +25,9 @@ KEPT_FAILURE_S: Final = 3.0
 # A crawl names more hosts than are worth keeping. Each takes some hundred bytes.
 MOST_KEPT: Final = 10_000
 
-Addresses = tuple[tuple[socket.AddressFamily, Any], ...]
-"""Family and socket address, the best first."""
+Addresses = tuple[str, ...]
+"""The best first; empty: the name has none."""
+Then = Callable[[Addresses | Exception], object]
 _Name = tuple[str, int]  # host and port
 
 
@@ -32,61 +37,45 @@ class _Answer:
     good_until: float
 
 
-@dataclass
-class _LookUp:
-    """A look-up in progress, and how many fetches wait for it."""
-
-    answer: Future[_Answer]
-    waiting: int = 0
-
-
 class Names:
-    """Owns the answers, and the helper threads that look names up."""
+    """Owns the answers, and who waits for them. It belongs to the loop's thread."""
 
-    def __init__(self, *, threads: int) -> None:
-        self._helpers = ThreadPoolExecutor(threads, thread_name_prefix="lookup")
-        self._lock = threading.Lock()
+    def __init__(self, loop: Loop, helpers: Helpers) -> None:
+        self._loop = loop
+        self._helpers = helpers
         self._kept: dict[_Name, _Answer] = {}  # the oldest first
-        self._in_progress: dict[_Name, _LookUp] = {}
+        self._waiters: dict[_Name, list[Waiter]] = {}
 
-    def look_up(self, host: str, port: int, *, within_s: float) -> Addresses:
-        """The addresses of the host; empty if it has none.
-
-        Raises:
-            TimeoutError: the resolver did not answer in time; its answer is kept when it comes.
+    def look_up(self, host: str, port: int, ends_at: float, then: Then) -> None:
+        """Calls back with the addresses; with TimeoutError if the resolver does not answer in
+        time, and then its answer is kept when it comes; with FetchError for want of descriptors.
         """
         name = (host, port)
-        with self._lock:
-            kept = self._kept.get(name)
-            if kept is not None and time.monotonic() < kept.good_until:
-                return kept.addresses
-            look_up = self._in_progress.get(name) or self._begin(name)
-            look_up.waiting += 1
-        try:
-            return look_up.answer.result(timeout=max(0.0, within_s)).addresses
-        finally:
-            self._leave(name, look_up)
+        kept = self._kept.get(name)
+        if kept is not None and time.monotonic() < kept.good_until:
+            then(kept.addresses)
+            return
+        waiters = self._waiters.setdefault(name, [])
+        waiters.append(Waiter(self._loop, ends_at, then))
+        if len(waiters) == 1:
+            self._helpers.submit(partial(self._ask, name, waiters))
 
-    def _begin(self, name: _Name) -> _LookUp:
-        look_up = self._in_progress[name] = _LookUp(self._helpers.submit(self._ask, name))
-        return look_up
+    def _ask(self, name: _Name, waiters: list[Waiter]) -> None:
+        """In a helper thread. Asks nothing if nobody waits any more."""
+        came = _ask_resolver(*name) if any(waiter.waiting for waiter in waiters) else None
+        self._loop.call(partial(self._take, name, came))
 
-    def _leave(self, name: _Name, look_up: _LookUp) -> None:
-        """Drops a look-up that has not begun and that no fetch waits for."""
-        with self._lock:
-            look_up.waiting -= 1
-            if not look_up.waiting and look_up.answer.cancel():
-                del self._in_progress[name]
-
-    def _ask(self, name: _Name) -> _Answer:
-        try:
-            answer = _ask_resolver(*name)
-            with self._lock:
-                self._keep(name, answer)
-            return answer
-        finally:
-            with self._lock:
-                del self._in_progress[name]
+    def _take(self, name: _Name, came: _Answer | FetchError | None) -> None:
+        waiters = self._waiters.pop(name)
+        if came is None:
+            if any(waiter.waiting for waiter in waiters):  # one came just then
+                self._waiters[name] = waiters
+                self._helpers.submit(partial(self._ask, name, waiters))
+            return
+        if isinstance(came, _Answer):
+            self._keep(name, came)
+        for waiter in waiters:
+            waiter.answer(came.addresses if isinstance(came, _Answer) else came)
 
     def _keep(self, name: _Name, answer: _Answer) -> None:
         self._kept.pop(name, None)
@@ -95,10 +84,12 @@ class Names:
         self._kept[name] = answer
 
 
-def _ask_resolver(host: str, port: int) -> _Answer:
+def _ask_resolver(host: str, port: int) -> _Answer | FetchError:
     try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
+        if not descriptors.are_left():  # the resolver says nothing of it
+            return FetchError(NO_DESCRIPTORS)
         return _Answer((), time.monotonic() + KEPT_FAILURE_S)
-    addresses = tuple((family, address) for family, _, _, _, address in found)
+    addresses = tuple(dict.fromkeys(str(address[0]) for *_, address in found))
     return _Answer(addresses, time.monotonic() + KEPT_S)

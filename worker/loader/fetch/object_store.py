@@ -1,4 +1,4 @@
-"""Images in object stores, S3's and Google's, for a loader's fetch threads.
+"""Images in object stores, S3's and Google's, in helper threads of a loader.
 
 `worker.loader.fetch.fetcher` calls this for stores that `RESNEXT_OBJECT_STORES` enables. obstore,
 an extra, makes the requests: it is a binding of Apache Arrow's `object_store`. (fsspec's s3fs and
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from datetime import timedelta
 from functools import cache
 from http import HTTPStatus
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from contract.errors import UsageError
 from contract.failure import Failure
 from contract.objects import EXTRAS, ObjectName, parse_object
+from worker.loader.fetch.failures import failure_of_status
 from worker.loader.fetch.settings import FetchSettings
 
 if TYPE_CHECKING:  # a loader starts without pydantic, and most need no object store
@@ -140,5 +142,5 @@ def _explain(error: Exception) -> Failure:
 
 
 def _as_failure(status: int) -> Failure:
-    phrases = {known.value: known.phrase for known in HTTPStatus}
-    return Failure(f"http_{int(status)}", f"{phrases.get(status, '')}, says the object store")
+    failure = failure_of_status(status)
+    return replace(failure, detail=f"{failure.detail}, says the object store")

@@ -1,6 +1,6 @@
 """`X-Robots-Tag`: whether a server asks that its picture is not taken by programs such as this.
 
-Called by `worker.loader.fetch.fetcher` with the header's lines, before a body is read. The
+Called by `worker.loader.fetch.head` with the header's lines, before a body is read. The
 directives are those that img2dataset heeds, with `none`, which stands for `noindex, nofollow`. A
 directive may be for one program alone: `otherbot: noindex` is none of our business, `resnext-queue:
 noai` is.

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from contract.errors import SettingsError
 
 if TYPE_CHECKING:  # a loader starts without pydantic
     from contract.settings import Settings
 
 T = TypeVar("T")
+
+# A line of the file that RESNEXT_FETCH_HEADERS names: host, header, value.
+_LINE: Final = re.compile(r"([A-Za-z0-9._-]+):[ \t]*([A-Za-z0-9_-]+):[ \t]*([ -~]*[!-~])")
+# What says how a request is sent, and is ours.
+_OURS: Final = frozenset(
+    {"host", "connection", "content-length", "transfer-encoding", "accept-encoding", "te",
+     "upgrade", "expect", "range"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +29,9 @@ class FetchSettings:
 
     fetch_allow: tuple[str, ...]
     fetch_ports: tuple[int, ...]
+    fetch_proxy: str | None
+    fetch_headers: dict[str, tuple[str, ...]]
+    """`Name: value`, by host: what stands in the file."""
     file_roots: tuple[Path, ...]
     fetch_deadline_s: float
     max_image_bytes: int
@@ -29,9 +43,49 @@ class FetchSettings:
     s3_endpoint: str | None
     gcs_endpoint: str | None
 
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """
+        Raises:
+            SettingsError: the file of headers cannot be read.
+        """
+        proxy, headers = settings.fetch_proxy, settings.fetch_headers
+        values = values_of(cls, settings) | {
+            "fetch_proxy": proxy and proxy.get_secret_value(),
+            "fetch_headers": {} if headers is None else read_headers(headers),
+        }
+        return cls(**values)
+
 
 def pick(kind: type[T], settings: Settings) -> T:
     """A dataclass whose fields are settings of the same names."""
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    values: dict[str, Any] = {name: getattr(settings, name) for name in names}
-    return kind(**values)
+    return kind(**values_of(kind, settings))
+
+
+def values_of(kind: type[Any], settings: Settings) -> dict[str, Any]:
+    return {field.name: getattr(settings, field.name) for field in fields(kind)}
+
+
+def read_headers(path: Path) -> dict[str, tuple[str, ...]]:
+    """Headers by host, from lines `host: Name: value`.
+
+    Raises:
+        SettingsError: it cannot be read, or a line is none. Values are secrets, and not shown.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"RESNEXT_FETCH_HEADERS is {path}, which cannot be read.") from error
+    found: dict[str, tuple[str, ...]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line.strip())
+        if match is None or match[2].lower() in _OURS:
+            raise SettingsError(
+                f"RESNEXT_FETCH_HEADERS: line {number} of {path} is no header for a host. "
+                "Write `host: Name: value`; Host, Accept-Encoding and the like are not set so."
+            )
+        host = match[1].lower()
+        found[host] = (*found.get(host, ()), f"{match[2]}: {match[3]}")
+    return found

@@ -1,0 +1,91 @@
+"""What loaders find on this machine for fetching: libcurl, authorities, descriptors, a proxy.
+
+`worker.pool.environment` requires it before the first loader starts, and `resnextq doctor` shows
+it.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import ssl
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Final
+
+from contract.check import Check
+from contract.errors import UnavailableError
+from contract.settings import PREFIX, Settings
+from worker.loader.fetch import descriptors
+from worker.loader.fetch.certificates import VARIABLES, find_authorities, named_by
+
+log = logging.getLogger(__name__)
+
+# The first that tries a host's next address while an earlier one does not answer.
+OLDEST_LIBCURL: Final = (8, 16, 0)
+
+
+def require_conditions(settings: Settings) -> None:
+    """Logs what is less than it should be.
+
+    Raises:
+        UnavailableError: nothing, or nothing over TLS, could be fetched.
+    """
+    for check in check_fetching(settings):
+        if check.state == "failure":
+            raise UnavailableError(f"{check.found}. {check.advice}")
+        if check.state == "warning":
+            log.warning("%s. %s", check.found, check.advice)
+
+
+def check_fetching(settings: Settings) -> Iterator[Check]:
+    yield _libcurl()
+    yield _authorities()
+    yield _descriptors(settings)
+    if settings.fetch_proxy is not None:
+        found = f"{PREFIX}FETCH_PROXY is set: loaders cannot check where a host's name leads"
+        yield Check(
+            "proxy", "warning", found, "See to it that the proxy refuses private addresses."
+        )
+
+
+def _libcurl() -> Check:
+    try:
+        pycurl = import_module("pycurl")
+    except ImportError as error:
+        advice = "pip install 'resnext-queue[worker]'; it is built where there is no wheel."
+        return Check("libcurl", "failure", f"pycurl cannot be loaded: {error}", advice)
+    _, found, *_ = pycurl.version_info()
+    if tuple(int(part) for part in found.split("-")[0].split(".")) >= OLDEST_LIBCURL:
+        return Check("libcurl", "ok", pycurl.version)
+    wanted = ".".join(map(str, OLDEST_LIBCURL))
+    advice = f"Install pycurl's wheel, or build it with libcurl {wanted} or newer."
+    found = f"libcurl {found}: a host whose first address is dead may take the whole deadline"
+    return Check("libcurl", "warning", found, advice)
+
+
+def _authorities() -> Check:
+    variable, value = named_by(*VARIABLES)
+    named = f"{variable} names {value}" if variable else "certifi's"
+    file, folder = find_authorities()
+    try:
+        count = ssl.create_default_context(cafile=file, capath=folder).cert_store_stats()["x509_ca"]
+    except OSError as error:  # of which SSLError is one
+        count, named = 0, f"{named}, which cannot be read ({error.strerror or error})"
+    if count or (folder is not None and any(folder.iterdir())):
+        return Check("authorities", "ok", f"trusted: {named}")
+    advice = f"Correct {variable}, or unset it." if variable else "Install certifi anew."
+    return Check("authorities", "failure", f"No authority of certificates: {named}", advice)
+
+
+def _descriptors(settings: Settings) -> Check:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fetches = settings.fetches_per_loader
+    needed = descriptors.needed(fetches)
+    if most == resource.RLIM_INFINITY or most >= needed:
+        return Check("descriptors", "ok", f"a loader needs {needed}, which the limit permits")
+    found = (
+        f"The limit of {most} open files is enough for {descriptors.fetches_within(most)} fetches "
+        f"at once in a loader, not for {fetches}"
+    )
+    return Check("descriptors", "warning", found, f"Raise it to {needed}: ulimit -Hn {needed}.")
