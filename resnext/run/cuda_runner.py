@@ -201,8 +201,6 @@ class CudaRunner:
         except RuntimeError as error:
             if is_out_of_memory(error):  # which the end of the capture may hide
                 raise torch.OutOfMemoryError(first_line(error)) from error
-            if is_broken(error):
-                raise
             self._computing.synchronize()  # raises if it is the device that is broken
             if not self._uncaptured:
                 logger.warning("No CUDA graphs, which costs small batches time: %s", error)

@@ -28,6 +28,8 @@ _NO_MEMORY: Final = (
 # Errors of CUDA that end with the graph that was being captured.
 _OF_A_CAPTURE: Final = ("captur",)  # "when stream is capturing", "during capture", "captured"
 _CUDA: Final = ("CUDA error: ", "CUDA driver error: ")
+# Where this version of torch has a class for them.
+_OF_A_DEVICE: Final = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -55,7 +57,7 @@ def _says_no_memory(error: BaseException) -> bool:
 
 
 def _sticks(error: BaseException) -> bool:
-    of_cuda = isinstance(error, torch.AcceleratorError) or (
+    of_cuda = isinstance(error, _OF_A_DEVICE) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _CUDA)
     )
     return of_cuda and not any(words in str(error) for words in _OF_A_CAPTURE)

@@ -34,7 +34,7 @@ class Arrived(NamedTuple):
         )
 
 
-@dataclass
+@dataclass(eq=False)
 class Batch:
     """What a batch is made of; with the classifier once it has `pending`."""
 
