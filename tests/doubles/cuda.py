@@ -60,12 +60,16 @@ class Cuda:
     hangs: bool = False
     goes_on: threading.Event = field(default_factory=threading.Event)
     """Until then a device that hangs keeps who waits for it."""
+    streams: list[Stream] = field(default_factory=list)
     stream: Stream | None = None
+    """The current one."""
     capturing: Graph | None = None
 
     def break_down(self, message: str = STICKY) -> None:
-        """Everything fails from now on."""
+        """Everything fails from now on, and what was to be copied never is."""
         self.broken = message
+        for stream in self.streams:
+            stream.forget()
 
     def check(self) -> None:
         if self.broken is not None:
@@ -169,14 +173,20 @@ class Memory(torch.Tensor):
 class Stream:
     def __init__(self, cuda: Cuda) -> None:
         self.cuda = cuda
-        self.later: list[Callable[[], Any]] = []
+        self.later: list[Callable[[], Any] | None] = []
         self.done = 0
+        cuda.streams.append(self)
 
     def run_to(self, position: int) -> None:
         with torch.inference_mode():
-            while self.done < position:
-                self.later[self.done]()
-                self.done += 1
+            for place in range(self.done, position):
+                copy, self.later[place] = self.later[place], None  # it keeps no memory alive
+                if copy is not None:
+                    copy()
+        self.done = max(self.done, position)
+
+    def forget(self) -> None:
+        self.later = [None] * len(self.later)
 
     def wait_event(self, event: Event) -> None:
         self.cuda.check()

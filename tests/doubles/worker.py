@@ -122,9 +122,13 @@ def cuda_classifier() -> Any:
     """When the device has broken, freed pinned memory ends the process, as CUDA's does."""
     from tests.doubles.cuda import Cuda, make_classifier
 
-    cuda = Cuda()
+    cuda, launched = Cuda(), threading.Event()
 
     def follow_script() -> None:
+        """While a batch is computed, as errors of kernels show."""
+        if not launched.is_set():
+            return
+        launched.clear()
         while not held.empty():
             held.get().with_suffix(".held").touch()
             cuda.hangs = True
@@ -132,6 +136,7 @@ def cuda_classifier() -> Any:
             if breaking.get().exists():
                 cuda.break_down()
 
+    cuda.on_replay = launched.set
     cuda.on_wait = follow_script
     cuda.when_pinned_is_freed = lambda: os.abort() if cuda.broken else None
     cuda.install(setattr)
