@@ -45,6 +45,11 @@ ENTRYPOINT ["resnextq"]
 CMD ["flower"]
 
 FROM base AS worker
+# torch.compile, by which a GPU is faster, compiles C for Triton and C++ for a CPU; Python's headers
+# are in the base. What it has made stays in the volume of RESNEXT_CACHE, since /tmp may be noexec.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 COPY requirements/worker.txt /requirements/
 RUN pip install --require-hashes -r /requirements/worker.txt
 RUN --mount=from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl

@@ -29,6 +29,8 @@ from contract.models import default_weights
 
 PREFIX = "RESNEXT_"
 MAX_CHUNK_IMAGES = 256
+BATCH_IMAGES: Final = 32
+"""Where nothing is set, and the device, which decides then, is not known."""
 # What is not shown where it is wrong: it is a secret, or what was misread may be a piece of one.
 SECRETS: Final = frozenset(
     {"broker_url", "database_url", "flower_login", "fetch_proxy", "s3_endpoint", "gcs_endpoint"}
@@ -117,18 +119,20 @@ class Settings(BaseSettings):
     precision: Literal["amp", "fp32"] = "amp"
     """`amp`: fp16 on CUDA, bf16 on a CPU that has it in hardware, else fp32."""
     device: str = "auto"
-    """`auto` (a GPU that no other worker has, where there is one), `cpu`, `cuda` or `cuda:N`."""
+    """`auto` (a GPU that no other worker has; a CPU only where there is no GPU), `cpu`, `cuda` or
+    `cuda:N`."""
     engine: Literal["auto", "eager", "compiled", "openvino"] = "auto"
     """`compiled` by torch.compile, which needs a C compiler; `openvino`, an extra, on a CPU;
-    `auto`: compiled on CUDA, eager on a CPU."""
+    `auto`: compiled on CUDA where that is possible, else eager."""
     torch_threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads that the network computes with; by default one for each core, on CUDA one."""
 
     chunk_images: int = Field(default=64, ge=1, le=MAX_CHUNK_IMAGES)
     """URIs in one message."""
 
-    batch_images: int = Field(default=32, ge=1, le=1024)
-    """Images that the network classifies at once, at most."""
+    batch_images: int | None = Field(default=None, ge=1, le=1024)
+    """Images that the network classifies at once, at most; by default 32 on a CPU, and on a GPU 32
+    to 256 by its memory."""
     max_batch_wait_ms: float = Field(default=50.0, ge=0)
     """How long the first image of a batch waits for the others."""
     chunk_patience_s: float = Field(default=5.0, gt=0)

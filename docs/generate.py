@@ -44,6 +44,7 @@ DECIDED = {
     "loaders": "one for each usable core, divided by the GPUs",
     "weights": "those that the model is published with",
     "torch_threads": "decided by the device",
+    "batch_images": "decided by the device",
 }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,12 +23,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from resnext.errors import DeviceBroken
 from resnext.load import load_network
 from resnext.network import ResNeXt
 from resnext.picture.decode import DecodeError, DecodeLimits, as_decode_error, decode
 from resnext.picture.orientation import Orientation, orientation_of, turn
 from resnext.picture.preprocess import Preprocessing, resize_and_crop, to_rgb
 from resnext.predictions import Best, Predictions, best_of_each
+from resnext.run.cuda_runner import CudaRunner
 from resnext.run.engine import (
     Engine,
     PixelsToLogits,
@@ -36,24 +38,19 @@ from resnext.run.engine import (
     compile_module,
     fuse,
     prepare,
+    why_not_compiled,
 )
+from resnext.run.faults import first_line, is_broken, is_out_of_memory
+from resnext.run.gpu import choose_batch_images
 from resnext.run.openvino_engine import convert
 from resnext.run.precision import Precision, choose_precision, find_device
-from resnext.run.runner import Pixels, Started, Top, make_runner
+from resnext.run.runner import CpuRunner, CpuStreams, Pixels, Runner, Started, Top
 from resnext.spec.catalogue import find_spec
 from resnext.spec.model import ModelSpec
 from resnext.weights.download import Progress
 
 TOP: Final = 5
 DECODE_LIMITS: Final = DecodeLimits()
-
-# What torch and oneDNN say on a CPU. A primitive that cannot be created for another reason cannot
-# be for a single picture either, and that is then the error.
-_NO_MEMORY: Final = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "could not create a primitive",
-    "could not execute a primitive",
-)
 
 logger = logging.getLogger(__name__)
 
@@ -128,19 +125,30 @@ class Classifier:
         self._module = module
         self._device = device
         self._most = batch_images  # that fit into the device's memory, as far as is known
-        self._buckets = _buckets(batch_images, 4 if engine == "compiled" else 2)
         self._use(engine)
 
     def warm_up(self) -> None:
-        """Runs every size of batch that will ever be served, the largest first: what does not
-        fit the device or cannot be compiled shows here, and nothing is planned later.
+        """Runs every size of batch that will ever be served, the largest first, in all of the
+        runner's memory: what does not fit the device or cannot be compiled shows here, and nothing
+        is planned later.
 
         Raises:
+            DeviceBroken: the device fails on everything.
             torch.OutOfMemoryError, RuntimeError: not even a single picture can be classified.
         """
+        try:
+            self._run_each_size()
+        except Exception as error:
+            if not self._is_for_want_of_a_compiler(error):
+                raise
+            self._give_up_compiling(error)
+            self._run_each_size()
+
+    def _run_each_size(self) -> None:
         crop = self.spec.preprocessing.crop
         for bucket in reversed(self._buckets):
-            self._classify_anyhow(np.zeros((bucket, crop, crop, 3), np.uint8))
+            for _ in range(self._runner.lanes if bucket <= self._most else 0):
+                self.classify(np.zeros((bucket, crop, crop, 3), np.uint8))
 
     def classify(self, images: Pixels) -> Predictions:
         """
@@ -149,8 +157,17 @@ class Classifier:
 
         Raises:
             ValueError: another shape or type.
+            DeviceBroken: no batch will be classified any more in this process.
         """
         return self.start(images).result()
+
+    def logits(self, images: Pixels) -> np.ndarray:
+        """(N, crop, crop, 3) uint8 → (N, classes) float32, computed as `classify` does: compiled
+        where it is, and on CUDA by a graph. For comparisons; it costs memory and time of its own.
+        """
+        self._check(images)
+        runner = self._make_runner(lambda logits: (logits, logits, logits.isfinite().all(dim=1)))
+        return runner.start(images, self._bucket(len(images))).result()[0].numpy()
 
     def room(self) -> Pixels:
         """(batch_images, crop, crop, 3) uint8: a batch whose pictures are written here, from the
@@ -166,16 +183,24 @@ class Classifier:
         self._check(images)
         parts = []
         while len(images):
-            try:
-                batch = images[: self._most]
-                parts.append(self._runner.start(batch, self._bucket(len(batch))))
-            except Exception as error:
-                if not _is_out_of_memory(error) or self._most == 1:
-                    raise
+            batch = images[: self._most]
+            if (part := self._start_if_it_fits(batch)) is None:
                 self._halve()
             else:
+                parts.append(part)
                 images = images[len(batch) :]
         return Pending(parts)
+
+    def _start_if_it_fits(self, batch: Pixels) -> Started | None:
+        """None: it needs more memory than there is. What the try held is free when this returns,
+        since its exception, which knows all of it, is gone.
+        """
+        try:
+            return self._runner.start(batch, self._bucket(len(batch)))
+        except Exception as error:
+            if not is_out_of_memory(error) or self._most == 1:
+                raise
+            return None
 
     def predict(self, pictures: Iterable[Picture]) -> list[Answer]:
         """One answer a picture, in their order: bytes of a file, a path, or a Pillow image.
@@ -203,40 +228,46 @@ class Classifier:
 
     def _use(self, engine: Engine) -> None:
         self.engine = engine
-        if engine == "compiled":
-            forward = compile_module(self._module, self._device)
-        else:
-            forward = self._module
-        crop = self.spec.preprocessing.crop
-        self._runner = make_runner(
-            forward,
-            _top,
-            (self.batch_images, crop, crop, 3),
-            self._device,
-            in_streams=engine == "eager",  # the others divide the work by themselves
+        self._buckets = _buckets(self.batch_images, 4 if engine == "compiled" else 2)
+        self._forward = (
+            compile_module(self._module, self._device) if engine == "compiled" else self._module
         )
+        self._runner = self._make_runner(_top)
+
+    def _make_runner(self, top: Callable[[Tensor], Top]) -> Runner:
+        crop = self.spec.preprocessing.crop
+        shape = (self.batch_images, crop, crop, 3)
+        if self._device.type == "cuda":
+            return CudaRunner(self._forward, top, shape, self._device)
+        # The other engines divide the work by themselves.
+        in_streams = self.engine == "eager"
+        return CpuRunner(CpuStreams(self._forward) if in_streams else self._forward, top, shape)
 
     def _classify_anyhow(self, images: Pixels) -> Predictions:
         """As `classify`; uncompiled from here on where it turns out that nothing compiles."""
         try:
             return self.classify(images)
         except Exception as error:
-            if self.engine != "compiled" or _is_out_of_memory(error):
+            if not self._is_for_want_of_a_compiler(error):
                 raise
             self._give_up_compiling(error)
             return self.classify(images)
 
+    def _is_for_want_of_a_compiler(self, error: Exception) -> bool:
+        """Or so it seems: neither memory nor device is at fault."""
+        of_device = isinstance(error, DeviceBroken) or is_broken(error) or is_out_of_memory(error)
+        return self.engine == "compiled" and not of_device
+
     def _give_up_compiling(self, error: Exception) -> None:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        logger.warning("The network cannot be compiled here and runs uncompiled: %s", reason[0])
+        logger.warning(
+            "The network cannot be compiled here and runs uncompiled: %s", first_line(error)
+        )
         torch._dynamo.reset()  # noqa: SLF001  (the public way to drop what was compiled)
         assert isinstance(self._module, PixelsToLogits)  # noqa: S101  (what was to be compiled)
         fuse(self._module, self._device)
         self._use("eager")
 
     def _halve(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
         if self._most == self.batch_images:
             logger.warning(
                 "Batches of %d do not fit into the memory of %s; smaller ones are classified.",
@@ -244,6 +275,7 @@ class Classifier:
                 self.device,
             )
         self._most = max(bucket for bucket in self._buckets if bucket <= max(1, self._most // 2))
+        self._runner.shrink(self._most)
 
     def _bucket(self, images: int) -> int:
         return next(bucket for bucket in self._buckets if bucket >= images)
@@ -308,7 +340,7 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     device: str = "auto",
     engine: Engine | Literal["auto"] = "auto",
     cache: Path | None = None,
-    batch_images: int = 32,
+    batch_images: int | None = None,
     threads: int | None = None,
     cores: int | None = None,
     orientation: Orientation = "ignore",
@@ -323,7 +355,8 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         engine: `auto`, `eager`, `compiled` or `openvino` (see `resnext.run.engine`).
         cache: the folder of downloaded weights; None: `~/.cache/resnext-queue`.
-        batch_images: the most that one call of `classify` will get.
+        batch_images: the most that one call of `classify` will get; None: by the device's memory
+            (see `resnext.run.gpu`), 32 on a CPU.
         threads: of torch, in this process; None: one for each core, 1 on CUDA.
         cores: that this process may use; None: those of its CPU affinity.
         orientation: `exif` turns what `predict` takes as its EXIF says; `ignore` leaves it as it is
@@ -332,11 +365,15 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
 
     Raises:
         UnknownModelError, BadSpec, WeightsError, DeviceError, EngineError: see `resnext.errors`.
+        DeviceBroken: the device fails on everything.
     """
     spec = find_spec(model)
     found = find_device(device)
     loaded = load_network(spec, weights, cache, progress)
     computed, chosen = choose_precision(precision, found), choose_engine(engine, found)
+    if engine == "auto" and found.type == "cuda" and chosen == "eager":
+        why = "; ".join(why_not_compiled(found))
+        logger.warning("The network is not compiled, which would make it faster: %s.", why)
     torch.set_num_threads(threads or _threads(found, cores))
     return Classifier(
         spec,
@@ -346,7 +383,7 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
         licence=loaded.licence,
         device=found,
         precision=computed,
-        batch_images=batch_images,
+        batch_images=batch_images or choose_batch_images(found),
         engine=chosen,
         orientation=orientation,
     )
@@ -380,13 +417,6 @@ def _buckets(batch_images: int, factor: int) -> list[int]:
     while sizes[0] > 1:
         sizes.insert(0, -(-sizes[0] // factor))
     return sizes
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """A CPU's allocator has no exception of its own, nor has oneDNN, which wants room for code."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
-    )
 
 
 def _top(logits: Tensor) -> Top:

@@ -3,7 +3,8 @@
     ModelError
     ├── UnknownModelError     no model has this name
     ├── BadSpec               a JSON file that describes a model does not
-    ├── DeviceError           the device that was asked for is not there
+    ├── DeviceError           the device that was asked for is not there, or cannot be used
+    │   └── DeviceBroken        it fails on everything until this process ends
     ├── EngineError           the engine that was asked for does not run here
     ├── ExportError           a model cannot be exported to where it was asked for
     │   └── ExportUnavailable   a package, a compiler or a place to write is missing here
@@ -13,7 +14,8 @@
         ├── DamagedWeights    truncated, another hash than published, or no weights file
         └── ForeignWeights    weights of another network
 
-Raised before the first image alone; an image without a prediction is no exception.
+Raised before the first image alone, but for `DeviceBroken`, which may come with any batch. An image
+without a prediction is no exception.
 """
 
 
@@ -30,6 +32,10 @@ class BadSpec(ModelError):
 
 
 class DeviceError(ModelError):
+    pass
+
+
+class DeviceBroken(DeviceError):
     pass
 
 

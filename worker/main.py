@@ -7,6 +7,7 @@ weights are loaded; the loaders' processes start before anything touches CUDA.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ from worker.metrics.stages import Metrics
 from worker.pool.host_rate import HostRate
 from worker.pool.limits import naming_limits
 from worker.pool.pool import LoaderPool
+from worker.process.cause import device_fault
 from worker.process.celery_worker import CeleryWorker, configure_logging
 from worker.process.database import connect
 from worker.process.heartbeat import Presence
@@ -109,15 +111,17 @@ def serve(  # noqa: PLR0913, PLR0917  (each part is built once, above)
     the rest. The caller closes `loaders` and `engine`. `name` is the worker's, where a
     supervisor has given it one.
 
+    With a device that is broken or hangs the process ends here, with status 1.
+
     Raises:
-        ResnextQueueError: the classifier is broken, or Celery stopped by itself; the log says why.
+        ResnextQueueError: Celery stopped by itself; the log says why.
     """
     parts = build(
         settings,
         engine,
         loaders,
         classifier,
-        when_broken=lambda: shutdown.stop(FAILED),
+        when_broken=lambda: _end_broken(parts.batcher, shutdown),
         name=name,
     )
     shutdown = Shutdown(parts.drain, within_s=settings.stop_within_s)
@@ -137,9 +141,20 @@ def serve(  # noqa: PLR0913, PLR0917  (each part is built once, above)
     )
     with closing(node), parts.running():
         celery.start()
+    if parts.batcher.broken is not None:
+        log.error("Ended, and its chunks are handed back: %s", parts.batcher.broken)
+        logging.shutdown()
+        # With a device that is broken or hangs, an orderly end may crash, or never come.
+        os._exit(FAILED)
     if celery.exitcode:
         raise ResnextQueueError("The worker stopped by itself; the lines above say why.")
     log.info("Stopped; nothing is left in hand.")
+
+
+def _end_broken(batcher: Batcher, shutdown: Shutdown) -> None:
+    """First of all the cause: what the device does to this process next is no image's doing."""
+    device_fault.note(batcher.broken or "")
+    shutdown.stop(FAILED)
 
 
 @dataclass(frozen=True, kw_only=True)

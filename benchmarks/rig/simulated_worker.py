@@ -31,7 +31,7 @@ import worker.batch.batcher
 import worker.chunk.task
 from benchmarks.rig.child import answer_questions
 from contract.broker.connection import check_broker, make_celery
-from contract.settings import Settings, load_settings
+from contract.settings import BATCH_IMAGES, Settings, load_settings
 from worker.batch.model import find_model
 from worker.chunk.store import Store
 from worker.chunk.task import ChunkTask
@@ -65,7 +65,7 @@ class Device:
     def __init__(self, settings: Settings, images_s: float) -> None:
         self.spec = find_model(settings)
         self.model, self.weights = settings.model, settings.weights
-        self.batch_images = settings.batch_images
+        self.batch_images = settings.batch_images or BATCH_IMAGES
         self._images_s = images_s
         self._images = self._batches = 0
         self._promised_s = 0.0

@@ -98,15 +98,22 @@ def classifier_alone(conditions: Conditions) -> Iterator[Contender]:
     name = "ours_compiled" if device().type == "cuda" else "ours_eager"
     with tempfile.TemporaryDirectory(dir=conditions.scratch) as scratch:
         prepare(Path(scratch), with_onnx=False)
-        batch = pictures(conditions.photographs, load_settings().batch_images)
+        batch = pictures(conditions.photographs, batch_images())
         np.save(Path(scratch) / "pixels.npy", batch)
         with contending(Path(scratch), [name]) as contenders:
             yield contenders[0]
 
 
+def batch_images() -> int:
+    """As the worker decides."""
+    from resnext.run.gpu import choose_batch_images
+
+    return load_settings().batch_images or choose_batch_images(device())
+
+
 def rate_of(contender: Contender, seconds: float) -> float:
     """Images/s of batches for about so long."""
-    batch = load_settings().batch_images
+    batch = batch_images()
     ends_at, began = time.monotonic() + seconds, len(contender.seconds)
     contender.go()
     while time.monotonic() < ends_at:

@@ -53,13 +53,14 @@ def classify(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     """
     run = find("worker.commands.classify", "classify", needs="torch", extra="worker")
     stop_cleanly_when_terminated()
+    from contract.settings import BATCH_IMAGES
     from producer.cli.render.answers import showing
     from producer.submit.sources import STANDARD_INPUT, named_paths, read_sources
 
     settings = read_settings(
         model=model, weights=weights, precision=value_of(precision), batch_images=batch
     )
-    ahead, standard_input = settings.loaders + settings.batch_images, None
+    ahead, standard_input = settings.loaders + (settings.batch_images or BATCH_IMAGES), None
     if STANDARD_INPUT in sources:
         # Not sys.stdin, and never closed: Python does not end while a thread reads sys.stdin.
         standard_input = open(0, "rb", closefd=False)  # noqa: SIM115

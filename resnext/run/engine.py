@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from resnext.errors import EngineError
 from resnext.network import ResNeXt, fold_batch_norms, set_body_dtype
 from resnext.picture.preprocess import Preprocessing
+from resnext.run.compiler import missing_for_compiling
 from resnext.run.fused import are_fused_convolutions_there, fuse_convolutions
+from resnext.run.gpu import TRITON_CAPABILITY, is_for_triton, is_worth_tuning
 from resnext.run.precision import DTYPES, Precision
 
 Engine = Literal["eager", "compiled", "openvino"]
@@ -70,8 +72,9 @@ def fuse(module: PixelsToLogits, device: torch.device) -> None:
 
 
 def choose_engine(asked: Engine | Literal["auto"], device: torch.device) -> Engine:
-    """`auto`: compiled on CUDA, where compiling wins; eager on a CPU, which is to be ready
-    within seconds and where fused convolutions are as fast.
+    """`auto`: compiled on a GPU where this machine can, since each pass over memory that compiling
+    saves is time; eager on a CPU, which is to be ready within seconds and where fused convolutions
+    are as fast.
 
     Raises:
         EngineError: the engine does not run on this device.
@@ -80,7 +83,20 @@ def choose_engine(asked: Engine | Literal["auto"], device: torch.device) -> Engi
         raise EngineError(f"The engine 'openvino' runs on a CPU, not on {device}: take another.")
     if asked != "auto":
         return asked
-    return "compiled" if device.type == "cuda" else "eager"
+    return "eager" if why_not_compiled(device) else "compiled"
+
+
+def why_not_compiled(device: torch.device) -> list[str]:
+    """Why `auto` runs the network eagerly on this device, each with what to do; empty where it
+    compiles.
+    """
+    if device.type == "cpu":
+        return ["on a CPU eager is as fast, and ready at once"]
+    if not is_for_triton(device):
+        least = ".".join(map(str, TRITON_CAPABILITY))
+        has = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        return [f"compute capability {has}: Triton compiles for {least} and newer"]
+    return missing_for_compiling(device.type)
 
 
 def compile_module(module: nn.Module, device: torch.device) -> Forward:
@@ -91,9 +107,16 @@ def compile_module(module: nn.Module, device: torch.device) -> Forward:
         torch._dynamo.config.recompile_limit,  # noqa: SLF001
         _COMPILATIONS,
     )
+    compiled: Forward = torch.compile(module, dynamic=False, options=_options(device))
+    return compiled
+
+
+def _options(device: torch.device) -> dict[str, Any]:
     options: dict[str, Any] = {"freezing": True}
     if device.type == "cuda":
         # CUDA graphs are captured by the runner: torch's own are bound to one thread.
-        options |= {"triton.cudagraphs": False}
-    compiled: Forward = torch.compile(module, dynamic=False, options=options)
-    return compiled
+        options["triton.cudagraphs"] = False
+        # Untuned, each of the convolutions is followed by a pass of its own over its output; tuned,
+        # most of the 1x1 ones become products, which take bias and ReLU along.
+        options["max_autotune"] = is_worth_tuning(device)
+    return options

@@ -12,6 +12,8 @@ from typing import Final, Literal
 import torch
 
 from resnext.errors import DeviceError
+from resnext.run.faults import first_line
+from resnext.run.nvidia import are_hidden, describe_gpus
 
 Precision = Literal["fp16", "bf16", "fp32"]
 
@@ -24,23 +26,28 @@ DTYPES: Final[dict[Precision, torch.dtype]] = {
 # which is slower than fp32. The kernel's names of the instructions that compute in bf16:
 _BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
 _CPU_INFO: Final = Path("/proc/cpuinfo")
+# By CUDA's major version: NVIDIA, CUDA Compatibility, "Minor Version Compatibility".
+_OLDEST_DRIVER: Final = {"12": 525, "13": 580}
 
 logger = logging.getLogger(__name__)
 
 
 def find_device(device: str) -> torch.device:
-    """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.
+    """`auto` (CUDA where the machine has a GPU, else the CPU), `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        DeviceError: it is none of these, or this machine has no such device.
+        DeviceError: it is none of these, this machine has no such device, or it has a GPU that
+            torch cannot use.
     """
-    if device == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     kind, _, number = device.partition(":")
-    if device != "cpu" and (kind != "cuda" or not (number or "0").isdigit()):
+    if device not in {"auto", "cpu"} and (kind != "cuda" or not (number or "0").isdigit()):
         raise DeviceError(f"Device {device!r} is not one of auto, cpu, cuda, cuda:N.")
     if device == "cpu":
         return torch.device("cpu")
+    if not torch.cuda.is_available() and not are_hidden() and (gpus := describe_gpus()):
+        raise DeviceError(_unusable(gpus))
+    if device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     devices = torch.cuda.device_count()
     index = int(number or "0")
     if index >= devices:
@@ -49,6 +56,22 @@ def find_device(device: str) -> torch.device:
             "Check the driver with nvidia-smi, or choose cpu."
         )
     return torch.device("cuda", index)
+
+
+def _unusable(gpus: str) -> str:
+    """Why torch cannot use what `describe_gpus` has found, and what to do."""
+    found = f"{gpus[0].upper()}{gpus[1:]}, but torch {torch.__version__}"
+    cuda = torch.version.cuda
+    if cuda is None:
+        return f"{found} is built without CUDA. Install a torch with CUDA, or choose cpu."
+    why = "CUDA does not start"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        why = first_line(error).rstrip(".")
+    needed = _OLDEST_DRIVER.get(cuda.partition(".")[0])
+    driver = f"CUDA {cuda} needs driver {needed} or newer. " if needed else ""
+    return f"{found} cannot use it: {why}. {driver}Update the driver, or choose cpu."
 
 
 def choose_precision(asked: str, device: torch.device) -> Precision:

@@ -330,3 +330,13 @@ def test_the_images_run_our_command_as_a_user_without_rights() -> None:
 def test_every_image_of_ours_is_built_by_a_service() -> None:
     built = {service["image"] for service in services().values() if "build" in service}
     assert {services()[name]["image"] for name in OURS} == built
+
+
+def test_a_worker_can_compile_and_keeps_what_it_has_compiled() -> None:
+    """In a volume: /tmp is a tmpfs, which Docker mounts noexec."""
+    installed = [rest for kind, rest in stages()["worker"] if kind == "RUN" and "apt-get" in rest]
+    assert any(re.search(r"\bg\+\+", rest) for rest in installed)
+    assert "RESNEXT_CACHE=/cache" in dict(stages()["base"])["ENV"]
+    for name in ("worker", "worker-cpu"):
+        assert "weights:/cache" in services()[name]["volumes"]
+        assert not any(mount.startswith("/cache") for mount in services()[name]["tmpfs"])

@@ -20,7 +20,7 @@ import numpy as np
 
 import worker.main
 import worker.process.supervisor
-from contract.settings import load_settings
+from contract.settings import BATCH_IMAGES, load_settings
 from resnext.picture.preprocess import Preprocessing
 from tests.chaos.pictures import DEADLY, SIDE
 from tests.doubles.classifier import Classifier, answers
@@ -59,7 +59,7 @@ def _read(images: np.ndarray) -> np.ndarray:
 def main() -> None:
     settings = load_settings()
     classifier = ColourClassifier(
-        batch_images=settings.batch_images,
+        batch_images=settings.batch_images or BATCH_IMAGES,
         batch_s=float(os.environ["CHAOS_BATCH_S"]),
         hold=Path(os.environ["CHAOS_HOLD"]),
     )

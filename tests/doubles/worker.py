@@ -1,7 +1,9 @@
 """A worker as a process of its own, with loaders and classifier that do what URIs say.
 
 Run by the tests as `python -m tests.doubles.worker`; settings come from the environment. Arguments:
-with `watched` it has a supervisor, as `resnextq worker` has; `older` knows no images alone;
+with `watched` it has a supervisor, as `resnextq worker` has; with `cuda` it has the real classifier
+on a double of a GPU, on which `break` is an error that sticks and `hold` a device that hangs, and
+with `abort` such an error ends the process as soon as it is known; `older` knows no images alone;
 `faulty-claim` and `faulty-store` fail at each image whose URI ends in `planted`. A URI is `double:`
 and one of these words; `submit`, which takes no such scheme, writes http://double.example/ and
 slashes instead of colons:
@@ -19,6 +21,7 @@ slashes instead of colons:
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -36,9 +39,9 @@ from contract.broker.connection import check_broker, make_celery
 from contract.failure import Failure
 from contract.settings import Settings, load_settings
 from tests.doubles.classifier import CROP, Classifier
+from worker import main
 from worker.chunk import claim, rows
 from worker.chunk.outcome import Provenance
-from worker.main import serve
 from worker.metrics.exporter import exporting
 from worker.pool.pool import Load, Loaded, LoadFailed, PoolClosed
 from worker.process.celery_worker import configure_logging
@@ -49,6 +52,7 @@ WEB = "http://double.example/"
 BYTES = 1000
 SLOTS = 1000
 POLL_S = 0.01
+HUNG_AFTER_S = 0.5
 held: SimpleQueue[Path] = SimpleQueue()
 breaking: SimpleQueue[Path] = SimpleQueue()
 crashing: SimpleQueue[str] = SimpleQueue()
@@ -114,6 +118,33 @@ class Loaders:
         self._closed.set()
 
 
+def cuda_classifier() -> Any:
+    """When the device has broken, freed pinned memory ends the process, as CUDA's does."""
+    from tests.doubles.cuda import Cuda, make_classifier
+
+    cuda, launched = Cuda(), threading.Event()
+
+    def follow_script() -> None:
+        """While a batch is computed, as errors of kernels show."""
+        if not launched.is_set():
+            return
+        launched.clear()
+        while not held.empty():
+            held.get().with_suffix(".held").touch()
+            cuda.hangs = True
+        while not breaking.empty():
+            if breaking.get().exists():
+                cuda.break_down()
+
+    cuda.on_replay = launched.set
+    cuda.on_wait = follow_script
+    cuda.when_pinned_is_freed = lambda: os.abort() if cuda.broken else None
+    cuda.install(setattr)
+    classifier = make_classifier(cuda)
+    classifier.warm_up()
+    return classifier
+
+
 class ScriptedClassifier(Classifier):
     def classify(self, images: np.ndarray) -> SimpleNamespace:
         if not crashing.empty():
@@ -141,7 +172,7 @@ def plant(module: Any, name: str, uris_of: Any) -> None:
     setattr(module, name, faulty)
 
 
-def main() -> None:
+def start() -> None:
     settings = load_settings()
     configure_logging(settings)
     if "older" in sys.argv:
@@ -150,6 +181,10 @@ def main() -> None:
         plant(claim, "_claimed", lambda message, _: message.uris)
     if "faulty-store" in sys.argv:
         plant(rows, "_row", lambda claim, _, position, __: [claim.images[position].uri])
+    if "cuda" in sys.argv:
+        main.Batcher = partial(main.Batcher, hung_after_s=HUNG_AFTER_S)  # type: ignore[misc]
+    if "abort" in sys.argv:
+        main.Shutdown.stop = lambda *_: os.abort()  # type: ignore[method-assign]
     if "watched" in sys.argv:
         watched(settings, lambda name: run(settings, name))
     else:
@@ -160,9 +195,10 @@ def run(settings: Settings, name: str | None = None) -> None:
     engine = connect(settings)
     app = make_celery(settings)
     check_broker(app)
+    classifier = cuda_classifier() if "cuda" in sys.argv else ScriptedClassifier()
     with exporting(settings) as registry:
-        serve(settings, engine, app, Loaders(), ScriptedClassifier(), registry, name=name)
+        main.serve(settings, engine, app, Loaders(), classifier, registry, name=name)
 
 
 if __name__ == "__main__":
-    main()
+    start()

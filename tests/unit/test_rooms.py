@@ -38,7 +38,7 @@ ROOMS = {
     # Files that rooms on both sides of them share.
     "worker.process.supervisor": (
         "worker.main", "worker.process.identity", "worker.process.stop_signal",
-        "worker.loader.sandbox.prctl",
+        "worker.process.cause", "worker.loader.sandbox.prctl",
     ),
     "worker.process.identity": (),
     "worker.chunk.outcome": (),

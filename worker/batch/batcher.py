@@ -12,93 +12,35 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from contract.failure import Failure
+from resnext.errors import DeviceBroken
 from resnext.picture.resample import Pixels
 from resnext.predictions import Predictions, best_of_each
+from worker.batch.batch import Arrived, Batch
+from worker.batch.watchdog import HUNG_AFTER_S, Watchdog
 from worker.chunk.outcome import Outcome, Prediction
 from worker.chunk.run import ChunkRun, ClassifierFault
 from worker.metrics.stages import Metrics
 from worker.pool.pool import Loaded, release
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
-    from resnext.classifier import Classifier, Pending
+    from resnext.classifier import Classifier
 
 log = logging.getLogger(__name__)
 
 # Between looks at the device, while it computes and no image comes.
 POLL_S: Final = 0.001
+# Between looks at whether the device has broken, while the last batches are waited for.
+BROKEN_POLL_S: Final = 0.1
 # Of the moving average: what was busy so long ago counts half.
 RATE_HALF_LIFE_S: Final = 10.0
-# A device that is broken fails on every batch; a new process may find it whole again.
+# What fails so often fails on every batch, whatever it says; a new process may find it whole again.
 FAULTS_TO_STOP: Final = 3
-
-
-class _Arrived(NamedTuple):
-    """Images of one run that have come together and wait for their batch."""
-
-    run: ChunkRun
-    images: list[tuple[int, Loaded]]
-    """By position."""
-    came_at: float
-
-    def split(self, number: int) -> tuple[_Arrived, _Arrived]:
-        """The first ones, and the rest."""
-        return self._replace(images=self.images[:number]), self._replace(
-            images=self.images[number:]
-        )
-
-
-@dataclass
-class _Batch:
-    """What a batch is made of; with the classifier once it has `pending`."""
-
-    parts: list[_Arrived] = field(default_factory=list)
-    images: int = 0
-    pending: Pending | None = None
-    started_at: float = 0.0
-    done_at: float | None = None
-    """When it was first seen to be done."""
-
-    def add(self, part: _Arrived) -> None:
-        self.parts.append(part)
-        self.images += len(part.images)
-
-    @property
-    def began_at(self) -> float:
-        return self.parts[0].came_at
-
-    @property
-    def runs(self) -> set[ChunkRun]:
-        return {part.run for part in self.parts}
-
-    def is_done(self) -> bool:
-        if self.done_at is None and self.pending is not None and self.pending.is_done():
-            self.done_at = time.monotonic()
-        return self.done_at is not None
-
-    def result(self) -> Predictions:
-        """Waits for it."""
-        assert self.pending is not None  # noqa: S101  (started before)
-        return self.pending.result()
-
-    def settle(self, answers: list[Prediction | Failure], device_s: float) -> None:
-        """Tells each run once, of all its images."""
-        if len(answers) != self.images:
-            raise ValueError(f"{len(answers)} answers for {self.images} images")
-        outcomes: dict[ChunkRun, dict[int, Outcome]] = {run: {} for run in self.runs}
-        left = iter(answers)
-        for part in self.parts:
-            last_stages = (self.started_at - part.came_at, device_s, self.images)
-            of_run = outcomes[part.run]
-            for (position, loaded), answer in zip(part.images, left, strict=False):
-                measured = loaded.measured + last_stages
-                of_run[position] = Outcome(answer, loaded.provenance, measured)
-        for run, settled in outcomes.items():
-            run.settle(settled)
+_ENDS: Final = "This worker hands its chunks back and ends; start it again once its device works."
 
 
 class Batcher:
@@ -111,18 +53,29 @@ class Batcher:
         max_wait_s: float,
         when_broken: Callable[[], object] = lambda: None,
         metrics: Metrics | None = None,
+        hung_after_s: float = HUNG_AFTER_S,
     ) -> None:
-        """`when_broken` is called once so many batches in a row have failed that all will."""
+        """`when_broken` is called once, as soon as it is sure that no batch will be classified any
+        more: `broken` says why.
+        """
+        self.broken: str | None = None
+        """Set once, and before `when_broken` is called."""
         self._classifier = classifier
         self._max_wait_s = max_wait_s
         self._when_broken = when_broken
+        self._breaking = threading.Lock()
+        self._in_flight: list[Batch] = []
         self._faults = 0  # since the last batch that went well
-        self._arrived: SimpleQueue[_Arrived | None] = SimpleQueue()
-        self._left: _Arrived | None = None  # by the last batch, which was full
+        self._arrived: SimpleQueue[Arrived | None] = SimpleQueue()
+        self._left: Arrived | None = None  # by the last batch, which was full
         self._rate = _Rate()
         self._metrics = metrics or Metrics()
         self._device_free_at = 0.0
-        self._thread = threading.Thread(target=self._serve, name="batcher")
+        # A thread that a device holds for ever must not hold the process.
+        self._thread = threading.Thread(target=self._serve, name="batcher", daemon=True)
+        self._watchdog: Watchdog | None = None
+        if classifier.device != "cpu":  # where a batch takes as long as it takes
+            self._watchdog = Watchdog(self._busy_s, self._hang, hung_after_s=hung_after_s)
 
     @property
     def images_per_s(self) -> float:
@@ -131,29 +84,38 @@ class Batcher:
 
     def start(self) -> None:
         self._thread.start()
+        if self._watchdog is not None:
+            self._watchdog.start()
 
     def put(self, run: ChunkRun, images: list[tuple[int, Loaded]]) -> None:
         """By position. Never blocks: the loaders' slots bound what can wait here."""
-        self._arrived.put(_Arrived(run, images, time.monotonic()))
+        self._arrived.put(Arrived(run, images, time.monotonic()))
+        if self.broken is not None:
+            self._refuse()
 
     def close(self) -> None:
-        """Returns once everything that was put in before is settled."""
+        """Returns once everything that was put in before is settled, or handed back."""
         self._arrived.put(None)
-        self._thread.join()
+        while self._thread.is_alive() and self.broken is None:
+            self._thread.join(BROKEN_POLL_S)
+        if self._watchdog is not None:
+            self._watchdog.close()
 
     def _serve(self) -> None:
         """Without its thread a worker would take chunks and never give one back."""
         try:
             self._run()
-        except Exception:
+        except Exception as error:
             log.exception("No batch is filled any more. This worker ends; start it again.")
-            self._when_broken()
+            self._break(f"{type(error).__name__}: {error}")
+        if self.broken is not None:  # by the watchdog, perhaps while a batch was being filled
+            self._refuse()
 
     def _run(self) -> None:
-        computing: _Batch | None = None
+        computing: Batch | None = None
         closing = False
-        while computing is not None or not closing:
-            batch, room = _Batch(), self._classifier.room()
+        while self.broken is None and (computing is not None or not closing):
+            batch, room = Batch(), self._classifier.room()
             if not closing:
                 closing = self._fill(batch, room, computing)
             started = batch.images > 0 and self._start(batch, room)
@@ -164,7 +126,7 @@ class Batcher:
                 started = False
             computing = batch if started else None
 
-    def _fill(self, batch: _Batch, room: Pixels, in_flight: _Batch | None) -> bool:
+    def _fill(self, batch: Batch, room: Pixels, in_flight: Batch | None) -> bool:
         """Fills a batch from its first image on; returns whether it is the last one. No images:
         the batch that is in flight is done before.
         """
@@ -180,7 +142,7 @@ class Batcher:
             return False
         return True
 
-    def _first(self, in_flight: _Batch | None) -> _Arrived | None:
+    def _first(self, in_flight: Batch | None) -> Arrived | None:
         """
         Raises:
             Empty: the batch that is in flight is done, and no image has come.
@@ -192,11 +154,11 @@ class Batcher:
             try:
                 return self._arrived.get(timeout=POLL_S)
             except Empty:
-                if in_flight.is_done():
+                if in_flight.is_done() or self.broken is not None:
                     raise
         return self._arrived.get()
 
-    def _next(self, in_flight: _Batch | None, within_s: float) -> _Arrived | None:
+    def _next(self, in_flight: Batch | None, within_s: float) -> Arrived | None:
         """Notes when the batch that is in flight is done: while images are waited for, the
         device must not pass for busy.
 
@@ -209,10 +171,12 @@ class Batcher:
                 return self._arrived.get(timeout=POLL_S)
             except Empty:
                 in_flight.is_done()
+                if self.broken is not None:
+                    raise
             within_s = max(0.0, ends_at - time.monotonic())
         return self._arrived.get(timeout=within_s)
 
-    def _add(self, batch: _Batch, room: Pixels, first: _Arrived) -> None:
+    def _add(self, batch: Batch, room: Pixels, first: Arrived) -> None:
         """It, and all that has come besides: their slots are given back in one call."""
         parts = self._at_hand(first, len(room) - batch.images)
         loads = [loaded for part in parts for _, loaded in part.images]
@@ -231,9 +195,9 @@ class Batcher:
         for part in parts:
             batch.add(part)
 
-    def _at_hand(self, first: _Arrived, most: int) -> list[_Arrived]:
+    def _at_hand(self, first: Arrived, most: int) -> list[Arrived]:
         """As many images as fit; the rest of the last part is left for the next batch."""
-        parts, part = list[_Arrived](), first
+        parts, part = list[Arrived](), first
         while len(part.images) < most:
             parts.append(part)
             most -= len(part.images)
@@ -249,11 +213,15 @@ class Batcher:
         self._left = rest if rest.images else None
         return [*parts, fits]
 
-    def _start(self, batch: _Batch, room: Pixels) -> bool:
+    def _start(self, batch: Batch, room: Pixels) -> bool:
         """False if it has failed; a fault costs the runs of this batch, which come again, and
         settles no image.
         """
+        if self.broken is not None:
+            _hand_back(batch, self.broken)
+            return False
         batch.started_at = time.monotonic()
+        self._in_flight.append(batch)
         try:
             batch.pending = self._classifier.start(room[: batch.images])
         except Exception as error:
@@ -262,7 +230,7 @@ class Batcher:
             return False
         return True
 
-    def _finish(self, batch: _Batch) -> None:
+    def _finish(self, batch: Batch) -> None:
         try:
             predictions = batch.result()
             done_at = batch.done_at or time.monotonic()
@@ -270,6 +238,7 @@ class Batcher:
             log.exception("The classifier failed on a batch of %d images.", batch.images)
             self._fail(batch, error)
             return
+        self._in_flight.remove(batch)
         self._faults = 0
         # Batches that the device has together are computed in sequence.
         device_s = done_at - max(batch.started_at, self._device_free_at)
@@ -283,21 +252,76 @@ class Batcher:
             for run in batch.runs:
                 run.fail(fault)
 
-    def _fail(self, batch: _Batch, error: Exception) -> None:
-        for run in batch.runs:
-            run.fail(ClassifierFault(f"the classifier failed with {type(error).__name__}"))
+    def _fail(self, batch: Batch, error: Exception) -> None:
+        self._in_flight.remove(batch)
+        _hand_back(batch, type(error).__name__)
         self._faults += 1
-        if self._faults == FAULTS_TO_STOP:
+        if self.broken is not None:
+            return
+        if isinstance(error, DeviceBroken):
+            log.error("The device is broken: %s. %s", error, _ENDS)
+            self._break(str(error))
+        elif self._faults == FAULTS_TO_STOP:
             log.error(
-                "The classifier has failed on %d batches in a row, at last with: %s. "
-                "This worker hands its chunks back and ends; start it again once its device works.",
+                "The classifier has failed on %d batches in a row, at last with: %s. %s",
                 self._faults,
                 error,
+                _ENDS,
             )
-            self._when_broken()
+            self._break(str(error))
+
+    def _busy_s(self) -> float:
+        """How long the device has had a batch; those that it has together come in sequence."""
+        now = time.monotonic()
+        return max(
+            (
+                now - max(batch.started_at, self._device_free_at)
+                for batch in tuple(self._in_flight)
+                if batch.done_at is None
+            ),
+            default=0.0,
+        )
+
+    def _hang(self, busy_s: float) -> None:
+        """In the watchdog's thread: the batcher's own does not come back."""
+        log.error("The device hangs: it has had a batch for %.0f s. %s", busy_s, _ENDS)
+        self._break(f"the device hangs: it has had a batch for {busy_s:.0f} s")
+
+    def _break(self, cause: str) -> None:
+        """From any thread: no image is classified any more, and each goes back to its chunk."""
+        with self._breaking:
+            if self.broken is not None:
+                return
+            self.broken = cause
+        self._when_broken()
+        for batch in tuple(self._in_flight):
+            _hand_back(batch, cause)
+        self._refuse()
+
+    def _refuse(self) -> None:
+        """What waits for a batch; by several threads at once if it must be."""
+        left, self._left = self._left, None
+        parts = [] if left is None else [left]
+        with suppress(Empty):
+            while True:
+                if (part := self._arrived.get_nowait()) is not None:
+                    parts.append(part)
+        for part in parts:
+            release([loaded for _, loaded in part.images])
+            part.run.fail(_fault(self.broken or ""))
 
 
-def _settle_unsound(part: _Arrived, place: Pixels, fault: Exception) -> _Arrived:
+def _hand_back(batch: Batch, cause: str) -> None:
+    """No image of it is to blame."""
+    for run in batch.runs:
+        run.fail(_fault(cause))
+
+
+def _fault(cause: str) -> ClassifierFault:
+    return ClassifierFault(f"the classifier failed: {cause}")
+
+
+def _settle_unsound(part: Arrived, place: Pixels, fault: Exception) -> Arrived:
     """Images whose pixels cannot be copied fail; returns the others."""
     sound = []
     unsound = dict[int, Outcome]()

@@ -13,6 +13,7 @@ from contract.cores import usable_cores
 from contract.errors import UnavailableError, UsageError, WeightsError
 from contract.settings import PREFIX, Settings
 from resnext import errors
+from resnext.run.compiler import keep_compiled_in
 from resnext.spec.catalogue import find_spec
 from resnext.spec.model import ModelSpec
 from worker.batch.device import choose_device
@@ -27,11 +28,16 @@ def telling_people() -> Iterator[None]:
     """
     Raises:
         WeightsError: the weights are missing, damaged, or of another network.
-        UnavailableError: what an export needs is missing here.
+        UnavailableError: the device is broken, or what an export needs is missing here.
         UsageError: there is no such model or device, or it cannot be exported there.
     """
     try:
         yield
+    except errors.DeviceBroken as error:
+        raise UnavailableError(
+            f"The device is broken: {error}. Look at it with nvidia-smi, and start this again once "
+            "it works."
+        ) from error
     except errors.WeightsError as error:
         raise WeightsError(str(error)) from error
     except errors.ExportUnavailable as error:
@@ -55,31 +61,54 @@ def load_classifier(settings: Settings, *, warm_up: bool = True) -> Classifier:
 
     Raises:
         WeightsError: the weights are missing, damaged, or of another network.
+        UnavailableError: the device is broken.
         UsageError: there is no such model or device, or its memory is too small.
     """
-    import torch  # noqa: PLC0415  (takes seconds, and mistakes are told before that)
+    keep_compiled_in(settings.cache)
+    with _telling_of_the_device(settings), telling_people(), DownloadProgress() as progress:
+        chosen = choose_device(settings.device, settings.cache)
 
-    from resnext import classifier  # noqa: PLC0415  (the same)
+        from resnext import classifier  # noqa: PLC0415  (torch takes seconds)
 
-    try:
-        with telling_people(), DownloadProgress() as progress:
-            loaded = classifier.load_classifier(
-                settings.model,
-                settings.weights,
-                precision=settings.precision,
-                device=choose_device(settings.device, settings.cache),
-                engine=settings.engine,
-                threads=settings.torch_threads,
-                cores=usable_cores(),
-                cache=settings.cache,
-                batch_images=settings.batch_images,
-                progress=progress,
-            )
-        if warm_up or loaded.engine == "compiled":
+        loaded = classifier.load_classifier(
+            settings.model,
+            settings.weights,
+            precision=settings.precision,
+            device=chosen.device,
+            engine=settings.engine,
+            threads=settings.torch_threads,
+            cores=usable_cores(),
+            cache=settings.cache,
+            batch_images=settings.batch_images,
+            progress=progress,
+        )
+        loaded.device = chosen.name or loaded.device
+    if warm_up or loaded.engine == "compiled":
+        with _telling_of_the_device(settings), telling_people():
             loaded.warm_up()
-    except torch.OutOfMemoryError as error:  # batches have been halved down to one image
+    return loaded
+
+
+@contextmanager
+def _telling_of_the_device(settings: Settings) -> Iterator[None]:
+    """
+    Raises:
+        UnavailableError: it is broken.
+        UsageError: its memory is too small.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        from resnext.run.faults import first_line, is_broken, is_out_of_memory  # noqa: PLC0415
+
+        if is_broken(error):
+            with telling_people():
+                raise errors.DeviceBroken(first_line(error)) from error
+        if not is_out_of_memory(error):
+            raise
+        # Batches have been halved down to one image, or their memory itself is too large.
         raise UsageError(
             f"The network does not fit into the memory of the device {settings.device!r} with "
-            f"even one image: free some of it, or choose another with {PREFIX}DEVICE."
+            f"even one image: free some of it, choose another with {PREFIX}DEVICE, or set "
+            f"{PREFIX}BATCH_IMAGES to less."
         ) from error
-    return loaded

@@ -20,7 +20,7 @@ from contract.failure import Failure
 from contract.log import log_lines
 from contract.models import title_of
 from contract.record import Record, classified, failed, make_record
-from contract.settings import Settings
+from contract.settings import BATCH_IMAGES, Settings
 from resnext.predictions import best_of_each
 from worker.batch.model import find_model, load_classifier
 from worker.chunk.outcome import Provenance
@@ -184,6 +184,6 @@ def _fitting(settings: Settings, images: int | None) -> Settings:
             "engine": "eager" if settings.engine == "auto" else settings.engine,
             "loaders": min(images, settings.loaders),
             "fetches_per_loader": min(images, settings.fetches_per_loader),
-            "batch_images": min(images, settings.batch_images),
+            "batch_images": min(images, settings.batch_images or BATCH_IMAGES),
         }
     )

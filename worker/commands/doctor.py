@@ -6,7 +6,6 @@ Nothing is downloaded and no network is built. The other half is `producer.docto
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
@@ -21,6 +20,7 @@ from contract.check import Check, State, guarded
 from contract.cores import usable_cores
 from contract.models import title_of
 from contract.settings import PREFIX, Settings
+from resnext.run.compiler import find_compiler, keep_compiled_in, missing_for_compiling
 from resnext.spec.catalogue import known_specs
 from resnext.spec.model import RANDOM, LocalWeights, ModelSpec, PublishedWeights
 from resnext.weights.pin import pin_file, read_pin
@@ -36,7 +36,6 @@ if TYPE_CHECKING:  # torch takes seconds to load
 OLDEST_PILLOW: Final = 13
 # Torch takes long to load where the machine has much else to do, and weights long to read.
 PATIENCE_S: Final = 120.0
-COMPILERS: Final = ("c++", "g++", "clang++", "cc", "gcc", "clang")
 
 
 def check_model(settings: Settings) -> Iterator[Check]:
@@ -120,11 +119,25 @@ def _computing(settings: Settings) -> Iterator[Check]:
 
     with telling_people():
         device = find_device(settings.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no CUDA device in use"
+    name = _describe(device) if device.type == "cuda" else "no CUDA device in use"
     yield Check("device", "ok", f"{device} ({name}), torch {torch.__version__}")
     yield _precision(settings, device)
     yield _engine(settings, device)
+    yield _batch(settings, device)
     yield _threads(settings, device)
+
+
+def _describe(device: torch.device) -> str:
+    import torch  # noqa: PLC0415  (takes seconds)
+
+    from resnext.run.nvidia import read_driver  # noqa: PLC0415  (a device alone needs it)
+
+    gpu, driver = torch.cuda.get_device_properties(device), read_driver()
+    others = f", {len(driver.gpus)} to choose from" if driver else ""
+    return (
+        f"{gpu.name}{others}, {gpu.total_memory / 2**30:.0f} GiB, compute capability "
+        f"{gpu.major}.{gpu.minor}, driver {driver.version if driver else 'unknown'}"
+    )
 
 
 def _precision(settings: Settings, device: torch.device) -> Check:
@@ -142,20 +155,35 @@ def _precision(settings: Settings, device: torch.device) -> Check:
 
 
 def _engine(settings: Settings, device: torch.device) -> Check:
-    from resnext.run.engine import choose_engine  # noqa: PLC0415  (loads torch)
+    from resnext.run.engine import choose_engine, why_not_compiled  # noqa: PLC0415  (loads torch)
 
+    keep_compiled_in(settings.cache)
     with telling_people():
         chosen = choose_engine(settings.engine, device)
     asked = "auto is" if settings.engine == "auto" else f"{PREFIX}ENGINE asks for"
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    found = f"{asked} {chosen} here; C compiler: {compiler or 'none'}"
-    if chosen == "compiled" and compiler is None:
-        advice = f"It will run uncompiled: install gcc, or set {PREFIX}ENGINE=eager."
+    found = f"{asked} {chosen} here; C compiler: {find_compiler(device.type) or 'none'}"
+    missing = "; ".join(missing_for_compiling(device.type))
+    if chosen == "compiled" and missing:
+        advice = f"It will run uncompiled. Missing: {missing}; or set {PREFIX}ENGINE=eager."
         return Check("engine", "warning", found, advice)
+    if settings.engine == "auto" and chosen == "eager" and device.type == "cuda":
+        advice = f"Compiled it would be faster. Missing: {missing}." if missing else ""
+        why = f"{found}; {'; '.join(why_not_compiled(device))}"
+        return Check("engine", "warning" if missing else "ok", why, advice)
     if chosen == "openvino" and find_spec("openvino") is None:
         advice = f"pip install 'resnext-queue[openvino]', or set {PREFIX}ENGINE=auto."
         return Check("engine", "failure", f"{found}; OpenVINO is not installed", advice)
     return Check("engine", "ok", found)
+
+
+def _batch(settings: Settings, device: torch.device) -> Check:
+    from resnext.run.gpu import choose_batch_images  # noqa: PLC0415  (loads torch)
+
+    if settings.batch_images is not None:
+        found = f"{settings.batch_images} images, as {PREFIX}BATCH_IMAGES says"
+    else:
+        found = f"{choose_batch_images(device)} images: what suits this device"
+    return Check("batch", "ok", found)
 
 
 def _threads(settings: Settings, device: torch.device) -> Check:

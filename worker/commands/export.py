@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from contract.models import title_of
-from contract.settings import Settings
+from contract.settings import BATCH_IMAGES, Settings
 from worker.batch.download_progress import DownloadProgress
 from worker.batch.model import find_model, telling_people
 
@@ -43,7 +43,7 @@ def run_export(
             precision=settings.precision,
             device=settings.device,
             cache=settings.cache,
-            batch_images=settings.batch_images,
+            batch_images=settings.batch_images or BATCH_IMAGES,
             orientation=settings.orientation,
             force=force,
             progress=progress,

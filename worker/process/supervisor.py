@@ -25,6 +25,7 @@ from contract.log import log_lines
 from contract.process_name import name_process
 from contract.settings import Settings
 from worker.loader.sandbox.prctl import PR_SET_DUMPABLE, die_with, prctl
+from worker.process.cause import device_fault
 from worker.process.stop_signal import STOP_SIGNAL
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,9 @@ def _status(settings: Settings, name: str, code: int) -> int:
     if ended_by is STOP_SIGNAL:  # a second one, when Python had put its handlers away at the end
         return 1
     log.error("The worker was ended by %s.", ended_by.name)
-    if ended_by in CRASHES:
+    if cause := device_fault.read():
+        log.error("Its device was the cause, and no image: %s", cause)
+    elif ended_by in CRASHES:
         _report(settings, name, ended_by.name)
     return 128 - code
 

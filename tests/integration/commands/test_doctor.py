@@ -24,6 +24,7 @@ from contract.database.tables import leaders
 from contract.settings import Settings
 from producer.dispatcher.leader import Leadership
 from producer.doctor import _ports, _private_addresses, check_servers, line
+from tests.doubles.cuda import GIB, Cuda
 from tests.integration.dispatching import (
     QUEUE,
     WITHIN_S,
@@ -330,6 +331,42 @@ def test_a_limit_that_permits_fewer_fetches_is_told(tmp_path: Path, monkeypatch)
     assert limits.state == "warning"
     assert "pids.max in /a is 300, of which 20 are in use" in limits.found
     assert "RESNEXT_LOADERS" in limits.advice
+
+
+def test_of_a_gpu_it_is_told_how_a_worker_will_use_it(cache: Path, monkeypatch) -> None:
+    Cuda().install(monkeypatch.setattr)
+    monkeypatch.setattr("resnext.run.nvml.LIBRARY", "there-is-none.so")
+    for variable in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(variable, f"{__file__}/nowhere")
+    found = by_name(check_model(Settings(cache=cache)))
+    assert found["device"].found.startswith(
+        "cuda:0 (NVIDIA Double, 140 GiB, compute capability 9.0, driver unknown), torch"
+    )
+    assert found["batch"].found == "256 images: what suits this device"
+    assert found["engine"].state == "warning"
+    assert found["engine"].found.startswith("auto is eager here")
+    assert "set TORCHINDUCTOR_CACHE_DIR to another folder" in found["engine"].advice
+    asked = by_name(check_model(Settings(cache=cache, engine="compiled", batch_images=8)))
+    assert asked["engine"].advice.startswith("It will run uncompiled. Missing: ")
+    assert asked["batch"].found == "8 images, as RESNEXT_BATCH_IMAGES says"
+
+
+def test_a_gpu_that_is_too_old_to_compile_for_is_well(cache: Path, monkeypatch) -> None:
+    Cuda(memory=15 * GIB, capability=(7, 5)).install(monkeypatch.setattr)
+    monkeypatch.setattr("worker.commands.doctor.missing_for_compiling", lambda _: [])
+    engine = by_name(check_model(Settings(cache=cache)))["engine"]
+    assert (engine.state, engine.advice) == ("ok", "")
+    assert "compute capability 7.5: Triton compiles for 8.0 and newer" in engine.found
+
+
+def test_a_gpu_that_torch_cannot_use_is_a_failure(cache: Path, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("resnext.run.nvml.LIBRARY", "there-is-none.so")
+    monkeypatch.setattr("resnext.run.nvidia._DEVICES", tmp_path)
+    (tmp_path / "nvidia0").touch()
+    device = by_name(check_model(Settings(cache=cache)))["device"]
+    assert device.state == "failure"
+    assert f"There is {tmp_path}/nvidia0, but torch" in device.found
 
 
 def test_weights_in_use_that_are_damaged_are_a_failure(cache: Path) -> None:

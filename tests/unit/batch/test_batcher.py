@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from contract.failure import Failure
+from resnext.errors import DeviceBroken
 from tests.doubles.classifier import CROP, GatedClassifier
 from worker.batch.batcher import FAULTS_TO_STOP, Batcher
 from worker.chunk.outcome import STAGES, Outcome, Prediction, Provenance
@@ -257,6 +258,81 @@ def test_a_batcher_that_cannot_go_on_says_so(make_batcher, classifier, caplog, m
     assert "No batch is filled any more" in caplog.text
 
 
+def test_a_device_that_is_broken_ends_all_at_once_and_every_image_goes_back(
+    make_batcher, classifier, caplog
+) -> None:
+    """Also those that wait for a batch, and those that come later."""
+    broken = threading.Event()
+    batcher, slots = make_batcher(0.0, when_broken=broken.set), Slots()
+    first, waiting, late = Run(1), Run(5), Run(1)
+    classifier.go.clear()
+    classifier.fault = DeviceBroken("CUDA error: an illegal memory access was encountered")
+    batcher.put(first, [(0, slots.load(1))])
+    assert classifier.busy.wait(10)
+    batcher.put(waiting, [(n, slots.load(n)) for n in range(5)])
+    classifier.go.set()
+    assert broken.wait(10)
+    for run in (first, waiting):
+        assert run.results() == {}
+        assert "illegal memory access" in str(run.fault) or "DeviceBroken" in str(run.fault)
+    batcher.put(late, [(0, slots.load(9))])
+    assert late.results() == {}
+    assert sorted(slots.released) == [0, 1, 1, 2, 3, 4, 9]
+    assert classifier.batches == [1]
+    assert batcher.broken == "CUDA error: an illegal memory access was encountered"
+    assert caplog.text.count("This worker hands its chunks back and ends") == 1
+
+
+def test_a_device_that_hangs_is_noticed_and_every_image_goes_back(device, caplog) -> None:
+    """The batcher's thread waits for it, and for ever."""
+    broken = threading.Event()
+    device.device = "cuda:0"
+    device.go.clear()
+    batcher = Batcher(device, max_wait_s=0.0, when_broken=broken.set, hung_after_s=0.2)
+    batcher.start()
+    first, second, waiting = Run(4), Run(4), Run(4)
+    for run in (first, second):
+        device.busy.clear()
+        batcher.put(run, [(n, Slots().load(n)) for n in range(4)])
+        assert device.busy.wait(10)
+    batcher.put(waiting, [(n, Slots().load(n)) for n in range(4)])
+    assert broken.wait(10)
+    for run in (first, second, waiting):
+        assert run.results() == {}
+        assert run.fault is not None
+    batcher.close()
+    assert "The device hangs: it has had a batch for" in caplog.text
+    assert batcher.broken is not None
+    device.go.set()
+
+
+def test_a_device_that_waits_for_images_does_not_hang(device) -> None:
+    """Its batch is done; the next one fills for as long as it may."""
+    broken = threading.Event()
+    device.device = "cuda:0"
+    batcher = Batcher(device, max_wait_s=FOR_EVER_S, when_broken=broken.set, hung_after_s=0.05)
+    batcher.start()
+    first, second = Run(4), Run(4)
+    batcher.put(first, [(n, Slots().load(n)) for n in range(4)])
+    batcher.put(second, [(0, Slots().load(4))])
+    assert device.seen_done.wait(10)
+    assert not broken.wait(0.2)
+    batcher.put(second, [(n, Slots().load(4 + n)) for n in range(1, 4)])
+    assert second.results() == {n: guess(4 + n) for n in range(4)}
+    batcher.close()
+
+
+def test_a_cpu_may_take_as_long_as_it_takes(make_batcher, classifier) -> None:
+    broken = threading.Event()
+    classifier.go.clear()
+    batcher, run = make_batcher(0.0, when_broken=broken.set, hung_after_s=0.05), Run(1)
+    batcher.put(run, [(0, Slots().load(1))])
+    assert classifier.busy.wait(10)
+    assert not broken.wait(0.2)
+    classifier.go.set()
+    assert run.results() == {0: guess(1)}
+
+
 def test_closing_finishes_what_is_there(classifier) -> None:
     batcher, run = Batcher(classifier, max_wait_s=FOR_EVER_S), Run(6)
     batcher.start()
@@ -292,7 +368,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("worker.batch.batcher.time", clock)
+    for module in ("batch", "batcher"):
+        monkeypatch.setattr(f"worker.batch.{module}.time", clock)
     return clock
 
 

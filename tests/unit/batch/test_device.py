@@ -1,48 +1,162 @@
-"""Workers of one machine share its GPUs out among themselves."""
+"""Workers of one machine share its GPUs out among themselves, before CUDA starts."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from worker.batch.device import choose_device
+import pytest
 
-HOLD = """
-import sys
+from resnext.errors import DeviceError
+from resnext.run import nvidia, nvml
+from resnext.run.nvidia import Gpu, list_gpus
+from tests.doubles.nvml import build_nvml
+from worker.batch.device import Device, choose_device, hold_first_free
+
+CHOOSE = """
+import os, sys
 from pathlib import Path
-from worker.batch.device import hold_first_free
-print(hold_first_free(["GPU-a", "GPU-b"], Path(sys.argv[1])), flush=True)
+from worker.batch.device import choose_device
+chosen = choose_device(sys.argv[2], Path(sys.argv[1]))
+assert "torch" not in sys.modules
+print(chosen.device, chosen.name, os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 sys.stdin.read()
 """
+TWO = "GPU-a,NVIDIA H200,0;GPU-b,NVIDIA H200,0"
+DIVIDED = "GPU-a,NVIDIA H200,0,MIG-1,-,MIG-2;GPU-b,NVIDIA H200,0"
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler for the double")
 
 
-def start(folder: Path) -> tuple[subprocess.Popen[str], str]:
-    """A worker's process, and the GPU that it has got."""
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_nvml(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def driver(library: Path, monkeypatch) -> pytest.MonkeyPatch:
+    """In this process; what it is to say goes into NVML_DOUBLE."""
+    show_all(monkeypatch)
+    monkeypatch.setattr(nvml, "LIBRARY", str(library))
+    monkeypatch.setenv("NVML_DOUBLE", TWO)
+    return monkeypatch
+
+
+def show_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test's own code sets is undone as well."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "all")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+
+
+def start(
+    library: Path, folder: Path, asked: str = "auto", **environment: str
+) -> tuple[subprocess.Popen[str], list[str]]:
+    """A worker's process, and what it has got: device, its name, and the GPU that CUDA sees."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)],
+        [sys.executable, "-c", CHOOSE, str(folder), asked],
+        env=os.environ | {"LD_LIBRARY_PATH": str(library.parent)} | environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    return process, process.stdout.readline().strip()
+    return process, process.stdout.readline().split()
 
 
-def test_each_worker_gets_a_gpu_of_its_own_until_one_ends(tmp_path) -> None:
-    first, got_first = start(tmp_path)
-    second, got_second = start(tmp_path)
-    third, got_third = start(tmp_path)
-    assert (got_first, got_second, got_third) == ("0", "1", "0")
-    assert "Each of 2 GPUs has a worker already" in third.communicate()[1]
+@needs_gcc
+def test_each_worker_gets_a_gpu_of_its_own_until_one_ends(library, tmp_path) -> None:
+    first, got_first = start(library, tmp_path, NVML_DOUBLE=TWO)
+    second, got_second = start(library, tmp_path, NVML_DOUBLE=TWO)
+    third, got_third = start(library, tmp_path, NVML_DOUBLE=TWO)
+    assert got_first == got_third == ["auto", "cuda:0", "GPU-a"]
+    assert got_second == ["auto", "cuda:1", "GPU-b"]
+    said = third.communicate()[1]
+    assert "Each of 2 GPUs has a worker already; this one shares GPU-a." in said
     second.kill()
     second.communicate()
-    fourth, got_fourth = start(tmp_path)
-    assert got_fourth == "1"
+    fourth, got_fourth = start(library, tmp_path, NVML_DOUBLE=TWO)
+    assert got_fourth == got_second
     for process in (first, fourth):
         process.communicate()
 
 
-def test_a_device_that_is_named_is_taken(tmp_path) -> None:
-    assert choose_device("cuda:3", tmp_path) == "cuda:3"
+@needs_gcc
+def test_instances_of_a_gpu_that_mig_divides_are_gpus(library, tmp_path) -> None:
+    processes, got = zip(
+        *(start(library, tmp_path, NVML_DOUBLE=DIVIDED) for _ in range(3)), strict=True
+    )
+    assert [words[2] for words in got] == ["MIG-1", "MIG-2", "GPU-b"]
+    assert [words[1] for words in got] == ["cuda:0", "cuda:1", "cuda:2"]
+    for process in processes:
+        process.communicate()
+
+
+@needs_gcc
+def test_a_gpu_that_is_named_is_the_only_one_that_cuda_sees(driver, tmp_path) -> None:
+    assert choose_device("cuda:1", tmp_path) == Device("cuda:0", "cuda:1")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-b"
+    assert [path.name for path in (tmp_path / "gpus").iterdir()] == ["GPU-b.lock"]
+
+
+@needs_gcc
+@pytest.mark.parametrize("asked", ["cpu", "cuda:2", "cuda:x", "gpu"])
+def test_what_is_no_gpu_is_left_to_the_classifier(driver, tmp_path, asked) -> None:
+    assert choose_device(asked, tmp_path) == Device(asked)
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_gcc
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        ("1", ["GPU-b"]),
+        ("1,0", ["GPU-b", "MIG-1", "MIG-2"]),
+        ("MIG-2", ["MIG-2"]),
+        ("GPU-b,GPU-x,GPU-a", ["GPU-b"]),
+        ("", []),
+        ("-1", []),
+        ("7", []),
+    ],
+)
+def test_what_cuda_is_shown_is_chosen_from(driver, shown, expected) -> None:
+    driver.setenv("NVML_DOUBLE", DIVIDED)
+    driver.setenv("CUDA_VISIBLE_DEVICES", shown)
+    assert [gpu.uuid for gpu in list_gpus()] == expected
+
+
+@needs_gcc
+def test_gpus_that_may_not_compute_are_no_gpus(driver) -> None:
+    driver.setenv("NVML_DOUBLE", "GPU-a,NVIDIA H200,2;GPU-b,NVIDIA H200,3;GPU-c,T4,0,")
+    assert [(gpu.uuid, gpu.number, gpu.exclusive) for gpu in list_gpus()] == [("GPU-b", 1, True)]
+
+
+def gpu(uuid: str, *, exclusive: bool = False) -> Gpu:
+    return Gpu(uuid=uuid, number=0, name="", whole=uuid, exclusive=exclusive)
+
+
+def test_a_gpu_for_one_process_alone_is_not_shared(tmp_path, caplog) -> None:
+    alone, open_ = gpu("GPU-a", exclusive=True), gpu("GPU-b")
+    assert [hold_first_free([alone, open_], tmp_path) for _ in range(3)] == [0, 1, 1]
+    with pytest.raises(DeviceError, match="EXCLUSIVE_PROCESS"):
+        hold_first_free([alone], tmp_path)
+
+
+def test_without_the_drivers_library_gpus_are_counted_by_their_files(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(nvml, "LIBRARY", "there-is-none.so")
+    monkeypatch.setattr(nvidia, "_DEVICES", tmp_path)
+    show_all(monkeypatch)
+    for name in ("nvidia1", "nvidia0", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert choose_device("auto", tmp_path / "cache") == Device("auto", "cuda:0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert choose_device("auto", tmp_path / "cache") == Device("auto", "cuda:1")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_a_machine_without_a_gpu_is_left_as_it_is(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(nvml, "LIBRARY", "there-is-none.so")
+    monkeypatch.setattr(nvidia, "_DEVICES", tmp_path)
+    assert choose_device("auto", tmp_path / "cache") == Device("auto")

@@ -1,0 +1,293 @@
+"""A double of the part of torch.cuda that the runner of a GPU uses, on a CPU.
+
+It computes at once, and copies late: a copy that need not block is carried out when an event after
+it is waited for, on the CPU or by another stream. Graphs record the operators of their capture and
+run them again. What is asked of it is written down, and it fails where a test wants it to.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from resnext.classifier import Classifier
+
+GIB = 2**30
+CROP = 4
+CLASSES = 256
+STICKY = "CUDA error: device-side assert triggered"
+NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB."
+
+
+@dataclass
+class Capture:
+    bucket: int
+    thread: str
+    pool: Any
+    mode: str
+
+
+@dataclass
+class Cuda:
+    """A GPU. `install` puts it in torch's place."""
+
+    memory: int = 140 * GIB
+    capability: tuple[int, int] = (9, 0)
+    multiprocessors: int = 132
+    captures: list[Capture] = field(default_factory=list)
+    replays: int = 0
+    events: list[dict[str, Any]] = field(default_factory=list)
+    """The options of each."""
+    pools: int = 0
+    on_compute: Callable[[int], None] = lambda _: None
+    """Called with the images of a batch, where its kernels would be launched; may raise."""
+    on_capture: Callable[[int], None] = lambda _: None
+    """The same at the end of a capture."""
+    on_replay: Callable[[], None] = lambda: None
+    on_wait: Callable[[], None] = lambda: None
+    """Called where the CPU waits for an event, or asks for it."""
+    on_empty_cache: Callable[[], None] = lambda: None
+    when_pinned_is_freed: Callable[[], None] = lambda: None
+    broken: str | None = None
+    hangs: bool = False
+    goes_on: threading.Event = field(default_factory=threading.Event)
+    """Until then a device that hangs keeps who waits for it."""
+    streams: list[Stream] = field(default_factory=list)
+    stream: Stream | None = None
+    """The current one."""
+    capturing: Graph | None = None
+
+    def break_down(self, message: str = STICKY) -> None:
+        """Everything fails from now on, and what was to be copied never is."""
+        self.broken = message
+        for stream in self.streams:
+            stream.forget()
+
+    def check(self) -> None:
+        if self.broken is not None:
+            raise torch.AcceleratorError(self.broken)
+
+    def install(self, patch: Callable[[Any, str, Any], None]) -> None:
+        """`patch` is setattr, or monkeypatch's."""
+        cuda, empty = torch.cuda, torch.empty
+        patch(Memory, "gpu", self)
+
+        def memory(
+            *shape: Any, pin_memory: bool = False, device: Any = None, **options: Any
+        ) -> Any:
+            made = empty(*shape, **options).as_subclass(Memory)
+            made.fill_(99) if made.dtype != torch.bool else made.fill_(value=False)
+            if pin_memory:
+                weakref.finalize(made, self.when_pinned_is_freed).atexit = False
+            return made
+
+        def any_empty(*shape: Any, **options: Any) -> Any:
+            on_cuda = str(options.get("device", "")).startswith("cuda")
+            if options.get("pin_memory") or on_cuda:
+                return memory(*shape, **options)
+            return empty(*shape, **options)
+
+        properties = SimpleNamespace(
+            name="NVIDIA Double",
+            total_memory=self.memory,
+            multi_processor_count=self.multiprocessors,
+            major=self.capability[0],
+            minor=self.capability[1],
+        )
+        patch(torch, "empty", any_empty)
+        patch(cuda, "Stream", lambda *_: Stream(self))
+        patch(cuda, "Event", lambda **options: Event(self, options))
+        patch(cuda, "CUDAGraph", Graph)
+        patch(cuda, "stream", self._on_stream)
+        patch(cuda, "graph", self._capture)
+        patch(cuda, "graph_pool_handle", self._new_pool)
+        patch(cuda, "empty_cache", self._empty_cache)
+        patch(cuda, "is_available", lambda: True)
+        patch(cuda, "device_count", lambda: 1)
+        patch(cuda, "get_device_capability", lambda _=None: self.capability)
+        patch(cuda, "get_device_properties", lambda _=None: properties)
+
+    def _empty_cache(self) -> None:
+        self.on_empty_cache()
+
+    def _new_pool(self) -> tuple[int, int]:
+        self.pools += 1
+        return (self.pools, 0)
+
+    @contextmanager
+    def _on_stream(self, stream: Stream) -> Iterator[None]:
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self.stream = before
+
+    @contextmanager
+    def _capture(
+        self, graph: Graph, pool: Any = None, stream: Any = None, capture_error_mode: str = "global"
+    ) -> Iterator[None]:
+        """As torch's: it ends the capture whatever happened in it, and that may fail as well."""
+        self.check()
+        graph.cuda, self.capturing = self, graph
+        try:
+            yield
+        finally:
+            self.capturing = None
+            self.on_capture(graph.images)
+        thread = threading.current_thread().name
+        self.captures.append(Capture(graph.images, thread, pool, capture_error_mode))
+
+
+class Memory(torch.Tensor):
+    """Pinned, or of the GPU: copies into it may be late."""
+
+    gpu: Cuda | None = None
+    """The one that is installed."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.copy_ and kwargs.get("non_blocking"):
+            into, source = args[0], args[1].detach().as_subclass(torch.Tensor)
+            assert cls.gpu is not None
+            cls.gpu.check()
+            assert cls.gpu.stream is not None
+            cls.gpu.stream.later.append(
+                lambda: into.as_subclass(torch.Tensor).copy_(source)  # as it is by then
+            )
+            return into
+        made = super().__torch_function__(func, types, args, kwargs)
+        if cls.gpu is not None and cls.gpu.capturing is not None:
+            cls.gpu.capturing.calls.append((func, args, kwargs, made))
+        return made
+
+
+class Stream:
+    def __init__(self, cuda: Cuda) -> None:
+        self.cuda = cuda
+        self.later: list[Callable[[], Any] | None] = []
+        self.done = 0
+        cuda.streams.append(self)
+
+    def run_to(self, position: int) -> None:
+        with torch.inference_mode():
+            for place in range(self.done, position):
+                copy, self.later[place] = self.later[place], None  # it keeps no memory alive
+                if copy is not None:
+                    copy()
+        self.done = max(self.done, position)
+
+    def forget(self) -> None:
+        self.later = [None] * len(self.later)
+
+    def wait_event(self, event: Event) -> None:
+        self.cuda.check()
+        event.happen()
+
+    def synchronize(self) -> None:
+        self.cuda.check()
+        self.run_to(len(self.later))
+
+
+class Event:
+    def __init__(self, cuda: Cuda, options: dict[str, Any]) -> None:
+        self.cuda = cuda
+        self.cuda.events.append(options)
+        self.recorded: tuple[Stream, int] | None = None
+
+    def record(self, stream: Stream) -> None:
+        self.cuda.check()
+        self.recorded = (stream, len(stream.later))
+
+    def happen(self) -> None:
+        if self.recorded is not None:
+            stream, position = self.recorded
+            stream.run_to(position)
+
+    def query(self) -> bool:
+        if self.recorded is not None:
+            self.cuda.on_wait()
+        self.cuda.check()
+        return not self.cuda.hangs
+
+    def synchronize(self) -> None:
+        if self.recorded is not None:
+            self.cuda.on_wait()
+        self.cuda.check()
+        if self.cuda.hangs and self.recorded is not None:
+            self.cuda.goes_on.wait()
+        self.happen()
+
+
+class Graph:
+    """Of the operators of a capture."""
+
+    cuda: Cuda
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+        self.images = 0
+
+    def replay(self) -> None:
+        """Into the same memory as at the capture."""
+        self.cuda.check()
+        self.cuda.on_replay()
+        self.cuda.replays += 1
+        for func, args, options, made in self.calls:
+            again = func(*args, **options)
+            olds = made if isinstance(made, tuple) else (made,)
+            news = again if isinstance(again, tuple) else (again,)
+            for old, new in zip(olds, news, strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+class FirstByte(torch.nn.Module):
+    """(N, crop, crop, 3) uint8 → (N, CLASSES) float32: a picture's class is its first byte."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        super().__init__()
+        self.cuda = cuda
+        self.classes = torch.arange(CLASSES)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.cuda.check()
+        if self.cuda.capturing is not None:
+            self.cuda.capturing.images = len(pixels)
+        self.cuda.on_compute(len(pixels))
+        return -(self.classes - pixels[:, 0, 0, :1].float()).abs()
+
+
+def make_classifier(cuda: Cuda, batch_images: int = 8, **options: Any) -> Classifier:
+    """The real classifier on the double."""
+    spec: Any = SimpleNamespace(
+        name="resnext101_32x4d",
+        preprocessing=SimpleNamespace(crop=CROP),
+        categories=tuple(str(n) for n in range(CLASSES)),
+    )
+    given: dict[str, Any] = {
+        "weights": "nvidia", "weights_sha256": "e" * 64, "licence": "none", "precision": "fp16",
+    }  # fmt: skip
+    device = torch.device("cuda", 0)
+    return Classifier(
+        spec, FirstByte(cuda), device=device, batch_images=batch_images, **(given | options)
+    )
+
+
+def pictures(*values: int) -> np.ndarray:
+    """(N, crop, crop, 3) uint8, each of one value."""
+    shape = (len(values), CROP, CROP, 3)
+    return np.broadcast_to(np.array(values, np.uint8)[:, None, None, None], shape).copy()
+
+
+def lanes_of(classifier: Classifier) -> list[list[int]]:
+    """The sizes of batches that each lane has a graph of."""
+    return [sorted(lane.graphs) for lane in classifier._runner._lanes]

@@ -1,0 +1,62 @@
+"""A worker's classifier: it bears the name of its GPU, and errors of a device are for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from contract.errors import UnavailableError, UsageError
+from contract.settings import Settings
+from tests.doubles.cuda import STICKY, Cuda, lanes_of, make_classifier
+from worker.batch.device import Device
+from worker.batch.model import load_classifier
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch) -> Settings:
+    for variable in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setattr("worker.batch.model.choose_device", lambda *_: Device("cuda:0", "cuda:3"))
+    return Settings(cache=tmp_path)
+
+
+@pytest.fixture
+def cuda(monkeypatch) -> Cuda:
+    """What the classifier is loaded on."""
+    cuda = Cuda()
+    cuda.install(monkeypatch.setattr)
+    monkeypatch.setattr(
+        "resnext.classifier.load_classifier", lambda *_, **__: make_classifier(cuda)
+    )
+    return cuda
+
+
+def test_a_classifier_is_warm_and_bears_the_name_of_its_gpu(settings, cuda) -> None:
+    """CUDA sees that GPU alone, as cuda:0."""
+    loaded = load_classifier(settings)
+    assert loaded.device == "cuda:3"
+    assert lanes_of(loaded) == [[1, 2, 4, 8]] * 2
+
+
+def test_a_device_that_is_broken_from_the_beginning_is_told(settings, cuda, monkeypatch) -> None:
+    cuda.break_down()
+    with pytest.raises(UnavailableError, match="The device is broken: CUDA error: device-side"):
+        load_classifier(settings)
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.AcceleratorError(STICKY)
+
+    monkeypatch.setattr("resnext.classifier.load_classifier", fail)
+    with pytest.raises(UnavailableError, match="The device is broken: CUDA error: device-side"):
+        load_classifier(settings)
+
+
+def test_a_device_without_memory_for_a_single_image_is_told(settings, cuda) -> None:
+    def compute(_: int) -> None:
+        raise torch.AcceleratorError("CUDA error: out of memory")
+
+    cuda.on_compute = compute
+    with pytest.raises(UsageError, match="RESNEXT_BATCH_IMAGES to less"):
+        load_classifier(settings)
