@@ -112,7 +112,7 @@ def test_people_get_a_line_an_image_and_scripts_an_exit_status(here, web) -> Non
     assert uri == (PICTURES / "chelsea.jpg").as_uri()
     assert classes.count("%, ") == 4
     assert words.endswith("\tnot_an_image: no image format begins like this")
-    assert gone == f"{web}/gone.jpg\thttp_404: File not found"
+    assert gone == f"{web}/gone.jpg\thttp_404: Not Found"
     assert "licence of resnext29_cifar10/random: none: drawn, not trained" in done.stderr
     assert here.call("classify", sources[0], "--fail-on-error").returncode == 0
 

@@ -198,7 +198,7 @@ def test_an_address_that_is_allowed_is_asked(address: str) -> None:
 
 
 def test_nobody_at_an_address_is_told(address: str) -> None:
-    assert failure_of("http://127.0.0.1:9/a.jpg").code == "connect"
+    assert failure_of("http://127.0.0.1:9/a.jpg") == Failure("connect", "connection refused")
 
 
 # Files

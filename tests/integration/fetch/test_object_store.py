@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.pictures.demo import GOOD
 from tests.pools import Pool
 from tests.servers.objects import S3Server, Store, serving_answers, serving_s3
 from worker.loader.fetch import object_store
+from worker.loader.fetch.failures import NO_DESCRIPTORS
 from worker.loader.fetch.object_store import credential_files, environment
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hunter2", "AWS_REGION": "us-east-1"}
@@ -142,6 +144,19 @@ def test_a_server_that_is_down_is_a_connection_that_failed() -> None:
     assert isinstance(failure, Failure)
     assert failure.code == "connect"
     assert "127.0.0.1" not in failure.detail
+
+
+def test_a_loader_that_has_no_descriptor_left_tries_an_object_again(store: Store) -> None:
+    store.status = 404
+    fetcher = Fetching(object_stores=("s3",), s3_endpoint=store.endpoint)
+    assert fetcher.failure("s3://pictures/a.jpg").code == "http_404"
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))
+    try:
+        failure = fetcher.failure("s3://others/a.jpg")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+    assert failure == NO_DESCRIPTORS
 
 
 @pytest.mark.parametrize(("access", "signed"), [("credentials", True), ("anonymous", False)])

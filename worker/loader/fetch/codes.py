@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Final
 
 import pycurl
@@ -23,7 +24,7 @@ _PROXY_REFUSED: Final = Failure("connect", "the proxy refused, or cannot be reac
 FAILURES: Final = {
     pycurl.E_OPERATION_TIMEDOUT: TOO_LATE,
     pycurl.E_COULDNT_RESOLVE_HOST: NO_ADDRESS,
-    pycurl.E_COULDNT_CONNECT: Failure("connect", "the connection was refused or not answered"),
+    pycurl.E_COULDNT_CONNECT: Failure("connect", "no address of the host can be reached"),
     pycurl.E_COULDNT_RESOLVE_PROXY: _PROXY_REFUSED,
     PROXY: _PROXY_REFUSED,
     pycurl.E_URL_MALFORMAT: BAD_URI,
@@ -64,16 +65,22 @@ _BY_WORDS: Final = (
 )
 
 
-def failure_of(code: int, words: str, unverified: int) -> Failure:
+_REFUSED: Final = Failure("connect", "connection refused")
+
+
+def failure_of(code: int, words: str, unverified: int, error: int) -> Failure:
     """
     Args:
         code: libcurl's, not 0.
         words: libcurl's message.
         unverified: what OpenSSL has against the certificate.
+        error: the system's number of it, of <errno.h>.
     """
     if code == pycurl.E_PEER_FAILED_VERIFICATION and unverified in _UNVERIFIED:
         return _UNVERIFIED[unverified]
     for known, signs, failure in _BY_WORDS:
         if code == known and any(sign in words for sign in signs):
             return failure
+    if code == pycurl.E_COULDNT_CONNECT and error == errno.ECONNREFUSED:
+        return _REFUSED
     return FAILURES.get(code) or Failure("internal", f"libcurl's code {code}")

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 from contract.errors import UsageError
 from contract.failure import Failure
 from contract.objects import EXTRAS, ObjectName, parse_object
-from worker.loader.fetch.failures import failure_of_status
+from worker.loader.fetch import descriptors
+from worker.loader.fetch.failures import NO_DESCRIPTORS, failure_of_status
 from worker.loader.fetch.settings import FetchSettings
 
 if TYPE_CHECKING:  # a loader starts without pydantic, and most need no object store
@@ -132,6 +133,8 @@ def _explain(error: Exception) -> Failure:
     status = _STATUS.search(words)
     if status is not None:
         return _as_failure(int(status[1]))
+    if not descriptors.are_left():  # the words say nothing of it
+        return NO_DESCRIPTORS
     if "Timeout" in words or "TimedOut" in words:
         return Failure("timeout", "the object store did not answer in time")
     if isinstance(error, ValueError):

@@ -131,8 +131,8 @@ class Transfer:
         if code == pycurl.E_COULDNT_CONNECT and refused is not None:
             raise FetchError(refused)
         if code:
-            unverified = self.curl.getinfo(pycurl.SSL_VERIFYRESULT)
-            raise FetchError(failure_of(code, words, unverified))
+            known = map(self.curl.getinfo, (pycurl.SSL_VERIFYRESULT, pycurl.OS_ERRNO))
+            raise FetchError(failure_of(code, words, *known))
         if not head.complete:
             raise FetchError(INTERRUPTED)
         return Response(unpack(body.getvalue(), head.window_bits, most_bytes), None)
