@@ -1,13 +1,12 @@
-"""What loaders find on this machine for fetching: libcurl, authorities, descriptors, a proxy.
+"""What loaders find on this machine for fetching: libcurl, authorities, a proxy.
 
 `worker.pool.environment` requires it before the first loader starts, and `resnextq doctor` shows
-it.
+it. `worker.pool.limits` has the limits of the system.
 """
 
 from __future__ import annotations
 
 import logging
-import resource
 import ssl
 from collections.abc import Iterator
 from importlib import import_module
@@ -16,7 +15,6 @@ from typing import Final
 from contract.check import Check
 from contract.errors import UnavailableError
 from contract.settings import PREFIX, Settings
-from worker.loader.fetch import descriptors
 from worker.loader.fetch.certificates import VARIABLES, find_authorities, named_by
 
 log = logging.getLogger(__name__)
@@ -41,7 +39,6 @@ def require_conditions(settings: Settings) -> None:
 def check_fetching(settings: Settings) -> Iterator[Check]:
     yield _libcurl()
     yield _authorities()
-    yield _descriptors(settings)
     if settings.fetch_proxy is not None:
         found = f"{PREFIX}FETCH_PROXY is set: loaders cannot check where a host's name leads"
         yield Check(
@@ -76,16 +73,3 @@ def _authorities() -> Check:
         return Check("authorities", "ok", f"trusted: {named}")
     advice = f"Correct {variable}, or unset it." if variable else "Install certifi anew."
     return Check("authorities", "failure", f"No authority of certificates: {named}", advice)
-
-
-def _descriptors(settings: Settings) -> Check:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    fetches = settings.fetches_per_loader
-    needed = descriptors.needed(fetches)
-    if most == resource.RLIM_INFINITY or most >= needed:
-        return Check("descriptors", "ok", f"a loader needs {needed}, which the limit permits")
-    found = (
-        f"The limit of {most} open files is enough for {descriptors.fetches_within(most)} fetches "
-        f"at once in a loader, not for {fetches}"
-    )
-    return Check("descriptors", "warning", found, f"Raise it to {needed}: ulimit -Hn {needed}.")

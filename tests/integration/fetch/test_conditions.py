@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -81,23 +80,6 @@ def test_an_old_libcurl_is_warned_of(monkeypatch, caplog) -> None:
     assert checks()["libcurl"].state == "warning"
     require_conditions(Settings())
     assert "libcurl 8.16.0 or newer" in caplog.text
-
-
-@pytest.fixture
-def _few_descriptors(monkeypatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1024))
-
-
-@pytest.mark.usefixtures("_few_descriptors")
-def test_a_limit_of_descriptors_is_compared_with_what_a_loader_needs(caplog) -> None:
-    found = checks()["descriptors"]
-    assert found.state == "warning"
-    assert "1024 open files is enough for 480 fetches at once in a loader, not for 512" in (
-        found.found
-    )
-    require_conditions(Settings())
-    assert "ulimit -Hn 1088" in caplog.text
-    assert checks(Settings(fetches_per_loader=480))["descriptors"].state == "ok"
 
 
 def test_a_proxy_is_told_with_what_it_takes_over_and_without_its_password(caplog) -> None:
