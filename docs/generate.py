@@ -34,6 +34,7 @@ SECTIONS = {
     "window_s": "Dispatcher and life of a worker",
     "flower_login": "Dashboard, metrics and log",
 }
+FILES = frozenset({"fetch_headers"})
 UNITS = {"_images_per_s": "images a second"}  # before its own end
 UNITS |= {"_s": "seconds", "_ms": "milliseconds", "_bytes": "bytes", "_images": "images"}
 UNITS |= {"_pixels": "pixels"}
@@ -120,7 +121,9 @@ def allowed(name: str, field: FieldInfo) -> str:
         return " ".join(part for part in (limits(field.metadata), unit) if part)
     if kind is SecretStr:
         return "a text, kept secret"
-    return "a folder" if kind is Path else "a text" if kind is str else "a list"
+    if kind is Path:
+        return "a file" if name in FILES else "a folder"
+    return "a text" if kind is str else "a list"
 
 
 def limits(metadata: list[Any]) -> str:

@@ -324,7 +324,7 @@ def test_a_loader_ends_with_the_first_of_its_threads(library: Path, make_pool: M
 
 
 def test_a_loader_ends_with_its_loop_and_says_why(
-    library: Path, make_pool: MakePool, capfd
+    library: Path, make_pool: MakePool, caplog
 ) -> None:
     """It would hang for ever otherwise."""
     pool = make_pool()
@@ -335,7 +335,7 @@ def test_a_loader_ends_with_its_loop_and_says_why(
     assert process.child.wait(WITHIN_S) == 1
     fault.unlink()
     assert pool.answers(1) == [(GOOD.name, None)]
-    assert "RuntimeError: a fault in the loop" in capfd.readouterr().err
+    assert "RuntimeError: a fault in the loop" in caplog.text
 
 
 def test_whatever_is_raised_costs_one_image_and_no_loader(
