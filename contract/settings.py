@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     )
     """Loader processes of a worker (fetch, decode, crop). The default counts the cores that
     affinity and CPU quota permit, and divides them among the machine's GPUs."""
-    fetches_per_loader: int = Field(default=512, ge=1, le=1024)
+    fetches_per_loader: int = Field(default=1024, ge=1, le=4096)
     """URIs that one loader fetches at a time."""
     fetches_per_host: int = Field(default=32, ge=1, le=4096)
     """URIs of one host that a worker fetches at a time; never more than half of all that it

@@ -104,7 +104,7 @@ def test_four_images_are_parked_for_each_slot() -> None:
         ("window_s", 1.5, "| 1.5 s of what the devices do;"),
         ("in_flight_s", 2.0, "| 2 s of what its device does;"),
         ("chunks_in_flight", 512, "512 chunks at most |"),
-        ("fetches_per_loader", 512, "| 512 for each loader |"),
+        ("fetches_per_loader", 1024, "| 1024 for each loader |"),
         ("fetches_per_host", 32, "| 32, and at most half of the slots |"),
         ("chunk_patience_s", 5.0, "| seconds | 5 |"),
     ],
