@@ -27,8 +27,9 @@ from resnext.errors import DeviceBroken
 from resnext.load import load_network
 from resnext.network import ResNeXt
 from resnext.picture.decode import DecodeError, DecodeLimits, as_decode_error, decode
-from resnext.picture.orientation import Orientation, orientation_of, turn
+from resnext.picture.orientation import Orientation, orientation_of
 from resnext.picture.preprocess import Preprocessing, resize_and_crop, to_rgb
+from resnext.picture.turn import turned
 from resnext.predictions import Best, Predictions, best_of_each
 from resnext.run.cuda_runner import CudaRunner
 from resnext.run.engine import (
@@ -326,7 +327,7 @@ def _pixels_of(
     try:
         rgb = to_rgb(image)
         if orientation == "exif":
-            rgb = turn(rgb, orientation_of(image))
+            rgb = turned(rgb, orientation_of(image))
         return resize_and_crop(rgb, preprocessing)
     except Exception as error:
         raise as_decode_error(error, image) from error

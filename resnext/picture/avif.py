@@ -12,7 +12,7 @@ from PIL.AvifImagePlugin import DECODE_CODEC_CHOICE, AvifImageFile
 from resnext.picture import boxes
 from resnext.picture.file_bytes import body_of
 from resnext.picture.refusals import Unsupported
-from resnext.picture.turn import turn
+from resnext.picture.turn import turn_in_place
 
 _THREADS = 1  # whoever decodes has one core
 
@@ -29,4 +29,4 @@ class Avif(AvifImageFile):
 
     def load_end(self) -> None:
         super().load_end()
-        turn(self, self._turned)
+        turn_in_place(self, self._turned)

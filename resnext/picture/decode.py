@@ -27,11 +27,12 @@ from PIL.TiffImagePlugin import (
 from resnext.picture.boxes import coded_pixels
 from resnext.picture.file_bytes import MOST_HEADER_READS, Body, HeaderTooLong
 from resnext.picture.formats import NAMES, decoded_formats, guess, is_cut, refused_format, sniff
-from resnext.picture.orientation import UPRIGHT, Orientation, orientation_of, turn, turned_size
+from resnext.picture.orientation import UPRIGHT, Orientation, orientation_of, turned_size
 from resnext.picture.preprocess import Preprocessing, resize_and_crop, to_rgb
 from resnext.picture.readers import READERS
 from resnext.picture.refusals import Damaged, Unsupported
 from resnext.picture.resample import Pixels
+from resnext.picture.turn import turned
 
 Route = Literal["exact", "fast"]
 """`exact`: Pillow, as the reference does it; `fast`: see `decode_fast`."""
@@ -154,12 +155,12 @@ def _pixels(
 
         if decode_fast.fits(image, preprocessing):
             try:
-                turned = _turn_of(image, orientation)
-                return decode_fast.decode_fast(content, preprocessing, turned)
+                value = _turn_of(image, orientation)
+                return decode_fast.decode_fast(content, preprocessing, value)
             except RuntimeError:  # what it cannot read, the exact route may, or knows why not
                 pass
     image.load()
-    upright = turn(to_rgb(image), _turn_of(image, orientation))
+    upright = turned(to_rgb(image), _turn_of(image, orientation))
     return resize_and_crop(upright, preprocessing)
 
 

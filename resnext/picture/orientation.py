@@ -1,6 +1,6 @@
-"""Turns a picture upright as the orientation in its EXIF says, where that is asked for.
+"""Reads the orientation in a picture's EXIF, as `turn` takes it.
 
-`decode` calls it between the decoder and the resize, and `Classifier` for a Pillow image. The tag
+`decode` asks between the decoder and the resize, and `Classifier` for a Pillow image. The tag
 is read here and not by Pillow, which reads all that an EXIF holds: a hostile one may point to the
 same megabytes from each of 65,535 entries.
 """
@@ -74,9 +74,3 @@ def _find(exif: bytes, begin: int, order: str) -> int:
 def turned_size(width: int, height: int, orientation: int) -> tuple[int, int]:
     """Width and height once it is turned."""
     return (height, width) if orientation in _SIDEWAYS else (width, height)
-
-
-def turn(image: Image.Image, orientation: int) -> Image.Image:
-    """The picture as it is to be looked at; the same object where nothing is to be done."""
-    method = TURNS.get(orientation)
-    return image if method is None else image.transpose(method)

@@ -11,7 +11,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from resnext.picture import tiff_layout, tiff_tags
 from resnext.picture.file_bytes import body_of
-from resnext.picture.turn import ORIENTATION_TAG, turn
+from resnext.picture.turn import ORIENTATION_TAG, turn_in_place
 
 _UNSIGNED_32 = "I;32N"
 
@@ -31,7 +31,7 @@ class Tiff(TiffImageFile):
         """Reads no more of the file than it has: EXIF and GPS may be of any size."""
         if self._is_unsigned:
             self._read_as_unsigned()
-        turn(self, self.tag_v2.get(ORIENTATION_TAG))
+        turn_in_place(self, self.tag_v2.get(ORIENTATION_TAG))
 
     def _read_as_unsigned(self) -> None:
         """Pillow has 32 bits with a sign alone; what is beyond them becomes a float."""

@@ -1,6 +1,7 @@
 """Turns a picture as its file asks: the eight orientations of TIFF, which EXIF uses as well.
 
-The readers of TIFF and AVIF call it: there the orientation is part of the format.
+The readers of TIFF and AVIF call `turn_in_place`: there the orientation is part of the format.
+`decode` and `Classifier` call `turned` with what `orientation` has read in EXIF.
 """
 
 from __future__ import annotations
@@ -22,8 +23,14 @@ TURNS: Final = {
 }
 
 
-def turn(image: Image.Image, orientation: object) -> None:
-    """Turns a loaded picture in place; 1, and what is no orientation, leaves it as it is."""
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """The picture as it is to be looked at; the same object where nothing is to be done."""
+    method = TURNS.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def turn_in_place(image: Image.Image, orientation: object) -> None:
+    """Turns a loaded picture; 1, and what is no orientation, leaves it as it is."""
     method = TURNS.get(orientation) if isinstance(orientation, int) else None
     if method is not None:
         image.im = image.im.transpose(method)

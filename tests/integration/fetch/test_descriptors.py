@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import count
 
 import pytest
 
@@ -34,6 +35,11 @@ print({type(came).__name__ for came in fetcher.fetch_all(uris).values()})
 """
 
 
+def needed(fetches: int) -> int:
+    """The fewest descriptors that so many fetches at once have enough of."""
+    return next(n for n in count() if descriptors.fetches_within(n) >= fetches)
+
+
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],
@@ -54,7 +60,7 @@ def test_fetches_that_find_no_descriptor_wait_for_others_and_succeed() -> None:
 
 def test_a_loader_runs_no_more_fetches_than_its_descriptors_permit() -> None:
     soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors.needed(100), most))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed(100), most))
     try:
         assert Fetching(slots=512).fetcher._most == 100
         assert Fetching(slots=50).fetcher._most == 50
@@ -87,9 +93,9 @@ print(resident_mb() - before_mb)
 @pytest.fixture
 def _many_descriptors() -> Iterator[None]:
     soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most != resource.RLIM_INFINITY and most < descriptors.needed(2000):
+    if most != resource.RLIM_INFINITY and most < needed(2000):
         pytest.skip("the system permits too few descriptors")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors.needed(2000), most))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed(2000), most))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
 

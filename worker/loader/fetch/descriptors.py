@@ -1,4 +1,4 @@
-"""File descriptors: how many a loader needs, and whether any are left."""
+"""File descriptors: how many fetches they are enough for, and whether any are left."""
 
 from __future__ import annotations
 
@@ -15,11 +15,6 @@ A_FETCH: Final = 2
 def limit() -> int:
     """How many this process may have."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
-def needed(fetches: int) -> int:
-    """For so many fetches at once."""
-    return fetches * A_FETCH + _RESERVED
 
 
 def fetches_within(descriptors: int) -> int:
