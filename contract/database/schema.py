@@ -13,8 +13,8 @@ from sqlalchemy import Connection, inspect, text
 from contract.errors import SchemaMismatch
 from contract.settings import PREFIX
 
-OLDEST_SCHEMA: Final = 5
-NEWEST_SCHEMA: Final = 5
+OLDEST_SCHEMA: Final = 6
+NEWEST_SCHEMA: Final = 6
 
 
 def revision_of(connection: Connection) -> int:

@@ -4,7 +4,8 @@ A job is cut into chunks; a chunk has a life (state, generation) and its URIs, i
 own that is never rewritten. An image is known by (job number, position) and has one row in
 `results` once it is settled. Workers add `tallies`, which the dispatcher folds into `jobs`.
 Of several dispatchers the one in `leaders` is at work.
-The view `predictions` (made by the migrations) joins an image's top 5 with their labels.
+The migrations make three views: `predictions` joins an image's top 5 with their labels, `images`
+has a row for each settled image with its job's id and its host, `classes` counts a job's classes.
 """
 
 from __future__ import annotations
@@ -74,12 +75,27 @@ jobs = Table(
     Column("errors", JSON, nullable=False),  # {code: images}
     Column("images_per_s", Double, nullable=False),  # moving average
     Column("folded_at", UtcDateTime),
-    # With a key: a digest of the images in their order, to compare with another submit's.
+    # Of the images in their order, to compare with another submit's or with a file.
     Column("images_digest", String(64)),
     # While it is being submitted: when its `submit` was last alive.
     Column("submit_heartbeat_at", UtcDateTime),
+    Column("paused_at", UtcDateTime),  # NULL: it is not paused
+    Column("stop_at_failures", Double),  # the share of failed images that stops it, 0 to 1
+    Column("sampled_from", BigInteger),  # images of the sources, where the job is a sample
+    # Who is told of its end, and what signs that.
+    Column("notify_url", Text),
+    Column("notify_secret", Text),
     UniqueConstraint("owner", "key"),
     Index(None, "state", "priority"),
+)
+
+job_tags = Table(
+    "job_tags",
+    metadata,
+    Column("job_number", Number, ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    Index(None, "key", "value"),
 )
 
 chunks = Table(
@@ -190,7 +206,21 @@ tallies = Table(
     Column("classified", Integer, nullable=False),
     Column("failed", Integer, nullable=False),
     Column("errors", JSON, nullable=False),  # {code: images}
+    # Images by their likeliest class: {model number: {class id: images}}. NULL: of an older worker.
+    Column("classes", JSON(none_as_null=True)),
     Index(None, "job_number"),
+)
+
+# Folded from the tallies: images by their likeliest class. They only grow, since a retry takes
+# back failed images alone. Where they do not add up to `jobs.classified`, an older program has
+# stored or folded a part of them: see producer.jobs.classes.
+class_counts = Table(
+    "class_counts",
+    metadata,
+    Column("job_number", Number, ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
+    Column("model_number", Integer, ForeignKey("models.number"), primary_key=True),
+    Column("class_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("images", BigInteger, nullable=False),
 )
 
 workers = Table(
@@ -214,4 +244,41 @@ leaders = Table(
     Column("role", String(16), primary_key=True, autoincrement=False),  # dispatcher
     Column("holder", Text, nullable=False),  # unique to one life of one process
     Column("held_at", UtcDateTime, nullable=False),
+)
+
+# Of the HTTP API.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),  # of the key, which is not kept
+    Column("scopes", JSON, nullable=False),  # list of str: read, submit
+    Column("owner", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("last_used_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+)
+
+# What is to be told to somebody's server. Not deleted with the job, since it may still be due.
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("job_id", String(32), nullable=False),
+    Column("event_id", Text, nullable=False, unique=True),  # one event is told once
+    Column("url", Text, nullable=False),
+    Column("secret", Text),
+    Column("body", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", UtcDateTime, nullable=False),
+    Column("delivered_at", UtcDateTime),
+    Column("failed_at", UtcDateTime),  # given up
+    Column("last_error", Text),
+    Index(
+        "ix_notifications_due",
+        "next_attempt_at",
+        postgresql_where=text("delivered_at IS NULL AND failed_at IS NULL"),
+        sqlite_where=text("delivered_at IS NULL AND failed_at IS NULL"),
+    ),
 )

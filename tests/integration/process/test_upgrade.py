@@ -188,6 +188,32 @@ def run_as_before(engine: Engine, job: int, chunk: int, worker: str) -> None:
         connection.execute(text(TALLY_BEFORE), {"job": job, "images": IMAGES})
 
 
+# A row of each table that schema 0006 changes, as a program of schema 0005 leaves it.
+OF_0005 = (
+    """INSERT INTO jobs (number, id, owner, priority, state, model, weights, precision, queue,
+           created_at, total, classified, failed, errors, images_per_s)
+       VALUES (7, 'before', 'me', 0, 'running', 'm', 'w', 'fp32', 'q', CURRENT_TIMESTAMP, 3, 1, 0,
+           '{}', 0.5)""",
+    """INSERT INTO tallies (job_number, classified, failed, errors)
+       VALUES (7, 1, 1, '{"timeout": 1}')""",
+)
+STILL_THERE = "SELECT id, classified, paused_at, stop_at_failures, notify_url FROM jobs"
+
+
+def test_a_job_and_a_tally_of_the_version_before_go_on(older_database: Engine) -> None:
+    engine = older_database
+    upgrade(engine, "0005")
+    with engine.begin() as connection:
+        for statement in OF_0005:
+            connection.exec_driver_sql(statement)
+    upgrade(engine)
+    assert look_at(engine, STILL_THERE)[1] == [("before", 1, None, None, None)]
+    assert fold(engine) == 1
+    job = job_of(engine, 7)
+    assert (job.state, job.classified, job.failed) == ("completed", 2, 1)
+    assert job.errors == {"timeout": 1}
+
+
 FILLED = 400
 ALL = "SELECT * FROM predictions ORDER BY job, position, rank"
 
