@@ -1,7 +1,7 @@
 """A chunk's life: its states, every move between them, and the rows that a move writes.
 
 Submit, dispatcher, worker and `retry` decide when a move is made; this room knows how. Nothing
-else writes `chunks`, `results` or `tallies`.
+else writes `chunks`, `results`, `tallies` or `class_counts`.
 
     state     the states, and the table of moves in docs/design.md
     fence     which run of which chunk a statement may change

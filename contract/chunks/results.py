@@ -1,4 +1,5 @@
-"""The only writer of `results` and `tallies`: rows go in as tuples, in one statement.
+"""The only writer of `results`, `tallies` and `class_counts`: rows go in as tuples, in one
+statement.
 
 No library looks at the rows one by one: on a GPU that takes thousands of images a second, that
 alone would keep a worker's main process busy.
@@ -29,12 +30,28 @@ COLUMNS: Final = tuple(column for column in results.c if column is not results.c
 """What a row holds, in this order. `settled_at` is the database's time."""
 
 ResultRow = tuple[Any, ...]
+Classes = dict[int, dict[int, int]]
+"""Images by model number and class id; as JSON, both are texts."""
+ClassKey = tuple[int, int, int]
+"""Job number, model number, class id."""
 
 NO_ERROR: Final[ResultRow] = (None, None)
 NOT_FETCHED: Final[ResultRow] = (None,) * 6
 NO_ANSWER: Final[ResultRow] = (None,) * (3 + 2 * TOP)
 # A tally's number is of no use to who inserts it.
 _TALLY: Final = insert(tallies).inline()
+_NAMES: Final = [column.name for column in COLUMNS]
+_MODEL: Final = _NAMES.index("model_number")
+_CLASS: Final = _NAMES.index("class_1")
+# One statement for thousands of counts: a statement each would take a tick's time.
+_INTO_CLASSES: Final = "INSERT INTO class_counts (job_number, model_number, class_id, images)"
+_OR_ADD: Final = """
+ON CONFLICT (job_number, model_number, class_id)
+DO UPDATE SET images = class_counts.images + excluded.images
+"""
+_ADD_CLASSES: Final = f"{_INTO_CLASSES} VALUES (?, ?, ?, ?) {_OR_ADD}"
+_ARRAYS: Final = "SELECT * FROM unnest(%b::int8[], %b::int4[], %b::int2[], %b::int8[])"
+_ADD_ARRAYS_OF_CLASSES: Final = f"{_INTO_CLASSES} {_ARRAYS} {_OR_ADD}"
 
 
 def failed_rows(
@@ -73,16 +90,35 @@ def insert_results(connection: Connection, rows: Sequence[ResultRow]) -> None:
 
 
 def add_tally(
-    connection: Connection, job_number: int, *, classified: int, errors: Mapping[str, int]
+    connection: Connection,
+    job_number: int,
+    *,
+    classified: int,
+    errors: Mapping[str, int],
+    classes: Classes | None = None,
 ) -> None:
-    """What a transaction has added to the job's counts; the dispatcher counts it later."""
+    """What a transaction has added to the job's counts; the dispatcher counts it later.
+
+    `classes` are those of `classified` images, by `classes_of`.
+    """
     tally = {
         "job_number": job_number,
         "classified": classified,
         "failed": sum(errors.values()),
         "errors": dict(errors),
+        "classes": classes or None,
     }
     connection.execute(_TALLY, tally)
+
+
+def classes_of(rows: Iterable[ResultRow]) -> Classes:
+    """How many of these images have which class as their likeliest, by model and class."""
+    counts: Classes = {}
+    for row in rows:
+        if row[_CLASS] is not None:
+            of_model = counts.setdefault(row[_MODEL], {})
+            of_model[row[_CLASS]] = of_model.get(row[_CLASS], 0) + 1
+    return counts
 
 
 def insert_failed(
@@ -106,6 +142,18 @@ def take_tallies(connection: Connection, most: int) -> Sequence[Row[Any]]:
     return connection.execute(
         delete(tallies).where(tallies.c.number.in_(select(oldest))).returning(tallies)
     ).all()
+
+
+def add_class_counts(connection: Connection, counts: Mapping[ClassKey, int]) -> None:
+    """Adds images to `class_counts`. The caller has locked the jobs that are named."""
+    rows = [(*key, images) for key, images in sorted(counts.items())]
+    if not rows:
+        return
+    if connection.dialect.name == "postgresql":
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        connection.exec_driver_sql(_ADD_ARRAYS_OF_CLASSES, tuple(columns))
+    else:
+        connection.exec_driver_sql(_ADD_CLASSES, rows)
 
 
 def has_failed(codes: Collection[str]) -> ColumnElement[bool]:

@@ -20,6 +20,7 @@ from contract.chunks.later import Group
 from contract.chunks.results import (
     ResultRow,
     add_tally,
+    classes_of,
     failed_rows,
     insert_failed,
     insert_results,
@@ -226,7 +227,13 @@ def store(  # noqa: PLR0913  (what one transaction writes)
     if rows:
         insert_results(connection, rows)
         classified = len(rows) - sum(errors.values())
-        add_tally(connection, fence.job_number, classified=classified, errors=errors)
+        add_tally(
+            connection,
+            fence.job_number,
+            classified=classified,
+            errors=errors,
+            classes=classes_of(rows),
+        )
 
 
 def _change(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from contract.settings import Settings
+    from producer.jobs.classes import ClassCount
     from producer.jobs.job import Job
 
 
@@ -92,7 +93,7 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
             _finish(read_job(engine, submission.job), fail_on_error=fail_on_error)
 
 
-def status(
+def status(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     job: JobArgument,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show progress until the job is finished.")
@@ -102,23 +103,28 @@ def status(
         bool,
         typer.Option("--fail-on-error", help="Exit with 1 if it is finished and images failed."),
     ] = False,
+    classes: Annotated[
+        bool, typer.Option("--classes", help="Also show the most frequent classes.")
+    ] = False,
+    top: Annotated[int, typer.Option(min=1, help="With --classes: how many of them.")] = 20,
 ) -> None:
     """Show how far a job is, and why images failed.
 
     With --json and --watch: a line whenever something changes.
     """
     settings = read_settings()
+    most = top if classes else None
     with open_database(settings) as engine:
         if watch and as_json:
-            _print_changes(engine, job)
+            _print_changes(engine, job, most)
         elif watch:
             _warn_if_unserved(engine, job, settings)
             _watch(engine, job)
         found = read_job(engine, job)
         if as_json and not watch:
-            _print_json(found)
+            _print_json(found, _classes(engine, found, most))
         elif not as_json:
-            _print_status(engine, found, settings)
+            _print_status(engine, found, settings, most)
         if found.is_finished:
             _finish(found, fail_on_error=fail_on_error)
 
@@ -252,32 +258,47 @@ def _watch(engine: Engine, job: str) -> None:
     watching(_reader(engine, job))
 
 
-def _print_changes(engine: Engine, job: str) -> None:
+def _print_changes(engine: Engine, job: str, most: int | None) -> None:
     from producer.cli.render.progress import poll
 
     last = None
     for found in poll(_reader(engine, job)):
         if found != last:
-            _print_json(found)
+            _print_json(found, _classes(engine, found, most))
         last = found
 
 
-def _print_json(job: Job) -> None:
+def _classes(engine: Engine, job: Job, most: int | None) -> list[ClassCount] | None:
+    """The job's most frequent classes, `most` of them; None: they are not asked for."""
+    from contract.database.waits import Database
+    from producer.jobs.classes import count_classes
+
+    if most is None:
+        return None
+    return Database(engine).read(lambda connection: count_classes(connection, job.number, most))
+
+
+def _print_json(job: Job, classes: list[ClassCount] | None) -> None:
     import json
 
+    from producer.jobs import classes as counts
     from producer.jobs.job import as_json
 
-    print(json.dumps(as_json(job)), flush=True)
+    more = {} if classes is None else {"classes": counts.as_json(classes)}
+    print(json.dumps(as_json(job) | more), flush=True)
 
 
-def _print_status(engine: Engine, job: Job, settings: Settings) -> None:
+def _print_status(engine: Engine, job: Job, settings: Settings, most: int | None) -> None:
     from contract.database.engine import reading
-    from producer.cli.render.status import render_job
+    from producer.cli.render.status import render_classes, render_job
     from producer.jobs.job import live_workers
 
     with reading(engine) as connection:
         served = live_workers(connection, settings.lease_s)
     show(render_job(job, served))
+    classes = _classes(engine, job, most)
+    if classes is not None:
+        show(render_classes(classes))
 
 
 def _warn_if_unserved(engine: Engine, job: str, settings: Settings) -> None:

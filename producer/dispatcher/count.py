@@ -3,7 +3,8 @@
 Each stored chunk adds one small row to `tallies`, so that no two workers wait for the same
 job's row; the dispatcher takes them out and adds them up, in one transaction. Two dispatchers
 at once fold no tally twice: a row that is deleted is deleted once. The tally of the last
-image completes a running job; one that was cancelled or has expired is finished by it.
+image completes a running job; one that was cancelled or has expired is finished by it. The counts
+of a job's classes grow in the same transaction.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Row, select, update
 
-from contract.chunks.results import take_tallies
+from contract.chunks.results import ClassKey, add_class_counts, take_tallies
 from contract.database.clock import db_now
 from contract.database.tables import jobs
 
@@ -35,6 +36,15 @@ class Sum:
     classified: int = 0
     failed: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    classes: dict[str, Counter[str]] = field(default_factory=dict)
+    """Images by model number and class id."""
+
+    def class_counts(self, job_number: int) -> dict[ClassKey, int]:
+        return {
+            (job_number, int(model), int(class_id)): images
+            for model, images_of in self.classes.items()
+            for class_id, images in images_of.items()
+        }
 
 
 def fold(engine: Engine) -> int:
@@ -43,8 +53,12 @@ def fold(engine: Engine) -> int:
         now = connection.scalar(select(db_now()))
         assert now is not None  # noqa: S101  (a clock always answers)
         sums, count = _take(connection)
+        classes = dict[ClassKey, int]()
         for job in _jobs_to_change(connection, sums):
-            _change(connection, job, sums.get(job.number, Sum()), now)
+            new = sums.get(job.number, Sum())
+            _change(connection, job, new, now)
+            classes |= new.class_counts(job.number)
+        add_class_counts(connection, classes)
     return count
 
 
@@ -56,6 +70,8 @@ def _take(connection: Connection) -> tuple[dict[int, Sum], int]:
         total.classified += tally.classified
         total.failed += tally.failed
         total.errors.update(tally.errors)
+        for model, images_of in (tally.classes or {}).items():
+            total.classes.setdefault(model, Counter()).update(images_of)
     return dict(sums), len(taken)
 
 

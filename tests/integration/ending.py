@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from celery import Celery
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Connection, Engine, insert, select
 
 from contract import remaining
 from contract.broker.message import ChunkMessage
@@ -18,6 +18,7 @@ from contract.settings import Settings
 from producer.dispatcher.count import fold
 from producer.dispatcher.end import settle
 from producer.dispatcher.publish import publish
+from producer.jobs.classes import _counted, _kept
 from producer.jobs.job import read_job
 from tests.integration.dispatching import (
     claim_as,
@@ -109,6 +110,7 @@ def assert_counts_true(engine: Engine, job: int) -> None:
     """What people are told is what the rows say, and each image is settled or left, never both."""
     with reading(engine) as connection:
         told = read_job(connection, job)
+        assert_classes_true(connection, job)
         left = [
             chunk.first_position + offset
             for chunk in connection.execute(select(chunks).where(chunks.c.job_number == job))
@@ -119,6 +121,13 @@ def assert_counts_true(engine: Engine, job: int) -> None:
     assert (told.classified, told.failed) == (len(found) - errors.total(), errors.total())
     assert told.errors == dict(errors)
     assert sorted([*found, *left]) == list(range(told.total))
+
+
+def assert_classes_true(connection: Connection, job: int) -> None:
+    """Counts of classes that were kept while results came in are those of the rows."""
+    kept, classified = _kept(connection, job)
+    assert kept == _counted(connection, job)
+    assert kept.total() == classified
 
 
 def assert_ended(engine: Engine, job: int, state: str) -> None:

@@ -53,7 +53,7 @@ from tests.integration.dispatching import (
     take,
     waiting,
 )
-from tests.integration.ending import CLASSIFIED, MODEL_NUMBER, failed
+from tests.integration.ending import CLASSIFIED, MODEL_NUMBER, assert_classes_true, failed
 from worker.chunk.claim import begin_alone, claim
 from worker.chunk.live_runs import Runs
 from worker.chunk.outcome import Outcome
@@ -485,6 +485,8 @@ class Life(RuleBasedStateMachine):
         before, self.seen = self.seen, Look.at(self.engine)
         for job in self.seen.jobs.values():
             self._check_counts(job)
+            with reading(self.engine) as connection:
+                assert_classes_true(connection, job.number)
             if job.id in before.jobs:
                 self._check_state(before.jobs[job.id], job)
         for key in before.chunks.keys() & self.seen.chunks.keys():

@@ -19,6 +19,7 @@ from rich.text import Text
 from contract.failure import describe, is_known
 from producer.cli.render.progress import span, time_left
 from producer.cli.render.words import words
+from producer.jobs.classes import ClassCount
 from producer.jobs.job import Job, no_worker
 
 STYLES: Final = {
@@ -65,6 +66,22 @@ def render_jobs(listed: Sequence[Job]) -> RenderableType:
             _minutes(job.created_at),
             *([_minutes(job.expires_at) if job.is_live else ""] if expiring else []),
         )
+    return table
+
+
+def render_classes(classes: Sequence[ClassCount]) -> RenderableType:
+    """A table of a job's classes, the most frequent first."""
+    if not classes:
+        return Text("No image is classified yet.")
+    title = "Most frequent classes"
+    table = Table(title=title, title_justify="left", box=None, header_style="dim")
+    table.add_column("class", overflow="fold")
+    table.add_column("id", justify="right", no_wrap=True)
+    table.add_column("images", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    for one in classes:
+        share = f"{100 * one.share:.1f}%"
+        table.add_row(words(one.label or ""), str(one.class_id), f"{one.images:,}", share)
     return table
 
 

@@ -11,7 +11,7 @@ import pytest
 from contract.chunks.state import HEADING, MOVES, ChunkState
 
 ROOT = Path(__file__).parents[3]
-OWNED = ("chunks", "results", "tallies")
+OWNED = ("chunks", "results", "tallies", "class_counts")
 WRITERS = ("insert", "update", "delete")
 IN_SQL = re.compile(
     rf"\b(INSERT INTO|UPDATE|DELETE FROM|TRUNCATE|COPY)\s+\"?({'|'.join(OWNED)})\b", re.IGNORECASE
