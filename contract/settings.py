@@ -240,6 +240,14 @@ class Settings(BaseSettings):
     """Where the dashboard listens."""
     flower_port: int = Field(default=5555, ge=0, le=65535)
     """0: any free port."""
+    api_address: str = "127.0.0.1"
+    """Where the HTTP API listens."""
+    api_port: int = Field(default=8080, ge=0, le=65535)
+    """0: any free port. `up` takes a free one where nothing is set and 8080 is taken."""
+    api_requests_per_s: int = Field(default=500, ge=1)
+    """Requests that one key may send in a second."""
+    api_body_bytes: int = Field(default=2 * 2**30, ge=1)
+    """The largest list of URIs that the API takes."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Where a worker shows its metrics to Prometheus; 0: any free port; none: nowhere."""
     metrics_address: str = "127.0.0.1"

@@ -48,6 +48,12 @@ class db_now(FunctionElement[datetime]):  # noqa: N801  (it reads as a SQL funct
         super().__init__(shift_s)
 
 
+def iso(moment: datetime) -> str:
+    """A moment as JSON has it: `2026-01-31T12:00:00.000Z`."""
+    text = moment.astimezone(UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
 @compiles(db_now, "postgresql")
 def _postgresql(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401
     shift = compiler.process(element.clauses, **kw)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,13 +117,13 @@ def status(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     most = top if classes else None
     with open_database(settings) as engine:
         if watch and as_json:
-            _print_changes(engine, job, most)
+            _print_changes(engine, job, settings, most)
         elif watch:
             _warn_if_unserved(engine, job, settings)
             _watch(engine, job)
         found = read_job(engine, job)
         if as_json and not watch:
-            _print_json(found, _classes(engine, found, most))
+            _print_json(engine, found, settings, most)
         elif not as_json:
             _print_status(engine, found, settings, most)
         if found.is_finished:
@@ -135,16 +136,18 @@ def list_jobs(
 ) -> None:
     """List the latest jobs, the newest first."""
     from contract.database.engine import reading
-    from producer.jobs.job import latest_jobs
+    from producer.jobs.job import latest_jobs, live_workers
 
-    with open_database(read_settings()) as engine, reading(engine) as connection:
+    settings = read_settings()
+    with open_database(settings) as engine, reading(engine) as connection:
         jobs = latest_jobs(connection, limit)
+        served = live_workers(connection, settings.lease_s)
     if as_json:
         import json
 
         from producer.jobs.job import as_json as shape
 
-        print(json.dumps([shape(job) for job in jobs]))
+        print(json.dumps([shape(job, served) for job in jobs]))
         return
     from producer.cli.render.status import render_jobs
 
@@ -258,14 +261,29 @@ def _watch(engine: Engine, job: str) -> None:
     watching(_reader(engine, job))
 
 
-def _print_changes(engine: Engine, job: str, most: int | None) -> None:
+def _print_changes(engine: Engine, job: str, settings: Settings, most: int | None) -> None:
     from producer.cli.render.progress import poll
 
     last = None
     for found in poll(_reader(engine, job)):
         if found != last:
-            _print_json(found, _classes(engine, found, most))
+            _print_json(engine, found, settings, most)
         last = found
+
+
+def _print_json(engine: Engine, job: Job, settings: Settings, most: int | None) -> None:
+    import json
+
+    from contract.database.waits import Database
+    from producer.jobs import classes as counts
+    from producer.jobs.job import as_json, live_workers
+
+    served = Database(engine).read(partial(live_workers, lease_s=settings.lease_s))
+    shape = as_json(job, served)
+    classes = _classes(engine, job, most)
+    if classes is not None:
+        shape["classes"] = counts.as_json(classes)
+    print(json.dumps(shape), flush=True)
 
 
 def _classes(engine: Engine, job: Job, most: int | None) -> list[ClassCount] | None:
@@ -276,16 +294,6 @@ def _classes(engine: Engine, job: Job, most: int | None) -> list[ClassCount] | N
     if most is None:
         return None
     return Database(engine).read(lambda connection: count_classes(connection, job.number, most))
-
-
-def _print_json(job: Job, classes: list[ClassCount] | None) -> None:
-    import json
-
-    from producer.jobs import classes as counts
-    from producer.jobs.job import as_json
-
-    more = {} if classes is None else {"classes": counts.as_json(classes)}
-    print(json.dumps(as_json(job) | more), flush=True)
 
 
 def _print_status(engine: Engine, job: Job, settings: Settings, most: int | None) -> None:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import groupby
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
 
 from contract.chunks.faults import faults_of
-from contract.database.clock import db_now
-from contract.database.tables import jobs, tallies, workers
+from contract.database.clock import db_now, iso
+from contract.database.tables import job_tags, jobs, tallies, workers
 from contract.errors import UnknownJobError
 from producer.submit.draft import is_visible
 
@@ -28,6 +28,7 @@ MIN_ID_CHARS: Final = 4
 # Where to look for what a mistyped id may have meant, and how many to show.
 RECENT_JOBS: Final = 1_000
 SHOWN_JOBS: Final = 3
+MOST_SHOWN_CHARS: Final = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +39,16 @@ class Job:
     id: str
     name: str | None
     owner: str
+    key: str | None
     state: str
+    paused_at: datetime | None
+    """Since when none of its chunks is given out."""
+    priority: int
+    tags: dict[str, str]
     model: str
     weights: str
+    weights_sha256: str | None
+    """None: no worker has claimed one of its chunks yet."""
     precision: str
     queue: str
     created_at: datetime
@@ -86,6 +94,20 @@ class Job:
         return self.pending / rate if rate > 0 else None
 
 
+def find_exactly(connection: Connection, job_id: str) -> Job:
+    """The job with this id, for programs: nothing is guessed, and no other job is named.
+
+    Raises:
+        UnknownJobError: there is none.
+    """
+    number = None
+    if job_id.isascii() and job_id.isalnum():
+        number = connection.scalar(select(jobs.c.number).where(jobs.c.id == job_id, _is_there()))
+    if number is None:
+        raise UnknownJobError(f"No job has the id {job_id[:MOST_SHOWN_CHARS]!r}.")
+    return read_job(connection, number)
+
+
 def find_job(connection: Connection, text: str) -> Job:
     """The job with this id, or the only one whose id begins so.
 
@@ -106,6 +128,16 @@ def read_job(connection: Connection, number: int) -> Job:
     return found[0]
 
 
+def read_jobs(connection: Connection, numbers: Collection[int]) -> list[Job]:
+    """Those of them that there are, the newest first."""
+    return _read(connection, select(jobs).where(jobs.c.number.in_(numbers)))
+
+
+def read_chosen(connection: Connection, chosen: Select[Any]) -> list[Job]:
+    """`chosen` selects rows of `jobs`."""
+    return _read(connection, chosen)
+
+
 def latest_jobs(connection: Connection, limit: int) -> list[Job]:
     """The newest first; without those whose submit has died before it was whole."""
     latest = select(jobs).where(is_visible()).order_by(jobs.c.number.desc()).limit(limit)
@@ -122,21 +154,32 @@ def live_workers(connection: Connection, lease_s: float) -> Counter[str]:
     return Counter({row.queue: row.live for row in connection.execute(statement)})
 
 
-def as_json(job: Job) -> dict[str, Any]:
-    """The shape that `--json` prints."""
+def as_json(job: Job, served: Counter[str]) -> dict[str, Any]:
+    """The shape that `--json` prints and the API sends; `served` is of `live_workers`."""
     return {
         "id": job.id,
         "name": job.name,
+        "owner": job.owner,
+        "key": job.key,
+        "tags": job.tags,
         "state": job.state,
+        "paused": job.paused_at is not None,
+        "priority": job.priority,
+        "model": job.model,
+        "weights": job.weights,
+        "weights_sha256": job.weights_sha256,
+        "precision": job.precision,
+        "queue": job.queue,
+        "served": served[job.queue],
         "total": job.total,
         "classified": job.classified,
         "failed": job.failed,
         "pending": job.pending,
         "images_per_s": round(job.images_per_s, 3),
         "eta_s": None if job.eta_s is None else round(job.eta_s, 3),
-        "created_at": _iso(job.created_at),
-        "expires_at": None if job.expires_at is None else _iso(job.expires_at),
-        "finished_at": None if job.finished_at is None else _iso(job.finished_at),
+        "created_at": iso(job.created_at),
+        "expires_at": None if job.expires_at is None else iso(job.expires_at),
+        "finished_at": None if job.finished_at is None else iso(job.finished_at),
         "errors": job.errors,
         "faults": job.faults,
     }
@@ -164,14 +207,24 @@ def _read(connection: Connection, chosen: Select[Any]) -> list[Job]:
         .order_by(job.c.number.desc())
     )
     rows = connection.execute(statement).all()
-    faults = faults_of(connection, {row.number for row in rows})
+    numbers = {row.number for row in rows}
+    faults = faults_of(connection, numbers)
+    tags = _tags_of(connection, numbers)
     return [
-        _make_job(list(group), faults.get(number, Counter()))
+        _make_job(list(group), faults.get(number, Counter()), tags.get(number, {}))
         for number, group in groupby(rows, key=lambda row: row.number)
     ]
 
 
-def _make_job(rows: list[Row[Any]], faults: Counter[str]) -> Job:
+def _tags_of(connection: Connection, numbers: Collection[int]) -> dict[int, dict[str, str]]:
+    statement = select(job_tags).where(job_tags.c.job_number.in_(numbers)).order_by(job_tags.c.key)
+    tags: dict[int, dict[str, str]] = {}
+    for row in connection.execute(statement):
+        tags.setdefault(row.job_number, {})[row.key] = row.value
+    return tags
+
+
+def _make_job(rows: list[Row[Any]], faults: Counter[str], tags: dict[str, str]) -> Job:
     """`rows` are one job's, one for each of its tallies."""
     row = rows[0]
     errors = Counter[str](row.errors)
@@ -182,9 +235,14 @@ def _make_job(rows: list[Row[Any]], faults: Counter[str]) -> Job:
         id=row.id,
         name=row.name,
         owner=row.owner,
+        key=row.key,
         state=row.state,
+        paused_at=row.paused_at,
+        priority=row.priority,
+        tags=tags,
         model=row.model,
         weights=row.weights,
+        weights_sha256=row.weights_sha256,
         precision=row.precision,
         queue=row.queue,
         created_at=row.created_at,
@@ -239,8 +297,3 @@ def _suggest(connection: Connection, text: str) -> str:
 def _some(ids: Iterable[str]) -> str:
     ids = list(ids)
     return ", ".join(ids[:SHOWN_JOBS]) + (", …" if len(ids) > SHOWN_JOBS else "")
-
-
-def _iso(moment: datetime) -> str:
-    text = moment.astimezone(UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")

@@ -165,14 +165,15 @@ class Order:
         key: str | None,
         priority: int,
         expires_s: float | None = None,
+        owner: str | None = None,
     ) -> Order:
-        """An order of the user who runs this process."""
+        """An order of this owner; by default of the user who runs this process."""
         return cls(
             name=name,
             key=key,
             priority=priority,
             expires_s=expires_s,
-            owner=login_name(),
+            owner=login_name() if owner is None else owner,
             model=settings.model,
             weights=settings.weights,
             precision=settings.precision,

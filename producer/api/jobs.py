@@ -1,0 +1,207 @@
+"""The endpoints of jobs: submit, list, look, cancel, retry, and what serves them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections import Counter
+from contextlib import suppress
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
+from sqlalchemy import Select, or_, select
+
+from contract.database.engine import reading
+from contract.database.tables import job_tags, jobs
+from producer.api.bodies import BodyOf
+from producer.api.orders import JSON_TYPES, images_of, images_of_list, order_of, read_json
+from producer.api.problems import Refused, responses
+from producer.api.service import (
+    Caller,
+    Served,
+    Service,
+    etag_of,
+    job_answer,
+    json_answer,
+)
+from producer.api.shapes import JobIn, JobOut, JobsOut, Options, RetryIn, RetryOut
+from producer.jobs.cancel import cancel
+from producer.jobs.job import Job, as_json, live_workers, read_chosen
+from producer.jobs.retry import retry
+from producer.submit.draft import is_visible
+from producer.submit.submission import submit_entries
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+MOST_JOBS: Final = 1_000
+LONGEST_WAIT_S: Final = 60.0
+LISTS: Final = {
+    "application/json": {"schema": {"$ref": "#/components/schemas/JobIn"}},
+    "text/plain": {
+        "schema": {"type": "string"},
+        "example": "https://example.org/cat.jpg\thttps-cat-1\n",
+    },
+}
+State = Annotated[str | None, Query(pattern="^(submitting|running|completed|cancelled|expired)$")]
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses={201: {"model": JobOut}, 200: {"model": JobOut}, **responses(409, 413, 415)},
+    openapi_extra={"requestBody": {"required": True, "content": LISTS}},
+)
+def submit(  # noqa: PLR0913, PLR0917  (the query's parameters)
+    request: Request,
+    service: Served,
+    key: Caller,
+    body: BodyOf,
+    options: Annotated[Options, Query()],
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> Response:
+    """Submit images: JSON, or a list with the other values as query parameters.
+
+    All of the images are submitted or, where one URI is refused, none. With an `Idempotency-Key`
+    the same request answers the same job (200), and submits nothing.
+    """
+    if body.media_type in JSON_TYPES:
+        wanted: Options = read_json(body)
+        assert isinstance(wanted, JobIn)  # noqa: S101  (mypy)
+        images = images_of(wanted)
+    else:
+        wanted, images = options, images_of_list(body)
+    order = order_of(service.settings, wanted, key, idempotency_key)
+    submission = submit_entries(service.engine, images, order)
+    job, served = service.job_and_served(submission.job)
+    return job_answer(
+        job,
+        served,
+        status=200 if submission.repeated else 201,
+        headers={"Location": str(request.url_for("look", job_id=job.id).path)},
+    )
+
+
+@router.get("", responses={200: {"model": JobsOut}, **responses()})
+def listed(  # noqa: PLR0913, PLR0917  (the query's parameters)
+    request: Request,
+    service: Served,
+    state: State = None,
+    name: Annotated[str | None, Query(description="A part of the name.")] = None,
+    tag: Annotated[
+        list[str] | None, Query(description="`key` or `key=value`; several: all of them.")
+    ] = None,
+    since: Annotated[datetime | None, Query(description="Created then or later.")] = None,
+    limit: Annotated[int, Query(ge=1, le=MOST_JOBS)] = 100,
+    cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+) -> Response:
+    """The jobs, the newest first, a page at a time."""
+    statement = _chosen(state, name, tag or [], since)
+    if cursor is not None:
+        statement = statement.where(jobs.c.number < _number_of(cursor))
+    statement = statement.order_by(jobs.c.number.desc()).limit(limit + 1)
+    with reading(service.engine) as connection:
+        found = read_chosen(connection, statement)
+        served = live_workers(connection, service.settings.lease_s)
+    page, more = found[:limit], len(found) > limit
+    following = _cursor_of(page[-1]) if more else None
+    headers = {}
+    if following is not None:
+        after = request.url.include_query_params(cursor=following)
+        headers["Link"] = f'<{after.path}?{after.query}>; rel="next"'
+    shape = {"jobs": [as_json(job, served) for job in page], "next": following}
+    return json_answer(shape, headers=headers)
+
+
+@router.get(
+    "/{job_id}", responses={200: {"model": JobOut}, 304: {"description": "As it was."}}
+    | responses(404)
+)  # fmt: skip
+async def look(
+    service: Served,
+    job_id: str,
+    wait_s: Annotated[
+        float,
+        Query(ge=0, le=LONGEST_WAIT_S, description="Answer when it is finished, or after this."),
+    ] = 0.0,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """A job, with exact counts. `Retry-After` says when to ask again."""
+    job, served = await run_in_threadpool(service.job_and_served, job_id)
+    if wait_s and not job.is_finished:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await _end_of(service, job.number)
+        job, served = await run_in_threadpool(service.job_and_served, job_id)
+    answer = job_answer(job, served)
+    if if_none_match == answer.headers["etag"]:
+        return Response(status_code=304, headers=dict(answer.headers) | {"content-length": "0"})
+    return answer
+
+
+@router.post(
+    "/{job_id}/cancel", responses={200: {"model": JobOut}, **responses(404, 409)}
+)
+def cancelled(service: Served, job_id: str) -> Response:
+    """Stop a job. What is done is kept; the rest gets the error code `cancelled`."""
+    service.job(job_id)  # exactly this one
+    cancel(service.engine, job_id)
+    return _answer(service, job_id)
+
+
+@router.post(
+    "/{job_id}/retry", responses={200: {"model": RetryOut}, **responses(404, 409)}
+)
+def retried(service: Served, job_id: str, wanted: RetryIn | None = None) -> Response:
+    """Run failed images again, in place of their results."""
+    service.job(job_id)
+    again = retry(service.engine, job_id, wanted.errors if wanted else ())
+    return json_answer({"images": again.images, "left": again.left})
+
+
+def _answer(service: Service, job_id: str) -> Response:
+    job, served = service.job_and_served(job_id)
+    return job_answer(job, served)
+
+
+async def _end_of(service: Service, number: int) -> None:
+    async with service.watch.looking_at(number) as looks:
+        while not (await looks.next()).is_finished:
+            pass
+
+
+def _chosen(
+    state: str | None, name: str | None, tags: list[str], since: datetime | None
+) -> Select[Any]:
+    statement = select(jobs).where(is_visible())
+    if state is not None:
+        statement = statement.where(jobs.c.state == state)
+    if name is not None:
+        statement = statement.where(jobs.c.name.contains(name, autoescape=True))
+    if since is not None:
+        statement = statement.where(jobs.c.created_at >= since)
+    for tag in tags:
+        key, equals, value = tag.partition("=")
+        has = (job_tags.c.job_number == jobs.c.number) & (job_tags.c.key == key)
+        if equals:
+            has &= job_tags.c.value == value
+        statement = statement.where(select(job_tags.c.key).where(has).exists())
+    return statement
+
+
+def _cursor_of(job: Job) -> str:
+    return base64.urlsafe_b64encode(str(job.number).encode()).decode().rstrip("=")
+
+
+def _number_of(cursor: str) -> int:
+    """
+    Raises:
+        Refused: it is none of ours.
+    """
+    try:
+        number = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except ValueError as error:
+        raise Refused(422, f"cursor: {cursor[:64]!r} is no cursor of this API.") from error
+    return number

@@ -1,0 +1,83 @@
+"""From a request to a job: what is wanted, and the images of its body."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import orjson
+from pydantic import ValidationError
+
+from contract.errors import SourceError
+from contract.models import default_weights
+from contract.settings import Settings
+from producer.api.bodies import Body
+from producer.api.keys import Key
+from producer.api.problems import Refused
+from producer.api.shapes import JobIn, Options
+from producer.submit.sources import Entry, Run, read_runs
+from producer.submit.submission import Order
+
+JSON_TYPES: Final = frozenset({"", "application/json"})
+LIST_TYPES: Final = frozenset({"text/plain"})
+
+
+def read_json(body: Body) -> JobIn:
+    """
+    Raises:
+        Refused: it is no JSON, or not of the shape.
+        SourceError: it names no images, or names them twice.
+    """
+    try:
+        wanted = JobIn.model_validate(orjson.loads(body.file.read()))
+    except orjson.JSONDecodeError as error:
+        raise Refused(422, f"The body is no JSON: {error}.") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        raise Refused(422, f"{where}: {first['msg']}.") from error
+    if (wanted.uris is None) == (wanted.images is None):
+        given = "both" if wanted.uris is not None else "neither"
+        raise SourceError(f"The body has {given} of `uris` and `images`; send one of them.")
+    return wanted
+
+
+def images_of(wanted: JobIn) -> Iterator[Entry]:
+    if wanted.uris is not None:
+        for n, uri in enumerate(wanted.uris):
+            yield Entry(uri, None, f"uris[{n}]", 0)
+    for n, image in enumerate(wanted.images or ()):
+        yield Entry(image.uri, image.ref, f"images[{n}]", 0)
+
+
+def images_of_list(body: Body) -> Iterator[Entry | Run]:
+    """
+    Raises:
+        Refused: it is none of the lists that are taken.
+    """
+    if body.media_type not in LIST_TYPES:
+        taken = ", ".join(sorted((JSON_TYPES | LIST_TYPES) - {""}))
+        raise Refused(415, f"The body is of the type {body.media_type!r}; taken are: {taken}.")
+    return read_runs(["-"], body.file)
+
+
+def order_of(settings: Settings, wanted: Options, key: Key, idempotency_key: str | None) -> Order:
+    """
+    Raises:
+        UsageError: a value is not such.
+    """
+    asked: dict[str, Any] = {
+        name: value
+        for name in ("model", "weights", "precision")
+        if (value := getattr(wanted, name)) is not None
+    }
+    if "model" in asked and "weights" not in asked:  # weights are of one model
+        asked["weights"] = default_weights(asked["model"])
+    return Order.of(
+        settings.model_copy(update=asked),
+        name=wanted.name,
+        key=idempotency_key,
+        priority=wanted.priority,
+        expires_s=wanted.expires_s,
+        owner=key.owner,
+    )

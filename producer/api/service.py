@@ -1,0 +1,84 @@
+"""What every endpoint needs: the database, the settings, who watches jobs; and how it answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, cast
+
+import orjson
+from fastapi import Depends, Request
+from fastapi.responses import Response
+from sqlalchemy import Engine
+
+from contract.database.engine import reading
+from contract.settings import Settings
+from producer.api.keys import Key
+from producer.api.watch import Watch
+from producer.jobs.job import Job, as_json, find_exactly, live_workers
+
+MEDIA_TYPE: Final = "application/json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    engine: Engine
+    settings: Settings
+    watch: Watch
+
+    def job(self, job_id: str) -> Job:
+        """
+        Raises:
+            UnknownJobError: no job has exactly this id.
+        """
+        with reading(self.engine) as connection:
+            return find_exactly(connection, job_id)
+
+    def job_and_served(self, job_id: str) -> tuple[Job, Counter[str]]:
+        with reading(self.engine) as connection:
+            found = find_exactly(connection, job_id)
+            return found, live_workers(connection, self.settings.lease_s)
+
+
+def _service_of(request: Request) -> Service:
+    return cast("Service", request.app.state.service)
+
+
+def _key_of(request: Request) -> Key:
+    return cast("Key", request.state.key)
+
+
+# `async` dependencies would be as cheap; these two touch nothing that waits.
+Served = Annotated[Service, Depends(_service_of)]
+Caller = Annotated[Key, Depends(_key_of)]
+
+
+def json_answer(
+    shape: Any,  # noqa: ANN401  (what JSON can be)
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    return Response(
+        orjson.dumps(shape), status, {"Cache-Control": "no-store"} | (headers or {}), MEDIA_TYPE
+    )
+
+
+def job_answer(
+    job: Job, served: Counter[str], *, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """A job with its ETag and, while it goes on, when to ask again."""
+    content = orjson.dumps(as_json(job, served))
+    found = {"ETag": etag_of(content), "Cache-Control": "no-cache"} | (headers or {})
+    if not job.is_finished:
+        found["Retry-After"] = str(retry_after_s(job))
+    return Response(content, status, found, MEDIA_TYPE)
+
+
+def etag_of(content: bytes) -> str:
+    return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+
+
+def retry_after_s(job: Job) -> int:
+    """A tenth of what is left to wait for; 1 to 30 seconds."""
+    return 5 if job.eta_s is None else min(30, max(1, round(job.eta_s / 10)))
