@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contract import VERSION
 from contract.database.engine import reading
@@ -30,10 +31,25 @@ Every request has the header `Authorization: Bearer KEY`; `resnextq keys create`
 are `application/problem+json` with a `code` for programs and a `detail` for people.
 """
 # Nothing of this API is a page, and what a result says must not be taken for one.
-HEADERS: Final = {
-    b"x-content-type-options": b"nosniff",
-    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
-}
+HEADERS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+
+
+class SafeHeaders:
+    """ASGI middleware: each answer has `HEADERS`, those of errors and refusals too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *HEADERS]
+            await send(message)
+
+        await self._app(scope, receive, send_safely if scope["type"] == "http" else send)
 
 
 def make_app(engine: Engine, settings: Settings) -> FastAPI:
@@ -59,9 +75,8 @@ def make_app(engine: Engine, settings: Settings) -> FastAPI:
         openapi_url="/openapi.json",
     )
     app.state.service = Service(engine=engine, settings=settings, watch=watch)
-    app.add_middleware(
-        Access, keys=Keys(engine), requests_per_s=settings.api_requests_per_s
-    )
+    app.add_middleware(Access, keys=Keys(engine), requests_per_s=settings.api_requests_per_s)
+    app.add_middleware(SafeHeaders)  # the last one added is the outermost
     install(app)
     for router in (jobs.router, results.router, events.router, served.router):
         app.include_router(router)

@@ -85,4 +85,3 @@ def _too_large(size: int, limit: int, *, is_json: bool) -> Refused:
         f"The body has {size:,} bytes or more; at most {limit:,} are taken. {how}",
         headers={"Connection": "close"},
     )
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections import Counter
 from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -12,7 +11,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
-from sqlalchemy import Select, or_, select
+from sqlalchemy import Select, select
 
 from contract.database.engine import reading
 from contract.database.tables import job_tags, jobs
@@ -23,7 +22,6 @@ from producer.api.service import (
     Caller,
     Served,
     Service,
-    etag_of,
     job_answer,
     json_answer,
 )
@@ -141,9 +139,7 @@ async def look(
     return answer
 
 
-@router.post(
-    "/{job_id}/cancel", responses={200: {"model": JobOut}, **responses(404, 409)}
-)
+@router.post("/{job_id}/cancel", responses={200: {"model": JobOut}, **responses(404, 409)})
 def cancelled(service: Served, job_id: str) -> Response:
     """Stop a job. What is done is kept; the rest gets the error code `cancelled`."""
     service.job(job_id)  # exactly this one
@@ -151,9 +147,7 @@ def cancelled(service: Served, job_id: str) -> Response:
     return _answer(service, job_id)
 
 
-@router.post(
-    "/{job_id}/retry", responses={200: {"model": RetryOut}, **responses(404, 409)}
-)
+@router.post("/{job_id}/retry", responses={200: {"model": RetryOut}, **responses(404, 409)})
 def retried(service: Served, job_id: str, wanted: RetryIn | None = None) -> Response:
     """Run failed images again, in place of their results."""
     service.job(job_id)

@@ -111,9 +111,7 @@ def revoke_key(engine: Engine, text: str) -> Key:
             .where(api_keys.c.id == row.id)
             .values(revoked_at=func.coalesce(api_keys.c.revoked_at, db_now()))
         )
-        return _make_key(
-            connection.execute(select(api_keys).where(api_keys.c.id == row.id)).one()
-        )
+        return _make_key(connection.execute(select(api_keys).where(api_keys.c.id == row.id)).one())
 
 
 class Keys:
@@ -171,7 +169,7 @@ def _is_in_use() -> ColumnElement[bool]:
 
 
 def _is_to_be_noted() -> ColumnElement[bool]:
-    return func.coalesce(api_keys.c.last_used_at < db_now(-NOTED_EVERY_S), True)  # noqa: FBT003
+    return func.coalesce(api_keys.c.last_used_at < db_now(-NOTED_EVERY_S), True)
 
 
 def _make_key(row: Row[Any]) -> Key:

@@ -24,7 +24,16 @@ def models(service: Served) -> Response:
     with reading(service.engine) as connection:
         rows = connection.execute(select(*columns).distinct().order_by(*columns)).all()
         served = live_workers(connection, service.settings.lease_s)
-    shape = [dict(row._mapping) | {"workers": served[row.queue]} for row in rows]  # noqa: SLF001
+    shape = [
+        {
+            "model": row.model,
+            "weights": row.weights,
+            "precision": row.precision,
+            "queue": row.queue,
+            "workers": served[row.queue],
+        }
+        for row in rows
+    ]
     return json_answer({"models": shape})
 
 

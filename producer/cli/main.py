@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import typer
 
 from contract import VERSION
-from producer.cli import db, doctor, jobs, model, services
+from producer.cli import db, doctor, jobs, keys, model, services
 from producer.cli.errors import Commands
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 database_app = typer.Typer(no_args_is_help=True, help="The database's schema.")
 app.add_typer(database_app, name="db")
+keys_app = typer.Typer(no_args_is_help=True, help="Keys of the HTTP API.")
+app.add_typer(keys_app, name="keys")
 
 
 def _print_version(wanted: bool) -> None:
@@ -63,6 +65,7 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "classify": model.classify,
     "worker": services.worker,
     "dispatch": services.dispatch,
+    "serve": services.serve,
     "flower": services.flower,
     "doctor": doctor.doctor,
     "export": model.export,
@@ -70,6 +73,9 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
 for name, command in COMMANDS.items():
     app.command(name)(command)
 database_app.command("upgrade")(db.upgrade)
+keys_app.command("create")(keys.create)
+keys_app.command("list")(keys.list_all)
+keys_app.command("revoke")(keys.revoke)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The commands that run until they are stopped: up, worker, dispatch, flower.
+"""The commands that run until they are stopped: up, worker, dispatch, serve, flower.
 
 `producer.cli.main` registers them. The worker's modules are named in texts, so that a producer is
 installed without torch.
@@ -23,6 +23,11 @@ def worker() -> None:
 def dispatch() -> None:
     """Run the dispatcher, which feeds the broker from SQL; a second one does no harm."""
     _run("producer.dispatcher.loop", "run_dispatcher")
+
+
+def serve() -> None:
+    """Run the HTTP API: submit, follow and read jobs from any program that has a key."""
+    _run("producer.api.server", "run_server", needs="fastapi", extra="api")
 
 
 def flower() -> None:

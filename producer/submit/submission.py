@@ -157,7 +157,7 @@ class Order:
             )
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0913  (all but one are by keyword)
         cls,
         settings: Settings,
         *,
