@@ -1,0 +1,310 @@
+"""Jobs over HTTP, on both databases: submit, list, look, cancel, retry, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, insert, select, update
+
+from contract.database.clock import db_now
+from contract.database.engine import reading
+from contract.database.tables import chunk_uris, job_tags, jobs, results, workers
+from producer.api.shapes import JobOut, JobsOut, ModelsOut, WorkersOut
+from tests.integration.api.conftest import Api, Caller
+
+LINES = "https://a.org/1\tone\nhttps://a.org/2\n"
+TEXT = {"Content-Type": "text/plain"}
+NO_JOB = "0123456789abcdef"
+
+
+def submit(caller: Caller, **wanted: Any) -> dict[str, Any]:
+    answer = caller.post("/v1/jobs", json={"uris": ["https://a.org/1"], **wanted})
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def number_of(engine: Engine, job: str) -> int:
+    with reading(engine) as connection:
+        return connection.execute(select(jobs.c.number).where(jobs.c.id == job)).scalar_one()
+
+
+def test_json_becomes_a_job(api: Api, engine: Engine) -> None:
+    images = [{"uri": "https://a.org/1", "ref": "one"}, {"uri": "https://a.org/2"}]
+    wanted = {
+        "images": images,
+        "name": "two",
+        "priority": 3,
+        "expires_s": 3600,
+        "precision": "fp32",
+    }
+    answer = api.submitter.post("/v1/jobs", json=wanted)
+    job = answer.json()
+    assert answer.status_code == 201
+    assert answer.headers["Location"] == f"/v1/jobs/{job['id']}"
+    assert JobOut.model_validate(job, strict=True).model_dump() == job
+    expected = {
+        "name": "two", "owner": "ann", "state": "running", "paused": False, "priority": 3,
+        "precision": "fp32", "served": 0, "total": 2, "pending": 2, "key": None, "tags": {},
+        "queue": "resnext101_32x4d.nvidia.fp32", "model": "resnext101_32x4d",
+    }  # fmt: skip
+    assert {name: job[name] for name in expected} == expected
+    assert job["expires_at"] > job["created_at"]
+    with reading(engine) as connection:
+        row = connection.execute(select(chunk_uris.c.uris, chunk_uris.c.refs)).one()
+    assert (row.uris, row.refs) == (["https://a.org/1", "https://a.org/2"], ["one", None])
+
+
+def test_a_list_becomes_a_job(api: Api, engine: Engine) -> None:
+    """The other values are query parameters; the list may be larger than memory."""
+    lines = "".join(f"https://a.org/{n}\tid-{n}\n" for n in range(5_000))
+    options = {"name": "list", "priority": "-2"}
+    answer = api.submitter.post("/v1/jobs", data=lines, headers=TEXT, params=options)
+    assert (answer.status_code, answer.json()["total"]) == (201, 5_000)
+    assert (answer.json()["name"], answer.json()["priority"]) == ("list", -2)
+    with reading(engine) as connection:
+        rows = connection.execute(select(chunk_uris).order_by(chunk_uris.c.chunk)).all()
+    assert [uri for row in rows for uri in row.uris] == lines.replace("\t", " ").split()[::2]
+    assert [ref for row in rows for ref in row.refs] == [f"id-{n}" for n in range(5_000)]
+
+
+def test_a_request_that_is_repeated_with_its_key_is_one_job(api: Api) -> None:
+    again = {"headers": TEXT | {"Idempotency-Key": "k-1"}}
+    first = api.submitter.post("/v1/jobs", data=LINES, **again)
+    second = api.submitter.post("/v1/jobs", data=LINES, **again)
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert first.json() == second.json()
+    assert first.json()["key"] == "k-1"
+    other = api.submitter.post("/v1/jobs", data="https://a.org/3\n", **again)
+    assert (other.status_code, other.json()["code"]) == (422, "key_conflict")
+    assert len(api.reader.get("/v1/jobs").json()["jobs"]) == 1
+
+
+def test_another_model_comes_with_its_own_weights(api: Api) -> None:
+    job = submit(api.submitter, model="resnext29_cifar10")
+    assert (job["model"], job["weights"]) == ("resnext29_cifar10", "bundled")
+    job = submit(api.submitter, model="resnext29_cifar10", weights="random")
+    assert job["queue"] == "resnext29_cifar10.random.amp"
+
+
+def test_jobs_are_listed_by_pages(api: Api) -> None:
+    made = [submit(api.submitter, name=f"job {n}")["id"] for n in range(5)]
+    found, path = [], "/v1/jobs?limit=2"
+    while path:
+        answer = api.reader.get(path)
+        page = answer.json()
+        assert JobsOut.model_validate(page, strict=True).model_dump() == page
+        found += [job["id"] for job in page["jobs"]]
+        link = answer.links.get("next")
+        assert (link is None) == (page["next"] is None)
+        path = link["url"] if link else ""
+    assert found == made[::-1]
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("state=cancelled", ["b"]),
+        ("state=running", ["c 100%", "a"]),
+        ("name=100%25", ["c 100%"]),
+        ("name=%25", ["c 100%"]),
+        ("tag=team", ["c 100%", "a"]),
+        ("tag=team=red", ["a"]),
+        ("tag=team&tag=run=7", ["a"]),
+        ("since=2000-01-01T00:00:00Z", ["c 100%", "b", "a"]),
+        ("since=2100-01-01T00:00:00Z", []),
+    ],
+)
+def test_a_list_is_filtered(api: Api, engine: Engine, query: str, names: list[str]) -> None:
+    ids = {name: submit(api.submitter, name=name)["id"] for name in ("a", "b", "c 100%")}
+    assert api.submitter.post(f"/v1/jobs/{ids['b']}/cancel").ok
+    tags = [("a", "team", "red"), ("a", "run", "7"), ("c 100%", "team", "blue")]
+    with engine.begin() as connection:
+        for name, key, value in tags:
+            number = connection.scalar(select(jobs.c.number).where(jobs.c.id == ids[name]))
+            connection.execute(insert(job_tags).values(job_number=number, key=key, value=value))
+    page = api.reader.get(f"/v1/jobs?{query}").json()
+    assert [job["name"] for job in page["jobs"]] == names
+    if "team" in query:
+        assert page["jobs"][-1]["tags"] == {"run": "7", "team": "red"}
+
+
+def test_a_job_that_has_not_changed_is_not_sent_again(api: Api, engine: Engine) -> None:
+    path = f"/v1/jobs/{submit(api.submitter)['id']}"
+    first = api.reader.get(path)
+    assert int(first.headers["Retry-After"]) in range(1, 31)
+    tag = {"If-None-Match": first.headers["ETag"]}
+    again = api.reader.get(path, headers=tag)
+    assert (again.status_code, again.content) == (304, b"")
+    with engine.begin() as connection:
+        connection.execute(
+            update(jobs).values(classified=1, state="completed", finished_at=db_now())
+        )
+    changed = api.reader.get(path, headers=tag)
+    assert (changed.status_code, changed.json()["state"]) == (200, "completed")
+    assert "Retry-After" not in changed.headers
+
+
+def test_jobs_are_cancelled_and_retried(api: Api, engine: Engine) -> None:
+    job = submit(api.submitter)["id"]
+    with engine.begin() as connection:
+        from contract.database.tables import chunks
+
+        number = connection.scalar(select(jobs.c.number))
+        connection.execute(
+            insert(results).values(
+                job_number=number,
+                position=0,
+                uri="https://a.org/1",
+                attempts=3,
+                settled_at=db_now(),
+                error_code="timeout",
+                error_detail="",
+            )
+        )
+        connection.execute(update(jobs).values(failed=1, errors={"timeout": 1}, state="completed"))
+        connection.execute(update(chunks).values(state="done", remaining_images=0))
+    errors = api.reader.get(f"/v1/jobs/{job}/errors").json()
+    assert errors == {"errors": [{"code": "timeout", "host": "a.org", "images": 1}]}
+    nothing = api.submitter.post(f"/v1/jobs/{job}/retry", json={"errors": ["http_404"]})
+    assert nothing.json() == {"images": 0, "left": 0}
+    assert api.submitter.post(f"/v1/jobs/{job}/retry").json() == {"images": 1, "left": 0}
+    assert api.reader.get(f"/v1/jobs/{job}").json()["state"] == "running"
+    for _ in range(2):  # twice is as good as once
+        answer = api.submitter.post(f"/v1/jobs/{job}/cancel")
+        assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
+    ended = api.submitter.post(f"/v1/jobs/{submit(api.submitter)['id']}/retry")
+    assert ended.json() == {"images": 0, "left": 0}
+
+
+def test_who_serves_what(api: Api, engine: Engine) -> None:
+    job = submit(api.submitter)
+    with engine.begin() as connection:
+        connection.execute(
+            insert(workers).values(
+                name="w-1",
+                queue=job["queue"],
+                device="cuda:0",
+                precision="fp16",
+                version="0.1.0",
+                images_per_s=12.5,
+                started_at=db_now(),
+                heartbeat_at=db_now(),
+                stopping=False,
+            )
+        )
+    models = api.reader.get("/v1/models").json()
+    assert ModelsOut.model_validate(models, strict=True).model_dump() == models
+    assert [(one["queue"], one["workers"]) for one in models["models"]] == [(job["queue"], 1)]
+    found = api.reader.get("/v1/workers").json()
+    assert WorkersOut.model_validate(found, strict=True).model_dump() == found
+    assert [(one["name"], one["images_per_s"]) for one in found["workers"]] == [("w-1", 12.5)]
+    assert api.reader.get(f"/v1/jobs/{job['id']}").json()["served"] == 1
+
+
+JSON_LIST = {"Content-Type": "application/json"}
+REFUSED: dict[str, tuple[str, str, dict[str, Any], int, str, str]] = {
+    "no images": ("POST", "/v1/jobs", {"json": {}}, 422, "bad_source", "neither of `uris`"),
+    "both kinds": (
+        "POST", "/v1/jobs", {"json": {"uris": [], "images": []}}, 422, "bad_source", "has both of",
+    ),
+    "an empty list": ("POST", "/v1/jobs", {"json": {"uris": []}}, 422, "bad_source", "no URI"),
+    "a URI that is none": (
+        "POST", "/v1/jobs", {"json": {"uris": ["https://a.org/1", "cat.jpg"]}}, 422, "bad_source",
+        "uris[1]: cat.jpg: no scheme",
+    ),
+    "a private file": (
+        "POST", "/v1/jobs", {"json": {"uris": ["file:///etc/passwd"]}}, 422, "bad_source",
+        "RESNEXT_FILE_ROOTS",
+    ),
+    "an unknown field": (
+        "POST", "/v1/jobs", {"json": {"uris": ["https://a.org/1"], "nmae": "x"}}, 422,
+        "bad_request", "nmae",
+    ),
+    "a value of another type": (
+        "POST", "/v1/jobs", {"json": {"uris": [1]}}, 422, "bad_request", "uris.0",
+    ),
+    "a priority beyond all": (
+        "POST", "/v1/jobs", {"json": {"uris": ["https://a.org/1"], "priority": 9999}}, 422,
+        "bad_request", "priority",
+    ),
+    "a name with a line break": (
+        "POST", "/v1/jobs", {"json": {"uris": ["https://a.org/1"], "name": "a\nb"}}, 422,
+        "bad_request", "printable",
+    ),
+    "no JSON": (
+        "POST", "/v1/jobs", {"data": "{", "headers": JSON_LIST}, 422, "bad_request", "no JSON",
+    ),
+    "JSON that is no object": (
+        "POST", "/v1/jobs", {"data": "[]", "headers": JSON_LIST}, 422, "bad_request", "the body",
+    ),
+    "a list of binary data": (
+        "POST", "/v1/jobs", {"data": b"\0\1", "headers": TEXT}, 422, "bad_source", "line 1",
+    ),
+    "a list in another encoding": (
+        "POST", "/v1/jobs", {"data": "https://a.org/é".encode("latin-1"), "headers": TEXT}, 422,
+        "bad_source", "UTF-8",
+    ),
+    "an unknown query parameter": (
+        "POST", "/v1/jobs?nmae=x", {"data": LINES, "headers": TEXT}, 422, "bad_request", "nmae",
+    ),
+    "a picture": (
+        "POST", "/v1/jobs", {"data": b"\xff\xd8", "headers": {"Content-Type": "image/jpeg"}}, 415,
+        "unsupported_type", "image/jpeg",
+    ),
+    "a job that is not": ("GET", f"/v1/jobs/{NO_JOB}", {}, 404, "unknown_job", NO_JOB),
+    "a beginning of an id": ("GET", "/v1/jobs/0123", {}, 404, "unknown_job", "'0123'"),
+    "an id that is none": ("GET", "/v1/jobs/..%2f..", {}, 404, "not_found", "Not Found"),
+    "a wait for ever": ("GET", f"/v1/jobs/{NO_JOB}?wait_s=1e9", {}, 422, "bad_request", "wait_s"),
+    "cancel nothing": ("POST", f"/v1/jobs/{NO_JOB}/cancel", {}, 404, "unknown_job", NO_JOB),
+    "retry nothing": ("POST", f"/v1/jobs/{NO_JOB}/retry", {}, 404, "unknown_job", NO_JOB),
+    "events of nothing": ("GET", f"/v1/jobs/{NO_JOB}/events", {}, 404, "unknown_job", NO_JOB),
+    "classes of nothing": ("GET", f"/v1/jobs/{NO_JOB}/classes", {}, 404, "unknown_job", NO_JOB),
+    "errors of nothing": ("GET", f"/v1/jobs/{NO_JOB}/errors", {}, 404, "unknown_job", NO_JOB),
+    "a state that is none": ("GET", "/v1/jobs?state=done", {}, 422, "bad_request", "state"),
+    "a time that is none": ("GET", "/v1/jobs?since=soon", {}, 422, "bad_request", "since"),
+    "a page too long": ("GET", "/v1/jobs?limit=9999", {}, 422, "bad_request", "limit"),
+    "a cursor of others": ("GET", "/v1/jobs?cursor=abc", {}, 422, "bad_request", "no cursor"),
+    "no such path": ("GET", "/v1/pictures", {}, 404, "not_found", "Not Found"),
+    "no such method": ("PUT", "/v1/jobs", {}, 405, "method_not_allowed", "Method"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status", "code", "detail"), REFUSED.values(), ids=REFUSED
+)
+def test_what_is_refused_says_why(  # noqa: PLR0917
+    api: Api, method: str, path: str, options: dict[str, Any], status: int, code: str, detail: str
+) -> None:
+    """As problem+json, with nothing submitted and no other job named."""
+    mine = submit(api.submitter)["id"]
+    answer = api.submitter(method, path, **options)
+    told = answer.json()
+    assert (answer.status_code, told["status"], told["code"]) == (status, status, code), told
+    assert detail in told["detail"]
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert mine not in answer.text
+    assert len(api.reader.get("/v1/jobs").json()["jobs"]) == 1
+
+
+def test_a_job_that_ended_cannot_be_cancelled(api: Api, engine: Engine) -> None:
+    job = submit(api.submitter)["id"]
+    with engine.begin() as connection:
+        connection.execute(update(jobs).values(state="completed", finished_at=db_now()))
+    answer = api.submitter.post(f"/v1/jobs/{job}/cancel")
+    assert (answer.status_code, answer.json()["code"]) == (409, "job_state")
+
+
+def test_openapi_says_what_there_is(api: Api) -> None:
+    told = api.reader.get("/openapi.json").json()
+    assert set(told["paths"]) >= {
+        "/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/cancel", "/v1/jobs/{job_id}/retry",
+        "/v1/jobs/{job_id}/events", "/v1/jobs/{job_id}/classes", "/v1/jobs/{job_id}/errors",
+        "/v1/models", "/v1/workers", "/healthz", "/readyz",
+    }  # fmt: skip
+    named = {part.split('"', 1)[0] for part in json.dumps(told).split("#/components/schemas/")[1:]}
+    assert named <= set(told["components"]["schemas"])
+    assert told["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
