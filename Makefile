@@ -100,8 +100,8 @@ audit: $(AUDIT) ## look every pinned version up in OSV, the database of advisori
 
 .PHONY: lock
 lock: setup ## pin the newest versions that pyproject.toml allows, with hashes
-	$(LOCK) pyproject.toml -o requirements/producer.txt
-	$(LOCK) pyproject.toml --extra flower -o requirements/flower.txt
+	$(LOCK) pyproject.toml --extra api -o requirements/producer.txt
+	$(LOCK) pyproject.toml --extra api --extra flower -o requirements/flower.txt
 	$(LOCK) pyproject.toml $(WORKER) -o requirements/worker.txt
 	$(LOCK) pyproject.toml $(WORKER) --group dev -o requirements/dev.txt
 	$(LOCK) pyproject.toml $(WORKER) --group dev --group bench -o requirements/bench.txt

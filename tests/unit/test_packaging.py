@@ -66,10 +66,10 @@ def test_no_requirement_says_where_it_comes_from(lock) -> None:
 @pytest.mark.parametrize(
     ("lock", "extras"),
     [
-        ("producer", ()),
-        ("worker", ("worker", "flower", "embedded", "s3", "gcs")),
-        ("dev", ("worker", "flower", "embedded", "s3", "gcs", "export")),
-        ("bench", ("worker", "flower", "embedded", "s3", "gcs", "export")),
+        ("producer", ("api",)),
+        ("worker", ("worker", "api", "flower", "embedded", "s3", "gcs")),
+        ("dev", ("worker", "api", "flower", "embedded", "s3", "gcs", "export")),
+        ("bench", ("worker", "api", "flower", "embedded", "s3", "gcs", "export")),
     ],
 )
 def test_the_pins_are_what_the_project_asks_for(lock, extras) -> None:

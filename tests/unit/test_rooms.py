@@ -58,7 +58,7 @@ ROOMS = {
         "worker.batch", "worker.pool", "worker.loader", "worker.chunk.outcome",
         "worker.chunk.retry_wait",
     ),
-    "worker.commands.flower": ("worker.embedded.files", "worker.dashboard"),
+    "worker.commands.flower": ("worker.dashboard",),
     "worker.dashboard": (),
     "worker.embedded": (
         "worker.commands.flower", "worker.health", "worker.loader.sandbox.prctl",

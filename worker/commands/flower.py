@@ -20,10 +20,10 @@ from flower.urls import settings as flower_settings
 from contract.broker.connection import check_broker, make_celery
 from contract.errors import UnavailableError, UsageError
 from contract.log import log_lines
+from contract.secret_file import write_secret
 from contract.settings import PREFIX, Settings
 from worker.dashboard.handlers import HANDLERS
 from worker.dashboard.history import FORGET_WORKERS_AFTER_S, History, forgetting
-from worker.embedded.files import write_secret
 
 log = logging.getLogger(__name__)
 

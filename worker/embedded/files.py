@@ -1,4 +1,4 @@
-"""Files of the embedded stack that others must not read half-written, or at the same time."""
+"""Locks of files: who holds one keeps the others of this machine out."""
 
 from __future__ import annotations
 
@@ -11,16 +11,6 @@ from pathlib import Path
 from typing import Final
 
 RETRY_S: Final = 0.05
-
-
-def write_secret(path: Path, content: str) -> None:
-    """Replaces the file, for its owner alone; readers see the old or the new one."""
-    part = path.with_name(f"{path.name}.part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(content)
-    part.replace(path)
 
 
 @contextmanager

@@ -29,8 +29,16 @@ class Service:
     `new_messages` has what it logs where it is `heard`.
     """
 
-    def __init__(self, name: str, logs: Path, *, stop_within_s: float, heard: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        logs: Path,
+        *options: str,
+        stop_within_s: float,
+        heard: bool = False,
+    ) -> None:
         self.name = name
+        self._command = [RESNEXTQ, name, *options]
         self.log = logs / f"{name}.log"
         self._stop_within_s = stop_within_s
         self._child: subprocess.Popen[bytes] | None = None
@@ -51,11 +59,11 @@ class Service:
         self._started_at = time.monotonic()
         self._restart_at = None
         if self._messages is None:
-            self._child = start_child([RESNEXTQ, self.name], log=self.log)
+            self._child = start_child(self._command, log=self.log)
         else:
             with self._messages.pipe() as end:
                 self._child = start_child(
-                    [RESNEXTQ, self.name],
+                    self._command,
                     log=self.log,
                     kept=[end],
                     variables={LISTENER: str(end)},

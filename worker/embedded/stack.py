@@ -1,4 +1,4 @@
-"""`resnextq up`: broker, database, dispatcher, worker and dashboard, in one foreground command.
+"""`resnextq up`: broker, database, dispatcher, worker, API and dashboard, in one command.
 
 Each part is a process of its own, started in the order in which each needs the others and
 stopped in the reverse one. What dies is started again. The data lie in `RESNEXT_HOME`; what
@@ -24,10 +24,11 @@ from contract.database.engine import make_engine, reaching_database, reading
 from contract.database.schema import check_upgradable
 from contract.errors import UnavailableError, UsageError
 from contract.log import in_lines
+from contract.secret_file import write_secret
 from contract.settings import PREFIX, Settings
 from migrations.upgrade import upgrade
 from worker.commands.flower import keep_login, login_file, url_file
-from worker.embedded.files import locked, write_secret
+from worker.embedded.files import locked
 from worker.embedded.service import Service
 from worker.embedded.valkey import Valkey
 from worker.health import find_worker
@@ -92,6 +93,7 @@ class Stack:
             "worker", stop_within_s=settings.stop_within_s + STOP_WITHIN_S, heard=True
         )
         self._flower = self._service("flower")
+        self._api = self._service("serve", "--embedded")
         self._stopping = threading.Event()
         self._is_ready = False
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -110,14 +112,18 @@ class Stack:
             engine.dispose()
 
     def _service(
-        self, name: str, *, stop_within_s: float = STOP_WITHIN_S, heard: bool = False
+        self,
+        name: str,
+        *options: str,
+        stop_within_s: float = STOP_WITHIN_S,
+        heard: bool = False,
     ) -> Service:
-        return Service(name, self._logs, stop_within_s=stop_within_s, heard=heard)
+        return Service(name, self._logs, *options, stop_within_s=stop_within_s, heard=heard)
 
     @property
     def _services(self) -> tuple[Service, ...]:
         """The one that holds most work first."""
-        return (self._worker, self._dispatcher, self._flower)
+        return (self._worker, self._dispatcher, self._api, self._flower)
 
     def _on_signal(self, *_: object) -> None:
         if self._stopping.is_set():
@@ -129,10 +135,11 @@ class Stack:
         self._logs.mkdir(exist_ok=True, mode=0o700)
         self._start_broker()
         keep_login(self._settings)
-        url_file(self._settings).unlink(missing_ok=True)
+        for file in (url_file(self._settings), self._settings.api_url_file):
+            file.unlink(missing_ok=True)
         for service in reversed(self._services):
             service.start()
-        while self._dashboard_is_coming() and not self._stopping.wait(POLL_S):
+        while self._pages_are_coming() and not self._stopping.wait(POLL_S):
             self._revive(self._worker, self._dispatcher)
         self._show_places()
 
@@ -141,8 +148,10 @@ class Stack:
             self._valkey.start()
             write_secret(self._settings.broker_url_file, f"{self._valkey.url}\n")
 
-    def _dashboard_is_coming(self) -> bool:
-        return not (url_file(self._settings).exists() or self._flower.has_ended())
+    def _pages_are_coming(self) -> bool:
+        dashboard = url_file(self._settings).exists() or self._flower.has_ended()
+        api = self._settings.api_url_file.exists() or self._api.has_ended()
+        return not (dashboard and api)
 
     def _watch(self, engine: Engine) -> None:
         if self._valkey is not None and self._valkey.poll() is not None:
@@ -164,7 +173,8 @@ class Stack:
             service.revive()
 
     def _judge(self, service: Service, status: int) -> None:
-        if status in MISTAKES and service is not self._flower and not self._is_ready:
+        needed = service in (self._worker, self._dispatcher)
+        if status in MISTAKES and needed and not self._is_ready:
             raise MISTAKES[status](f"resnextq {service.name} did not start:\n{service.tail()}")
         last = service.tail().rpartition("\n")[2]
         self._tell(
@@ -190,6 +200,7 @@ class Stack:
             "home": str(settings.home),
             "database": database_address(engine),
             "broker": self._where_broker_is(),
+            "api": self._where_api_is(),
             "dashboard": self._where_dashboard_is(),
             "logs": str(self._logs),
         }
@@ -203,6 +214,12 @@ class Stack:
             return f"as {PREFIX}BROKER_URL says"
         where = self._valkey.socket_path or "Valkey on loopback"
         return f"{where}  (with its password in {self._settings.broker_url_file})"
+
+    def _where_api_is(self) -> str:
+        url = self._settings.api_url_file
+        if not url.exists():
+            return f"not running; its log is {self._api.log}"
+        return f"{url.read_text().strip()}  (key in {self._settings.api_key_file})"
 
     def _where_dashboard_is(self) -> str:
         if not url_file(self._settings).exists():

