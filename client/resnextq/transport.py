@@ -7,6 +7,7 @@ redirect is followed: the key would go to whoever the server names.
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import time
@@ -28,6 +29,8 @@ FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 20.0
 BLOCK_BYTES: Final = 65_536
 MOST_PROBLEM_BYTES: Final = 1_048_576
+SUCCESS: Final = range(200, 300)
+REDIRECTION: Final = range(300, 400)
 # Answers that say: not now.
 LATER: Final = frozenset({429, 502, 503, 504})
 
@@ -67,7 +70,7 @@ class Transport:
             method: of the request.
             path: on the server, with its first slash.
             query: parameters; None is left out, and a list is sent as several.
-            body: bytes, or a file that is read from where it stands.
+            body: bytes, or a file that is read from its beginning.
             headers: besides the key.
             again: whether it may be sent twice; by default what only reads.
             timeout_s: for all of it, tries and waits included; by default the client's.
@@ -80,6 +83,9 @@ class Transport:
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit_s
         may_repeat = method == "GET" if again is None else again
+        if body is not None and not isinstance(body, bytes):  # known, it is not sent in chunks
+            headers = dict(headers or {}) | {"Content-Length": str(body.seek(0, io.SEEK_END))}
+            body.seek(0)
         for wait_s in _waits():
             try:
                 return self._once(method, path, query, body, headers, deadline)
@@ -130,7 +136,7 @@ class Transport:
             content = _content(response, deadline)
         finally:
             response.release_conn()
-        if not HTTPStatus(response.status).is_success:
+        if response.status not in SUCCESS:
             raise _refusal(response.status, response.headers, content)
         return json.loads(content) if content else None
 
@@ -178,15 +184,17 @@ def _content(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
 
 
 def _blocks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    """As they come: a block is not waited for until it is full."""
     try:
-        yield from response.stream(BLOCK_BYTES)
+        while block := response.read1(BLOCK_BYTES):
+            yield block
     except HTTPError as error:
         raise ServerUnavailable(f"The answer has ended early: {error}") from error
 
 
 def _refusal(status: int, headers: Mapping[str, str], content: bytes) -> Error:
     """An answer that is no success, as an error."""
-    if HTTPStatus(status).is_redirection:
+    if status in REDIRECTION:
         where = headers.get("Location", "nowhere")
         return Error(f"The server sends its clients to {where}: use that address yourself.")
     try:
