@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +25,7 @@ LONG_POLL_S: Final = 20.0
 SHOW_EVERY_S: Final = 1.0
 PAGE: Final = 5_000
 MINUTE_S: Final = 60
+JSON: Final = {"Content-Type": "application/json"}
 HOUR_S: Final = 3_600
 PARQUET: Final = "application/vnd.apache.parquet"
 FORMATS: Final = {"parquet": PARQUET, "csv": "text/csv", "jsonl": "application/x-ndjson"}
@@ -164,27 +166,31 @@ class Job:
     def resume(self) -> JobStatus:
         return self._change("resume")
 
+    def edit(
+        self,
+        *,
+        name: str | None = None,
+        priority: int | None = None,
+        tags: Mapping[str, str | None] | None = None,
+    ) -> JobStatus:
+        """Changes what is given. An empty name is none; a tag with the value None goes."""
+        given = {"name": name, "priority": priority, "tags": None if tags is None else dict(tags)}
+        body = json.dumps({key: value for key, value in given.items() if value is not None})
+        told = self._transport.json(
+            "PATCH", self._path, body=body.encode(), headers=JSON, again=True
+        )
+        return JobStatus.read(told)
+
     def retry(self, errors: Sequence[str] = ()) -> Retried:
         """Runs failed images again: those with one of these codes, or all."""
-        body = b'{"errors": [' + b", ".join(_quoted(code) for code in errors) + b"]}"
-        headers = {"Content-Type": "application/json"}
-        told = self._transport.json("POST", f"{self._path}/retry", body=body, headers=headers)
+        body = json.dumps({"errors": list(errors)}).encode()
+        told = self._transport.json("POST", f"{self._path}/retry", body=body, headers=JSON)
         return Retried.of(told)
-
-    def delete(self) -> None:
-        """Removes the job and its results."""
-        self._transport.json("DELETE", self._path)
 
     def _change(self, what: str) -> JobStatus:
         # Each of these is as good twice as once.
         told = self._transport.json("POST", f"{self._path}/{what}", again=True)
         return JobStatus.read(told)
-
-
-def _quoted(text: str) -> bytes:
-    import json  # noqa: PLC0415
-
-    return json.dumps(text).encode()
 
 
 class _Line:

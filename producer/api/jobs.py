@@ -25,8 +25,9 @@ from producer.api.service import (
     job_answer,
     json_answer,
 )
-from producer.api.shapes import JobIn, JobOut, JobsOut, Options, RetryIn, RetryOut
+from producer.api.shapes import EditIn, JobOut, JobsOut, ListOptions, RetryIn, RetryOut
 from producer.jobs.cancel import cancel
+from producer.jobs.change import edit, pause, resume
 from producer.jobs.job import Job, as_json, live_workers, read_chosen
 from producer.jobs.retry import retry
 from producer.submit.draft import is_visible
@@ -57,7 +58,7 @@ def submit(  # noqa: PLR0913, PLR0917  (the query's parameters)
     service: Served,
     key: Caller,
     body: BodyOf,
-    options: Annotated[Options, Query()],
+    options: Annotated[ListOptions, Query()],
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> Response:
     """Submit images: JSON, or a list with the other values as query parameters.
@@ -66,13 +67,12 @@ def submit(  # noqa: PLR0913, PLR0917  (the query's parameters)
     the same request answers the same job (200), and submits nothing.
     """
     if body.media_type in JSON_TYPES:
-        wanted: Options = read_json(body)
-        assert isinstance(wanted, JobIn)  # noqa: S101  (mypy)
-        images = images_of(wanted)
+        wanted = read_json(body)
+        order = order_of(service.settings, wanted, key, idempotency_key)
+        submission = submit_entries(service.engine, images_of(wanted), order)
     else:
-        wanted, images = options, images_of_list(body)
-    order = order_of(service.settings, wanted, key, idempotency_key)
-    submission = submit_entries(service.engine, images, order)
+        order = order_of(service.settings, options, key, idempotency_key)
+        submission = submit_entries(service.engine, images_of_list(body), order)
     job, served = service.job_and_served(submission.job)
     return job_answer(
         job,
@@ -114,9 +114,9 @@ def listed(  # noqa: PLR0913, PLR0917  (the query's parameters)
 
 
 @router.get(
-    "/{job_id}", responses={200: {"model": JobOut}, 304: {"description": "As it was."}}
-    | responses(404)
-)  # fmt: skip
+    "/{job_id}",
+    responses={200: {"model": JobOut}, 304: {"description": "As it was."}, **responses(404)},
+)
 async def look(
     service: Served,
     job_id: str,
@@ -153,6 +153,38 @@ def retried(service: Served, job_id: str, wanted: RetryIn | None = None) -> Resp
     service.job(job_id)
     again = retry(service.engine, job_id, wanted.errors if wanted else ())
     return json_answer({"images": again.images, "left": again.left})
+
+
+@router.post("/{job_id}/pause", responses={200: {"model": JobOut}, **responses(404, 409)})
+def paused(service: Served, job_id: str) -> Response:
+    """Give none of its images out until it is resumed. Workers finish what they have."""
+    service.job(job_id)
+    pause(service.engine, job_id)
+    return _answer(service, job_id)
+
+
+@router.post("/{job_id}/resume", responses={200: {"model": JobOut}, **responses(404, 409)})
+def resumed(service: Served, job_id: str) -> Response:
+    """Go on with a paused job."""
+    service.job(job_id)
+    resume(service.engine, job_id)
+    return _answer(service, job_id)
+
+
+@router.patch("/{job_id}", responses={200: {"model": JobOut}, **responses(404)})
+def edited(service: Served, job_id: str, wanted: EditIn) -> Response:
+    """Change name, priority or tags; what is not named stays."""
+    service.job(job_id)
+    tags = wanted.tags or {}
+    edit(
+        service.engine,
+        job_id,
+        name=wanted.name,
+        priority=wanted.priority,
+        tags={key: value for key, value in tags.items() if value is not None},
+        untag=[key for key, value in tags.items() if value is None],
+    )
+    return _answer(service, job_id)
 
 
 def _answer(service: Service, job_id: str) -> Response:

@@ -14,8 +14,10 @@ from contract.settings import Settings
 from producer.api.bodies import Body
 from producer.api.keys import Key
 from producer.api.problems import Refused
-from producer.api.shapes import JobIn, Options
-from producer.submit.sources import Entry, Run, read_runs
+from producer.api.shapes import JobIn, ListOptions
+from producer.submit.options import read_tags
+from producer.submit.runs import Run
+from producer.submit.sources import Entry, read_runs
 from producer.submit.submission import Order
 
 JSON_TYPES: Final = frozenset({"", "application/json"})
@@ -61,7 +63,9 @@ def images_of_list(body: Body) -> Iterator[Entry | Run]:
     return read_runs(["-"], body.file)
 
 
-def order_of(settings: Settings, wanted: Options, key: Key, idempotency_key: str | None) -> Order:
+def order_of(
+    settings: Settings, wanted: JobIn | ListOptions, key: Key, idempotency_key: str | None
+) -> Order:
     """
     Raises:
         UsageError: a value is not such.
@@ -73,6 +77,7 @@ def order_of(settings: Settings, wanted: Options, key: Key, idempotency_key: str
     }
     if "model" in asked and "weights" not in asked:  # weights are of one model
         asked["weights"] = default_weights(asked["model"])
+    tags = read_tags(wanted.tag) if isinstance(wanted, ListOptions) else wanted.tags
     return Order.of(
         settings.model_copy(update=asked),
         name=wanted.name,
@@ -80,4 +85,6 @@ def order_of(settings: Settings, wanted: Options, key: Key, idempotency_key: str
         priority=wanted.priority,
         expires_s=wanted.expires_s,
         owner=key.owner,
+        tags=tags,
+        stop_at_failures=wanted.stop_at_failures,
     )

@@ -38,9 +38,32 @@ class Options(BaseModel):
     precision: Literal["amp", "fp32"] | None = Field(
         default=None, description="Instead of RESNEXT_PRECISION."
     )
+    stop_at_failures: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Cancel the rest once this share of the images has failed, of 100 or more.",
+    )
+
+
+class ListOptions(Options):
+    """The same beside a list, as query parameters."""
+
+    tag: list[str] = Field(default_factory=list, description="`key=value`; may be repeated.")
+
+
+class EditIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = Field(default=None, description="Empty: none any more.")
+    priority: int | None = Field(default=None, ge=-1000, le=1000)
+    tags: dict[str, str | None] | None = Field(
+        default=None, description="Added, or with another value; null takes one away."
+    )
 
 
 class JobIn(Options):
+    tags: dict[str, str] = Field(default_factory=dict)
     uris: list[str] | None = Field(default=None, max_length=MOST_JSON_IMAGES)
     images: list[ImageIn] | None = Field(
         default=None, max_length=MOST_JSON_IMAGES, description="Instead of `uris`, with ids."

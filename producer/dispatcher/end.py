@@ -1,13 +1,14 @@
 """The rest of a job that was cancelled or has expired: every image that is left gets its row.
 
-The dispatcher calls `expire` and `settle` once a tick. No chunk of such a job is claimed any more,
-so what is `pending` or `queued` is settled here; what a worker runs is its own until it has stored
-it, or until it is dead and its chunk is taken back. Rows, tally and the chunk's new state go into
+The dispatcher calls `expire`, `stop_failing` and `settle` once a tick. No chunk of such a job is
+claimed any more, so what is `pending` or `queued` is settled here; what a worker runs is its own
+until it has stored it, or until it is dead and its chunk is taken back. Rows, tally and the chunk's new state go into
 one transaction, as a worker's do. `producer.dispatcher.count` finishes the job with the last.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -24,6 +25,10 @@ from contract.database.tables import jobs
 ENDED: Final = ("cancelled", "expired")
 # Some thousands of rows: others wait for tens of milliseconds.
 CHUNKS_A_TRANSACTION: Final = 64
+LEAST_SETTLED: Final = 100
+"""Images, before a job is stopped because too many have failed."""
+
+log = logging.getLogger(__name__)
 
 
 def expire(engine: Engine) -> list[str]:
@@ -42,6 +47,35 @@ def expire(engine: Engine) -> list[str]:
             .returning(jobs.c.id)
         )
         return list(ended)
+
+
+def stop_failing(engine: Engine) -> list[str]:
+    """Cancels the running jobs of which too large a share has failed; returns their ids.
+
+    Not before LEAST_SETTLED images are settled, or all: the first few may be one bad host's.
+    """
+    settled = jobs.c.classified + jobs.c.failed
+    failing = (
+        select(jobs.c.number)
+        .where(
+            jobs.c.state == "running",
+            jobs.c.stop_at_failures.is_not(None),
+            settled >= LEAST_SETTLED,
+            jobs.c.failed >= jobs.c.stop_at_failures * settled,
+        )
+        .with_for_update(key_share=True, skip_locked=True)
+        .cte("failing")  # evaluated once, whatever the plan
+    )
+    with engine.begin() as connection:
+        stopped = connection.execute(
+            update(jobs)
+            .where(jobs.c.number.in_(select(failing)))
+            .values(state="cancelled", images_per_s=0.0)
+            .returning(jobs.c.id, jobs.c.failed, settled.label("settled"))
+        ).all()
+    for job in stopped:
+        log.warning("Job %s is stopped: %d of %d images failed.", job.id, job.failed, job.settled)
+    return [job.id for job in stopped]
 
 
 def settle(engine: Engine, for_s: float) -> int:

@@ -28,7 +28,7 @@ from contract.log import log_lines
 from contract.settings import Settings
 from producer.dispatcher.abandoned import remove_abandoned
 from producer.dispatcher.count import fold
-from producer.dispatcher.end import expire, settle
+from producer.dispatcher.end import expire, settle, stop_failing
 from producer.dispatcher.leader import TERM_S, TICKS_A_TERM, Leadership
 from producer.dispatcher.publish import publish
 from producer.dispatcher.reap import Reaper
@@ -117,6 +117,7 @@ class Dispatcher:
         fold(self._engine)
         self._reaper.reap(self._engine)
         expire(self._engine)
+        stop_failing(self._engine)
         settle(self._engine, for_s=SETTLE_SHARE * self._settings.dispatch_interval_s)
         remove_abandoned(self._engine, for_s=REMOVE_SHARE * self._settings.dispatch_interval_s)
 

@@ -158,7 +158,7 @@ def _demands(
     images = select(func.sum(due.c.remaining_images)).scalar_subquery()
     rows = connection.execute(
         select(jobs.c.number, jobs.c.priority, counted.label("due"), images.label("images"))
-        .where(jobs.c.state == "running", jobs.c.queue == queue)
+        .where(jobs.c.state == "running", jobs.c.queue == queue, jobs.c.paused_at.is_(None))
         .order_by(jobs.c.number)
     )
     return [

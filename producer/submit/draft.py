@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from contract.database.clock import db_now
-from contract.database.tables import chunk_uris, chunks, jobs
+from contract.database.tables import chunk_uris, chunks, job_tags, jobs
 from contract.database.waits import Database
 from contract.errors import UnavailableError
 
@@ -69,7 +70,7 @@ class Draft:
     created_at: datetime
 
 
-def insert_draft(database: Database, row: dict[str, Any]) -> Draft:
+def insert_draft(database: Database, row: dict[str, Any], tags: Mapping[str, str]) -> Draft:
     """Inserts a job's row in state `submitting`.
 
     A dead draft with the same key gives it up and is removed. So does an earlier try of this very
@@ -88,6 +89,9 @@ def insert_draft(database: Database, row: dict[str, Any]) -> Draft:
             .values(**row, state="submitting", created_at=db_now(), submit_heartbeat_at=db_now())
             .returning(jobs.c.number, jobs.c.created_at)
         ).one()
+        if tags:
+            rows = [{"job_number": number, "key": key, "value": tags[key]} for key in sorted(tags)]
+            connection.execute(insert(job_tags), rows)
         draft = Draft(
             number=number,
             id=row["id"],

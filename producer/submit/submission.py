@@ -19,10 +19,10 @@ import getpass
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count, repeat
 from pathlib import Path
@@ -36,7 +36,7 @@ from contract.chunks.insert import Part, insert_parts
 from contract.database.clock import db_now
 from contract.database.tables import chunks
 from contract.database.waits import Database
-from contract.errors import SourceError, UsageError
+from contract.errors import SourceError
 from contract.settings import Settings
 from producer.submit.background import begin
 from producer.submit.digest import ImagesDigest
@@ -51,16 +51,20 @@ from producer.submit.draft import (
     set_running,
 )
 from producer.submit.key import Earlier, check_same, find_earlier
+from producer.submit.options import (
+    check_expires,
+    check_priority,
+    check_share,
+    check_tags,
+    check_title,
+)
 from producer.submit.runs import Run
-from producer.submit.sources import Entry, check, shorten
+from producer.submit.sources import Entry, check
 
 # About what one transaction inserts: some tens of milliseconds, a few hundred kilobytes.
 IMAGES_PER_TRANSACTION: Final = 4_096
 # A transaction takes less, where the database answers.
 BREAK_OFF_WITHIN_S: Final = 2.0
-MAX_PRIORITY: Final = 1_000
-MAX_EXPIRES_S: Final = 3650 * 86_400.0
-MAX_TITLE_CHARS: Final = 200
 # Two submits that take a key from each other settle it in two rounds.
 KEY_ROUNDS: Final = 5
 
@@ -142,19 +146,17 @@ class Order:
     file_roots: Sequence[Path]
     fetch_ports: Sequence[int] = ()
     object_stores: Sequence[str] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    stop_at_failures: float | None = None
+    """The share of failed images, above 0 and up to 1, at which the rest is cancelled."""
 
     def __post_init__(self) -> None:
-        _check_title("name", self.name)
-        _check_title("key", self.key)
-        if abs(self.priority) > MAX_PRIORITY:
-            raise UsageError(
-                f"priority is {self.priority}; it is from -{MAX_PRIORITY} to {MAX_PRIORITY}."
-            )
-        if self.expires_s is not None and not 0 < self.expires_s <= MAX_EXPIRES_S:
-            raise UsageError(
-                f"expires is after {self.expires_s} seconds; it is after more than none, and "
-                f"after {MAX_EXPIRES_S / 86_400:.0f} days at most."
-            )
+        check_title("name", self.name)
+        check_title("key", self.key)
+        check_priority(self.priority)
+        check_expires(self.expires_s)
+        check_tags(self.tags)
+        check_share(self.stop_at_failures)
 
     @classmethod
     def of(  # noqa: PLR0913  (all but one are by keyword)
@@ -166,6 +168,8 @@ class Order:
         priority: int,
         expires_s: float | None = None,
         owner: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        stop_at_failures: float | None = None,
     ) -> Order:
         """An order of this owner; by default of the user who runs this process."""
         return cls(
@@ -181,6 +185,8 @@ class Order:
             file_roots=settings.file_roots,
             fetch_ports=settings.fetch_ports,
             object_stores=settings.object_stores,
+            tags=tags or {},
+            stop_at_failures=stop_at_failures,
         )
 
     @property
@@ -259,13 +265,6 @@ def _submit_draft(
     return total
 
 
-def _check_title(what: str, title: str | None) -> None:
-    if title is not None and not (title.isprintable() and 0 < len(title) <= MAX_TITLE_CHARS):
-        raise UsageError(
-            f"{what} is {shorten(title)!r}; it is of 1 to {MAX_TITLE_CHARS} printable characters."
-        )
-
-
 def _images_per_group(order: Order) -> int:
     """Whole chunks."""
     return max(1, IMAGES_PER_TRANSACTION // order.chunk_images) * order.chunk_images
@@ -297,7 +296,7 @@ def _begin(database: Database, order: Order) -> Draft | Earlier:
         if order.key is not None:
             await_silence(database, order.owner, order.key)
         try:
-            return insert_draft(database, _job_row(order))
+            return insert_draft(database, _job_row(order), order.tags)
         except IntegrityError:  # another submit with this key, at the same time
             continue
     raise SubmitInProgressError(
@@ -321,6 +320,7 @@ def _job_row(order: Order) -> dict[str, Any]:
         "failed": 0,
         "errors": {},
         "images_per_s": 0.0,
+        "stop_at_failures": order.stop_at_failures,
     }
 
 

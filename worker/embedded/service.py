@@ -38,7 +38,7 @@ class Service:
         heard: bool = False,
     ) -> None:
         self.name = name
-        self._command = [RESNEXTQ, name, *options]
+        self._command: list[str | Path] = [RESNEXTQ, name, *options]
         self.log = logs / f"{name}.log"
         self._stop_within_s = stop_within_s
         self._child: subprocess.Popen[bytes] | None = None

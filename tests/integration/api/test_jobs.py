@@ -308,3 +308,23 @@ def test_openapi_says_what_there_is(api: Api) -> None:
     named = {part.split('"', 1)[0] for part in json.dumps(told).split("#/components/schemas/")[1:]}
     assert named <= set(told["components"]["schemas"])
     assert told["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
+
+
+def test_jobs_are_paused_resumed_and_edited(api: Api) -> None:
+    job = submit(api.submitter, tags={"team": "red"}, stop_at_failures=0.5)["id"]
+    path = f"/v1/jobs/{job}"
+    for what, paused in (("pause", True), ("pause", True), ("resume", False)):
+        answer = api.submitter.post(f"{path}/{what}")
+        assert (answer.status_code, answer.json()["paused"]) == (200, paused)
+    wanted = {"name": "new", "priority": 7, "tags": {"team": None, "run": "8"}}
+    changed = api.submitter("PATCH", path, json=wanted).json()
+    assert (changed["name"], changed["priority"], changed["tags"]) == ("new", 7, {"run": "8"})
+    assert api.submitter("PATCH", path, json={}).json() == changed
+    refused = api.submitter("PATCH", path, json={"state": "completed"})
+    assert (refused.status_code, refused.json()["code"]) == (422, "bad_request")
+    assert api.reader("PATCH", path, json={}).status_code == 403
+    query = {"tag": ["a=1", "b=2"], "stop_at_failures": "0.5"}
+    listed = api.submitter.post("/v1/jobs", data=LINES, headers=TEXT, params=query).json()
+    assert listed["tags"] == {"a": "1", "b": "2"}
+    wrong = api.submitter.post("/v1/jobs", data=LINES, headers=TEXT, params={"tag": "a"})
+    assert (wrong.status_code, "write key=value" in wrong.text) == (422, True)

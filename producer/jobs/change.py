@@ -1,0 +1,115 @@
+"""`resnextq pause`, `resume` and `edit`: a job that goes on, otherwise.
+
+A paused job stays `running`; the dispatcher gives none of its chunks out. What workers have taken
+by then they finish. Its time runs on: `expires` is not moved.
+
+    from contract.database.engine import connect_database
+    from contract.settings import load_settings
+    from producer.jobs.change import pause
+
+    engine = connect_database(load_settings())
+    job = pause(engine, "0b5f0c6a9d3e4f21")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+
+from contract.database.clock import db_now
+from contract.database.tables import job_tags, jobs
+from contract.errors import JobStateError
+from producer.jobs.job import Job, find_job, read_job
+from producer.submit.options import check_priority, check_tags, check_title
+
+
+def pause(engine: Engine, job: str) -> Job:
+    """Gives out none of the job's images from now on. One that is paused stays so.
+
+    Raises:
+        UnknownJobError: there is none of this id, or more than one.
+        JobStateError: it has ended.
+    """
+    return _change_live(engine, job, paused_at=func.coalesce(jobs.c.paused_at, db_now()))
+
+
+def resume(engine: Engine, job: str) -> Job:
+    """Goes on with a paused job. One that is not paused stays so.
+
+    Raises:
+        UnknownJobError: there is none of this id, or more than one.
+        JobStateError: it has ended.
+    """
+    return _change_live(engine, job, paused_at=None)
+
+
+def edit(  # noqa: PLR0913  (all but two are by keyword)
+    engine: Engine,
+    job: str,
+    *,
+    name: str | None = None,
+    priority: int | None = None,
+    tags: Mapping[str, str] | None = None,
+    untag: Collection[str] = (),
+) -> Job:
+    """Changes what is given, in any state; the priority counts from the next chunk on.
+
+    Args:
+        engine: of the database.
+        job: its id, or a beginning of it.
+        name: for people; empty: none any more.
+        priority: -1000 to 1000.
+        tags: added, or given another value; the others stay.
+        untag: keys of tags that go.
+
+    Raises:
+        UnknownJobError: there is none of this id, or more than one.
+        UsageError: a value is not such.
+    """
+    values: dict[str, Any] = {}
+    if name is not None:
+        check_title("name", name or None)
+        values["name"] = name or None
+    if priority is not None:
+        check_priority(priority)
+        values["priority"] = priority
+    with engine.begin() as connection:
+        number = find_job(connection, job).number
+        _lock(connection, number)
+        if values:
+            connection.execute(update(jobs).where(jobs.c.number == number).values(**values))
+        _change_tags(connection, number, tags or {}, untag)
+        return read_job(connection, number)
+
+
+def _change_live(engine: Engine, job: str, **values: Any) -> Job:  # noqa: ANN401  (columns)
+    with engine.begin() as connection:
+        found = find_job(connection, job)
+        state = _lock(connection, found.number)
+        if state not in {"submitting", "running"}:
+            raise JobStateError(f"Job {found.id} is {state}: there is nothing left to give out.")
+        connection.execute(update(jobs).where(jobs.c.number == found.number).values(**values))
+        return read_job(connection, found.number)
+
+
+def _lock(connection: Connection, number: int) -> str:
+    """The job's state. Workers' new rows, which refer to the job, do not wait for this."""
+    statement = select(jobs.c.state).where(jobs.c.number == number)
+    state: str = connection.execute(statement.with_for_update(key_share=True)).scalar_one()
+    return state
+
+
+def _change_tags(
+    connection: Connection, number: int, tags: Mapping[str, str], untag: Collection[str]
+) -> None:
+    going = {*untag, *tags}
+    if going:
+        of_job = job_tags.c.job_number == number
+        connection.execute(delete(job_tags).where(of_job, job_tags.c.key.in_(going)))
+    there = select(job_tags.c.key, job_tags.c.value).where(job_tags.c.job_number == number)
+    check_tags({row.key: row.value for row in connection.execute(there)} | dict(tags))
+    if tags:
+        rows = [{"job_number": number, "key": key, "value": tags[key]} for key in sorted(tags)]
+        connection.execute(insert(job_tags), rows)
