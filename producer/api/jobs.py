@@ -25,7 +25,15 @@ from producer.api.service import (
     job_answer,
     json_answer,
 )
-from producer.api.shapes import EditIn, JobOut, JobsOut, ListOptions, RetryIn, RetryOut
+from producer.api.shapes import (
+    EditIn,
+    JobOut,
+    JobsOut,
+    ListOptions,
+    RetryIn,
+    RetryOut,
+    SubmittedOut,
+)
 from producer.jobs.cancel import cancel
 from producer.jobs.change import edit, pause, resume
 from producer.jobs.job import Job, as_json, live_workers, read_chosen
@@ -50,7 +58,11 @@ State = Annotated[str | None, Query(pattern="^(submitting|running|completed|canc
 @router.post(
     "",
     status_code=201,
-    responses={201: {"model": JobOut}, 200: {"model": JobOut}, **responses(409, 413, 415)},
+    responses={
+        201: {"model": SubmittedOut},
+        200: {"model": SubmittedOut},
+        **responses(409, 413, 415),
+    },
     openapi_extra={"requestBody": {"required": True, "content": LISTS}},
 )
 def submit(  # noqa: PLR0913, PLR0917  (the query's parameters)
@@ -79,6 +91,7 @@ def submit(  # noqa: PLR0913, PLR0917  (the query's parameters)
         served,
         status=200 if submission.repeated else 201,
         headers={"Location": str(request.url_for("look", job_id=job.id).path)},
+        more={"notify_secret": submission.notify_secret},
     )
 
 

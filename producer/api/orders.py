@@ -87,4 +87,5 @@ def order_of(
         owner=key.owner,
         tags=tags,
         stop_at_failures=wanted.stop_at_failures,
+        notify=wanted.notify,
     )

@@ -65,10 +65,15 @@ def json_answer(
 
 
 def job_answer(
-    job: Job, served: Counter[str], *, status: int = 200, headers: dict[str, str] | None = None
+    job: Job,
+    served: Counter[str],
+    *,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+    more: dict[str, Any] | None = None,
 ) -> Response:
     """A job with its ETag and, while it goes on, when to ask again."""
-    content = orjson.dumps(as_json(job, served))
+    content = orjson.dumps(as_json(job, served) | (more or {}))
     found = {"ETag": etag_of(content), "Cache-Control": "no-cache"} | (headers or {})
     if not job.is_finished:
         found["Retry-After"] = str(retry_after_s(job))

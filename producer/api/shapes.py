@@ -45,6 +45,11 @@ class Options(BaseModel):
         description="Cancel the rest once this share of the images has failed, of 100 or more.",
     )
 
+    notify: str | None = Field(
+        default=None,
+        description="A URL that gets a signed POST when the job has ended (Standard Webhooks).",
+    )
+
 
 class ListOptions(Options):
     """The same beside a list, as query parameters."""
@@ -96,6 +101,12 @@ class JobOut(BaseModel):
     finished_at: str | None
     errors: dict[str, int] = Field(description="Images by error code, the most frequent first.")
     faults: dict[str, int] = Field(description="Chunks whose last run met a fault of the program.")
+
+
+class SubmittedOut(JobOut):
+    notify_secret: str | None = Field(
+        description="With `notify`: what its POSTs are signed with. It is told here alone."
+    )
 
 
 class JobsOut(BaseModel):

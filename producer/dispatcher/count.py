@@ -4,7 +4,7 @@ Each stored chunk adds one small row to `tallies`, so that no two workers wait f
 job's row; the dispatcher takes them out and adds them up, in one transaction. Two dispatchers
 at once fold no tally twice: a row that is deleted is deleted once. The tally of the last
 image completes a running job; one that was cancelled or has expired is finished by it. The counts
-of a job's classes grow in the same transaction.
+of a job's classes grow in the same transaction, and who asked for it is told of its end.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine, Row, select, update
 from contract.chunks.results import ClassKey, add_class_counts, take_tallies
 from contract.database.clock import db_now
 from contract.database.tables import jobs
+from producer.notify.outbox import note_ends
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +55,14 @@ def fold(engine: Engine) -> int:
         assert now is not None  # noqa: S101  (a clock always answers)
         sums, count = _take(connection)
         classes = dict[ClassKey, int]()
+        ended = list[int]()
         for job in _jobs_to_change(connection, sums):
             new = sums.get(job.number, Sum())
-            _change(connection, job, new, now)
+            if _change(connection, job, new, now):
+                ended.append(job.number)
             classes |= new.class_counts(job.number)
         add_class_counts(connection, classes)
+        note_ends(connection, ended)
     return count
 
 
@@ -91,7 +95,8 @@ def _jobs_to_change(connection: Connection, sums: dict[int, Sum]) -> list[Row[An
     )
 
 
-def _change(connection: Connection, job: Row[Any], new: Sum, now: datetime) -> None:
+def _change(connection: Connection, job: Row[Any], new: Sum, now: datetime) -> bool:
+    """Whether the job is done with it."""
     running = job.state == "running"
     state = "completed" if running else job.state
     classified, failed = job.classified + new.classified, job.failed + new.failed
@@ -119,6 +124,7 @@ def _change(connection: Connection, job: Row[Any], new: Sum, now: datetime) -> N
             seconds,
             job.total / max(seconds, 1e-3),
         )
+    return done
 
 
 def _add(errors: dict[str, int], more: Counter[str]) -> dict[str, int]:

@@ -21,6 +21,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from contract.addresses import FetchAllow
 from contract.broker.connection import check_broker, make_celery
 from contract.database.address import database_address
 from contract.database.engine import connect_database
@@ -33,6 +34,7 @@ from producer.dispatcher.leader import TERM_S, TICKS_A_TERM, Leadership
 from producer.dispatcher.publish import publish
 from producer.dispatcher.reap import Reaper
 from producer.dispatcher.unclaimed import Lost
+from producer.notify.sender import Sender
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ class Dispatcher:
         self._lost = Lost()
         self._leadership = Leadership(max(TERM_S, TICKS_A_TERM * settings.dispatch_interval_s))
         self._leads = False
+        self._sender: Sender | None = None
         self._database = Outage("The database", (DBAPIError,))
         self._redis = Outage("Redis", (BrokerError, redis.exceptions.RedisError, OSError))
 
@@ -92,6 +95,7 @@ class Dispatcher:
             self.tick()
             left_s = began + self._settings.dispatch_interval_s - time.monotonic()
             stop.wait(self._database.wait_s or max(0.0, left_s))
+        self._notify(wanted=False)
         self._database.holds(lambda: self._leadership.leave(self._engine))
 
     def tick(self) -> None:
@@ -112,6 +116,16 @@ class Dispatcher:
 
     def _ask_to_lead(self) -> None:
         self._leads = self._leadership.ask(self._engine)
+        self._notify(wanted=self._leads)
+
+    def _notify(self, *, wanted: bool) -> None:
+        """Whoever leads sends notifications; what two of them send at once is sent once."""
+        if wanted and self._sender is None:
+            self._sender = Sender(self._engine, FetchAllow.parse(self._settings.fetch_allow))
+            self._sender.start()
+        elif not wanted and self._sender is not None:
+            self._sender.stop()
+            self._sender = None
 
     def _keep_counts(self) -> None:
         fold(self._engine)

@@ -21,6 +21,7 @@ from contract.database.clock import db_now
 from contract.database.tables import chunks, jobs
 from contract.errors import JobStateError
 from producer.jobs.job import Job, find_job, read_job
+from producer.notify.outbox import note_ends
 
 
 def cancel(engine: Engine, job: str) -> Job:
@@ -71,6 +72,8 @@ def _stop_draft(connection: Connection, number: int) -> None:
         # Without images there is nothing to settle that would finish it.
         finished_at=None if images else db_now(),
     )
+    if not images:
+        note_ends(connection, [number])
 
 
 def _set_cancelled(connection: Connection, number: int, **values: Any) -> None:  # noqa: ANN401  (columns)

@@ -68,6 +68,7 @@ class Draft:
     owner: str
     key: str | None
     created_at: datetime
+    notify_secret: str | None = None
 
 
 def insert_draft(database: Database, row: dict[str, Any], tags: Mapping[str, str]) -> Draft:
@@ -98,6 +99,7 @@ def insert_draft(database: Database, row: dict[str, Any], tags: Mapping[str, str
             owner=row["owner"],
             key=row["key"],
             created_at=created_at,
+            notify_secret=row.get("notify_secret"),
         )
         return draft, left
 

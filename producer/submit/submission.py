@@ -38,6 +38,7 @@ from contract.database.tables import chunks
 from contract.database.waits import Database
 from contract.errors import SourceError
 from contract.settings import Settings
+from producer.notify.outbox import check_url, make_secret
 from producer.submit.background import begin
 from producer.submit.digest import ImagesDigest
 from producer.submit.draft import (
@@ -78,6 +79,8 @@ class Submission:
     images: int
     repeated: bool
     """A job with this key was there already; nothing has been submitted."""
+    notify_secret: str | None = None
+    """What notifications of this job are signed with; told once, here."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,8 @@ class Order:
     tags: Mapping[str, str] = field(default_factory=dict)
     stop_at_failures: float | None = None
     """The share of failed images, above 0 and up to 1, at which the rest is cancelled."""
+    notify: str | None = None
+    """A URL that is told when the job has ended; see `producer.notify`."""
 
     def __post_init__(self) -> None:
         check_title("name", self.name)
@@ -157,6 +162,7 @@ class Order:
         check_expires(self.expires_s)
         check_tags(self.tags)
         check_share(self.stop_at_failures)
+        check_url(self.notify)
 
     @classmethod
     def of(  # noqa: PLR0913  (all but one are by keyword)
@@ -170,6 +176,7 @@ class Order:
         owner: str | None = None,
         tags: Mapping[str, str] | None = None,
         stop_at_failures: float | None = None,
+        notify: str | None = None,
     ) -> Order:
         """An order of this owner; by default of the user who runs this process."""
         return cls(
@@ -187,6 +194,7 @@ class Order:
             object_stores=settings.object_stores,
             tags=tags or {},
             stop_at_failures=stop_at_failures,
+            notify=notify,
         )
 
     @property
@@ -237,7 +245,7 @@ def submit_entries(
         with suppress(SQLAlchemyError):  # what went wrong first is what to tell
             discard(engine, draft)
         raise
-    return Submission(draft.id, total, repeated=False)
+    return Submission(draft.id, total, repeated=False, notify_secret=draft.notify_secret)
 
 
 def _repeat(earlier: Earlier, order: Order, groups: Iterable[Group]) -> Submission:
@@ -321,6 +329,8 @@ def _job_row(order: Order) -> dict[str, Any]:
         "errors": {},
         "images_per_s": 0.0,
         "stop_at_failures": order.stop_at_failures,
+        "notify_url": order.notify,
+        "notify_secret": None if order.notify is None else make_secret(),
     }
 
 

@@ -21,8 +21,8 @@ ROOMS = {
     ),
     "producer.api": ("producer.submit", "producer.jobs"),
     "producer.api.keys": (),
-    "producer.submit": (),
-    "producer.dispatcher": ("producer.submit.draft",),  # what a killed submit leaves
+    "producer.submit": ("producer.notify.outbox",),
+    "producer.dispatcher": ("producer.submit.draft", "producer.notify"),  # what a killed submit leaves
     # SQL and Redis lie between; here a worker takes the message.
     "worker.main": (
         "worker.process", "worker.chunk", "worker.batch", "worker.pool", "worker.metrics",
@@ -39,7 +39,9 @@ ROOMS = {
     "worker.batch": (  # classify
         "worker.pool.pool", "worker.chunk.run", "worker.chunk.outcome", "worker.metrics",
     ),
-    "producer.jobs": ("producer.submit.draft",),
+    "producer.jobs": (
+        "producer.submit.draft", "producer.submit.options", "producer.notify.outbox",
+    ),
     # Files that rooms on both sides of them share.
     "worker.process.supervisor": (
         "worker.main", "worker.process.identity", "worker.process.stop_signal",
@@ -78,6 +80,9 @@ ROOMS = {
     "contract.errors": (),
     "contract.models": (),
     "contract.fetch_allow": (),
+    "contract.addresses": ("contract.fetch_allow",),
+    "producer.notify": (),
+    "producer.notify.outbox": (),
     "contract.settings": (
         "contract.errors", "contract.models", "contract.cores", "contract.fetch_allow",
     ),

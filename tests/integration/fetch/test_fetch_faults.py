@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from contract.addresses import FetchAllow
 from contract.failure import Failure
 from tests.fetching import Fetching
-from worker.loader.fetch.addresses import FetchAllow
 from worker.loader.fetch.fetcher import Fetched
 
 FOR_EVER_S = 3600.0

@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from worker.loader.fetch.addresses import FetchAllow, is_public
+from contract.addresses import FetchAllow, is_public
 
 # IANA's registries of special-purpose addresses, what is not reachable from everywhere; and
 # what they do not list, as it is no network's: the rest of IPv6, multicast, clouds' metadata.

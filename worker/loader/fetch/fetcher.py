@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
+from contract.addresses import FetchAllow, parse_address
 from contract.failure import Failure
 from contract.objects import is_object
 from contract.uris import is_file, refusal
 from worker.loader.fetch import descriptors
-from worker.loader.fetch.addresses import FetchAllow, parse_address
 from worker.loader.fetch.failures import (
     BAD_URI,
     BLOCKED_ADDRESS,

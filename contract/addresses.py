@@ -1,7 +1,8 @@
 """Which addresses may be fetched: public ones, and those that `RESNEXT_FETCH_ALLOW` opens.
 
-`worker.loader.fetch.fetcher` asks for every connection, after the name is resolved and with the
-very address that it then connects to. docs/design.md says why no package does this here.
+A loader asks for every connection, and so does the dispatcher before it notifies somebody: after
+the name is resolved, and with the very address that it then connects to. docs/design.md says why
+no package does this here.
 """
 
 from __future__ import annotations
