@@ -3,7 +3,8 @@
 The dispatcher calls `expire`, `stop_failing` and `settle` once a tick. No chunk of such a job is
 claimed any more, so what is `pending` or `queued` is settled here; what a worker runs is its own
 until it has stored it, or until it is dead and its chunk is taken back. Rows, tally and the chunk's
-new state go into one transaction, as a worker's do. `producer.dispatcher.count` finishes the job with the last.
+new state go into one transaction, as a worker's do. `producer.dispatcher.count` finishes the job
+with the last.
 """
 
 from __future__ import annotations

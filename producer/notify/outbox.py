@@ -20,7 +20,7 @@ from contract.database.clock import db_now, iso
 from contract.database.tables import jobs, notifications
 from contract.errors import UsageError
 
-SECRET_PREFIX: Final = "whsec_"
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105  (what every such secret begins with)
 SECRET_BYTES: Final = 24
 MOST_URL_CHARS: Final = 2_000
 SCHEMES: Final = ("http", "https")

@@ -22,7 +22,8 @@ ROOMS = {
     "producer.api": ("producer.submit", "producer.jobs"),
     "producer.api.keys": (),
     "producer.submit": ("producer.notify.outbox",),
-    "producer.dispatcher": ("producer.submit.draft", "producer.notify"),  # what a killed submit leaves
+    # What a killed submit leaves, and who is told of a job's end.
+    "producer.dispatcher": ("producer.submit.draft", "producer.notify"),
     # SQL and Redis lie between; here a worker takes the message.
     "worker.main": (
         "worker.process", "worker.chunk", "worker.batch", "worker.pool", "worker.metrics",
