@@ -16,7 +16,15 @@ from sqlalchemy import Select, select
 from contract.database.engine import reading
 from contract.database.tables import job_tags, jobs
 from producer.api.bodies import BodyOf
-from producer.api.orders import JSON_TYPES, images_of, images_of_list, order_of, read_json
+from producer.api.orders import (
+    JSON_TYPES,
+    LIST_TYPES,
+    images_of,
+    images_of_list,
+    intake_of,
+    order_of,
+    read_json,
+)
 from producer.api.problems import Refused, responses
 from producer.api.service import (
     Caller,
@@ -47,10 +55,7 @@ MOST_JOBS: Final = 1_000
 LONGEST_WAIT_S: Final = 60.0
 LISTS: Final = {
     "application/json": {"schema": {"$ref": "#/components/schemas/JobIn"}},
-    "text/plain": {
-        "schema": {"type": "string"},
-        "example": "https://example.org/cat.jpg\thttps-cat-1\n",
-    },
+    **{media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in LIST_TYPES},
 }
 State = Annotated[str | None, Query(pattern="^(submitting|running|completed|cancelled|expired)$")]
 
@@ -81,10 +86,14 @@ def submit(  # noqa: PLR0913, PLR0917  (the query's parameters)
     if body.media_type in JSON_TYPES:
         wanted = read_json(body)
         order = order_of(service.settings, wanted, key, idempotency_key)
-        submission = submit_entries(service.engine, images_of(wanted), order)
+        submission = submit_entries(
+            service.engine, images_of(wanted), order, intake=intake_of(wanted)
+        )
     else:
         order = order_of(service.settings, options, key, idempotency_key)
-        submission = submit_entries(service.engine, images_of_list(body), order)
+        submission = submit_entries(
+            service.engine, images_of_list(body, options), order, intake=intake_of(options)
+        )
     job, served = service.job_and_served(submission.job)
     return job_answer(
         job,

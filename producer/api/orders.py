@@ -15,13 +15,27 @@ from producer.api.bodies import Body
 from producer.api.keys import Key
 from producer.api.problems import Refused
 from producer.api.shapes import JobIn, ListOptions
+from producer.submit.check import OnInvalid
 from producer.submit.options import read_tags
-from producer.submit.runs import Run
-from producer.submit.sources import Entry, read_runs
-from producer.submit.submission import Order
+from producer.submit.sources.columns import Wanted
+from producer.submit.sources.entry import Entry, Image
+from producer.submit.sources.read import Reading, read_given
+from producer.submit.submission import Intake, Order
 
 JSON_TYPES: Final = frozenset({"", "application/json"})
-LIST_TYPES: Final = frozenset({"text/plain"})
+# The first bytes of a list decide how it is read, not its type; packed lists are unpacked.
+LIST_TYPES: Final = (
+    "text/plain",
+    "text/csv",
+    "text/tab-separated-values",
+    "application/x-ndjson",
+    "application/vnd.apache.parquet",
+    "application/gzip",
+    "application/zstd",
+    "application/octet-stream",
+)
+BODY: Final = "body"
+"""What messages call the list that came."""
 
 
 def read_json(body: Body) -> JobIn:
@@ -52,15 +66,27 @@ def images_of(wanted: JobIn) -> Iterator[Entry]:
         yield Entry(image.uri, image.ref, f"images[{n}]", 0)
 
 
-def images_of_list(body: Body) -> Iterator[Entry | Run]:
+def images_of_list(body: Body, options: ListOptions) -> Iterator[Image]:
     """
     Raises:
         Refused: it is none of the lists that are taken.
+        SourceError: it is no list.
     """
     if body.media_type not in LIST_TYPES:
-        taken = ", ".join(sorted((JSON_TYPES | LIST_TYPES) - {""}))
+        taken = ", ".join(("application/json", *LIST_TYPES))
         raise Refused(415, f"The body is of the type {body.media_type!r}; taken are: {taken}.")
-    return read_runs(["-"], body.file)
+    reading = Reading(Wanted(options.column, options.id_column))
+    return read_given(body.file, BODY, reading)
+
+
+def intake_of(wanted: JobIn | ListOptions) -> Intake:
+    """
+    Raises:
+        UsageError: a value is not such.
+    """
+    return Intake(
+        on_invalid=OnInvalid(wanted.on_invalid), unique=wanted.unique, sample=wanted.sample
+    )
 
 
 def order_of(

@@ -45,6 +45,13 @@ class Options(BaseModel):
         description="Cancel the rest once this share of the images has failed, of 100 or more.",
     )
 
+    on_invalid: Literal["stop", "skip", "record"] = Field(
+        default="stop",
+        description="Of lines without a URI that workers take: stop submits nothing, skip leaves "
+        "them out, record makes each a failed image at its position.",
+    )
+    unique: bool = Field(default=False, description="Leave out URIs that have come before.")
+    sample: int | None = Field(default=None, ge=1, description="So many at random.")
     notify: str | None = Field(
         default=None,
         description="A URL that gets a signed POST when the job has ended (Standard Webhooks).",
@@ -53,6 +60,9 @@ class Options(BaseModel):
 
 class ListOptions(Options):
     """The same beside a list, as query parameters."""
+
+    column: str | None = Field(default=None, description="With the URIs, of a table or of JSON.")
+    id_column: str | None = Field(default=None, description="With your own ids.")
 
     tag: list[str] = Field(default_factory=list, description="`key=value`; may be repeated.")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from contract.errors import UsageError
-from producer.submit.sources import shorten
+from producer.submit.sources.entry import shorten
 
 MAX_PRIORITY: Final = 1_000
 MAX_EXPIRES_S: Final = 3650 * 86_400.0
@@ -80,6 +80,20 @@ def read_tags(texts: list[str]) -> dict[str, str]:
         tags[key] = value
     check_tags(tags)
     return tags
+
+
+def read_share(text: str) -> float:
+    """A share as it is written on a command line: `20%` or `0.2`.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise UsageError(f"A share is {shorten(text)!r}; write 20% or 0.2.") from None
+    check_share(number)
+    return number
 
 
 def check_share(share: float | None) -> None:

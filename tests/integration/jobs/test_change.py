@@ -17,7 +17,7 @@ from producer.dispatcher.end import LEAST_SETTLED, stop_failing
 from producer.dispatcher.publish import publish
 from producer.jobs.change import edit, pause, resume
 from producer.jobs.job import Job, read_job
-from producer.submit.sources import Entry
+from producer.submit.sources.entry import Entry
 from producer.submit.submission import Order, submit, submit_entries
 
 

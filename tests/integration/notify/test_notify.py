@@ -28,7 +28,7 @@ from producer.dispatcher.count import fold
 from producer.jobs.cancel import cancel
 from producer.notify import sender as sending
 from producer.notify.sender import Sender
-from producer.submit.sources import Entry
+from producer.submit.sources.entry import Entry
 from producer.submit.submission import Order, Submission, submit_entries
 from tests.wait import until
 
