@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import typer
 
 from contract import VERSION
-from producer.cli import db, doctor, jobs, model, services
+from producer.cli import db, doctor, jobs, model, results, services
 from producer.cli.errors import Commands
 
 app = typer.Typer(
@@ -57,7 +57,7 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "submit": jobs.submit,
     "status": jobs.status,
     "list": jobs.list_jobs,
-    "results": jobs.results,
+    "results": results.results,
     "cancel": jobs.cancel,
     "retry": jobs.retry,
     "classify": model.classify,

@@ -34,7 +34,7 @@ ROOMS = {
     "worker.batch": (  # classify
         "worker.pool.pool", "worker.chunk.run", "worker.chunk.outcome", "worker.metrics",
     ),
-    "producer.jobs": ("producer.submit.draft",),
+    "producer.jobs": ("producer.submit.draft", "producer.submit.digest"),
     # Files that rooms on both sides of them share.
     "worker.process.supervisor": (
         "worker.main", "worker.process.identity", "worker.process.stop_signal",
