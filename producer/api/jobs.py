@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -16,6 +15,7 @@ from sqlalchemy import Select, select
 from contract.database.engine import reading
 from contract.database.tables import job_tags, jobs
 from producer.api.bodies import BodyOf
+from producer.api.cursors import cursor_of, number_of
 from producer.api.orders import (
     JSON_TYPES,
     LIST_TYPES,
@@ -25,7 +25,7 @@ from producer.api.orders import (
     order_of,
     read_json,
 )
-from producer.api.problems import Refused, responses
+from producer.api.problems import responses
 from producer.api.service import (
     Caller,
     Served,
@@ -44,7 +44,7 @@ from producer.api.shapes import (
 )
 from producer.jobs.cancel import cancel
 from producer.jobs.change import edit, pause, resume
-from producer.jobs.job import Job, as_json, live_workers, read_chosen
+from producer.jobs.job import as_json, live_workers, read_chosen
 from producer.jobs.retry import retry
 from producer.submit.draft import is_visible
 from producer.submit.submission import submit_entries
@@ -120,13 +120,13 @@ def listed(  # noqa: PLR0913, PLR0917  (the query's parameters)
     """The jobs, the newest first, a page at a time."""
     statement = _chosen(state, name, tag or [], since)
     if cursor is not None:
-        statement = statement.where(jobs.c.number < _number_of(cursor))
+        statement = statement.where(jobs.c.number < number_of(cursor))
     statement = statement.order_by(jobs.c.number.desc()).limit(limit + 1)
     with reading(service.engine) as connection:
         found = read_chosen(connection, statement)
         served = live_workers(connection, service.settings.lease_s)
     page, more = found[:limit], len(found) > limit
-    following = _cursor_of(page[-1]) if more else None
+    following = cursor_of(page[-1].number) if more else None
     headers = {}
     if following is not None:
         after = request.url.include_query_params(cursor=following)
@@ -237,19 +237,3 @@ def _chosen(
             has &= job_tags.c.value == value
         statement = statement.where(select(job_tags.c.key).where(has).exists())
     return statement
-
-
-def _cursor_of(job: Job) -> str:
-    return base64.urlsafe_b64encode(str(job.number).encode()).decode().rstrip("=")
-
-
-def _number_of(cursor: str) -> int:
-    """
-    Raises:
-        Refused: it is none of ours.
-    """
-    try:
-        number = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except ValueError as error:
-        raise Refused(422, f"cursor: {cursor[:64]!r} is no cursor of this API.") from error
-    return number

@@ -1,24 +1,98 @@
-"""The endpoints of what has become of a job's images: results, classes, errors."""
+"""The endpoints of what has become of a job's images: results, classes, errors.
+
+Results come as a page of JSON, or whole as a stream of JSONL, CSV or Parquet. Each window of them
+is read in a transaction of its own, so that a slow client keeps nothing in the database waiting.
+"""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Query
-from fastapi.responses import Response
+import orjson
+from fastapi import APIRouter, Header, Query
+from fastapi.responses import Response, StreamingResponse
 
 from contract.database.engine import reading
-from producer.api.problems import responses
-from producer.api.service import Served, json_answer
-from producer.api.shapes import ClassesOut, ErrorsOut
+from producer.api.cursors import cursor_of, number_of
+from producer.api.problems import Refused, responses
+from producer.api.service import Served, Service, json_answer
+from producer.api.shapes import ClassesOut, ErrorsOut, ResultsOut
 from producer.jobs.classes import as_json, count_classes
+from producer.jobs.export.choice import Choice
+from producer.jobs.export.jsonl import JsonLines
+from producer.jobs.export.rows import Row, Vocabulary
+from producer.jobs.export.table import Table
+from producer.jobs.export.window import POSITIONS, Windows
 from producer.jobs.failures import count_failures
+from producer.jobs.job import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["results"])
 
 MOST_CLASSES: Final = 1_000
 MOST_ERRORS: Final = 10_000
 Only = Literal["classified", "failed"]
+
+
+JSON: Final = "application/json"
+JSONL: Final = "application/x-ndjson"
+CSV: Final = "text/csv"
+PARQUET: Final = "application/vnd.apache.parquet"
+TYPES: Final = (JSON, JSONL, CSV, PARQUET)
+MOST_ROWS: Final = 10_000
+# A page looks at so many windows at most: where few images fit it is short, and has a next one.
+WINDOWS_A_PAGE: Final = 50
+
+
+@router.get(
+    "/{job_id}/results",
+    response_class=Response,
+    responses={
+        200: {
+            "model": ResultsOut,
+            "content": {one: {"schema": {"type": "string"}} for one in TYPES[1:]},
+        },
+        **responses(404, 406),
+    },
+)
+def settled(  # noqa: PLR0913, PLR0917  (the query's parameters)
+    service: Served,
+    job_id: str,
+    only: Annotated[Only | None, Query(description="Leave out the others.")] = None,
+    label: Annotated[
+        list[str] | None, Query(description="Of the likeliest class; several: any of them.")
+    ] = None,
+    min_score: Annotated[float | None, Query(ge=0, le=1, description="Of the same.")] = None,
+    error: Annotated[list[str] | None, Query(description="Codes; several: any.")] = None,
+    limit: Annotated[
+        int | None, Query(ge=1, le=MOST_ROWS, description="Of a page of JSON: 1,000 by default.")
+    ] = None,
+    cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+    accept: Annotated[str, Header()] = "*/*",
+) -> Response:
+    """What is settled, in the order of the submit: a page of JSON, or all of it by `Accept`."""
+    media_type = _wanted_type(accept)
+    job = service.job(job_id)
+    choice = Choice(
+        only=only,
+        labels=tuple(label or ()),
+        min_score=min_score,
+        errors=tuple(error or ()),
+        after=None if cursor is None else number_of(cursor),
+    )
+    windows = _windows(service, job, choice, media_type)
+    if media_type == JSON:
+        return _page(service, job, choice, windows, limit or 1_000)
+    if limit is not None:
+        raise Refused(422, "limit goes with pages of JSON; a stream has all that is settled.")
+    stream = _STREAMS[media_type](service, job, choice, windows)
+    name = f"{job.id}.{_ENDINGS[media_type]}"
+    headers = {
+        "Cache-Control": "no-store",
+        "Content-Disposition": f'attachment; filename="{name}"',
+    }
+    return StreamingResponse(stream, media_type=media_type, headers=headers)
 
 
 @router.get("/{job_id}/classes", responses={200: {"model": ClassesOut}, **responses(404)})
@@ -41,3 +115,109 @@ def errors(
     with reading(service.engine) as connection:
         found = count_failures(connection, job.id, limit)
     return json_answer({"errors": found})
+
+
+def _wanted_type(accept: str) -> str:
+    """The first of the types in the header that this API has.
+
+    Raises:
+        Refused: there is none.
+    """
+    for part in accept.split(","):
+        wanted = part.partition(";")[0].strip().lower()
+        if wanted in TYPES:
+            return wanted
+        if wanted in {"*/*", "application/*", ""}:
+            return JSON
+        if wanted == "text/*":
+            return CSV
+    raise Refused(406, f"Results come as {', '.join(TYPES)}; Accept says {accept[:200]!r}.")
+
+
+def _windows(service: Service, job: Job, choice: Choice, media_type: str) -> Windows:
+    with reading(service.engine) as connection:
+        where = choice.conditions(connection, job)
+    more = ()
+    if media_type == PARQUET:
+        from producer.jobs.export.parquet import more_columns  # noqa: PLC0415  (needs pyarrow)
+
+        more = more_columns(service.engine.dialect.name)
+    return Windows(service.engine, job.number, where, more)
+
+
+def _page(service: Service, job: Job, choice: Choice, windows: Windows, limit: int) -> Response:
+    rows, at = list[Row](), choice.start
+    for _ in range(WINDOWS_A_PAGE):
+        if at >= job.total or len(rows) >= limit:
+            break
+        # Where all images are chosen, as many positions as rows are enough.
+        step = POSITIONS if choice.is_narrow else limit - len(rows)
+        found = windows.read(at, min(at + step, job.total))
+        rows += found
+        at = min(at + step, job.total)
+    if len(rows) > limit:
+        del rows[limit:]
+        at = rows[-1][0] + 1
+    following = None if at >= job.total else cursor_of(at - 1)
+    lines = JsonLines(Vocabulary(service.engine, job)).encode(rows).rstrip(b"\n")
+    body = b'{"results":[%b],"next":%b}' % (
+        lines.replace(b"\n", b","),
+        orjson.dumps(following),
+    )
+    return Response(body, 200, {"Cache-Control": "no-store"}, JSON)
+
+
+def _parts(job: Job, choice: Choice, windows: Windows) -> Iterator[list[Row]]:
+    for start in range(choice.start, job.total, POSITIONS):
+        yield windows.read(start, min(start + POSITIONS, job.total))
+
+
+def _lines(service: Service, job: Job, choice: Choice, windows: Windows) -> Iterator[bytes]:
+    form = JsonLines(Vocabulary(service.engine, job))
+    for rows in _parts(job, choice, windows):
+        yield form.encode(rows)
+
+
+def _table(service: Service, job: Job, choice: Choice, windows: Windows) -> Iterator[bytes]:
+    form = Table(Vocabulary(service.engine, job))
+    yield form.head()
+    for rows in _parts(job, choice, windows):
+        yield form.encode(rows)
+
+
+def _parquet(service: Service, job: Job, choice: Choice, windows: Windows) -> Iterator[bytes]:
+    from producer.jobs.export.parquet import ParquetFile  # noqa: PLC0415  (needs pyarrow)
+
+    file = _Passed()
+    form = ParquetFile(file, Vocabulary(service.engine, job))
+    try:
+        for rows in _parts(job, choice, windows):
+            form.write(rows)
+            yield file.take()
+        form.close()
+    except BaseException:
+        form.abandon()
+        raise
+    yield file.take()
+
+
+class _Passed(io.BytesIO):
+    """What is written to it is taken away; it still tells where in the file it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._taken = 0
+
+    def take(self) -> bytes:
+        content = self.getvalue()
+        self._taken += len(content)
+        super().seek(0)
+        self.truncate()
+        return content
+
+    def tell(self) -> int:
+        return self._taken + super().tell()
+
+
+_STREAMS: Final = {JSONL: _lines, CSV: _table, PARQUET: _parquet}
+_ENDINGS: Final = {JSONL: "jsonl", CSV: "csv", PARQUET: "parquet"}

@@ -1,4 +1,4 @@
-"""The commands about jobs that are there: status, list, results, cancel, retry.
+"""The commands about jobs that are there: status, list, cancel, retry, pause, resume, edit.
 
 `producer.cli.main` registers them. Each connects settings, database and a module of the producer.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,10 +18,8 @@ from contract.errors import JobStateError
 from producer.cli.environment import open_database, read_job, read_settings
 from producer.cli.errors import FINISHED_WITH_FAILURES
 from producer.cli.options import (
-    Format,
     JobArgument,
     JsonOption,
-    Only,
 )
 from producer.cli.output import show, tell
 from producer.cli.signals import stop_cleanly_when_terminated
@@ -96,42 +93,6 @@ def list_jobs(
         show(render_jobs(jobs))
     else:
         tell("There are no jobs yet; `resnextq submit` makes one.")
-
-
-def results(
-    job: JobArgument,
-    layout: Annotated[
-        Format, typer.Option("--format", help="A JSON object a line, or a table with a heading.")
-    ] = Format.jsonl,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="A file, which appears when it is whole. Default: standard output."),
-    ] = None,
-    only: Annotated[Only | None, typer.Option(help="Leave out the others.")] = None,
-) -> None:
-    """Print a line for each settled image, in the order of submission.
-
-    jsonl has an object a line: position, uri, ref (your own id), status, top5 (label, class_id,
-    score) or error (code, detail), model, attempts, and what is known of precision, final_uri,
-    bytes, sha256, format, width, height.
-
-    csv has a heading: position, uri, ref, status, label_1 to label_5, class_1 to class_5,
-    score_1 to score_5, error_code, error_detail, model, precision, attempts, final_uri, bytes,
-    sha256, format, width, height.
-
-    Scores are softmax probabilities, highest first.
-    """
-    from producer.jobs.results import FORMATS, read_results, writing
-
-    with open_database(read_settings()) as engine:
-        found = read_job(engine, job)
-        records = read_results(engine, found, None if only is None else only.value)
-        with writing(output) as file:
-            lines = FORMATS[layout.value](records, file)
-    if output is not None:
-        tell(f"{lines:,} lines in {output}")
-    if found.pending:
-        tell(f"{found.pending:,} of {found.total:,} images are not settled yet")
 
 
 def cancel(

@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import typer
 
 from contract import VERSION
-from producer.cli import db, doctor, jobs, keys, model, services, submit
+from producer.cli import db, doctor, jobs, keys, model, results, services, submit
 from producer.cli.errors import Commands
 
 app = typer.Typer(
@@ -59,7 +59,7 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "submit": submit.submit,
     "status": jobs.status,
     "list": jobs.list_jobs,
-    "results": jobs.results,
+    "results": results.results,
     "cancel": jobs.cancel,
     "retry": jobs.retry,
     "classify": model.classify,

@@ -20,6 +20,7 @@ class Format(StrEnum):
 
     jsonl = "jsonl"
     csv = "csv"
+    parquet = "parquet"
 
 
 class ModelFormat(StrEnum):

@@ -1,6 +1,6 @@
 """A text as a cell of a table that people open in a spreadsheet, or look at in a terminal.
 
-`producer.jobs.results` writes CSV with it. URIs, ids and what servers answered are strangers'
+`producer.jobs.export.table` writes CSV with it. URIs, ids and what servers answered are strangers'
 texts: a cell that begins with `=` is a formula, which runs where the table is opened (OWASP, "CSV
 Injection"), and a control character steers a terminal.
 """

@@ -70,7 +70,7 @@ def retry(engine: Engine, job: str, codes: Collection[str] = ()) -> Retried:
         JobStateError: it is still being submitted, or what is left of it is still being settled;
             or it was cancelled, or has expired, while this went on.
     """
-    _check_codes(codes)
+    check_codes(codes)
     with reading(engine) as connection:
         found = find_job(connection, job)
     _check_state(found, again=0)
@@ -84,7 +84,11 @@ def retry(engine: Engine, job: str, codes: Collection[str] = ()) -> Retried:
     return Retried(job=found.id, images=images, left=left)
 
 
-def _check_codes(codes: Collection[str]) -> None:
+def check_codes(codes: Collection[str]) -> None:
+    """
+    Raises:
+        UsageError: there is no such error code.
+    """
     for code in codes:
         if not is_known(code):
             near = difflib.get_close_matches(code, [*ERROR_CODES, "http_404"], 1, cutoff=0.5)

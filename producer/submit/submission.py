@@ -265,7 +265,7 @@ def _submit_draft(
     advance: Callable[[int], object],
 ) -> int:
     """Inserts the images and sets the job running, whose time begins with it; their number."""
-    digest = None if order.key is None else ImagesDigest()
+    digest: ImagesDigest | None = ImagesDigest()
     insert = partial(_insert_group, database, draft, digest)
     failed = 0
 

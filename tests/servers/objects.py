@@ -9,7 +9,9 @@ from http.server import BaseHTTPRequestHandler
 from urllib.parse import quote, unquote
 from urllib.request import Request, urlopen
 
+import obstore
 from moto.server import ThreadedMotoServer
+from obstore.store import S3Store
 
 from tests.servers.sites import answering
 
@@ -25,6 +27,20 @@ class S3Server:
 
     def put(self, bucket: str, key: str, body: bytes) -> None:
         self._put(f"{bucket}/{quote(key)}", body)
+
+    def get(self, bucket: str, key: str) -> bytes | None:
+        """None: there is no such object."""
+        store = S3Store(
+            bucket,
+            endpoint=self.endpoint,
+            region="us-east-1",
+            access_key_id="key",
+            secret_access_key="secret",
+            client_options={"allow_http": True},
+        )
+        with suppress(FileNotFoundError):
+            return bytes(obstore.get(store, key).bytes())
+        return None
 
     def _put(self, path: str, body: bytes) -> None:
         headers = {"Content-Type": "image/jpeg"}

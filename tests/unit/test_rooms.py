@@ -41,7 +41,8 @@ ROOMS = {
         "worker.pool.pool", "worker.chunk.run", "worker.chunk.outcome", "worker.metrics",
     ),
     "producer.jobs": (
-        "producer.submit.draft", "producer.submit.options", "producer.notify.outbox",
+        "producer.submit.draft", "producer.submit.digest", "producer.submit.options",
+        "producer.notify.outbox",
     ),
     # Files that rooms on both sides of them share.
     "worker.process.supervisor": (

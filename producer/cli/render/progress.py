@@ -21,6 +21,7 @@ from rich.progress import (
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -59,6 +60,26 @@ def counting(label: str) -> Iterator[Callable[[int], None]]:
     with count_of(label, console, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=None)
         yield lambda images: progress.advance(task, images)
+
+
+@contextmanager
+def exporting(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Gives a function that is told of each few more of `total` positions."""
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("exporting"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        disable=not (shown and console.is_terminal),
+    ) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda positions: progress.advance(task, positions)
 
 
 def poll(read: Callable[[], Job]) -> Iterator[Job]:

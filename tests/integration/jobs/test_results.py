@@ -7,7 +7,9 @@ import os
 import struct
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from sqlalchemy import Engine, insert, select
@@ -17,8 +19,12 @@ from contract.database.engine import reading
 from contract.database.tables import jobs, labels, models, results
 from contract.errors import UnavailableError
 from contract.record import shortest
+from contract.settings import Settings
+from producer.jobs.export.sinks import target_of
+from producer.jobs.export.table import COLUMNS
+from producer.jobs.export.window import POSITIONS
 from producer.jobs.job import find_job
-from producer.jobs.results import CSV_COLUMNS, POSITIONS_PER_WINDOW, read_results, writing
+from producer.jobs.results import read_results
 from producer.submit.submission import submit
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
@@ -100,6 +106,11 @@ def job(engine: Engine) -> str:
     return job
 
 
+def writing(path: Path) -> AbstractContextManager[BinaryIO]:
+    target = target_of(str(path), Settings())
+    return target.place.writing(target.name or "x")
+
+
 def lines(engine: Engine, job: str, only: str | None = None) -> list[dict[str, object]]:
     with reading(engine) as connection:
         found = find_job(connection, job)
@@ -163,16 +174,16 @@ def test_results_of_another_job_stay_out(engine: Engine, job: str) -> None:
 
 
 def test_every_window_is_read(engine: Engine) -> None:
-    images = 2 * POSITIONS_PER_WINDOW + 1
+    images = 2 * POSITIONS + 1
     job = submit(engine, ((f"http://a.org/{n}", None) for n in range(images)))
-    ends = [0, POSITIONS_PER_WINDOW - 1, POSITIONS_PER_WINDOW, images - 1]
+    ends = [0, POSITIONS - 1, POSITIONS, images - 1]
     store(engine, job, [failed(position, "dns") for position in ends])
     assert [line["position"] for line in lines(engine, job)] == ends
 
 
 def test_csv_has_the_documented_columns(database_url: str, engine: Engine, job: str) -> None:
     done = run(database_url, job, "--format", "csv", "--only", "failed")
-    assert run(database_url, job, "--format", "csv").stdout.startswith(",".join(CSV_COLUMNS))
+    assert run(database_url, job, "--format", "csv").stdout.startswith(",".join(COLUMNS))
     table = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [row["position"] for row in table] == ["2", "3"]
     assert table[0]["error_detail"] == r'why, "exactly"\n'
@@ -194,7 +205,7 @@ def test_a_file_appears_whole_or_not_at_all(
 
     def break_off() -> None:
         with writing(path) as file:
-            file.write("half")
+            file.write(b"half")
             file.flush()
             raise KeyboardInterrupt
 
@@ -207,18 +218,18 @@ def test_a_file_appears_whole_or_not_at_all(
 def test_a_link_is_written_through_and_a_device_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "target")
     with writing(tmp_path / "link") as file:
-        file.write("x")
+        file.write(b"x")
     assert (tmp_path / "target").read_text() == "x"
     assert (tmp_path / "link").is_symlink()
     with writing(Path("/dev/null")) as file:
-        file.write("x")
+        file.write(b"x")
     assert Path("/dev/null").is_char_device()
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "no" / "folder.csv", tmp_path):
-        with pytest.raises(UnavailableError, match=str(path)), writing(path):
-            pass
+    path = tmp_path / "no" / "folder.csv"
+    with pytest.raises(UnavailableError, match=str(path)), writing(path):
+        pass
 
 
 @pytest.mark.parametrize(

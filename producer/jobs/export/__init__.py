@@ -1,0 +1,13 @@
+"""From SQL to files: what `resnextq results` prints or writes, in the order of submission.
+
+choice    which images: options of the user, checked
+window    SQL → rows, a window of positions at once, as plain tuples
+rows      what a row holds, labels and titles, and a row as a record
+jsonl, table, parquet
+          rows → bytes, one file a format
+sinks     where the bytes go: standard output, a file, an object
+folder    many parts by position, which an interrupted export resumes
+input     the columns of the submitted list, beside the answers
+follow    images as they settle, until the job is finished
+export    all of it together: called by the command
+"""

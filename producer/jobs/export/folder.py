@@ -1,0 +1,120 @@
+"""Many parts by position in a folder, which an interrupted export resumes.
+
+A part has the images of 100,000 positions, and is named by the first of them. A small file beside
+the parts says which job and options they are of, and for each part how many of its images were
+settled, and when the last one was. The next export skips the parts of which SQL still says so, and
+writes the others again: those that are missing, and those of which images have settled since, or
+were retried.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, func, select
+
+from contract.database.tables import results
+from contract.database.waits import Database
+from contract.errors import UsageError
+from producer.jobs.export.formats import SUFFIXES
+from producer.jobs.export.sinks import Place, Target
+
+POSITIONS_A_PART: Final = 100_000
+RECORD: Final = "_resnextq.json"
+"""Programs that read a folder of Parquet leave out names that begin so."""
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    start: int
+    stop: int
+    is_done: bool
+    """It is there from an earlier export, and still true."""
+
+
+class Parts:
+    """The parts of one export, and what is known of them."""
+
+    def __init__(
+        self, engine: Engine, job_number: int, target: Target, export: dict[str, Any]
+    ) -> None:
+        """`export` says what is exported: job, format and options.
+
+        Raises:
+            UsageError: the folder has an export of something else.
+        """
+        self._database = Database(engine)
+        self._job_number = job_number
+        self._place: Place = target.place
+        self._export = export
+        self._signatures: dict[str, Any] = {}
+        self._known: dict[str, Any] = self._read(target.shown)
+
+    def all(self, start: int, total: int) -> Iterator[Part]:
+        for first in range(start, total, POSITIONS_A_PART):
+            stop = min(first + POSITIONS_A_PART, total)
+            name = f"part-{first:012}{SUFFIXES[self._export['format']]}"
+            # Before its rows are read: what settles meanwhile makes it another one.
+            signature = self._database.read(self._signature_of(first, stop))
+            self._signatures[name] = signature
+            known = self._known.get(name)
+            yield Part(name, first, stop, known is not None and known["of"] == signature)
+
+    def note(self, part: Part, rows: int) -> None:
+        """The part is there."""
+        self._known[part.name] = {"rows": rows, "of": self._signatures[part.name]}
+        self._write()
+
+    def rows_of(self, part: Part) -> int:
+        return int(self._known[part.name]["rows"])
+
+    def _read(self, shown: str) -> dict[str, Any]:
+        text = self._place.read(RECORD)
+        if text is None:
+            self._known = {}
+            self._write()
+            return self._known
+        try:
+            found = json.loads(text)
+            known: dict[str, Any] = found["parts"]
+            export = found["export"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise UsageError(
+                f"{shown} has a file {RECORD} that cannot be read. Give another folder, or remove "
+                "this one."
+            ) from error
+        if export != self._export:
+            raise UsageError(
+                f"{shown} has an export of something else: {_told(export)}; this one is "
+                f"{_told(self._export)}. Give another folder, or remove this one."
+            )
+        return known
+
+    def _write(self) -> None:
+        text = json.dumps({"export": self._export, "parts": self._known}, indent=1)
+        with self._place.writing(RECORD) as file:
+            file.write(text.encode())
+
+    def _signature_of(self, start: int, stop: int) -> Callable[[Connection], list[Any]]:
+        statement = select(func.count(), func.max(results.c.settled_at)).where(
+            results.c.job_number == self._job_number,
+            results.c.position >= start,
+            results.c.position < stop,
+        )
+
+        def read(connection: Connection) -> list[Any]:
+            settled, latest = connection.execute(statement).one()
+            return [settled, latest and latest.isoformat()]
+
+        return read
+
+
+def _told(export: object) -> str:
+    if not isinstance(export, dict):
+        return "unknown"
+    said = (f"{name} {value}" for name, value in export.items() if value not in (None, [], ()))
+    return ", ".join(said)

@@ -1,0 +1,215 @@
+"""Where an export's bytes go: standard output, a file, a folder, an object or a prefix of a store.
+
+A file appears under its name once it is whole: it is written beside and renamed, and an object is
+there once its upload is finished. So whatever ends an export, no half file stands under the name.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from contract.errors import UnavailableError, UsageError
+from contract.objects import EXTRAS, is_object, parse_object
+from contract.settings import Settings
+
+
+class Place(Protocol):
+    """A folder, or a prefix of an object store."""
+
+    def writing(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """A file that appears under its name once the block ends well."""
+
+    def read(self, name: str) -> bytes | None:
+        """None: there is no such file."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What `--output` names."""
+
+    shown: str
+    place: Place
+    name: str | None
+    """Of the file; None: it is a folder, for parts."""
+
+
+def target_of(output: str | None, settings: Settings) -> Target:
+    """
+    Raises:
+        UsageError: it is a URL that is not written to, or names no object.
+        UnavailableError: what writes to the store is not installed.
+    """
+    if output is None:
+        return Target("standard output", _StandardOutput(), "-")
+    if is_object(output):
+        return _object_target(output, settings)
+    if "://" in output:
+        raise UsageError(
+            f"--output is {output!r}: write a path, s3://bucket/key or gs://bucket/key."
+        )
+    path = Path(output)
+    if output.endswith("/") or path.is_dir():
+        return Target(output, _Folder(path), None)
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        return Target(output, _Device(path), path.name)
+    return Target(output, _Folder(path.parent, make=False), path.name)
+
+
+class _StandardOutput:
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        del name
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+
+    def read(self, name: str) -> bytes | None:
+        raise NotImplementedError(name)
+
+
+class _Device:
+    """A device or a pipe is written to as it is."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        del name
+        with _telling(self._path), self._path.open("wb") as file:
+            yield file
+
+    def read(self, name: str) -> bytes | None:
+        raise NotImplementedError(name)
+
+
+class _Folder:
+    def __init__(self, path: Path, *, make: bool = True) -> None:
+        self._path = path
+        self._make = make
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        path = self._path / name
+        with _telling(path):
+            if self._make:
+                self._path.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f"{path.name[:200]}.{secrets.token_hex(4)}.part")
+            try:
+                with part.open("xb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+
+    def read(self, name: str) -> bytes | None:
+        with suppress(FileNotFoundError):
+            return (self._path / name).read_bytes()
+        return None
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _object_target(output: str, settings: Settings) -> Target:
+    is_prefix = output.endswith("/")
+    try:
+        name = parse_object(f"{output}part" if is_prefix else output)
+    except ValueError as error:
+        raise UsageError(f"--output is {output!r}: {error}.") from error
+    if find_spec("obstore") is None:
+        raise UnavailableError(
+            f"--output {output} needs obstore, which is not installed. "
+            f"Install it with: pip install 'resnext-queue[{EXTRAS[name.scheme]}]'"
+        )
+    prefix, _, last = name.key.rpartition("/")
+    store = _make_store(name.scheme, name.bucket, settings)
+    place = _Prefix(store, f"{prefix}/" if prefix else "", output)
+    return Target(output, place, None if is_prefix else last)
+
+
+def _make_store(scheme: str, bucket: str, settings: Settings) -> Any:  # noqa: ANN401  (obstore's)
+    """Credentials are those of the environment, as obstore finds them."""
+    from obstore.store import GCSStore, S3Store  # noqa: PLC0415  (an extra)
+
+    endpoint = settings.s3_endpoint if scheme == "s3" else settings.gcs_endpoint
+    options: dict[str, Any] = {
+        "client_options": {"allow_http": bool(endpoint and endpoint.startswith("http:"))}
+    }
+    if scheme == "s3":
+        return S3Store(bucket, **options | ({"endpoint": endpoint} if endpoint else {}))
+    return GCSStore(bucket, **options | ({"base_url": endpoint} if endpoint else {}))
+
+
+class _Prefix:
+    """Objects whose keys begin with `prefix`."""
+
+    def __init__(self, store: Any, prefix: str, shown: str) -> None:  # noqa: ANN401  (obstore's)
+        self._store = store
+        self._prefix = prefix
+        self._shown = shown
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        import obstore  # noqa: PLC0415  (an extra)
+
+        writer = obstore.open_writer(self._store, self._prefix + name)
+        with self._telling():
+            yield _Upload(writer)  # type: ignore[misc]
+            writer.close()  # which makes the object; a writer that is only dropped makes none
+
+    def read(self, name: str) -> bytes | None:
+        import obstore  # noqa: PLC0415  (an extra)
+
+        with self._telling(), suppress(FileNotFoundError):
+            return bytes(obstore.get(self._store, self._prefix + name).bytes())
+        return None
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        from obstore.exceptions import BaseError  # noqa: PLC0415  (an extra)
+
+        try:
+            yield
+        except (BaseError, OSError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0].strip()
+            raise UnavailableError(
+                f"{self._shown} cannot be written: {reason}. Correct the name of the bucket, the "
+                "credentials of this environment, or RESNEXT_S3_ENDPOINT."
+            ) from error
+
+
+class _Upload(io.RawIOBase):
+    """What Python and pyarrow take for a file; the bytes go to a writer of obstore."""
+
+    def __init__(self, writer: Any) -> None:  # noqa: ANN401  (obstore's)
+        self._writer = writer
+        self._written = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:  # noqa: ANN401  (whatever has bytes)
+        view = memoryview(data)
+        self._writer.write(bytes(view))
+        self._written += view.nbytes
+        return view.nbytes
+
+    def tell(self) -> int:
+        return self._written
