@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 
 from producer.api.problems import Refused
 
@@ -18,12 +19,10 @@ def number_of(cursor: str) -> int:
     Raises:
         Refused: it is none of ours.
     """
-    try:
-        text = base64.b64decode(
-            cursor[:MOST_CHARS] + "=" * (-len(cursor) % 4), b"-_", validate=True
-        )
-        if not text.isdigit():
-            raise ValueError
-        return int(text)
-    except ValueError:
-        raise Refused(422, f"cursor: {cursor[:MOST_CHARS]!r} is no cursor of this API.") from None
+    text = b""
+    with suppress(ValueError):
+        padded = cursor[:MOST_CHARS] + "=" * (-len(cursor) % 4)
+        text = base64.b64decode(padded, b"-_", validate=True)
+    if not text.isdigit():
+        raise Refused(422, f"cursor: {cursor[:MOST_CHARS]!r} is no cursor of this API.")
+    return int(text)

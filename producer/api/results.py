@@ -7,12 +7,13 @@ is read in a transaction of its own, so that a slow client keeps nothing in the 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from typing import Annotated, Final, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Final, Literal
 
 import orjson
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response, StreamingResponse
+from sqlalchemy import ColumnElement
 
 from contract.database.engine import reading
 from producer.api.cursors import cursor_of, number_of
@@ -137,7 +138,7 @@ def _wanted_type(accept: str) -> str:
 def _windows(service: Service, job: Job, choice: Choice, media_type: str) -> Windows:
     with reading(service.engine) as connection:
         where = choice.conditions(connection, job)
-    more = ()
+    more: Sequence[ColumnElement[Any]] = ()
     if media_type == PARQUET:
         from producer.jobs.export.parquet import more_columns  # noqa: PLC0415  (needs pyarrow)
 

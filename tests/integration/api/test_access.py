@@ -15,7 +15,7 @@ from contract.errors import UsageError
 from contract.settings import Settings
 from producer.api import keys
 from producer.api.keys import Keys, create_key, list_keys, revoke_key
-from tests.integration.api.conftest import Api, Caller, serve
+from tests.servers.api import Api, Caller, serve
 
 PATHS = ("/v1/jobs", "/v1/models", "/v1/workers", "/openapi.json", "/", "/docs", "/nothing")
 

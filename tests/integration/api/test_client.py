@@ -18,7 +18,7 @@ from sqlalchemy import Engine, insert, select, update
 from contract.database.clock import db_now
 from contract.database.engine import reading
 from contract.database.tables import chunk_uris, jobs, results
-from tests.integration.api.conftest import Api
+from tests.servers.api import Api
 
 URIS = [f"https://a.org/{n}" for n in range(3)]
 

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, delete, event, update
 
 from contract.database.clock import db_now
 from contract.database.tables import jobs
-from tests.integration.api.conftest import Api
+from tests.servers.api import Api
 from tests.wait import WITHIN_S, until
 
 

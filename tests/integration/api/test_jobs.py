@@ -12,7 +12,7 @@ from contract.database.clock import db_now
 from contract.database.engine import reading
 from contract.database.tables import chunk_uris, job_tags, jobs, results, workers
 from producer.api.shapes import JobOut, JobsOut, ModelsOut, WorkersOut
-from tests.integration.api.conftest import Api, Caller
+from tests.servers.api import Api, Caller
 
 LINES = "https://a.org/1\tone\nhttps://a.org/2\n"
 TEXT = {"Content-Type": "text/plain"}
