@@ -17,7 +17,7 @@ ROOMS = {
     # The way of an image, from a URI that somebody has to its rows.
     "producer.cli": (
         "producer.submit", "producer.dispatcher", "producer.jobs", "producer.doctor",
-        "producer.api.keys",
+        "producer.api",
     ),
     "producer.api": ("producer.submit", "producer.jobs"),
     "producer.api.keys": (),
