@@ -117,8 +117,9 @@ def answer(descriptor: int, memory: int) -> None:
     while packet := connection.recv(MAX_PACKET_BYTES):
         for record in unpack_packet(packet):
             slot, _, _ = unpack_request(record)
-            slots.pixels(slot)[:] = slot % 256
-            for answered in pack_packets([pack_answer(Answer(slot, None, CAME))]):
+            frame = slots.take_frame()
+            slots.pixels(frame)[:] = slot % 256
+            for answered in pack_packets([pack_answer(Answer(slot, None, CAME, frame=frame))]):
                 connection.send(answered)
 
 

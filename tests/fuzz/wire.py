@@ -95,7 +95,7 @@ def _sound_packet(chosen: random.Random) -> bytes:
     came = Provenance(final_uri=text(), bytes=7, sha256="ab" * 32, format="PNG", width=3, height=2)
     failure = chosen.choice((None, Failure("timeout", text(), chosen.choice((None, 2.5)))))
     records = [
-        pack_answer(Answer(chosen.randrange(2**32), failure, came)),
+        pack_answer(Answer(chosen.randrange(2**32), failure, came, frame=chosen.randrange(2**32))),
         pack_request(chosen.randrange(2**32), text(), None),
     ]
     return next(pack_packets(chosen.sample(records, chosen.randint(1, 2))))

@@ -144,7 +144,8 @@ class Loader:
                 route=self._config.route,
                 orientation=self._config.orientation,
             )
-            self._slots.pixels(slot)[:] = decoded.pixels
+            frame = self._slots.take_frame()
+            self._slots.pixels(frame)[:] = decoded.pixels
         except DecodeError as error:
             watch.next_stage()
             width, height = error.size or (None, None)
@@ -154,7 +155,7 @@ class Loader:
             self._slots.note(None)
         watch.next_stage()
         came = replace(came, format=decoded.format, width=decoded.width, height=decoded.height)
-        return Answer(slot, None, came, watch.measured())
+        return Answer(slot, None, came, watch.measured(), frame)
 
 
 def _start(name: str, work: Callable[[], None]) -> None:

@@ -121,7 +121,8 @@ class Scheduler:
         """The pixels of these images have been read."""
         with self._lock:
             for load in loads:
-                process, slot = load.slot
+                process, slot, frame = load.slot
+                process.slots.free_frame(frame)
                 process.free.append(slot)
             batches = self._give_out()
         send(batches)
@@ -132,6 +133,9 @@ class Scheduler:
         with self._lock:
             for process, answers in arrivals:
                 for answer in answers:
+                    if answer.frame >= process.slots.count:
+                        process.distrust("sent a frame that there is not")
+                        break
                     request = process.requests.pop(answer.slot, None)
                     if request is None:
                         process.distrust("sent an answer to no request")
@@ -263,9 +267,9 @@ class Scheduler:
             process.free.append(answer.slot)
             return LoadFailed(answer.failure, answer.provenance, answer.measured)
         return Loaded(
-            process.slots.pixels(answer.slot),
+            process.slots.pixels(answer.frame),
             answer.provenance,
             self._owner,
-            (process, answer.slot),
+            (process, answer.slot, answer.frame),
             answer.measured,
         )

@@ -1,8 +1,13 @@
-"""The memory that a worker shares with one loader: a note, and a slot for each image.
+"""The memory that a worker shares with one loader: a note, and a frame for each image's pixels.
 
 It is anonymous (`memfd`), so nothing stays behind when a process is killed, and the limit of
 `/dev/shm` does not count. The note says which slot's image is being decoded. If the loader crashes
 or decodes for too long, the note names the image.
+
+An image has a slot from its URI on, and a frame only once it is decoded: most images in flight
+wait for the network. The loader takes the lowest frame that is free, so only as many frames take
+memory as have held pixels at the same time. A byte for each says whether it is taken: the loader
+sets it, and the worker clears it when it has copied the pixels.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import mmap
 import os
 import struct
 from dataclasses import dataclass
+from math import ceil
 from typing import Final
 
 import numpy as np
@@ -21,6 +27,8 @@ from resnext.picture.resample import Pixels
 _NOTE: Final = struct.Struct("<II")  # which decode; slot + 1, or 0: nothing is being decoded
 _DECODES: Final = 2**32
 _PAGE_BYTES: Final = mmap.PAGESIZE
+_FREE: Final = b"\0"
+_TAKEN: Final = b"\1"
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -34,31 +42,49 @@ class Note:
 
 
 class Slots:
-    """`count` images of (crop, crop, 3) uint8."""
+    """`count` slots, and as many frames of (crop, crop, 3) uint8."""
 
     def __init__(self, descriptor: int, *, count: int, crop: int) -> None:
         self.count = count
         self._shape = (crop, crop, 3)
         self._image_bytes = crop * crop * 3
-        self._memory = mmap.mmap(descriptor, _PAGE_BYTES + count * self._image_bytes)
-        self._views = [self._view(slot) for slot in range(count)]
+        self._memory = mmap.mmap(descriptor, _size(count, crop))
+        self._frames = range(_PAGE_BYTES, _PAGE_BYTES + count)  # their bytes
+        self._views = [self._view(frame) for frame in range(count)]
         self._decodes = 0
 
     @staticmethod
     def make(*, count: int, crop: int) -> int:
         """A descriptor of new memory. A page takes memory when it is first written."""
         descriptor = os.memfd_create("resnext-slots", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(descriptor, _PAGE_BYTES + count * crop * crop * 3)
+        os.ftruncate(descriptor, _size(count, crop))
         # A loader that was taken over could cut it off, and the worker's next look would crash.
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
         return descriptor
 
-    def pixels(self, slot: int) -> Pixels:
+    def pixels(self, frame: int) -> Pixels:
         """A view, not a copy; it keeps the memory alive."""
-        return self._views[slot]
+        return self._views[frame]
 
-    def _view(self, slot: int) -> Pixels:
-        start = _PAGE_BYTES + slot * self._image_bytes
+    def take_frame(self) -> int:
+        """Called by the loader, in one thread.
+
+        Raises:
+            RuntimeError: all are taken, though each is of an image with a slot.
+        """
+        found = self._memory.find(_FREE, self._frames.start, self._frames.stop)
+        if found < 0:
+            raise RuntimeError(f"all {self.count} frames are taken")
+        self._memory[found : found + 1] = _TAKEN
+        return found - self._frames.start
+
+    def free_frame(self, frame: int) -> None:
+        """Called by the worker, before it gives the image's slot to another one."""
+        at = self._frames[frame]
+        self._memory[at : at + 1] = _FREE
+
+    def _view(self, frame: int) -> Pixels:
+        start = _frames_begin(self.count) + frame * self._image_bytes
         flat = np.frombuffer(self._memory, np.uint8, self._image_bytes, start)
         return flat.reshape(self._shape)
 
@@ -71,3 +97,12 @@ class Slots:
         """What the loader says that it decodes. Check that this slot has a request."""
         decode, number = _NOTE.unpack_from(self._memory, 0)
         return Note(decode, number - 1) if 0 < number <= self.count else None
+
+
+def _size(count: int, crop: int) -> int:
+    return _frames_begin(count) + count * crop * crop * 3
+
+
+def _frames_begin(count: int) -> int:
+    """Behind the note's page, and the pages with a byte for each frame."""
+    return _PAGE_BYTES + ceil(count / _PAGE_BYTES) * _PAGE_BYTES

@@ -29,10 +29,11 @@ _SIZE: Final = struct.Struct("<I")
 READY: Final = _SIZE.pack(0)
 """A loader's first packet: one empty record. It has started and has no request yet."""
 _REQUEST: Final = struct.Struct("<I")  # slot; then the root, a NUL, and the URI
-# slot, whether it failed, bytes, width, height (-1: unknown), retry after (NaN: none), SHA-256;
+# slot, frame, whether it failed, bytes, width, height (-1: unknown), retry after (NaN: none),
+# SHA-256;
 # seconds of fetch, of the wait for the decoder and of decoding (-1: it never began);
 # lengths of the texts behind: format, final URI, error code and its detail
-_ANSWER: Final = struct.Struct("<I?iiid32sdddHHHH")
+_ANSWER: Final = struct.Struct("<II?iiid32sdddHHHH")
 _LARGEST: Final = 2**31 - 1  # as in `results`, where these are INTEGER
 # One false value would spoil a sum until the worker ends; no stage lasts a day.
 _LONGEST_S: Final = 86400.0
@@ -46,13 +47,15 @@ class BadRecord(ValueError):
 
 
 class Answer(NamedTuple):
-    """A loader's answer for one slot. Without a failure, the slot holds the pixels."""
+    """A loader's answer for one slot."""
 
     slot: int
     failure: Failure | None
     provenance: Provenance
     measured: Measured = NOT_MEASURED
     """A loader's stages, as many of them as it reached."""
+    frame: int = 0
+    """Which one holds the pixels; of no meaning with a failure."""
 
 
 def pack_packets(records: Iterable[bytes]) -> Iterator[bytes]:
@@ -123,6 +126,7 @@ def pack_answer(answer: Answer) -> bytes:
     ]
     head = _ANSWER.pack(
         answer.slot,
+        answer.frame,
         failure is not None,
         _as_integer(came.bytes),
         _as_integer(came.width),
@@ -142,7 +146,7 @@ def unpack_answer(record: bytes) -> Answer:
     """
     try:
         (
-            slot, failed, size, width, height, retry_after_s, sha256,
+            slot, frame, failed, size, width, height, retry_after_s, sha256,
             fetch_s, decode_wait_s, decode_s, *lengths,
         ) = _ANSWER.unpack_from(record)  # fmt: skip
         image_format, final_uri, code, detail = _unpack_texts(record, lengths)
@@ -163,6 +167,7 @@ def unpack_answer(record: bytes) -> Answer:
             height=_known(height),
         ),
         _credible(fetch_s, decode_wait_s, decode_s),
+        frame,
     )
 
 

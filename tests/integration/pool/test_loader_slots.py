@@ -17,7 +17,8 @@ from PIL import Image
 
 from contract.settings import Settings
 from resnext.spec.catalogue import find_spec
-from tests.integration.dispatching import WITHIN_S
+from tests.servers.sites import LOOPBACK, serving
+from tests.wait import WITHIN_S, until
 from worker.pool.pool import Load, Loaded, LoaderPool, release
 from worker.pool.slots import Slots
 
@@ -27,6 +28,8 @@ LIES = {
     "slots that nobody ordered": "pack_packets([pack_answer(Answer(n, None, Provenance())) "
     "for n in (2**32 - 1, 1)])",
     "an answer given twice": "pack_packets([pack_answer(Answer(slot, None, Provenance()))] * 2)",
+    "a frame that there is not": "pack_packets([pack_answer(Answer(slot, None, Provenance(), "
+    "frame=2))])",
     "no packet": "[b'nonsense']",
     "no record": "pack_packets([b'nonsense'])",
 }
@@ -51,6 +54,59 @@ def test_no_loader_can_cut_its_slots_off() -> None:
         with pytest.raises(PermissionError):
             os.ftruncate(descriptor, size)
     os.close(descriptor)
+
+
+def test_the_lowest_free_frame_is_taken_first() -> None:
+    """The rest of the memory is never touched, and takes none."""
+    descriptor = Slots.make(count=5000, crop=32)  # more than a page has bytes
+    worker, loader = (Slots(descriptor, count=5000, crop=32) for _ in range(2))
+    assert [loader.take_frame() for _ in range(3)] == [0, 1, 2]
+    loader.pixels(1)[:] = 7
+    assert (worker.pixels(1) == 7).all()
+    worker.free_frame(1)
+    assert [loader.take_frame() for _ in range(2)] == [1, 3]
+    rest = [loader.take_frame() for _ in range(4, 5000)]
+    assert rest == list(range(4, 5000))
+    with pytest.raises(RuntimeError, match="all 5000 frames are taken"):
+        loader.take_frame()
+    loader.pixels(4999)[:] = 9
+    assert loader.noted() is None
+    assert (worker.pixels(4999) == 9).all()
+    os.close(descriptor)
+
+
+def test_an_image_in_flight_takes_no_memory_for_pixels(tmp_path: Path) -> None:
+    """Twenty images wait for their host; the next one lies where the first one lay."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "picture.png")
+    picture = (tmp_path / "picture.png").as_uri()
+    loads: SimpleQueue[Load] = SimpleQueue()
+    settings = Settings(
+        loaders=1, fetches_per_loader=64, file_roots=(tmp_path,), fetch_allow=(LOOPBACK,)
+    )
+    pool = LoaderPool(settings, find_spec("resnext101_32x4d").preprocessing)
+    with serving("127.0.0.2") as slow:
+        pool.start()
+        try:
+            begins = [begin_of(pool, picture, loads)]
+            slow.open.clear()
+            for uri in slow.uris(20):
+                pool.load(uri, loads.put)
+            until(lambda: slow.now == 20)
+            begins += [begin_of(pool, picture, loads) for _ in range(3)]
+            assert len(set(begins)) == 1
+        finally:
+            slow.open.set()
+            pool.close()
+
+
+def begin_of(pool: LoaderPool, uri: str, loads: SimpleQueue[Load]) -> int:
+    """Where the pixels of this image lie; it is released at once."""
+    pool.load(uri, loads.put)
+    load = loads.get(timeout=WITHIN_S)
+    assert isinstance(load, Loaded), load
+    begin: int = load.pixels.ctypes.data
+    load.release()
+    return begin
 
 
 class Pool:

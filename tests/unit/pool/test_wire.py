@@ -35,7 +35,7 @@ CAME = Provenance(
         Answer(0, None, CAME),
         Answer(5, Failure("timeout", "no answer", 12.5), Provenance()),
         Answer(1, Failure("timeout"), Provenance(), (20.0, -1.0, -1.0)),
-        Answer(2, None, CAME, (0.25, 0.0, 0.125)),
+        Answer(2, None, CAME, (0.25, 0.0, 0.125), frame=2**32 - 1),
         Answer(2**32 - 1, Failure("http_404", "Not Found"), CAME),
     ],
 )
