@@ -1,7 +1,8 @@
-"""URIs of object stores: which ones there are, and what such a URI names.
+"""URIs of object stores: which ones there are, what such a URI names, and how they are opened.
 
 `contract.uris` asks here, at submit and in the worker alike; `worker.loader.fetch.object_store`
-fetches.
+fetches pictures, and `producer.submit.sources.buckets` lists prefixes and reads lists. obstore, an
+extra, makes the requests: it is a binding of Apache Arrow's `object_store`.
 """
 
 from __future__ import annotations
@@ -9,14 +10,21 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
+from datetime import timedelta
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 from urllib.parse import unquote
 
+from contract.errors import UsageError
 from contract.failure import Failure
+
+if TYPE_CHECKING:
+    from obstore.store import GCSStore, S3Store
 
 EXTRAS: Final = {"s3": "s3", "gs": "gcs"}
 """By scheme: the extra of this package that fetches from it."""
 # S3 takes 3 to 63 characters, Google 222 where there are dots.
+ANONYMOUS: Final = "anonymous"
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 
 
@@ -59,3 +67,74 @@ def parse_object(uri: str) -> ObjectName:
     if not key.isprintable() or {"", ".", ".."} & set(key.split("/")):
         raise ValueError("a key has parts between its slashes, neither . nor .., and no controls")
     return ObjectName(scheme.lower(), bucket, key)
+
+
+class StoreSettings(Protocol):
+    """The settings of these names."""
+
+    @property
+    def object_stores(self) -> tuple[str, ...]: ...
+    @property
+    def object_store_access(self) -> str: ...
+    @property
+    def s3_endpoint(self) -> str | None: ...
+    @property
+    def gcs_endpoint(self) -> str | None: ...
+    @property
+    def fetch_deadline_s(self) -> float: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stores:
+    """How object stores are reached, as the settings of the same names say."""
+
+    enabled: tuple[str, ...] = ()
+    access: str = "credentials"
+    s3_endpoint: str | None = None
+    gcs_endpoint: str | None = None
+    timeout_s: float = 20.0
+    """Of a request, and of a connection."""
+    tries: int = 3
+
+    @classmethod
+    def of(cls, settings: StoreSettings, *, tries: int = 3) -> Self:
+        return cls(
+            enabled=settings.object_stores,
+            access=settings.object_store_access,
+            s3_endpoint=settings.s3_endpoint,
+            gcs_endpoint=settings.gcs_endpoint,
+            timeout_s=settings.fetch_deadline_s,
+            tries=tries,
+        )
+
+    def check_installed(self) -> None:
+        """
+        Raises:
+            UsageError: a store is enabled, and what asks it is not installed.
+        """
+        for scheme in self.enabled:
+            if find_spec("obstore") is None:
+                raise UsageError(
+                    f"RESNEXT_OBJECT_STORES enables {scheme}, which is not installed. "
+                    f"pip install 'resnext-queue[{EXTRAS[scheme]}]'"
+                )
+
+    def open(self, scheme: str, bucket: str) -> S3Store | GCSStore:
+        """A bucket, by its store's scheme; asks nothing yet."""
+        from obstore.store import GCSStore, S3Store  # noqa: PLC0415  (an extra)
+
+        endpoint = self.s3_endpoint if scheme == "s3" else self.gcs_endpoint
+        timeout = timedelta(seconds=self.timeout_s)
+        options: dict[str, Any] = {
+            "client_options": {
+                "timeout": timeout,
+                "connect_timeout": timeout,
+                "allow_http": endpoint is not None and endpoint.startswith("http:"),
+            },
+            "retry_config": {"max_retries": self.tries - 1, "retry_timeout": self.tries * timeout},
+        }
+        if self.access == ANONYMOUS:
+            options["skip_signature"] = True
+        if scheme == "s3":
+            return S3Store(bucket, **options | ({"endpoint": endpoint} if endpoint else {}))
+        return GCSStore(bucket, **options | ({"base_url": endpoint} if endpoint else {}))

@@ -1,23 +1,29 @@
 """The first move of a chunk: it is inserted with its URIs, many chunks in two statements.
 
-Submit calls this within its transaction. PostgreSQL gets each column as one array: one statement a
-row would keep the server, and so the submit, busier than the rows do.
+Submit calls this within its transaction. An image that has failed before any worker saw it, since
+its line gives no URI, gets its row in `results` at once. PostgreSQL gets each column as one array:
+one statement a row would keep the server, and so the submit, busier than the rows do.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Text, bindparam, insert
 
+from contract.chunks.results import NO_ANSWER, NOT_FETCHED, ResultRow, insert_results, plain
 from contract.chunks.state import ChunkState
 from contract.database.tables import chunk_uris, chunks
-from contract.remaining import all_of
+from contract.failure import Failure
+from contract.remaining import all_of, encode
 
+INVALID: Final = "bad_uri"
+"""The error code of images whose line gives no URI that workers take."""
 MAX_SHUFFLE: Final = 2**31 - 1
 
 
@@ -32,18 +38,21 @@ class Part:
     """A list in JSON, written before the transaction begins so that the transaction is short."""
     refs: str | None
     """The submitter's own ids, as a list in JSON; None if no image has one."""
+    failed: Mapping[int, str] = field(default_factory=dict)
+    """By offset, with the reason: images that have failed already."""
 
 
 def insert_parts(
     connection: Connection, job_number: int, due_at: datetime, parts: Sequence[Part]
 ) -> None:
-    """All of them or, with an error, none."""
+    """All of them or, with an error, none. The job's counts are the caller's."""
+    insert_results(connection, [row for part in parts for row in _rows_of(part, job_number)])
     if connection.dialect.name == "postgresql":
         _insert_arrays(connection, job_number, due_at, parts)
         return
     job: dict[str, Any] = {"job_number": job_number}
     beginning = _BEGINNING | {"due_at": due_at}
-    connection.execute(insert(chunks), [job | _chunk_row(part) | beginning for part in parts])
+    connection.execute(insert(chunks), [job | beginning | _chunk_row(part) for part in parts])
     rows = [job | {"chunk": part.chunk, "uris": part.uris, "refs": part.refs} for part in parts]
     connection.execute(_INSERT_TEXTS, rows)
 
@@ -53,7 +62,6 @@ _INSERT_TEXTS: Final = insert(chunk_uris).values(
     uris=bindparam("uris", type_=Text()), refs=bindparam("refs", type_=Text())
 )
 _BEGINNING: Final[dict[str, Any]] = {
-    "state": ChunkState.PENDING.value,
     "generation": 0,
     "attempt": 0,
     "deaths": 0,
@@ -61,22 +69,50 @@ _BEGINNING: Final[dict[str, Any]] = {
 
 
 def _chunk_row(part: Part) -> dict[str, Any]:
+    left = part.images - len(part.failed)
+    remaining = all_of(part.images)
+    if part.failed:
+        remaining = encode(offset for offset in range(part.images) if offset not in part.failed)
     return {
         "chunk": part.chunk,
         "first_position": part.first_position,
         "images": part.images,
         "shuffle": secrets.randbelow(MAX_SHUFFLE + 1),
-        "remaining": all_of(part.images),
-        "remaining_images": part.images,
+        "remaining": remaining,
+        "remaining_images": left,
+        "state": (ChunkState.PENDING if left else ChunkState.DONE).value,
     }
+
+
+def _rows_of(part: Part, job_number: int) -> list[ResultRow]:
+    if not part.failed:
+        return []
+    uris = json.loads(part.uris)
+    refs = json.loads(part.refs) if part.refs else None
+    return [
+        (
+            job_number,
+            part.first_position + offset,
+            uris[offset],
+            refs[offset] if refs else None,
+            0,
+            None,
+            INVALID,
+            plain(Failure(INVALID, detail).detail),
+            *NOT_FETCHED,
+            *NO_ANSWER,
+        )
+        for offset, detail in part.failed.items()
+    ]
 
 
 # Arrays in PostgreSQL's binary form, %b, so that nothing of them is escaped.
 _INSERT_CHUNKS: Final = """
-INSERT INTO chunks (job_number, state, generation, attempt, deaths, due_at,
-                    chunk, first_position, images, shuffle, remaining, remaining_images)
-SELECT %s, 'pending', 0, 0, 0, %s, one.*
-FROM unnest(%b::int4[], %b::int8[], %b::int2[], %b::int4[], %b::bytea[], %b::int2[]) AS one
+INSERT INTO chunks (job_number, generation, attempt, deaths, due_at,
+                    chunk, first_position, images, shuffle, remaining, remaining_images, state)
+SELECT %s, 0, 0, 0, %s, one.*
+FROM unnest(%b::int4[], %b::int8[], %b::int2[], %b::int4[], %b::bytea[], %b::int2[], %b::text[])
+    AS one
 """
 _INSERT_URIS: Final = """
 INSERT INTO chunk_uris (job_number, chunk, uris, refs)

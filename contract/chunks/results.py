@@ -131,6 +131,14 @@ def delete_failed(
     return {row.position: row.error_code for row in deleted}
 
 
+def delete_some(connection: Connection, job_number: int, most: int) -> int:
+    """Deletes so many rows of a job that is being removed; how many there were."""
+    some = select(results.c.position).where(results.c.job_number == job_number).limit(most)
+    return connection.execute(
+        delete(results).where(results.c.job_number == job_number, results.c.position.in_(some))
+    ).rowcount
+
+
 def plain(value: str | None) -> str | None:
     """Strangers' text as both databases take it: no NUL, no half of a surrogate pair."""
     if value is None or (value.isascii() and "\x00" not in value):

@@ -1,4 +1,4 @@
-"""The commands about jobs: submit, status, list, results, cancel, retry.
+"""The commands about jobs that are there: status, list, results, cancel, retry.
 
 `producer.cli.main` registers them. Each connects settings, database and a module of the producer.
 """
@@ -14,19 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contract.errors import JobStateError, UsageError
+from contract.errors import JobStateError
 from producer.cli.environment import open_database, read_job, read_settings
 from producer.cli.errors import FINISHED_WITH_FAILURES
 from producer.cli.options import (
     Format,
     JobArgument,
     JsonOption,
-    ModelOption,
     Only,
-    PrecisionOption,
-    SourcesArgument,
-    WeightsOption,
-    value_of,
 )
 from producer.cli.output import show, tell
 from producer.cli.signals import stop_cleanly_when_terminated
@@ -36,60 +31,6 @@ if TYPE_CHECKING:
 
     from contract.settings import Settings
     from producer.jobs.job import Job
-
-
-def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
-    sources: SourcesArgument,
-    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(help="A key of your own: the same images submitted again change nothing."),
-    ] = None,
-    priority: Annotated[
-        int, typer.Option(min=-1000, max=1000, help="Each step doubles its part.")
-    ] = 0,
-    expires: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DURATION",
-            help="Give up what is not done after so long: 90s, 30m, 2h, 7d.",
-            show_default=False,
-        ),
-    ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job is finished.")] = False,
-    fail_on_error: Annotated[
-        bool, typer.Option("--fail-on-error", help="With --wait: exit with 1 if an image failed.")
-    ] = False,
-    model: ModelOption = None,
-    weights: WeightsOption = None,
-    precision: PrecisionOption = None,
-) -> None:
-    """Submit images; prints the id of their job.
-
-    All of the images are submitted or, where one URI is refused, none.
-    """
-    if fail_on_error and not wait:
-        raise UsageError("--fail-on-error goes with --wait: a submit alone classifies nothing.")
-    stop_cleanly_when_terminated()
-    from producer.cli.duration import read_duration
-    from producer.cli.render.progress import counting
-    from producer.submit.sources import read_runs
-    from producer.submit.submission import Order, submit_entries
-
-    settings = read_settings(model=model, weights=weights, precision=value_of(precision))
-    expires_s = None if expires is None else read_duration(expires)
-    order = Order.of(settings, name=name, key=key, priority=priority, expires_s=expires_s)
-    with open_database(settings) as engine:
-        with counting("submitting") as advance:
-            submission = submit_entries(engine, read_runs(sources), order, advance=advance)
-        print(submission.job, flush=True)
-        what = "already submitted" if submission.repeated else f"submitted to {order.queue}"
-        images = "1 image" if submission.images == 1 else f"{submission.images:,} images"
-        tell(f"{images} {what}; next: resnextq status {submission.job} --watch")
-        _warn_if_unserved(engine, submission.job, settings)
-        if wait:
-            _watch(engine, submission.job)
-            _finish(read_job(engine, submission.job), fail_on_error=fail_on_error)
 
 
 def status(
@@ -112,15 +53,15 @@ def status(
         if watch and as_json:
             _print_changes(engine, job)
         elif watch:
-            _warn_if_unserved(engine, job, settings)
-            _watch(engine, job)
+            warn_if_unserved(engine, job, settings)
+            watch_job(engine, job)
         found = read_job(engine, job)
         if as_json and not watch:
             _print_json(found)
         elif not as_json:
             _print_status(engine, found, settings)
         if found.is_finished:
-            _finish(found, fail_on_error=fail_on_error)
+            finish(found, fail_on_error=fail_on_error)
 
 
 def list_jobs(
@@ -246,7 +187,7 @@ def _reader(engine: Engine, job: str) -> Callable[[], Job]:
     return lambda: database.read(lambda connection: find_job(connection, job))
 
 
-def _watch(engine: Engine, job: str) -> None:
+def watch_job(engine: Engine, job: str) -> None:
     from producer.cli.render.progress import watching
 
     watching(_reader(engine, job))
@@ -280,7 +221,7 @@ def _print_status(engine: Engine, job: Job, settings: Settings) -> None:
     show(render_job(job, served))
 
 
-def _warn_if_unserved(engine: Engine, job: str, settings: Settings) -> None:
+def warn_if_unserved(engine: Engine, job: str, settings: Settings) -> None:
     from contract.database.engine import reading
     from producer.jobs.job import find_job, live_workers, no_worker
 
@@ -292,6 +233,6 @@ def _warn_if_unserved(engine: Engine, job: str, settings: Settings) -> None:
         tell(warning)
 
 
-def _finish(job: Job, *, fail_on_error: bool) -> None:
+def finish(job: Job, *, fail_on_error: bool) -> None:
     if fail_on_error and (job.failed or job.state != "completed"):
         raise typer.Exit(FINISHED_WITH_FAILURES)

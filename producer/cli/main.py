@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import typer
 
 from contract import VERSION
-from producer.cli import db, doctor, jobs, model, services
+from producer.cli import db, doctor, jobs, model, services, submit
 from producer.cli.errors import Commands
 
 app = typer.Typer(
@@ -54,7 +54,7 @@ def _options(
 # In the order of `resnextq --help`.
 COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "up": services.up,
-    "submit": jobs.submit,
+    "submit": submit.submit,
     "status": jobs.status,
     "list": jobs.list_jobs,
     "results": jobs.results,

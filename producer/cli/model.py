@@ -19,7 +19,9 @@ from producer.cli.environment import read_settings
 from producer.cli.errors import FINISHED_WITH_FAILURES
 from producer.cli.extras import find
 from producer.cli.options import (
+    ColumnOption,
     DeviceOption,
+    IdColumnOption,
     JsonOption,
     ModelFormat,
     ModelOption,
@@ -34,6 +36,8 @@ from producer.cli.signals import stop_cleanly_when_terminated
 
 def classify(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     sources: SourcesArgument,
+    column: ColumnOption = None,
+    id_column: IdColumnOption = None,
     model: ModelOption = None,
     weights: WeightsOption = None,
     precision: PrecisionOption = None,
@@ -53,9 +57,11 @@ def classify(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     """
     run = find("worker.commands.classify", "classify", needs="torch", extra="worker")
     stop_cleanly_when_terminated()
+    from contract.objects import Stores
     from contract.settings import BATCH_IMAGES
     from producer.cli.render.answers import showing
-    from producer.submit.sources import STANDARD_INPUT, named_paths, read_sources
+    from producer.submit.sources.columns import Wanted
+    from producer.submit.sources.read import STANDARD_INPUT, Reading, named_paths, read_sources
 
     settings = read_settings(
         model=model, weights=weights, precision=value_of(precision), batch_images=batch
@@ -65,10 +71,13 @@ def classify(  # noqa: PLR0913, PLR0917  (a parameter for each option)
         # Not sys.stdin, and never closed: Python does not end while a thread reads sys.stdin.
         standard_input = open(0, "rb", closefd=False)  # noqa: SIM115
         ahead = 1  # the next line may take long to come
-    entries = read_sources(sources, standard_input)
+    reading = Reading(Wanted(column, id_column), Stores.of(settings))
+    entries = read_sources(sources, standard_input, reading)
     records = run(settings, entries, named=named_paths(sources), ahead=ahead, tell=tell)
     with showing(as_json=as_json) as show, closing(records):
         failed = sum(show(record) for record in records)
+    for line in reading.left_out.lines():
+        tell(line)
     if failed and fail_on_error:
         raise typer.Exit(FINISHED_WITH_FAILURES)
 

@@ -30,6 +30,14 @@ class ModelFormat(StrEnum):
     pt2 = "pt2"
 
 
+class Invalid(StrEnum):
+    """What `--on-invalid` takes; the same as `producer.submit.check.OnInvalid`."""
+
+    stop = "stop"
+    skip = "skip"
+    record = "record"
+
+
 class Only(StrEnum):
     """What `--only` takes."""
 
@@ -44,8 +52,23 @@ SourcesArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE...",
-        help="URIs, folders of images, image files, text files with a URI a line "
-        "(after a TAB an id of your own), or - for such lines on standard input.",
+        help="URIs, folders of images, image files, patterns for them ('photos/**/*.jpg'), "
+        "s3://bucket/prefix/, lists (text with a URI a line and after a TAB an id of your own, "
+        "CSV, TSV, JSON, JSONL, Parquet; .gz and .zst too), or - for a list on standard input.",
+    ),
+]
+ColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Column with the URIs. Default: uri, url, image_uri or image_url.",
+        show_default=False,
+    ),
+]
+IdColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Column with ids of your own. Default: none.", show_default=False
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]

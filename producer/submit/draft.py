@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
+from contract.chunks.results import delete_some
 from contract.database.clock import db_now
 from contract.database.tables import chunk_uris, chunks, jobs
 from contract.database.waits import Database
@@ -46,6 +47,8 @@ OLD_DRAFT_S: Final = 86_400.0
 """The version before has no heartbeat: its drafts count from their beginning."""
 # Some megabytes: others wait for tens of milliseconds.
 CHUNKS_A_TRANSACTION: Final = 512
+# Rows of images whose lines gave no URI.
+FAILED_A_TRANSACTION: Final = 8_192
 POLL_S: Final = 0.25
 STOP_WITHIN_S: Final = 2.0
 
@@ -169,7 +172,10 @@ def set_running(database: Database, draft: Draft, **values: Any) -> None:  # noq
     Raises:
         TakenAwayError: it is not this submit's any more.
     """
-    values |= {"state": "running", "submit_heartbeat_at": None}
+    is_over = values.get("failed", 0) == values["total"]
+    values |= {"state": "completed" if is_over else "running", "submit_heartbeat_at": None}
+    if is_over:  # no image is left that a worker could finish the job with
+        values["finished_at"] = db_now()
     tries = 0
 
     def work(connection: Connection) -> None:
@@ -212,6 +218,8 @@ def remove_some(connection: Connection, number: int) -> bool:
     abandoned = select(jobs.c.id).where(jobs.c.number == number, jobs.c.state == "abandoned")
     if connection.execute(abandoned.with_for_update()).first() is None:
         return False
+    if delete_some(connection, number, FAILED_A_TRANSACTION):
+        return True
     first = connection.scalar(select(func.min(chunks.c.chunk)).where(chunks.c.job_number == number))
     if first is None:
         connection.execute(delete(jobs).where(jobs.c.number == number))

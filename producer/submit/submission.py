@@ -16,15 +16,14 @@ meanwhile is in `producer.submit.draft`, what a key means in `producer.submit.ke
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, count, repeat
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,13 +31,14 @@ from sqlalchemy import Connection, Engine, exists, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from contract.broker.connection import queue_of
-from contract.chunks.insert import Part, insert_parts
+from contract.chunks.insert import INVALID, Part, insert_parts
 from contract.database.clock import db_now
 from contract.database.tables import chunks
 from contract.database.waits import Database
 from contract.errors import SourceError, UsageError
 from contract.settings import Settings
 from producer.submit.background import begin
+from producer.submit.check import Findings, OnInvalid, check
 from producer.submit.digest import ImagesDigest
 from producer.submit.draft import (
     Draft,
@@ -50,12 +50,12 @@ from producer.submit.draft import (
     insert_draft,
     set_running,
 )
+from producer.submit.groups import GROUP_IMAGES, Group, gather, parts_of, regroup
 from producer.submit.key import Earlier, check_same, find_earlier
-from producer.submit.runs import Run
-from producer.submit.sources import Entry, check, shorten
+from producer.submit.sample import check_sample, sampled
+from producer.submit.sources.entry import Entry, Image, shorten
+from producer.submit.unique import without_duplicates
 
-# About what one transaction inserts: some tens of milliseconds, a few hundred kilobytes.
-IMAGES_PER_TRANSACTION: Final = 4_096
 # A transaction takes less, where the database answers.
 BREAK_OFF_WITHIN_S: Final = 2.0
 MAX_PRIORITY: Final = 1_000
@@ -76,15 +76,19 @@ class Submission:
     """A job with this key was there already; nothing has been submitted."""
 
 
-@dataclass(frozen=True)
-class Group:
-    """What one transaction inserts."""
+@dataclass(frozen=True, kw_only=True)
+class Intake:
+    """What is taken of the images that sources give, and what was found of them so far."""
 
-    uris: list[str]
-    refs: list[str | None]
+    on_invalid: OnInvalid = OnInvalid.stop
+    unique: bool = False
+    """The first of the images with the same URI alone."""
+    sample: int | None = None
+    """So many at random."""
+    findings: Findings = field(default_factory=Findings)
 
-    def cut(self, first: int, images: int) -> Group:
-        return Group(self.uris[first : first + images], self.refs[first : first + images])
+    def __post_init__(self) -> None:
+        check_sample(self.sample)
 
 
 def submit(  # noqa: PLR0913  (the client's one call; all but two are by keyword)
@@ -196,9 +200,10 @@ def login_name() -> str:
 
 def submit_entries(
     engine: Engine,
-    images: Iterable[Entry | Run],
+    images: Iterable[Image],
     order: Order,
     *,
+    intake: Intake | None = None,
     advance: Callable[[int], object] = lambda _images: None,
 ) -> Submission:
     """Checks and submits images; `advance` is told how many more are in the database.
@@ -211,8 +216,7 @@ def submit_entries(
     """
     # It takes hours to read some lists again: a database that goes away is waited for.
     database = Database(engine, waits_for_room=False)
-    checked = check(images, order.file_roots, order.fetch_ports, order.object_stores)
-    groups = _group(checked, _images_per_group(order))
+    groups = groups_of(images, order, intake or Intake())
     earlier = find_earlier(database, order.owner, order.key)
     if earlier is not None:
         return _repeat(earlier, order, groups)
@@ -248,8 +252,18 @@ def _submit_draft(
     """Inserts the images and sets the job running, whose time begins with it; their number."""
     digest = None if order.key is None else ImagesDigest()
     insert = partial(_insert_group, database, draft, digest)
-    total = _insert_groups(groups, order.chunk_images, insert, advance)
+    failed = 0
+
+    def counted() -> Iterator[Group]:
+        nonlocal failed
+        for group in groups:
+            failed += len(group.failed)
+            yield group
+
+    total = _insert_groups(counted(), order.chunk_images, insert, advance)
     values: dict[str, Any] = {"total": total}
+    if failed:
+        values |= {"failed": failed, "errors": {INVALID: failed}}
     if digest is not None:
         values["images_digest"] = digest.hexdigest()
     if order.expires_s is not None:
@@ -267,24 +281,32 @@ def _check_title(what: str, title: str | None) -> None:
 
 def _images_per_group(order: Order) -> int:
     """Whole chunks."""
-    return max(1, IMAGES_PER_TRANSACTION // order.chunk_images) * order.chunk_images
+    return max(1, GROUP_IMAGES // order.chunk_images) * order.chunk_images
 
 
-def _group(images: Iterable[Entry | Run], size: int) -> Iterator[Group]:
-    uris: list[str] = []
-    refs: list[str | None] = []
-    for image in images:
-        if isinstance(image, Run):
-            uris += image.uris
-            refs += repeat(None, len(image.uris))
-        else:
-            uris.append(image.uri)
-            refs.append(image.ref)
-        while len(uris) >= size:
-            yield Group(uris[:size], refs[:size])
-            del uris[:size], refs[:size]
-    if uris:
-        yield Group(uris, refs)
+def groups_of(images: Iterable[Image], order: Order, intake: Intake) -> Iterator[Group]:
+    """What is taken of the images, as the transactions take it.
+
+    Raises:
+        SourceError: a source cannot be read; a line or URI is refused, and `stop` was wanted.
+    """
+    checked = check(
+        images,
+        order.file_roots,
+        order.fetch_ports,
+        order.object_stores,
+        on_invalid=intake.on_invalid,
+        findings=intake.findings,
+    )
+    size = _images_per_group(order)
+    groups = gather(checked, size)
+    if not intake.unique and intake.sample is None:
+        return groups
+    if intake.unique:
+        groups = without_duplicates(groups, intake.findings)
+    if intake.sample is not None:
+        groups = sampled(groups, intake.sample)
+    return regroup(groups, size)
 
 
 def _begin(database: Database, order: Order) -> Draft | Earlier:
@@ -334,7 +356,7 @@ def _insert_groups(
     under_way: Future[None] | None = None
     try:
         for group in groups:
-            parts = _parts(group, images, chunk_images)
+            parts = parts_of(group, images, chunk_images)
             if under_way is not None:
                 under_way.result()
                 advance(images - inserted)
@@ -370,28 +392,7 @@ def _insert_parts(
     insert_parts(connection, draft.number, draft.created_at, parts)
 
 
-def _parts(group: Group, first_position: int, chunk_images: int) -> list[Part]:
-    """Some chunks; every group but the last one is of whole chunks."""
-    first_chunk = first_position // chunk_images
-    cuts = range(0, len(group.uris), chunk_images)
-    return [
-        _part(first_chunk + n, group.cut(cut, chunk_images), first_position + cut)
-        for n, cut in enumerate(cuts)
-    ]
-
-
 def _is_inserted(connection: Connection, draft: Draft, chunk: int) -> bool:
     """By an earlier try, whose commit was not reported."""
     of_job = (chunks.c.job_number == draft.number) & (chunks.c.chunk == chunk)
     return connection.scalar(select(exists().where(of_job))) is True
-
-
-def _part(chunk: int, group: Group, first_position: int) -> Part:
-    has_refs = group.refs.count(None) < len(group.refs)
-    return Part(
-        chunk=chunk,
-        first_position=first_position,
-        images=len(group.uris),
-        uris=json.dumps(group.uris),
-        refs=json.dumps(group.refs) if has_refs else None,
-    )

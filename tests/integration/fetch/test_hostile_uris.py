@@ -20,7 +20,8 @@ import pytest
 
 from contract.errors import SourceError
 from contract.failure import Failure
-from producer.submit.sources import Entry, check
+from producer.submit.check import check
+from producer.submit.sources.entry import Entry
 from tests.fetching import Fetching
 from tests.pictures import hostile_uris
 from tests.pictures.hostile_uris import SECRET, URIS

@@ -18,7 +18,7 @@ from contract.database.tables import jobs
 from contract.database.waits import Database
 from contract.errors import DatabaseUnavailable
 from contract.settings import Settings
-from producer.submit.sources import Entry
+from producer.submit.sources.entry import Entry
 from producer.submit.submission import Order, submit_entries
 from tests.integration.dispatcher import Dispatch
 from tests.integration.dispatching import WITHIN_S, on_postgresql, until

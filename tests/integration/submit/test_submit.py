@@ -23,7 +23,8 @@ from migrations.upgrade import upgrade
 from producer.submit import draft
 from producer.submit.draft import SILENT_S, SubmitInProgressError, TakenAwayError
 from producer.submit.key import KeyConflictError
-from producer.submit.sources import Entry, read_runs
+from producer.submit.sources.entry import Entry
+from producer.submit.sources.read import read_runs
 from producer.submit.submission import Order, submit, submit_entries
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")

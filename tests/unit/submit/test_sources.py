@@ -13,17 +13,11 @@ from hypothesis import strategies as st
 
 from contract.errors import SourceError
 from contract.uris import refusal
-from producer.submit.runs import Run
-from producer.submit.sources import (
-    BLOCK_BYTES,
-    MAX_LINE_BYTES,
-    Entry,
-    check,
-    named_paths,
-    read_runs,
-    read_sources,
-    shorten,
-)
+from producer.submit.check import check
+from producer.submit.sources.entry import Entry, Run, shorten
+from producer.submit.sources.opening import BLOCK_BYTES
+from producer.submit.sources.read import named_paths, read_runs, read_sources
+from producer.submit.sources.text import MAX_LINE_BYTES
 
 
 def uris(*sources: object) -> list[str]:
@@ -140,10 +134,10 @@ def test_every_source_is_looked_at_before_the_first_is_read() -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"http://a.org/1\n\xff\xd8\xff\xe0", "line 2: byte 1 is not UTF-8"),
-        ("http://a.org/1\n".encode("utf-16"), "line 1: binary data"),
+        (b"http://a.org/1\n\xff\xd8\xff\xe0", r"line 2: byte 1 \(0xFF\) is not UTF-8"),
+        ("http://a.org/1\n".encode("utf-16-le"), "line 1: binary data"),
         (b"http://a.org/1\nabc\x00def", "line 2: binary data"),
-        (b"x" * (MAX_LINE_BYTES + 1), "line 1: longer than 65536 bytes"),
+        (b"x" * (MAX_LINE_BYTES + 1), "line 1: longer than 65,536 bytes"),
     ],
 )
 def test_a_file_that_is_no_text_is_an_error_with_its_line(tmp_path, content, reason) -> None:
@@ -171,9 +165,9 @@ def test_a_list_of_many_blocks_keeps_its_order_and_its_line_numbers(tmp_path) ->
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"http://a.org/\xfc", "byte 14 is not UTF-8"),
+        (b"http://a.org/\xfc", r"byte 14 \(0xFC\) is not UTF-8"),
         (b"http://a.org/\x00", "binary data"),
-        (b"x" * (MAX_LINE_BYTES + 1), "longer than 65536 bytes"),
+        (b"x" * (MAX_LINE_BYTES + 1), "longer than 65,536 bytes"),
     ],
 )
 def test_a_line_in_the_middle_of_a_long_list_is_named_after_those_before_it(line, reason) -> None:

@@ -1,10 +1,10 @@
 """Images in object stores, S3's and Google's, in helper threads of a loader.
 
 `worker.loader.fetch.fetcher` calls this for stores that `RESNEXT_OBJECT_STORES` enables. obstore,
-an extra, makes the requests: it is a binding of Apache Arrow's `object_store`. (fsspec's s3fs and
-gcsfs would add an event loop and far more memory to each loader, and need another request for an
-object's size.) The operator's settings name the server, and the URI never does, so a store may
-have a private address. A detail repeats only the status of an answer.
+an extra, makes the requests (`contract.objects`). (fsspec's s3fs and gcsfs would add an event loop
+and far more memory to each loader, and need another request for an object's size.) The operator's
+settings name the server, and the URI never does, so a store may have a private address. A detail
+repeats only the status of an answer.
 """
 
 from __future__ import annotations
@@ -12,23 +12,18 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
-from datetime import timedelta
 from functools import cache
 from http import HTTPStatus
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from contract.errors import UsageError
 from contract.failure import Failure
-from contract.objects import EXTRAS, ObjectName, parse_object
+from contract.objects import ANONYMOUS, ObjectName, Stores, parse_object
 from worker.loader.fetch import descriptors
 from worker.loader.fetch.failures import NO_DESCRIPTORS, failure_of_status
 from worker.loader.fetch.settings import FetchSettings
 
 if TYPE_CHECKING:  # a loader starts without pydantic, and most need no object store
-    from obstore.store import ClientConfig, GCSStore, RetryConfig, S3Store
-
     from contract.settings import Settings
 
 PIECE_BYTES: Final = 256 * 1024
@@ -46,7 +41,6 @@ VARIABLES: Final = {
 KEY_FILES: Final = ("GOOGLE_APPLICATION_CREDENTIALS",)
 TOKEN_FILES: Final = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
 _STATUS: Final = re.compile(r"status code: (\d{3})\b")
-_ANONYMOUS: Final = "anonymous"
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -55,13 +49,8 @@ def environment(settings: Settings) -> dict[str, str]:
     Raises:
         UsageError: a store is enabled, and what fetches from it is not installed.
     """
-    for scheme in settings.object_stores:
-        if find_spec("obstore") is None:
-            raise UsageError(
-                f"RESNEXT_OBJECT_STORES enables {scheme}, which is not installed. "
-                f"pip install 'resnext-queue[{EXTRAS[scheme]}]'"
-            )
-    if settings.object_store_access == _ANONYMOUS:
+    Stores.of(settings).check_installed()
+    if settings.object_store_access == ANONYMOUS:
         return {}
     wanted = frozenset[str]().union(*(VARIABLES[scheme] for scheme in settings.object_stores))
     return {name: value for name, value in os.environ.items() if name in wanted and value}
@@ -77,11 +66,9 @@ class ObjectStores:
     """Fetches for all threads of a loader. Keeps connections, for each bucket."""
 
     def __init__(self, settings: FetchSettings) -> None:
-        self._endpoints = {"s3": settings.s3_endpoint, "gs": settings.gcs_endpoint}
-        self._anonymous = settings.object_store_access == _ANONYMOUS
-        self._deadline = timedelta(seconds=settings.fetch_deadline_s)
+        stores = Stores.of(settings, tries=1)  # a loader does not retry: the queue does
         self._max_bytes = settings.max_image_bytes
-        self._store = cache(self._make_store)
+        self._store = cache(stores.open)
 
     def fetch(self, uri: str) -> bytes | Failure:
         """May take a little longer than its deadline if asking for credentials hangs."""
@@ -107,24 +94,6 @@ class ObjectStores:
             if len(body) > limit:  # whatever size the server gave
                 return Failure("too_large", f"more than {limit} bytes")
         return bytes(body)
-
-    def _make_store(self, scheme: str, bucket: str) -> S3Store | GCSStore:
-        from obstore.store import GCSStore, S3Store  # noqa: PLC0415  (an extra)
-
-        endpoint = self._endpoints[scheme]
-        client: ClientConfig = {
-            "timeout": self._deadline,
-            "connect_timeout": self._deadline,
-            "allow_http": endpoint is not None and endpoint.startswith("http:"),
-        }
-        # A loader does not retry: the queue does.
-        retry: RetryConfig = {"max_retries": 0, "retry_timeout": self._deadline}
-        options: dict[str, Any] = {"client_options": client, "retry_config": retry}
-        if self._anonymous:
-            options["skip_signature"] = True
-        if scheme == "s3":
-            return S3Store(bucket, **options | ({"endpoint": endpoint} if endpoint else {}))
-        return GCSStore(bucket, **options | ({"base_url": endpoint} if endpoint else {}))
 
 
 def _explain(error: Exception) -> Failure:

@@ -1,0 +1,198 @@
+"""Which of the images that sources give are taken: the question of workers, asked at submit.
+
+Runs pass at a glance. What is refused stops the submit, is left out, or becomes an image that
+failed at its position, as `--on-invalid` says. `producer.submit.groups` takes what comes out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from contract.errors import SourceError
+from contract.failure import Failure, describe
+from contract.uris import DEFAULT_PORTS, MAX_URI_CHARS, refusal, refusal_of_port
+from producer.submit.sources.entry import Bad, Entry, Image, Run, apart, shorten
+from producer.submit.sources.runs import MAX_REF_CHARS
+
+# Enough to see what is wrong with a list, few enough to read.
+MAX_REFUSALS: Final = 10
+# How much further a list is read for more refusals, once one has decided against it.
+ENTRIES_AFTER_REFUSAL: Final = 100_000
+# Reasons that are counted apart, so that memory does not grow with odd ones.
+MAX_REASONS: Final = 50
+OTHER_REASONS: Final = "other reasons"
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+
+
+class OnInvalid(StrEnum):
+    """What becomes of a line or row that gives no image that workers take."""
+
+    stop = "stop"
+    skip = "skip"
+    record = "record"
+
+
+class RefusedError(SourceError):
+    """A URI is refused, or a line gives none, and the user has not said what to do about it."""
+
+
+class Failed(NamedTuple):
+    """An image that has failed before any worker saw it."""
+
+    uri: str
+    """What stands for one; both databases take it as text."""
+    ref: str | None
+    detail: str
+
+
+@dataclass
+class Findings:
+    """What was found in the sources beside images; for messages and for `--dry-run`."""
+
+    refused: Counter[str] = field(default_factory=Counter)
+    """Lines and rows by reason."""
+    reports: list[str] = field(default_factory=list)
+    """The first few of them: place, value, reason."""
+    duplicates: int = 0
+
+    def note(self, report: str, reason: str) -> None:
+        known = reason in self.refused or len(self.refused) < MAX_REASONS
+        self.refused[reason if known else OTHER_REASONS] += 1
+        if len(self.reports) < MAX_REFUSALS:
+            self.reports.append(report)
+
+
+class Refusal(NamedTuple):
+    reason: str
+    """The same words for the same kind of fault."""
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.advice}" if self.advice else self.reason
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the settings permit."""
+
+    file_roots: Sequence[Path]
+    fetch_ports: Collection[int] = ()
+    object_stores: Collection[str] = ()
+
+    def refusal_of(self, image: Entry | Bad) -> Refusal | None:
+        """Why a worker would not take it, with what to do about it."""
+        if isinstance(image, Bad):
+            return Refusal(image.reason, image.advice)
+        uri, ref = image.uri, image.ref
+        is_ascii = ref is None and uri.isascii()  # as nearly all of them
+        if not is_ascii and not (_is_storable(uri) and _is_storable(ref or "")):
+            return Refusal("not text that UTF-8 can write, or with a NUL in it")
+        if ref is not None and len(ref) > MAX_REF_CHARS:
+            return Refusal(f"an id of {len(ref)} characters; at most {MAX_REF_CHARS} are taken")
+        failure = refusal(uri, self.file_roots, self.object_stores)
+        failure = failure or refusal_of_port(uri, self.fetch_ports)
+        return None if failure is None else _advise(uri, failure)
+
+
+def check(  # noqa: PLR0913  (four of them are optional)
+    images: Iterable[Image],
+    file_roots: Sequence[Path],
+    fetch_ports: Collection[int] = (),
+    object_stores: Collection[str] = (),
+    *,
+    on_invalid: OnInvalid = OnInvalid.stop,
+    findings: Findings | None = None,
+) -> Iterator[Entry | Run | Failed]:
+    """Passes images on. Of a run none is refused, where the ports permit it.
+
+    Raises:
+        RefusedError: with `stop`; it names up to ten of the refused lines, where they stand and
+            why.
+    """
+    takes_runs = not fetch_ports or set(fetch_ports).issuperset(DEFAULT_PORTS.values())
+    stream = iter(images) if takes_runs else apart(images)
+    rules = Rules([root.resolve() for root in file_roots], fetch_ports, object_stores)
+    findings = Findings() if findings is None else findings
+    for image in stream:
+        refused = None if isinstance(image, Run) else rules.refusal_of(image)
+        if not isinstance(image, Bad) and refused is None:
+            yield image
+        elif not isinstance(image, Run) and refused is not None:
+            if on_invalid is OnInvalid.stop:
+                raise _stopped(image, refused, _further(apart(stream), rules))
+            findings.note(_report(image, refused), refused.reason)
+            if on_invalid is OnInvalid.record:
+                yield _failed(image, refused)
+
+
+def _further(images: Iterator[Entry | Bad], rules: Rules) -> Iterator[tuple[Entry | Bad, Refusal]]:
+    """Up to nine more, from a bounded piece of what follows."""
+    left = MAX_REFUSALS - 1
+    for image, _ in zip(images, range(ENTRIES_AFTER_REFUSAL), strict=False):
+        refused = rules.refusal_of(image)
+        if refused is not None:
+            yield image, refused
+            left -= 1
+        if left == 0:
+            return
+
+
+def _stopped(
+    image: Entry | Bad, refused: Refusal, further: Iterable[tuple[Entry | Bad, Refusal]]
+) -> RefusedError:
+    found = [(image, refused), *_as_far_as_read(further)]
+    more = "At least " if len(found) == MAX_REFUSALS else ""
+    noun = "line" if any(isinstance(one, Bad) for one, _ in found) else "URI"
+    count = f"{more}{len(found)} {noun}s are" if len(found) > 1 else f"A {noun} is"
+    reports = [_report(one, why) for one, why in found]
+    return RefusedError("\n".join([f"{count} refused, so nothing is submitted:", *reports]))
+
+
+def _as_far_as_read(
+    further: Iterable[tuple[Entry | Bad, Refusal]],
+) -> Iterator[tuple[Entry | Bad, Refusal]]:
+    """What goes wrong with the list behind a refused line is not to hide that line."""
+    try:
+        yield from further
+    except SourceError:
+        return
+
+
+def _report(image: Entry | Bad, refused: Refusal) -> str:
+    shown = shorten(image.uri if isinstance(image, Entry) else image.shown)
+    return f"  {image.place}: {shown}: {refused}" if shown else f"  {image.place}: {refused}"
+
+
+def _failed(image: Entry | Bad, refused: Refusal) -> Failed:
+    """The message and what stands there, as a text column of both databases takes them."""
+    given = image.uri if isinstance(image, Entry) else image.shown
+    uri = _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", given)[:MAX_URI_CHARS]
+    ref = image.ref and _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", image.ref)[:MAX_REF_CHARS]
+    return Failed(uri, ref, f"{image.place}: {refused}")
+
+
+def _is_storable(text: str) -> bool:
+    """A text column of both databases holds it."""
+    if text.isascii():
+        return "\x00" not in text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\x00" not in text
+
+
+def _advise(uri: str, failure: Failure) -> Refusal:
+    if uri.startswith("/") and len(uri) <= MAX_URI_CHARS:
+        return Refusal("a path", f"write {shorten(Path(uri).as_uri())}")
+    if uri.startswith(("./", "../", "~")):
+        return Refusal("a path", "write its absolute form as file:///…")
+    if failure.code == "blocked_path":
+        return Refusal(f"{failure.detail}. {describe(failure.code).advice}")
+    return Refusal(failure.detail)

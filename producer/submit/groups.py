@@ -1,0 +1,107 @@
+"""Images as columns, some thousand together: what `--unique`, `--sample` and the inserts work on.
+
+`gather` makes groups of what `producer.submit.check` lets through; `cut` makes them as large as a
+transaction takes, in whole chunks; `parts_of` writes the chunks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Final
+
+from contract.chunks.insert import Part
+from producer.submit.check import Failed
+from producer.submit.sources.entry import Entry, Run
+
+# About what one transaction inserts: some tens of milliseconds, a few hundred kilobytes.
+GROUP_IMAGES: Final = 4_096
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images that follow each other."""
+
+    uris: list[str] = field(default_factory=list)
+    refs: list[str | None] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+    """By offset, with the reason: those that have failed already."""
+
+    def cut(self, first: int, images: int) -> Group:
+        failed = {
+            offset - first: detail
+            for offset, detail in self.failed.items()
+            if first <= offset < first + images
+        }
+        return Group(self.uris[first : first + images], self.refs[first : first + images], failed)
+
+    def only(self, offsets: Sequence[int]) -> Group:
+        return Group(
+            [self.uris[offset] for offset in offsets],
+            [self.refs[offset] for offset in offsets],
+            {at: self.failed[old] for at, old in enumerate(offsets) if old in self.failed},
+        )
+
+    def add(self, image: Entry | Run | Failed) -> None:
+        if isinstance(image, Run):
+            self.uris.extend(image.uris)
+            self.refs.extend(image.refs or repeat(None, len(image.uris)))
+            return
+        if isinstance(image, Failed):
+            self.failed[len(self.uris)] = image.detail
+        self.uris.append(image.uri)
+        self.refs.append(image.ref)
+
+    def extend(self, other: Group) -> None:
+        first = len(self.uris)
+        self.failed.update({first + offset: why for offset, why in other.failed.items()})
+        self.uris.extend(other.uris)
+        self.refs.extend(other.refs)
+
+
+def gather(images: Iterable[Entry | Run | Failed], size: int = GROUP_IMAGES) -> Iterator[Group]:
+    """Groups of this size; the last one may be smaller."""
+    group = Group()
+    for image in images:
+        group.add(image)
+        while len(group.uris) >= size:
+            yield group.cut(0, size)
+            group = group.cut(size, len(group.uris))
+    if group.uris:
+        yield group
+
+
+def regroup(groups: Iterable[Group], size: int) -> Iterator[Group]:
+    """The same images in groups of this size; the last one may be smaller."""
+    whole = Group()
+    for group in groups:
+        whole.extend(group)
+        while len(whole.uris) >= size:
+            yield whole.cut(0, size)
+            whole = whole.cut(size, len(whole.uris))
+    if whole.uris:
+        yield whole
+
+
+def parts_of(group: Group, first_position: int, chunk_images: int) -> list[Part]:
+    """Some chunks; every group but the last one is of whole chunks."""
+    first_chunk = first_position // chunk_images
+    cuts = range(0, len(group.uris), chunk_images)
+    return [
+        _part(first_chunk + n, group.cut(cut, chunk_images), first_position + cut)
+        for n, cut in enumerate(cuts)
+    ]
+
+
+def _part(chunk: int, group: Group, first_position: int) -> Part:
+    has_refs = group.refs.count(None) < len(group.refs)
+    return Part(
+        chunk=chunk,
+        first_position=first_position,
+        images=len(group.uris),
+        uris=json.dumps(group.uris),
+        refs=json.dumps(group.refs) if has_refs else None,
+        failed=group.failed,
+    )

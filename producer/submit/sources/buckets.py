@@ -1,0 +1,184 @@
+"""Sources in object stores: the images below `s3://bucket/prefix/`, and lists that lie there.
+
+obstore makes the requests, as in the loaders, with the same settings (`contract.objects`). A list
+is read in ranges, each a request: Parquet has its index at its end. Each range is asked of the
+very version of the first one, so that an object that is replaced meanwhile is an error and no
+mixture.
+"""
+
+# ruff: noqa: PLC0415  (an extra)
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from urllib.parse import quote
+
+from contract.errors import SourceError, UnavailableError
+from contract.objects import Stores, is_object, parse_object, refusal_of_object
+from producer.submit.sources.entry import Entry, shorten
+from producer.submit.sources.left_out import NO_IMAGE, ODD_KEY, LeftOut
+from producer.submit.sources.walk import is_image
+
+if TYPE_CHECKING:
+    from obstore.store import GCSStore, S3Store
+
+LIST_EXTENSIONS: Final = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+PACKED_EXTENSIONS: Final = (".gz", ".zst")
+# A request takes some tens of milliseconds; so much is kept of an object.
+RANGE_BYTES: Final = 4_194_304
+_KEYS_A_PAGE: Final = 1_000
+# What stands in a key as it is in a URI.
+_PLAIN: Final = "/!$&'()*+,;=:@"
+_MAGIC: Final = frozenset("*[")
+
+
+def is_listing(uri: str) -> bool:
+    """Whether a URI of an object store names a prefix, or a pattern, and no single object."""
+    return is_object(uri) and (uri.endswith("/") or not _MAGIC.isdisjoint(uri))
+
+
+def is_list(uri: str) -> bool:
+    """Whether it names a list of URIs: here, before anything is asked for, the name decides."""
+    name = uri.lower()
+    for extension in PACKED_EXTENSIONS:
+        name = name.removesuffix(extension)
+    return is_object(uri) and name.endswith(LIST_EXTENSIONS)
+
+
+def objects_below(uri: str, stores: Stores, left_out: LeftOut) -> Iterator[str]:
+    """The URIs of the images below a prefix; or of what a pattern names, images and lists.
+
+    Raises:
+        SourceError: the store is not enabled, the prefix is no such name, or it is refused.
+    """
+    scheme, bucket, path = _divide(uri)
+    prefix, pattern = path, None
+    if not _MAGIC.isdisjoint(path):
+        first = min(path.find(char) for char in _MAGIC if char in path)
+        prefix, pattern = path[: path.rfind("/", 0, first) + 1], path
+    store = _open_store(uri, scheme, bucket, stores)
+    for key in _keys(store, prefix, uri):
+        if pattern is not None and not fnmatchcase(key, pattern):
+            continue
+        found = f"{scheme}://{bucket}/{quote(key, safe=_PLAIN)}"
+        if not (is_image(key) or (pattern is not None and is_list(found))):
+            left_out.note(uri, NO_IMAGE, key)
+        elif refusal_of_object(found, stores.enabled) is not None:
+            left_out.note(uri, ODD_KEY)
+        else:
+            yield found
+
+
+def entry_of_object(uri: str, source: str) -> Entry:
+    return Entry(uri, None, source, 0)
+
+
+def open_object(uri: str, stores: Stores) -> BinaryIO:
+    """A list that lies in an object store; it can be sought in.
+
+    Raises:
+        SourceError: the store is not enabled, or there is no such object.
+    """
+    refused = refusal_of_object(uri, stores.enabled)
+    if refused is not None:
+        raise SourceError(f"{shorten(uri)}: {refused.detail}.")
+    name = parse_object(uri)
+    store = _open_store(uri, name.scheme, name.bucket, stores)
+    return io.BufferedReader(_Ranges(store, name.key, uri), RANGE_BYTES)
+
+
+def _divide(uri: str) -> tuple[str, str, str]:
+    scheme, _, rest = uri.partition("://")
+    bucket, _, path = rest.partition("/")
+    return scheme.lower(), bucket, path
+
+
+def _open_store(uri: str, scheme: str, bucket: str, stores: Stores) -> S3Store | GCSStore:
+    refused = refusal_of_object(f"{scheme}://{bucket}/any", stores.enabled)
+    if refused is not None:
+        raise SourceError(f"{shorten(uri)}: {refused.detail}.")
+    stores.check_installed()
+    return stores.open(scheme, bucket)
+
+
+def _keys(store: S3Store | GCSStore, prefix: str, uri: str) -> Iterator[str]:
+    import obstore
+
+    try:
+        for page in obstore.list(store, prefix or None, chunk_size=_KEYS_A_PAGE):
+            for one in page:
+                yield one["path"]
+    except Exception as error:
+        raise _explain(error, uri, "listed") from error
+
+
+class _Ranges(io.RawIOBase):
+    """An object as a file of which each part is asked for when it is read."""
+
+    def __init__(self, store: S3Store | GCSStore, key: str, uri: str) -> None:
+        import obstore
+
+        self._store, self._key, self._uri = store, key, uri
+        self._at = 0
+        try:
+            meta = obstore.head(store, key)
+        except Exception as error:
+            raise _explain(error, uri, "read") from error
+        self._size: int = meta["size"]
+        self._version = meta["e_tag"]
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401  (a writable buffer)
+        import obstore
+
+        end = min(self._at + len(buffer), self._size)
+        if end <= self._at:
+            return 0
+        options: Any = {"range": (self._at, end)}
+        if self._version is not None:
+            options["if_match"] = self._version
+        try:
+            data = obstore.get(self._store, self._key, options=options).bytes()
+        except Exception as error:
+            raise _explain(error, self._uri, "read") from error
+        size = len(data)
+        buffer[:size] = memoryview(data)
+        self._at += size
+        return size
+
+
+def _explain(error: Exception, uri: str, done: str) -> SourceError | UnavailableError:
+    """Most errors of obstore tell what they are by their class, and else by nothing but words."""
+    from obstore import exceptions
+
+    where = f"{shorten(uri)} cannot be {done}: "
+    if isinstance(error, FileNotFoundError):
+        return SourceError(f"{where}there is no such bucket or object. Check the name.")
+    if isinstance(error, exceptions.PreconditionError):
+        return SourceError(f"{where}it was replaced meanwhile. Submit it again.")
+    if isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)):
+        return UnavailableError(
+            f"{where}the object store refuses it. Check the credentials in the environment "
+            "(AWS_… or GOOGLE_…), or set RESNEXT_OBJECT_STORE_ACCESS=anonymous for public buckets."
+        )
+    return UnavailableError(
+        f"{where}the object store cannot be reached, or knows no credentials. Check "
+        "RESNEXT_S3_ENDPOINT or RESNEXT_GCS_ENDPOINT, and the credentials."
+    )

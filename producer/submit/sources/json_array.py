@@ -1,0 +1,140 @@
+"""A JSON file that is one array, of objects or of texts, read element by element.
+
+orjson takes a whole document alone, which may be larger than the memory: the standard library's
+scanner reads one element from a window of text that moves on.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from contract.errors import SourceError
+from producer.submit.sources.columns import Wanted
+from producer.submit.sources.entry import Image, Place
+from producer.submit.sources.records import Records
+
+MAX_ELEMENT_CHARS: Final = 1_048_576
+UNIT: Final = "row"
+_SPACE: Final = re.compile(r"[ \t\r\n]*")
+_scan = json.JSONDecoder().raw_decode
+
+
+def read_json_array(blocks: Iterator[bytes], source: str, wanted: Wanted) -> Iterator[Image]:
+    """
+    Raises:
+        SourceError: it is no array in JSON and UTF-8, or an element is too long; or there is no
+            such column.
+    """
+    records, window = Records(source, UNIT, wanted), _Window(blocks, source)
+    for first, elements in window.elements():
+        yield from records.images(elements, first, range(first, first + len(elements)))
+    records.end()
+
+
+class _Window:
+    """The text that is not parsed yet: some hundred kilobytes, and the longest element."""
+
+    def __init__(self, blocks: Iterator[bytes], source: str) -> None:
+        self._blocks = blocks
+        self._source = source
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode
+        self._text = ""
+        self._at = 0
+        self._row = 1
+        self._whole = False
+        self._fault: Exception = ValueError("it is empty")
+
+    def elements(self) -> Iterator[tuple[int, list[Any]]]:
+        """Those that are there together, with the row of the first."""
+        self._expect("[")
+        if self._next() == "]":
+            self._at += 1
+            self._check_end()
+            return
+        ended = False
+        while not ended:
+            found: list[Any] = []
+            first = self._row
+            ended = self._take(found)
+            if found:
+                yield first, found
+            if not ended:
+                self._read_on()
+        self._check_end()
+
+    def _take(self, found: list[Any]) -> bool:
+        """Takes whole elements, each with the comma or bracket behind it; whether the array ends.
+
+        An element that is not whole stays.
+        """
+        text, at, space = self._text, self._at, _SPACE.match
+        while True:
+            begin = space(text, at).end()  # type: ignore[union-attr]  # it matches anything
+            try:
+                value, end = _scan(text, begin)
+            except (ValueError, RecursionError) as error:
+                self._fault = error
+                break
+            end = space(text, end).end()  # type: ignore[union-attr]
+            behind = text[end : end + 1]
+            if behind not in (",", "]"):
+                self._fault = ValueError("a comma or ] is missing behind it")
+                break
+            found.append(value)
+            self._row += 1
+            at = end + 1
+            if behind == "]":
+                self._at = at
+                return True
+        self._at = at
+        if self._whole or len(text) - at > MAX_ELEMENT_CHARS:
+            raise self._wrong(self._fault, text[at:])
+        return False
+
+    def _read_on(self) -> None:
+        block = next(self._blocks, b"")
+        self._whole = not block
+        try:
+            more = self._decode(block, not block)
+        except UnicodeDecodeError as error:
+            raise SourceError(
+                f"{Place(self._source, self._row, UNIT)}: not UTF-8 (byte 0x"
+                f"{error.object[error.start]:02X}). If the file is in Latin-1 or Windows-1252, "
+                "convert it: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
+            ) from error
+        self._text, self._at = self._text[self._at :] + more, 0
+
+    def _next(self) -> str:
+        """The next character that is no blank; "" at the end."""
+        while True:
+            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._text) or self._whole:
+                return self._text[self._at : self._at + 1]
+            self._read_on()
+
+    def _expect(self, char: str) -> None:
+        if self._next() == char:
+            self._at += 1
+
+    def _check_end(self) -> None:
+        if self._next():
+            raise SourceError(
+                f"{Place(self._source, self._row, UNIT)}: something stands behind the end of the "
+                "array. A JSON file is one array; write JSONL for one record a line."
+            )
+
+    def _wrong(self, error: Exception, element: str) -> SourceError:
+        where = Place(self._source, self._row, UNIT)
+        if not element.strip():
+            return SourceError(f"{where}: the file ends before its array does. It is not whole.")
+        if not self._whole:
+            return SourceError(
+                f"{where}: no whole element within {MAX_ELEMENT_CHARS:,} characters. A row is an "
+                "object or a text."
+            )
+        reason = getattr(error, "msg", None) or str(error) or type(error).__name__
+        return SourceError(f"{where}: no JSON: {reason}.")

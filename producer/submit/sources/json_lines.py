@@ -1,0 +1,57 @@
+"""JSONL: an object, or a text, on each line; parsed by orjson.
+
+An integer of more than 64 bits comes out of orjson as a floating-point number: as an id it is
+refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from producer.submit.sources.columns import Wanted
+from producer.submit.sources.entry import Bad, Image
+from producer.submit.sources.lines import decode, whole_lines
+from producer.submit.sources.records import Records
+
+UNIT = "line"
+
+
+def read_json_lines(blocks: Iterator[bytes], source: str, wanted: Wanted) -> Iterator[Image]:
+    """A line that is no JSON is a bad one.
+
+    Raises:
+        SourceError: no such column, no text in UTF-8, a line that is too long.
+    """
+    records, first = Records(source, UNIT, wanted), 1
+    for data in whole_lines(blocks, source):
+        lines = data.splitlines()
+        numbers = range(first, first + len(lines))
+        try:
+            parsed = list(map(orjson.loads, lines))
+        except orjson.JSONDecodeError:
+            decode(data, source, first)  # which says it where it is no text
+            yield from _closely(lines, numbers, records, source)
+        else:
+            yield from records.images(parsed, first, numbers)
+        first += len(lines)
+    records.end()
+
+
+def _closely(lines: list[bytes], numbers: range, records: Records, source: str) -> Iterator[Image]:
+    parsed: list[Any] = []
+    where: list[int] = []
+    for line, number in zip(lines, numbers, strict=True):
+        if not line.strip():
+            continue
+        try:
+            parsed.append(orjson.loads(line))
+            where.append(number)
+        except orjson.JSONDecodeError as error:
+            yield from records.images(parsed, where[0] if where else number, where)
+            parsed, where = [], []
+            reason = f"no JSON: {error.msg}. Write an object, or a text in quotes, on each line"
+            yield Bad(reason, source, number, UNIT, None, line[:200].decode(errors="replace"))
+    yield from records.images(parsed, where[0] if where else 0, where)

@@ -1,0 +1,216 @@
+"""CSV and TSV, by the standard library's csv, block by block.
+
+What csv passes on in silence is an error here, or a bad row, with its line: rows of another width
+than the heading, a NUL, a column that stands twice, a quote that is not closed. A block may end
+inside a quoted cell; its last record is then read again with the next block. So an open quote
+takes some bounded memory and not the rest of the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from io import StringIO
+from typing import Final, NamedTuple
+
+from contract.errors import SourceError
+from producer.submit.sources.columns import Wanted, check_once, choose, missing
+from producer.submit.sources.entry import Bad, Image, Place
+from producer.submit.sources.kind import delimiter_of, first_line
+from producer.submit.sources.lines import decode, whole_lines
+from producer.submit.sources.runs import Column, Lines, in_runs
+
+MAX_RECORD_CHARS: Final = 1_048_576
+_MAX_CELL_CHARS: Final = 131_072  # the csv module's own limit, of the whole process
+_LINE_END: Final = re.compile(r"\r\n|\r|\n")
+_CUT_OFF: Final = "unexpected end of data"
+
+
+class Records(NamedTuple):
+    """Some rows that follow each other."""
+
+    rows: list[list[str]]
+    first: int
+    """The line of the first one."""
+    follow: bool
+    """Each of them is one line."""
+
+    def lines(self) -> Sequence[int]:
+        if self.follow:
+            return range(self.first, self.first + len(self.rows))
+        return _lines_of(self.rows, self.first)
+
+
+class Heading(NamedTuple):
+    width: int
+    uri: int
+    ref: int | None
+    column: Column
+
+
+def read_table(blocks: Iterator[bytes], source: str, wanted: Wanted) -> Iterator[Image]:
+    """
+    Raises:
+        SourceError: no such column, a quote that is not closed, no text, a line that is too long.
+    """
+    heading: Heading | None = None
+    for records in _records(blocks, source):
+        if heading is None:
+            heading, records = _heading(records, source, wanted)  # noqa: PLW2901  (without it)
+        if heading is not None and records.rows:
+            yield from _images(records, heading)
+
+
+def _records(blocks: Iterator[bytes], source: str) -> Iterator[Records]:
+    delimiter: str | None = None
+    rest, first = "", 1
+    for data in whole_lines(blocks, source):
+        delimiter = delimiter or delimiter_of(first_line(data))
+        rest_lines = len(_LINE_END.findall(rest))
+        text = rest + decode(data, source, first + rest_lines)
+        rows, error = _parse(text, delimiter)
+        lines = text.count("\n") + (not text.endswith("\n"))
+        if error is None and "\r" not in text and lines == len(rows):
+            yield Records(rows, first, follow=True)
+            first, rest = first + len(rows), ""
+            continue
+        yield Records(rows, first, follow=False)
+        taken = sum(_lines_in(row) for row in rows)
+        first += taken
+        rest = "" if error is None else _after(text, taken)
+        if error is not None and (str(error) != _CUT_OFF or len(rest) > MAX_RECORD_CHARS):
+            raise _wrong(error, rest, delimiter, source, first)
+    if rest:
+        raise _wrong(csv.Error(_CUT_OFF), rest, delimiter or ",", source, first)
+
+
+def _parse(text: str, delimiter: str) -> tuple[list[list[str]], csv.Error | None]:
+    """The whole records at its beginning, and what is wrong with the one behind them."""
+    rows: list[list[str]] = []
+    try:
+        rows.extend(csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        return rows, error
+    return rows, None
+
+
+def _lines_in(row: list[str]) -> int:
+    return 1 + sum(len(_LINE_END.findall(cell)) for cell in row if "\n" in cell or "\r" in cell)
+
+
+def _lines_of(rows: list[list[str]], first: int) -> list[int]:
+    numbers = []
+    for row in rows:
+        numbers.append(first)
+        first += _lines_in(row)
+    return numbers
+
+
+def _after(text: str, lines: int) -> str:
+    """What comes behind so many lines."""
+    file = StringIO(text, newline="")
+    for _ in range(lines):
+        file.readline()
+    return file.read()
+
+
+def _wrong(error: csv.Error, record: str, delimiter: str, source: str, first: int) -> SourceError:
+    """Of the record that begins in line `first`, and with this text."""
+    opened = _faulty_quote(record, delimiter)
+    if opened is None:
+        return SourceError(
+            f"{Place(source, first)}: a cell of more than {_MAX_CELL_CHARS:,} characters "
+            f"({error}). Leave that column out."
+        )
+    line = first + len(_LINE_END.findall(record, 0, opened))
+    return SourceError(
+        f"{Place(source, line)}: a quote opens here and is not closed where its cell ends. "
+        'Close it, and double each " that belongs to a cell.'
+    )
+
+
+def _faulty_quote(record: str, delimiter: str) -> int | None:
+    """Where the quote opens that is not closed, or is closed before its cell ends."""
+    ends = (delimiter, "\n", "\r", "")
+    opened, inside, begins, at = 0, False, True, 0
+    while at < len(record):
+        char, following = record[at], record[at + 1 : at + 2]
+        if inside and char == '"' and following == '"':
+            at += 1  # a doubled one, which belongs to the cell
+        elif inside and char == '"':
+            if following not in ends:
+                return opened
+            inside = False
+        elif begins and char == '"':
+            opened, inside = at, True
+        begins = not inside and char in ends
+        at += 1
+    return opened if inside else None
+
+
+def _heading(records: Records, source: str, wanted: Wanted) -> tuple[Heading | None, Records]:
+    """The heading, and the rows behind it."""
+    number = next((n for n, row in enumerate(records.rows) if row), None)
+    if number is None:
+        return None, records
+    line = records.lines()[number]
+    at = Place(source, line)
+    names = [name.strip() for name in records.rows[number]]
+    check_once(names, at)
+    name = choose(names, wanted, at)
+    if "://" in name:
+        raise SourceError(f"{at}: a URI stands where the heading should be. Write a heading.")
+    ref = None
+    if wanted.id_column is not None:
+        if wanted.id_column not in names:
+            raise missing(wanted.id_column, names, "--id-column", at)
+        ref = names.index(wanted.id_column)
+    first = line + _lines_in(records.rows[number])
+    behind = Records(records.rows[number + 1 :], first, records.follow)
+    column = Column(source, name, "line", wanted.id_column)
+    return Heading(len(names), names.index(name), ref, column), behind
+
+
+def _images(records: Records, heading: Heading) -> Iterator[Image]:
+    if set(map(len, records.rows)) == {heading.width}:
+        lines = None if records.follow else records.lines
+        yield from _even(records.rows, heading, records.first, lines)
+        return
+    even: list[list[str]] = []
+    numbers: list[int] = []
+    for row, line in zip(records.rows, records.lines(), strict=True):
+        if len(row) == heading.width:
+            even.append(row)
+            numbers.append(line)
+        elif row:  # a blank line says nothing
+            yield from _some(even, heading, numbers)
+            even, numbers = [], []
+            yield _ragged(row, heading, line)
+    yield from _some(even, heading, numbers)
+
+
+def _some(rows: list[list[str]], heading: Heading, numbers: list[int]) -> Iterator[Image]:
+    if rows:
+        yield from _even(rows, heading, numbers[0], partial(list, numbers))
+
+
+def _even(
+    rows: list[list[str]],
+    heading: Heading,
+    first: int,
+    lines: Callable[[], Sequence[int]] | None,
+) -> Iterator[Image]:
+    at, ref = heading.uri, heading.ref
+    uris = [row[at] for row in rows]
+    refs = None if ref is None else [row[ref] or None for row in rows]
+    yield from in_runs(uris, refs, heading.column, Lines(first, lines))
+
+
+def _ragged(row: list[str], heading: Heading, line: int) -> Bad:
+    column = heading.column
+    shown = row[heading.uri] if heading.uri < len(row) else ""
+    cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
+    reason = f"{cells}, and the heading has {heading.width}"
+    return Bad(reason, column.source, line, column.unit, None, shown)

@@ -1,0 +1,93 @@
+"""`--unique`: of images with the same URI the first one alone.
+
+What has been seen is kept as digests of 16 bytes in a temporary SQLite database, which is a file
+without a name below TMPDIR and goes with the process: some 35 bytes of disk an image, and memory
+that does not grow. Two different URIs share a digest less than once in 10^24 lists of ten million.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from hashlib import blake2b
+from types import TracebackType
+from typing import Final, Self
+
+from producer.submit.check import Findings
+from producer.submit.groups import Group
+
+DIGEST_BYTES: Final = 16
+CACHE_KIBIBYTES: Final = 32_768
+
+
+def without_duplicates(groups: Iterable[Group], findings: Findings) -> Iterator[Group]:
+    """The images whose URI has not come before. Failed ones stay, so that positions hold."""
+    with Seen() as seen:
+        for group in groups:
+            kept = seen.keep(group)
+            findings.duplicates += len(group.uris) - len(kept.uris)
+            if kept.uris:
+                yield kept
+
+
+class Seen:
+    """The URIs so far; to be used in a `with` block."""
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None)
+        for pragma in (
+            "journal_mode = OFF",
+            "synchronous = OFF",
+            "locking_mode = EXCLUSIVE",
+            f"cache_size = -{CACHE_KIBIBYTES}",
+        ):
+            self._database.execute(f"PRAGMA {pragma}")
+        self._database.execute(
+            "CREATE TABLE seen (digest BLOB PRIMARY KEY, batch INTEGER) WITHOUT ROWID"
+        )
+        self._batch = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._database.close()
+
+    def keep(self, group: Group) -> Group:
+        """What of it has not come before, and its failed images."""
+        fresh = self.add(group.uris)
+        kept = sorted({*fresh, *group.failed}) if group.failed else fresh
+        return group if len(kept) == len(group.uris) else group.only(kept)
+
+    def add(self, uris: Sequence[str]) -> list[int]:
+        """Which of these have not been added before, in order."""
+        self._batch += 1
+        firsts: dict[bytes, int] = {}
+        for at, uri in enumerate(uris):
+            firsts.setdefault(_digest(uri), at)
+        before = self._database.total_changes
+        self._database.execute("BEGIN")
+        self._database.executemany(
+            "INSERT OR IGNORE INTO seen VALUES (?, ?)",
+            # In the order of the tree, so that its pages are touched once each.
+            [(digest, self._batch) for digest in sorted(firsts)],
+        )
+        self._database.execute("COMMIT")
+        if self._database.total_changes - before == len(firsts):
+            return list(firsts.values())
+        return [at for digest, at in firsts.items() if self._is_of_this_batch(digest)]
+
+    def _is_of_this_batch(self, digest: bytes) -> bool:
+        with closing(self._database.cursor()) as cursor:
+            row = cursor.execute("SELECT batch FROM seen WHERE digest = ?", (digest,)).fetchone()
+        return bool(row[0] == self._batch)
+
+
+def _digest(uri: str) -> bytes:
+    return blake2b(uri.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
