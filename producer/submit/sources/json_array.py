@@ -1,7 +1,9 @@
 """A JSON file that is one array, of objects or of texts, read element by element.
 
-orjson takes a whole document alone, which may be larger than the memory: the standard library's
-scanner reads one element from a window of text that moves on.
+The array may be larger than the memory, so a window of text moves over it. orjson takes whole
+documents alone: it parses what a comma behind an object or a text ends, in brackets of its own.
+Where that is no JSON, since the comma is one inside of an element, the standard library's scanner
+takes element by element.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
+import orjson
+
 from contract.errors import SourceError
 from producer.submit.sources.columns import Wanted
 from producer.submit.sources.entry import Image, Place
@@ -19,6 +23,8 @@ from producer.submit.sources.records import Records
 
 MAX_ELEMENT_CHARS: Final = 1_048_576
 UNIT: Final = "row"
+# Commas that are tried, from the last one on: an object inside of an object has one as well.
+_TRIES: Final = 3
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _scan = json.JSONDecoder().raw_decode
 
@@ -46,6 +52,7 @@ class _Window:
         self._at = 0
         self._row = 1
         self._whole = False
+        self._odd_byte: int | None = None
         self._fault: Exception = ValueError("it is empty")
 
     def elements(self) -> Iterator[tuple[int, list[Any]]]:
@@ -59,12 +66,32 @@ class _Window:
         while not ended:
             found: list[Any] = []
             first = self._row
+            self._take_many(found)
             ended = self._take(found)
             if found:
                 yield first, found
             if not ended:
                 self._read_on()
         self._check_end()
+
+    def _take_many(self, found: list[Any]) -> None:
+        """Takes all up to a comma that divides elements, if one is found soon.
+
+        What is JSON in brackets of our own is the same elements in the file's brackets: up to the
+        comma both are read alike.
+        """
+        text, at, end = self._text, self._at, len(self._text)
+        for _ in range(_TRIES):
+            end = max(text.rfind("},", at, end), text.rfind('",', at, end))
+            if end < 0:
+                return
+            try:
+                found += orjson.loads(f"[{text[at : end + 1]}]")
+            except orjson.JSONDecodeError:
+                continue
+            self._at = end + 2
+            self._row += len(found)
+            return
 
     def _take(self, found: list[Any]) -> bool:
         """Takes whole elements, each with the comma or bracket behind it; whether the array ends.
@@ -96,16 +123,19 @@ class _Window:
         return False
 
     def _read_on(self) -> None:
+        if self._odd_byte is not None:
+            raise SourceError(
+                f"{Place(self._source, self._row, UNIT)}: not UTF-8 (byte 0x{self._odd_byte:02X}). "
+                "If the file is in Latin-1 or Windows-1252, convert it: "
+                "iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
+            )
         block = next(self._blocks, b"")
         self._whole = not block
         try:
             more = self._decode(block, not block)
-        except UnicodeDecodeError as error:
-            raise SourceError(
-                f"{Place(self._source, self._row, UNIT)}: not UTF-8 (byte 0x"
-                f"{error.object[error.start]:02X}). If the file is in Latin-1 or Windows-1252, "
-                "convert it: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
-            ) from error
+        except UnicodeDecodeError as error:  # told once the rows before it are taken
+            self._whole, self._odd_byte = False, error.object[error.start]
+            more = error.object[: error.start].decode()
         self._text, self._at = self._text[self._at :] + more, 0
 
     def _next(self) -> str:

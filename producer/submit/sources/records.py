@@ -16,6 +16,7 @@ from producer.submit.sources.runs import Column, Lines, in_runs
 _REF_TYPES: Final = frozenset({str, int, type(None)})
 # What fits into a column of 64 bits, with or without a sign.
 _INTEGERS: Final = range(-(2**63), 2**64)
+_NO_INTEGER: Final = "a number with a fraction or of more than 64 bits"
 
 
 class Records:
@@ -125,9 +126,10 @@ def _why_bad(record: object, column: Column) -> str | None:
 
 
 def _kind_of(value: object) -> str:
+    if type(value) is int:
+        return "an integer" if value in _INTEGERS else _NO_INTEGER
     names = {
         dict: "an object", list: "a list", str: "a text", bool: "true or false",
-        int: "an integer", float: "a number with a fraction or of more than 64 bits",
-        type(None): "null",
+        float: _NO_INTEGER, type(None): "null",
     }  # fmt: skip
     return names[type(value)]

@@ -68,22 +68,35 @@ def _records(blocks: Iterator[bytes], source: str) -> Iterator[Records]:
     rest, first = "", 1
     for data in whole_lines(blocks, source):
         delimiter = delimiter or delimiter_of(first_line(data))
-        rest_lines = len(_LINE_END.findall(rest))
-        text = rest + decode(data, source, first + rest_lines)
-        rows, error = _parse(text, delimiter)
-        lines = text.count("\n") + (not text.endswith("\n"))
-        if error is None and "\r" not in text and lines == len(rows):
+        text = rest + decode(data, source, first + len(_LINE_END.findall(rest)))
+        rows = _line_by_line(text, delimiter)
+        if rows is not None:
             yield Records(rows, first, follow=True)
             first, rest = first + len(rows), ""
             continue
+        rows, error = _parse(text, delimiter)
         yield Records(rows, first, follow=False)
-        taken = sum(_lines_in(row) for row in rows)
+        taken = sum(map(_lines_in, rows))
         first += taken
         rest = "" if error is None else _after(text, taken)
         if error is not None and (str(error) != _CUT_OFF or len(rest) > MAX_RECORD_CHARS):
             raise _wrong(error, rest, delimiter, source, first)
     if rest:
         raise _wrong(csv.Error(_CUT_OFF), rest, delimiter or ",", source, first)
+
+
+def _line_by_line(text: str, delimiter: str) -> list[list[str]] | None:
+    """Its rows, if each is one line: then it does not matter what the lines end with."""
+    if "\r" in text:
+        text = text.replace("\r\n", "\n")
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    try:
+        rows = list(csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error:
+        return None
+    return rows if len(rows) == len(lines) and "\r" not in text else None
 
 
 def _parse(text: str, delimiter: str) -> tuple[list[list[str]], csv.Error | None]:
@@ -125,8 +138,9 @@ def _wrong(error: csv.Error, record: str, delimiter: str, source: str, first: in
             f"({error}). Leave that column out."
         )
     line = first + len(_LINE_END.findall(record, 0, opened))
+    begins = "" if line == first else f" (its row begins in line {first})"
     return SourceError(
-        f"{Place(source, line)}: a quote opens here and is not closed where its cell ends. "
+        f"{Place(source, line)}: a quote opens here{begins} and is not closed where its cell ends. "
         'Close it, and double each " that belongs to a cell.'
     )
 
