@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
+from http import HTTPStatus
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 from urllib.parse import unquote
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 EXTRAS: Final = {"s3": "s3", "gs": "gcs"}
 """By scheme: the extra of this package that fetches from it."""
+_STATUS: Final = re.compile(r"status code: (\d{3})\b")
 # S3 takes 3 to 63 characters, Google 222 where there are dots.
 ANONYMOUS: Final = "anonymous"
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
@@ -67,6 +69,14 @@ def parse_object(uri: str) -> ObjectName:
     if not key.isprintable() or {"", ".", ".."} & set(key.split("/")):
         raise ValueError("a key has parts between its slashes, neither . nor .., and no controls")
     return ObjectName(scheme.lower(), bucket, key)
+
+
+def status_of(error: Exception) -> int | None:
+    """The status of the answer behind an error of obstore; most errors tell it in words alone."""
+    if isinstance(error, FileNotFoundError):
+        return HTTPStatus.NOT_FOUND
+    found = _STATUS.search(str(error))
+    return None if found is None else int(found[1])
 
 
 class StoreSettings(Protocol):

@@ -32,17 +32,16 @@ def check_sample(images: int | None) -> None:
         raise UsageError(f"--sample is {images}; it is from 1 to {MAX_SAMPLE:,} images.")
 
 
-def sampled(groups: Iterable[Group], images: int) -> Iterator[Group]:
+def sampled(groups: Iterable[Group], images: int, seed: int = SEED) -> Iterator[Group]:
     """So many of them, or all where there are fewer."""
-    kept = sorted(_reservoir(groups, images))
+    kept = sorted(_reservoir(groups, images, Random(seed)))
     rows = iter(kept)
     while some := list(islice(rows, GROUP_IMAGES)):
         failed = {at: row[3] for at, row in enumerate(some) if row[3] is not None}
         yield Group([row[1] for row in some], [row[2] for row in some], failed)
 
 
-def _reservoir(groups: Iterable[Group], images: int) -> list[_Kept]:
-    random = Random(SEED)
+def _reservoir(groups: Iterable[Group], images: int, random: Random) -> list[_Kept]:
     kept: list[_Kept] = []
     weight, following, first = 1.0, images - 1, 0
     for group in groups:

@@ -75,6 +75,11 @@ class _Request(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 store.go_on.wait(60)
 
+    def do_HEAD(self) -> None:
+        self.send_response(self.store.status)
+        self.send_header("Content-Length", str(self.store.length))
+        self.end_headers()
+
     def log_message(self, *_: object) -> None:
         pass
 

@@ -14,12 +14,13 @@ import io
 import os
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from urllib.parse import quote
 
 from contract.errors import SourceError, UnavailableError
-from contract.objects import Stores, is_object, parse_object, refusal_of_object
-from producer.submit.sources.entry import Entry, shorten
+from contract.objects import Stores, is_object, parse_object, refusal_of_object, status_of
+from producer.submit.sources.entry import shorten
 from producer.submit.sources.left_out import NO_IMAGE, ODD_KEY, LeftOut
 from producer.submit.sources.walk import is_image
 
@@ -31,6 +32,8 @@ PACKED_EXTENSIONS: Final = (".gz", ".zst")
 # A request takes some tens of milliseconds; so much is kept of an object.
 RANGE_BYTES: Final = 4_194_304
 _KEYS_A_PAGE: Final = 1_000
+_REFUSING: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+_REFUSALS: Final = ("PermissionDeniedError", "UnauthenticatedError")  # of obstore, an extra
 # What stands in a key as it is in a URI.
 _PLAIN: Final = "/!$&'()*+,;=:@"
 _MAGIC: Final = frozenset("*[")
@@ -71,10 +74,6 @@ def objects_below(uri: str, stores: Stores, left_out: LeftOut) -> Iterator[str]:
             left_out.note(uri, ODD_KEY)
         else:
             yield found
-
-
-def entry_of_object(uri: str, source: str) -> Entry:
-    return Entry(uri, None, source, 0)
 
 
 def open_object(uri: str, stores: Stores) -> BinaryIO:
@@ -165,20 +164,19 @@ class _Ranges(io.RawIOBase):
 
 
 def _explain(error: Exception, uri: str, done: str) -> SourceError | UnavailableError:
-    """Most errors of obstore tell what they are by their class, and else by nothing but words."""
-    from obstore import exceptions
-
     where = f"{shorten(uri)} cannot be {done}: "
-    if isinstance(error, FileNotFoundError):
+    status = status_of(error)
+    if status == HTTPStatus.NOT_FOUND:
         return SourceError(f"{where}there is no such bucket or object. Check the name.")
-    if isinstance(error, exceptions.PreconditionError):
+    if status == HTTPStatus.PRECONDITION_FAILED or type(error).__name__ == "PreconditionError":
         return SourceError(f"{where}it was replaced meanwhile. Submit it again.")
-    if isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)):
+    if status in _REFUSING or type(error).__name__ in _REFUSALS:
         return UnavailableError(
             f"{where}the object store refuses it. Check the credentials in the environment "
             "(AWS_… or GOOGLE_…), or set RESNEXT_OBJECT_STORE_ACCESS=anonymous for public buckets."
         )
+    answered = "" if status is None else f" (status {status})"
     return UnavailableError(
-        f"{where}the object store cannot be reached, or knows no credentials. Check "
+        f"{where}the object store cannot be reached{answered}, or knows no credentials. Check "
         "RESNEXT_S3_ENDPOINT or RESNEXT_GCS_ENDPOINT, and the credentials."
     )

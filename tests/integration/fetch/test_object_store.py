@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from contract import objects
 from contract.errors import UsageError
 from contract.failure import Failure
 from contract.settings import Settings
@@ -16,7 +17,6 @@ from tests.fetching import Fetching
 from tests.pictures.demo import GOOD
 from tests.pools import Pool
 from tests.servers.objects import S3Server, Store, serving_answers, serving_s3
-from worker.loader.fetch import object_store
 from worker.loader.fetch.failures import NO_DESCRIPTORS
 from worker.loader.fetch.object_store import credential_files, environment
 
@@ -191,7 +191,7 @@ def test_loaders_get_the_variables_of_the_stores_that_are_enabled(monkeypatch, t
 
 
 def test_a_store_that_is_not_installed_is_told_with_its_extra(monkeypatch) -> None:
-    monkeypatch.setattr(object_store, "find_spec", lambda _: None)
+    monkeypatch.setattr(objects, "find_spec", lambda _: None)
     assert environment(Settings()) == {}
     with pytest.raises(UsageError, match=r"resnext-queue\[gcs\]"):
         environment(Settings(object_stores="gs"))

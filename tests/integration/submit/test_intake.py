@@ -27,7 +27,8 @@ from producer.jobs.job import find_job
 from producer.jobs.results import read_results
 from producer.jobs.retry import retry
 from producer.submit.check import Findings, OnInvalid
-from producer.submit.sample import MAX_SAMPLE
+from producer.submit.groups import Group
+from producer.submit.sample import MAX_SAMPLE, sampled
 from producer.submit.sources.entry import Entry
 from producer.submit.sources.read import read_runs
 from producer.submit.submission import Intake, Order, submit_entries
@@ -227,8 +228,6 @@ def test_a_sample_is_of_so_many_in_their_order_and_the_same_again(engine: Engine
     uris = [f"http://a.org/{n}" for n in range(10_000)]
     for _ in range(2):
         submit_entries(engine, listed(*uris), order(chunk_images=64), intake=Intake(sample=number))
-    sampled = uris_of(engine)
-    sampled = sampled[: len(sampled) // 2] if sampled[0] == sampled[-1] else sampled
     with reading(engine) as connection:
         totals = connection.scalars(select(jobs.c.total)).all()
         refs = connection.execute(
@@ -245,14 +244,11 @@ def test_a_sample_is_of_so_many_in_their_order_and_the_same_again(engine: Engine
 
 
 def test_every_image_has_about_the_same_chance_to_be_sampled() -> None:
-    from producer.submit.groups import Group
-    from producer.submit.sample import _reservoir
-
+    whole = Group([str(n) for n in range(1_000)], [None] * 1_000)
     hits: Counter[int] = Counter()
-    for shift in range(200):  # of one seed: the groups are cut elsewhere, the stream is another
-        size = 1_000 + shift
-        group = Group([str(n) for n in range(size)], [None] * size)
-        hits.update(10 * row[0] // size for row in _reservoir([group], 100))
+    for seed in range(200):
+        for group in sampled([whole.cut(0, 300), whole.cut(300, 700)], 100, seed):
+            hits.update(int(uri) // 100 for uri in group.uris)
     assert sum(hits.values()) == 200 * 100
     assert all(1_700 < hits[tenth] < 2_300 for tenth in range(10)), hits
 

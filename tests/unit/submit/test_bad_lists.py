@@ -65,13 +65,13 @@ WHOLE = {
     ),
     "Latin-1": (
         TABLE + b"http://a.org/2,M\xfcnchen\n", Wanted(),
-        (", line 3: byte 17 (0xFC) is not UTF-8. If the file is in Latin-1 or Windows-1252, convert "
-        "it: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"),
+        (", line 3: byte 17 (0xFC) is not UTF-8. If the file is in Latin-1 or Windows-1252, "
+        "convert it: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"),
     ),
     "Latin-1 in JSONL": (
         b'{"url": "x"}\n{"url": "\xfc"}\n', Wanted(),
-        (", line 2: byte 10 (0xFC) is not UTF-8. If the file is in Latin-1 or Windows-1252, convert "
-        "it: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"),
+        (", line 2: byte 10 (0xFC) is not UTF-8. If the file is in Latin-1 or Windows-1252, "
+        "convert it: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"),
     ),
     "Latin-1 in JSON": (
         b'["x", "\xfc"]', Wanted(),

@@ -10,15 +10,13 @@ repeats only the status of an answer.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import replace
 from functools import cache
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from contract.failure import Failure
-from contract.objects import ANONYMOUS, ObjectName, Stores, parse_object
+from contract.objects import ANONYMOUS, ObjectName, Stores, parse_object, status_of
 from worker.loader.fetch import descriptors
 from worker.loader.fetch.failures import NO_DESCRIPTORS, failure_of_status
 from worker.loader.fetch.settings import FetchSettings
@@ -40,7 +38,6 @@ VARIABLES: Final = {
 # Those that name a file. New tokens appear beside the old ones.
 KEY_FILES: Final = ("GOOGLE_APPLICATION_CREDENTIALS",)
 TOKEN_FILES: Final = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
-_STATUS: Final = re.compile(r"status code: (\d{3})\b")
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -75,8 +72,6 @@ class ObjectStores:
         name = parse_object(uri)
         try:
             return self._get(name)
-        except FileNotFoundError:
-            return _as_failure(HTTPStatus.NOT_FOUND)
         except Exception as error:  # noqa: BLE001  (only its text tells what kind it is)
             return _explain(error)
 
@@ -98,12 +93,12 @@ class ObjectStores:
 
 def _explain(error: Exception) -> Failure:
     """Reads the failure from the words of the error: most errors have no other sign."""
-    words = str(error)
-    status = _STATUS.search(words)
+    status = status_of(error)
     if status is not None:
-        return _as_failure(int(status[1]))
+        return _as_failure(status)
     if not descriptors.are_left():  # the words say nothing of it
         return NO_DESCRIPTORS
+    words = str(error)
     if "Timeout" in words or "TimedOut" in words:
         return Failure("timeout", "the object store did not answer in time")
     if isinstance(error, ValueError):
