@@ -74,8 +74,9 @@ ERROR_CODES: Final = {
         ),
         ErrorCode(
             name="bad_uri",
-            cause="The URI cannot be read as one: no host, a bad port, a bad escape.",
-            advice="Correct the URI.",
+            cause="The URI cannot be read as one: no host, a bad port, a bad escape. Or "
+            "`submit --on-invalid record` met a line without a URI that workers take.",
+            advice="Correct the URI, or the line that the detail names.",
         ),
         ErrorCode(
             name="not_found",

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-WITHIN_S = 60.0
+WITHIN_S = 300.0
 POLL_S = 0.02
 
 

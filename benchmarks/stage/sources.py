@@ -27,6 +27,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.rig.figures import tell
 from benchmarks.rig.machine import machine
 from producer.submit.sources.opening import zstd
 
@@ -62,7 +63,9 @@ def main() -> None:
         options = ["--unique"] if chosen.unique else []
         for layout in chosen.formats:
             with_ids = ["--id-column", "id"] if chosen.ids and layout != "txt" else []
-            table.add_row(*measured(folder, layout, chosen.images, options + with_ids))
+            row = measured(folder, layout, chosen.images, options + with_ids)
+            tell(" · ".join(row))
+            table.add_row(*row)
     print(machine())
     Console(width=110).print(table)
 

@@ -53,9 +53,10 @@ MOVES: Final = (
         name="insert",
         by="submit",
         before=(),
-        after=(PENDING,),
+        after=(PENDING, DONE),
         condition="the job is being submitted",
-        effect="the chunk and its URIs",
+        effect="the chunk and its URIs; a row with `bad_uri` for each image whose line gave no "
+        "URI, and `done` where all of them are such",
         attempt="0",
     ),
     Move(

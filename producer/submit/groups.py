@@ -44,25 +44,25 @@ class Group:
             {at: self.failed[old] for at, old in enumerate(offsets) if old in self.failed},
         )
 
-    def add(self, image: Entry | Run | Failed) -> None:
-        if isinstance(image, Run):
-            self.uris.extend(image.uris)
-            self.refs.extend(image.refs or repeat(None, len(image.uris)))
-            return
-        if isinstance(image, Failed):
-            self.failed[len(self.uris)] = image.detail
-        self.uris.append(image.uri)
-        self.refs.append(image.ref)
-
-    def extend(self, other: Group) -> None:
+    def add(self, more: Entry | Run | Failed | Group) -> None:
+        """Puts them behind those that are there."""
         first = len(self.uris)
-        self.failed.update({first + offset: why for offset, why in other.failed.items()})
-        self.uris.extend(other.uris)
-        self.refs.extend(other.refs)
+        if isinstance(more, (Entry, Failed)):
+            if isinstance(more, Failed):
+                self.failed[first] = more.detail
+            self.uris.append(more.uri)
+            self.refs.append(more.ref)
+            return
+        if isinstance(more, Group):
+            self.failed.update({first + offset: why for offset, why in more.failed.items()})
+        self.uris.extend(more.uris)
+        self.refs.extend(more.refs or repeat(None, len(more.uris)))
 
 
-def gather(images: Iterable[Entry | Run | Failed], size: int = GROUP_IMAGES) -> Iterator[Group]:
-    """Groups of this size; the last one may be smaller."""
+def gather(
+    images: Iterable[Entry | Run | Failed | Group], size: int = GROUP_IMAGES
+) -> Iterator[Group]:
+    """The images in groups of this size; the last one may be smaller."""
     group = Group()
     for image in images:
         group.add(image)
@@ -71,18 +71,6 @@ def gather(images: Iterable[Entry | Run | Failed], size: int = GROUP_IMAGES) -> 
             group = group.cut(size, len(group.uris))
     if group.uris:
         yield group
-
-
-def regroup(groups: Iterable[Group], size: int) -> Iterator[Group]:
-    """The same images in groups of this size; the last one may be smaller."""
-    whole = Group()
-    for group in groups:
-        whole.extend(group)
-        while len(whole.uris) >= size:
-            yield whole.cut(0, size)
-            whole = whole.cut(size, len(whole.uris))
-    if whole.uris:
-        yield whole
 
 
 def parts_of(group: Group, first_position: int, chunk_images: int) -> list[Part]:

@@ -51,17 +51,10 @@ from producer.submit.draft import (
     insert_draft,
     set_running,
 )
-from producer.submit.groups import GROUP_IMAGES, Group, gather, parts_of, regroup
+from producer.submit.groups import GROUP_IMAGES, Group, gather, parts_of
 from producer.submit.key import Earlier, check_same, find_earlier
-from producer.submit.options import (
-    check_expires,
-    check_priority,
-    check_share,
-    check_tags,
-    check_title,
-)
 from producer.submit.sample import check_sample, sampled
-from producer.submit.sources.entry import Entry, Image
+from producer.submit.sources.entry import Entry, Image, shorten
 from producer.submit.unique import without_duplicates
 
 # A transaction takes less, where the database answers.
@@ -314,7 +307,7 @@ def groups_of(images: Iterable[Image], order: Order, intake: Intake) -> Iterator
         groups = without_duplicates(groups, intake.findings)
     if intake.sample is not None:
         groups = sampled(groups, intake.sample)
-    return regroup(groups, size)
+    return gather(groups, size)
 
 
 def _begin(database: Database, order: Order) -> Draft | Earlier:

@@ -16,7 +16,7 @@ from typing import Any
 from tests.pictures.demo import PICTURES
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
-WITHIN_S = 120
+WITHIN_S = 400
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Installation:
                 process.terminate()
         for process in self.processes:
             try:
-                process.wait(timeout=60)
+                process.wait(timeout=300)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

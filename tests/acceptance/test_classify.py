@@ -161,7 +161,7 @@ def waiting(here, web) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_signal_ends_it_whatever_it_waits_for(waiting, number) -> None:
     """A line comes as soon as its image is classified, and the next is awaited."""
     waiting.send_signal(number)
-    assert waiting.wait(timeout=60) == 128 + number
+    assert waiting.wait(timeout=300) == 128 + number
     told = waiting.stderr.read().decode()
     assert "Traceback" not in told
     assert "Fatal" not in told
@@ -171,7 +171,7 @@ def test_a_reader_that_goes_away_ends_it(waiting, web) -> None:
     waiting.stdout.close()
     waiting.stdin.write(f"{web}/coffee.jpg\n".encode())
     waiting.stdin.flush()
-    assert waiting.wait(timeout=60) == 128 + signal.SIGPIPE
+    assert waiting.wait(timeout=300) == 128 + signal.SIGPIPE
     told = waiting.stderr.read().decode()
     assert told.count("\n") == 1, told
 

@@ -156,7 +156,7 @@ class Containers:
         kind, *command = self._services[name]["healthcheck"]["test"]
         assert kind == "CMD"
         check = self._popen([*map(self.here, command)], name, {"stdout": subprocess.DEVNULL})
-        return check.wait(timeout=60) == 0
+        return check.wait(timeout=300) == 0
 
     def _popen(
         self, command: list[str], name: str, options: dict[str, Any]
@@ -246,20 +246,20 @@ def test_a_job_goes_through_all_services(containers, web) -> None:
 
         def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
             process = containers.start(*arguments, **options)
-            stack.callback(process.wait, timeout=60)
+            stack.callback(process.wait, timeout=300)
             stack.callback(process.terminate)
             return process
 
-        assert start("migrate").wait(timeout=60) == 0
-        running = {name: start(name) for name in ("dispatcher", "worker-cpu", "api", "flower")}
+        assert start("migrate").wait(timeout=300) == 0
+        running = {name: start(name) for name in ("dispatcher", "worker-cpu", "flower")}
         for name in running:
             until(lambda name=name: containers.is_healthy(name), *running.values())
         piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": None}
         submit = start("resnextq", "submit", "-", "--wait", **piped)
-        job, _ = submit.communicate(f"{web}/chelsea.jpg\n{web}/coffee.jpg\n", timeout=90)
+        job, _ = submit.communicate(f"{web}/chelsea.jpg\n{web}/coffee.jpg\n", timeout=300)
         assert submit.returncode == 0
         results = start("resnextq", "results", job.strip(), **piped)
-        lines = results.communicate(timeout=60)[0].splitlines()
+        lines = results.communicate(timeout=300)[0].splitlines()
     assert len(lines) == 2
     assert all('"status": "classified"' in line for line in lines)
     for folder in containers.untouched:

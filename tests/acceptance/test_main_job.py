@@ -77,7 +77,7 @@ def test_a_worker_that_is_stopped_hands_back_what_it_has_not_classified(
 
     worker.send_signal(signal.SIGTERM)
 
-    assert worker.wait(timeout=60) == 0
+    assert worker.wait(timeout=300) == 0
     assert installation.status(job)["pending"] >= 16
     gate.set()
     installation.start("worker")

@@ -57,7 +57,7 @@ def test_the_queue_turns_as_its_workers_are_set_and_keeps_it_with_the_row(
         jobs[orientation] = installation.submit(*(path.as_uri() for path in album))
         installation.wait(jobs[orientation])
         worker.terminate()
-        assert worker.wait(timeout=60) == 0
+        assert worker.wait(timeout=300) == 0
     for orientation, job in jobs.items():
         check(installation.results(job), orientation)
         table = csv.DictReader(io.StringIO(installation.run("results", job, "--format", "csv")))

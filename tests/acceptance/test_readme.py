@@ -121,7 +121,7 @@ def wait_until_up(shell: subprocess.Popen[str], home: Path, log: Path) -> None:
 def test_every_command_of_the_readme_works(shell, tmp_path) -> None:
     log = tmp_path / "up.log"
     wait_until_up(shell, tmp_path / "home", log)
-    output, _ = shell.communicate("go on\n", timeout=500)
+    output, _ = shell.communicate("go on\n", timeout=1000)
     assert shell.returncode == 0, f"{output}\n--- up\n{log.read_text()}"
     assert output.endswith("all commands done\n")
     assert ",classified," in (tmp_path / "repository" / "first-try.csv").read_text()

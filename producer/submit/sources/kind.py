@@ -19,6 +19,7 @@ from producer.submit.sources.opening import PARQUET
 
 _DELIMITERS: Final = (b"\t", b",", b";")
 _QUOTED: Final = re.compile(rb'"[^"]*"?')
+_URI_IN_QUOTES: Final = re.compile(rb'"[^",;\t]*://[^"]*"')
 # A line of a list of text begins so, beside URIs.
 _PATHS: Final = (b"/", b"./", b"../", b"~")
 
@@ -77,7 +78,7 @@ def _kind_of(head: bytes, line: bytes, source: str, wanted: Wanted) -> Kind:
     if line.startswith(b"{"):
         return Kind.JSON_LINES
     if line.startswith(b'"'):
-        return Kind.TABLE
+        return Kind.JSON_LINES if _URI_IN_QUOTES.fullmatch(line) else Kind.TABLE
     if b"://" in line or line.startswith(_PATHS) or not line:
         if wanted and line:
             raise SourceError(

@@ -27,8 +27,9 @@ def read_text(blocks: Iterator[bytes], source: str) -> Iterator[Entry | Run]:
     """
     number, odd_bytes = 1, 0
     for lines in whole_lines(blocks, source, most=MAX_LINE_BYTES):
-        block = lines if b"\n" in lines else lines.replace(b"\r", b"\n")  # of an old Mac
-        at = 0
+        block, at = lines, 0
+        if b"\r" in block:
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         while at < len(block):
             begin = at
             uris, at = run_at(block, begin)

@@ -471,7 +471,7 @@ from producer.cli.main import main
 main()
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 3
     last = done.stdout.splitlines()[-1]

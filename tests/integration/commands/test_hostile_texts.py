@@ -64,7 +64,7 @@ def test_no_command_writes_a_strangers_control_to_a_terminal(
 def run(database_url: str, *arguments: str) -> str:
     environment = os.environ | {"RESNEXT_DATABASE_URL": database_url}
     done = subprocess.run(
-        [RESNEXTQ, *arguments], env=environment, capture_output=True, timeout=60, check=True
+        [RESNEXTQ, *arguments], env=environment, capture_output=True, timeout=300, check=True
     )
     return done.stdout.decode()
 
@@ -95,7 +95,7 @@ with showing(as_json=False) as show:
 
 def test_classify_writes_none_either() -> None:
     command = [sys.executable, "-c", SHOWING, json.dumps(RECORDS)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     for shown in (done.stdout, on_a_terminal(command)):
         assert steering(shown) == set()
         assert shown.count("gnp.exe") >= 3

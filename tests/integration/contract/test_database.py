@@ -244,7 +244,7 @@ def test_a_migration_waits_for_another_one_however_long_and_for_other_locks_its_
                 assert tries.acquire(timeout=WITHIN_S)
             assert not upgrading.done()
             connection.execute(text(f"SELECT pg_advisory_unlock({ADVISORY_LOCK})"))
-        upgrading.result(timeout=30)
+        upgrading.result(timeout=300)
     assert timeouts == ["5s"]
     with engine.connect() as connection:
         assert connection.scalar(text("SHOW lock_timeout")) == "30s"

@@ -37,7 +37,7 @@ def run(database_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"RESNEXT_DATABASE_URL": database_url},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

@@ -29,7 +29,7 @@ def run(database_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"RESNEXT_DATABASE_URL": database_url},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
@@ -215,7 +215,7 @@ def test_watching_ends_with_the_job(engine: Engine, database_url: str, job: str)
     (last,) = process.stdout.read().splitlines()
     assert json.loads(last)["state"] == "completed"
     process.stdout.close()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=300) == 0
 
 
 @pytest.mark.parametrize("state", ["cancelled", "expired"])
@@ -235,7 +235,7 @@ def test_watching_ends_once_what_was_left_is_settled(
     (last,) = process.stdout.read().splitlines()
     assert (json.loads(last)["errors"], json.loads(last)["pending"]) == ({state: 6}, 0)
     process.stdout.close()
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=300) == 1
 
 
 def test_of_several_jobs_those_that_run_are_cancelled(
@@ -321,7 +321,7 @@ def test_submit_waits_for_the_job(sqlite_database: str) -> None:
     engine = make_engine(sqlite_database)
     assert process.poll() is None
     change(engine, job, state="completed", failed=1, errors={"dns": 1}, finished_at=db_now())
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=300) == 1
     process.stdout.close()
     engine.dispose()
 
@@ -384,4 +384,4 @@ def test_a_reader_that_stops_reading_is_no_error(database_url: str, engine: Engi
     process.stdout.close()
     told = process.stderr.read()
     process.stderr.close()
-    assert (process.wait(timeout=60), told) == (141, b"")
+    assert (process.wait(timeout=300), told) == (141, b"")

@@ -75,7 +75,7 @@ class Dashboard:
         request = urllib.request.Request(self._url.read_text().strip() + path, method=method)
         request.add_header("Authorization", f"Basic {base64.b64encode(LOGIN.encode()).decode()}")
         try:
-            with urllib.request.urlopen(request, timeout=30) as response:
+            with urllib.request.urlopen(request, timeout=300) as response:
                 return response.status, response.read().decode(errors="replace")
         except urllib.error.HTTPError as error:
             with error:

@@ -40,7 +40,7 @@ def run(database_url: str) -> Run:
             env=os.environ | {"RESNEXT_DATABASE_URL": database_url} | environment,
             input=given,
             capture_output=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         output, told = done.stdout.decode(), done.stderr.decode()
@@ -346,7 +346,7 @@ def test_a_command_that_is_stopped_leaves_nothing(
     while rows(engine)["chunks"] == 0:
         assert process.poll() is None
     process.send_signal(how)
-    output, told = process.communicate(timeout=60)
+    output, told = process.communicate(timeout=300)
     assert (process.returncode, output, told) == (128 + how, b"", b"")
     assert rows(engine) == NOTHING
 

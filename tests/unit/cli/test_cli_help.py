@@ -12,7 +12,7 @@ HEAVY = ("torch", "sqlalchemy", "celery", "pydantic", "PIL", "numpy", "alembic")
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [RESNEXTQ, *arguments], capture_output=True, text=True, timeout=60, check=False
+        [RESNEXTQ, *arguments], capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -83,7 +83,7 @@ from producer.cli.main import main
 main()
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 3, done.stderr
     assert done.stderr == (

@@ -17,7 +17,7 @@ from worker.loader.fetch.helpers import Helpers
 from worker.loader.fetch.loop import Loop
 from worker.loader.fetch.names import KEPT_FAILURE_S, KEPT_S, Names
 
-WITHIN_S = 60.0
+WITHIN_S = 300.0
 ADDRESS = "192.0.2.1"
 
 

@@ -50,7 +50,7 @@ WHOLE = {
         "--id-column. Write a heading, or leave these options out."),
     ),
     "a URI as heading": (
-        f'"{GOOD}"\n'.encode(), Wanted(),
+        f'"{GOOD}","x"\n'.encode(), Wanted(f"{GOOD}"),
         ", line 1: a URI stands where the heading should be. Write a heading.",
     ),
     "NUL": (

@@ -199,6 +199,8 @@ def test_texts_in_json_are_uris_themselves() -> None:
     uris = ["http://a.org/1", "http://a.org/2"]
     assert bad_and_good(json.dumps(uris).encode()) == [(uri, n) for n, uri in enumerate(uris, 1)]
     assert bad_and_good(b"[]") == []
+    lines = "".join(f'"{uri}"\n' for uri in uris).encode()
+    assert bad_and_good(lines) == [(uri, n) for n, uri in enumerate(uris, 1)]
     assert bad_and_good(b'["http://a.org/1", 7]') == [
         ("http://a.org/1", 1),
         ("an integer and not a text", 2),
