@@ -1,4 +1,4 @@
-"""The commands about jobs that are there: status, list, results, cancel, retry.
+"""The commands about jobs that are there: status, list, cancel, retry, pause, resume, edit.
 
 `producer.cli.main` registers them. Each connects settings, database and a module of the producer.
 """
@@ -20,7 +20,6 @@ from producer.cli.errors import FINISHED_WITH_FAILURES
 from producer.cli.options import (
     JobArgument,
     JsonOption,
-    Only,
 )
 from producer.cli.output import show, tell
 from producer.cli.signals import stop_cleanly_when_terminated
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from producer.jobs.job import Job
 
 
-def status(
+def status(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     job: JobArgument,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show progress until the job is finished.")

@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import typer
 
 from contract import VERSION
-from producer.cli import db, doctor, jobs, model, services, submit
+from producer.cli import db, doctor, jobs, keys, model, results, services, submit
 from producer.cli.errors import Commands
 
 app = typer.Typer(

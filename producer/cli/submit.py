@@ -79,6 +79,26 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
             show_default=False,
         ),
     ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A tag, for `list --tag`; may be repeated."),
+    ] = None,
+    stop_at_failures: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Cancel the rest once so much has failed, of 100 images or more: 20%.",
+            show_default=False,
+        ),
+    ] = None,
+    notify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Gets a signed POST when the job has ended (Standard Webhooks).",
+            show_default=False,
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the job is finished.")] = False,
     fail_on_error: Annotated[
         bool, typer.Option("--fail-on-error", help="With --wait: exit with 1 if an image failed.")
@@ -101,13 +121,23 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     from contract.objects import Stores
     from producer.cli.duration import read_duration
     from producer.submit.check import OnInvalid
+    from producer.submit.options import read_share, read_tags
     from producer.submit.sources.columns import Wanted
     from producer.submit.sources.read import Reading
     from producer.submit.submission import Intake, Order
 
     settings = read_settings(model=model, weights=weights, precision=value_of(precision))
     expires_s = None if expires is None else read_duration(expires)
-    order = Order.of(settings, name=name, key=key, priority=priority, expires_s=expires_s)
+    order = Order.of(
+        settings,
+        name=name,
+        key=key,
+        priority=priority,
+        expires_s=expires_s,
+        tags=read_tags(tag or []),
+        stop_at_failures=None if stop_at_failures is None else read_share(stop_at_failures),
+        notify=notify,
+    )
     reading = Reading(Wanted(column, id_column), Stores.of(settings))
     intake = Intake(on_invalid=OnInvalid(on_invalid.value), unique=unique, sample=sample)
     if dry_run:
@@ -118,6 +148,8 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
         print(submission.job, flush=True)
         what = "already submitted" if submission.repeated else f"submitted to {order.queue}"
         tell(f"{_images(submission.images)} {what}; next: resnextq status {submission.job} --watch")
+        if submission.notify_secret is not None:
+            tell(f"notifications are signed with {submission.notify_secret}, shown here alone")
         warn_if_unserved(engine, submission.job, settings)
         if wait:
             watch_job(engine, submission.job)

@@ -53,8 +53,15 @@ from producer.submit.draft import (
 )
 from producer.submit.groups import GROUP_IMAGES, Group, gather, parts_of
 from producer.submit.key import Earlier, check_same, find_earlier
+from producer.submit.options import (
+    check_expires,
+    check_priority,
+    check_share,
+    check_tags,
+    check_title,
+)
 from producer.submit.sample import check_sample, sampled
-from producer.submit.sources.entry import Entry, Image, shorten
+from producer.submit.sources.entry import Entry, Image
 from producer.submit.unique import without_duplicates
 
 # A transaction takes less, where the database answers.

@@ -251,7 +251,7 @@ def test_a_job_goes_through_all_services(containers, web) -> None:
             return process
 
         assert start("migrate").wait(timeout=300) == 0
-        running = {name: start(name) for name in ("dispatcher", "worker-cpu", "flower")}
+        running = {name: start(name) for name in ("dispatcher", "worker-cpu", "api", "flower")}
         for name in running:
             until(lambda name=name: containers.is_healthy(name), *running.values())
         piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": None}

@@ -87,6 +87,15 @@ def read_sources(
         yield image
 
 
+def read_given(file: BinaryIO, source: str, reading: Reading) -> Iterator[Image]:
+    """The images of a list that is open already; `source` is its name in messages.
+
+    Raises:
+        SourceError: it is no list.
+    """
+    return _read_list(lambda: nullcontext(file), source, reading)
+
+
 def named_paths(sources: Sequence[str]) -> list[Path]:
     """Every `root` that an entry of these sources can have: the files and folders in them."""
     plain = chain.from_iterable(map(_unfold, sources))
