@@ -121,9 +121,10 @@ def times_all_is_read(plan: str) -> int:
 
 
 def main() -> None:
-    from model import machine
     from rich.console import Console
     from rich.table import Table
+
+    from benchmarks.rig.machine import machine
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=ROWS)
@@ -187,7 +188,7 @@ def time_ms(engine: Engine, statement: str) -> float:
 
 @contextmanager
 def postgresql(scratch: Path) -> Iterator[Engine]:
-    from installation import postgresql_server
+    from benchmarks.rig.installation import postgresql_server
 
     scratch.chmod(0o755)  # PostgreSQL runs as another user where we are root
     with postgresql_server(scratch / "postgresql") as (url, _):

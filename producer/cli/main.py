@@ -60,6 +60,7 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "status": jobs.status,
     "list": jobs.list_jobs,
     "results": results.results,
+    "compare": results.compare,
     "cancel": jobs.cancel,
     "retry": jobs.retry,
     "classify": model.classify,

@@ -1,5 +1,8 @@
-"""`results`: a job's answers, printed or written to a file, a folder of parts or an object."""
+"""`results`: a job's answers, printed or written to a file, a folder of parts or an object; and
+`compare`: two jobs' answers side by side.
+"""
 
+# ruff: noqa: T201  (results go to standard output)
 # ruff: noqa: PLC0415  (a command imports what it needs when it runs, see `main`)
 
 from __future__ import annotations
@@ -12,8 +15,8 @@ import typer
 
 from contract.errors import UsageError
 from producer.cli.environment import open_database, read_job, read_settings
-from producer.cli.options import Format, JobArgument, Only, value_of
-from producer.cli.output import tell
+from producer.cli.options import Format, JobArgument, JsonOption, Only, value_of
+from producer.cli.output import show, tell
 
 if TYPE_CHECKING:
     from producer.jobs.export.export import Written
@@ -138,3 +141,31 @@ def _tell_written(written: Written, target: Target, layout: Format) -> None:
     parts = written.parts + written.kept
     there = f"; {written.kept:,} of the parts were there already" if written.kept else ""
     tell(f"{written.rows:,} {what} in {parts:,} parts in {target.shown}{there}")
+
+
+def compare(
+    first: JobArgument,
+    second: Annotated[str, typer.Argument(metavar="JOB", help="Another one.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes and changes to show.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two jobs' answers: how many agree, and which classes have changed.
+
+    Images are paired by position where both jobs had the same list, else by your own ids, or by
+    URI.
+    """
+    import json
+
+    from producer.cli.render.compare import render_comparison
+    from producer.jobs import compare as comparing
+
+    with open_database(read_settings()) as engine:
+        jobs = read_job(engine, first), read_job(engine, second)
+        found = comparing.compare(engine, *jobs)
+    if as_json:
+        print(json.dumps(comparing.as_json(found, top)))
+    else:
+        show(render_comparison(found, top))
+    for job in jobs:
+        if job.pending:
+            tell(f"job {job.id}: {job.pending:,} of {job.total:,} images are not settled yet")

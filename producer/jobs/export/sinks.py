@@ -128,9 +128,10 @@ def _telling(path: Path) -> Iterator[None]:
 
 
 def _object_target(output: str, settings: Settings) -> Target:
-    is_prefix = output.endswith("/")
+    path = output.partition("://")[2]
+    is_prefix = bool(path) and ("/" not in path or path.endswith("/"))  # a bucket is one, too
     try:
-        name = parse_object(f"{output}part" if is_prefix else output)
+        name = parse_object(f"{output.removesuffix('/')}/part" if is_prefix else output)
     except ValueError as error:
         raise UsageError(f"--output is {output!r}: {error}.") from error
     if find_spec("obstore") is None:
