@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
-from sqlalchemy import Select, select
 
 from contract.database.engine import reading
-from contract.database.tables import job_tags, jobs
 from producer.api.bodies import BodyOf
 from producer.api.cursors import cursor_of, number_of
 from producer.api.orders import (
@@ -44,9 +42,9 @@ from producer.api.shapes import (
 )
 from producer.jobs.cancel import cancel
 from producer.jobs.change import edit, pause, resume
-from producer.jobs.job import as_json, live_workers, read_chosen
+from producer.jobs.job import as_json, live_workers
+from producer.jobs.listed import Filter, list_jobs
 from producer.jobs.retry import retry
-from producer.submit.draft import is_visible
 from producer.submit.submission import submit_entries
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -118,12 +116,15 @@ def listed(  # noqa: PLR0913, PLR0917  (the query's parameters)
     cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
 ) -> Response:
     """The jobs, the newest first, a page at a time."""
-    statement = _chosen(state, name, tag or [], since)
-    if cursor is not None:
-        statement = statement.where(jobs.c.number < number_of(cursor))
-    statement = statement.order_by(jobs.c.number.desc()).limit(limit + 1)
+    wanted = Filter(
+        state=state,
+        name=name,
+        tags=tag or (),
+        since=since,
+        before=None if cursor is None else number_of(cursor),
+    )
     with reading(service.engine) as connection:
-        found = read_chosen(connection, statement)
+        found = list_jobs(connection, wanted, limit + 1)
         served = live_workers(connection, service.settings.lease_s)
     page, more = found[:limit], len(found) > limit
     following = cursor_of(page[-1].number) if more else None
@@ -218,22 +219,3 @@ async def _end_of(service: Service, number: int) -> None:
     async with service.watch.looking_at(number) as looks:
         while not (await looks.next()).is_finished:
             pass
-
-
-def _chosen(
-    state: str | None, name: str | None, tags: list[str], since: datetime | None
-) -> Select[Any]:
-    statement = select(jobs).where(is_visible())
-    if state is not None:
-        statement = statement.where(jobs.c.state == state)
-    if name is not None:
-        statement = statement.where(jobs.c.name.contains(name, autoescape=True))
-    if since is not None:
-        statement = statement.where(jobs.c.created_at >= since)
-    for tag in tags:
-        key, equals, value = tag.partition("=")
-        has = (job_tags.c.job_number == jobs.c.number) & (job_tags.c.key == key)
-        if equals:
-            has &= job_tags.c.value == value
-        statement = statement.where(select(job_tags.c.key).where(has).exists())
-    return statement

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,9 @@ from producer.cli.environment import open_database, read_job, read_settings
 from producer.cli.errors import FINISHED_WITH_FAILURES
 from producer.cli.options import (
     JobArgument,
+    JobState,
     JsonOption,
+    value_of,
 )
 from producer.cli.output import show, tell
 from producer.cli.signals import stop_cleanly_when_terminated
@@ -68,17 +71,34 @@ def status(  # noqa: PLR0913, PLR0917  (a parameter for each option)
             finish(found, fail_on_error=fail_on_error)
 
 
-def list_jobs(
+def list_jobs(  # noqa: PLR0913, PLR0917  (a parameter for each option)
+    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Only jobs with this in their name.", show_default=False)
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY[=VALUE]", help="Only jobs with this tag; may be repeated."),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION", help="Only jobs of the last 90s, 30m, 2h, 7d.", show_default=False
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many jobs.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
     """List the latest jobs, the newest first."""
     from contract.database.engine import reading
-    from producer.jobs.job import latest_jobs, live_workers
+    from producer.jobs.job import live_workers
+    from producer.jobs.listed import Filter
+    from producer.jobs.listed import list_jobs as listed
 
     settings = read_settings()
+    wanted = Filter(state=value_of(state), name=name, tags=tag or (), since=_moment(since))
     with open_database(settings) as engine, reading(engine) as connection:
-        jobs = latest_jobs(connection, limit)
+        jobs = listed(connection, wanted, limit)
         served = live_workers(connection, settings.lease_s)
     if as_json:
         import json
@@ -91,8 +111,16 @@ def list_jobs(
 
     if jobs:
         show(render_jobs(jobs))
-    else:
+    elif wanted == Filter():
         tell("There are no jobs yet; `resnextq submit` makes one.")
+    else:
+        tell("No job is like that; `resnextq list` shows the latest.")
+
+
+def _moment(since: str | None) -> datetime | None:
+    from producer.cli.duration import read_duration
+
+    return None if since is None else datetime.now(UTC) - timedelta(seconds=read_duration(since))
 
 
 def cancel(

@@ -14,7 +14,18 @@ from typing import Annotated, Final
 import typer
 
 from contract import VERSION
-from producer.cli import db, doctor, jobs, keys, model, results, services, submit
+from producer.cli import (
+    changes,
+    db,
+    doctor,
+    jobs,
+    keys,
+    model,
+    results,
+    served,
+    services,
+    submit,
+)
 from producer.cli.errors import Commands
 
 app = typer.Typer(
@@ -63,6 +74,11 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "compare": results.compare,
     "cancel": jobs.cancel,
     "retry": jobs.retry,
+    "pause": changes.pause,
+    "resume": changes.resume,
+    "edit": changes.edit,
+    "workers": served.workers,
+    "models": served.models,
     "classify": model.classify,
     "worker": services.worker,
     "dispatch": services.dispatch,

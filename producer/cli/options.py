@@ -46,6 +46,16 @@ class Only(StrEnum):
     failed = "failed"
 
 
+class JobState(StrEnum):
+    """What `--state` takes."""
+
+    submitting = "submitting"
+    running = "running"
+    completed = "completed"
+    cancelled = "cancelled"
+    expired = "expired"
+
+
 JobArgument = Annotated[
     str, typer.Argument(metavar="JOB", help="A job's id, or the first characters of it.")
 ]

@@ -59,7 +59,7 @@ def render_jobs(listed: Sequence[Job]) -> RenderableType:
         table.add_row(
             job.id,
             words(job.name or ""),
-            words(job.state, STYLES.get(job.state, "")),
+            _state(job),
             f"{job.total:,}",
             _share(job),
             Text(f"{job.failed:,}", "red" if job.failed else ""),
@@ -87,7 +87,7 @@ def render_classes(classes: Sequence[ClassCount]) -> RenderableType:
 
 def _facts(job: Job, served: Counter[str]) -> list[tuple[str, RenderableType]]:
     facts: list[tuple[str, RenderableType]] = [
-        ("state", words(job.state, STYLES.get(job.state, ""))),
+        ("state", _state(job)),
         ("images", _progress(job)),
         ("", _counts(job)),
         ("rate", _rate(job)),
@@ -96,6 +96,8 @@ def _facts(job: Job, served: Counter[str]) -> list[tuple[str, RenderableType]]:
     ]
     if job.expires_at is not None and (job.is_live or job.state == "expired"):
         facts.append(("expires" if job.is_live else "expired", _seconds(job.expires_at)))
+    if job.tags:
+        facts.append(("tags", words(", ".join(f"{k}={v}" for k, v in job.tags.items()))))
     if job.finished_at is not None:
         took = span((job.finished_at - job.created_at).total_seconds())
         facts.append(("finished", f"{_seconds(job.finished_at)}, after {took}"))
@@ -106,6 +108,12 @@ def _facts(job: Job, served: Counter[str]) -> list[tuple[str, RenderableType]]:
         for fault, chunks in job.faults.items()
     ]
     return facts
+
+
+def _state(job: Job) -> Text:
+    if job.paused_at is not None and job.is_live:
+        return words("paused", "yellow")
+    return words(job.state, STYLES.get(job.state, ""))
 
 
 def _progress(job: Job) -> RenderableType:

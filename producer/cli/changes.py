@@ -1,0 +1,97 @@
+"""The commands that change a job that goes on: pause, resume, edit. `producer.cli.main` has them."""
+
+# ruff: noqa: PLC0415  (a command imports what it needs when it runs, see `main`)
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from contract.errors import JobStateError, UsageError
+from producer.cli.environment import open_database, read_job, read_settings
+from producer.cli.options import JobArgument
+from producer.cli.output import tell
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from producer.jobs.job import Job
+
+JobsArgument = Annotated[
+    list[str],
+    typer.Argument(metavar="JOB...", help="Ids of jobs, or the first characters of them."),
+]
+
+
+def pause(jobs: JobsArgument) -> None:
+    """Give none of a job's images out until it is resumed. Workers finish what they have.
+
+    Example: resnextq pause 0b5f0c6a
+    """
+    from producer.jobs.change import pause as stop
+
+    _each(jobs, stop, "is paused; go on with: resnextq resume {id}")
+
+
+def resume(jobs: JobsArgument) -> None:
+    """Go on with paused jobs.
+
+    Example: resnextq resume 0b5f0c6a
+    """
+    from producer.jobs.change import resume as go_on
+
+    _each(jobs, go_on, "goes on")
+
+
+def edit(
+    job: JobArgument,
+    name: Annotated[
+        str | None, typer.Option(help="A name for people; empty: none any more.")
+    ] = None,
+    priority: Annotated[
+        int | None,
+        typer.Option(min=-1000, max=1000, help="Each step doubles its part.", show_default=False),
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Add a tag, or change it; may be repeated."),
+    ] = None,
+    untag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="Take a tag away; may be repeated."),
+    ] = None,
+) -> None:
+    """Change name, priority or tags of a job, in any state.
+
+    Example: resnextq edit 0b5f0c6a --priority 3 --tag team=search
+    """
+    from producer.jobs.change import edit as change
+    from producer.submit.options import read_tags
+
+    if name is None and priority is None and not tag and not untag:
+        raise UsageError("Say what to change: --name, --priority, --tag or --untag.")
+    tags = read_tags(tag or [])
+    with open_database(read_settings()) as engine:
+        changed = change(engine, job, name=name, priority=priority, tags=tags, untag=untag or ())
+    shown = ", ".join(f"{key}={value}" for key, value in changed.tags.items()) or "none"
+    named = changed.name or "none"
+    tell(f"job {changed.id}: name {named}, priority {changed.priority}, tags {shown}")
+
+
+def _each(jobs: list[str], change: Callable[[Engine, str], Job], done: str) -> None:
+    """All that can be changed are; the exit status is that of the last that cannot."""
+    status = 0
+    with open_database(read_settings()) as engine:
+        found = [read_job(engine, job) for job in jobs]  # before the first is changed
+        for job in found:
+            try:
+                changed = change(engine, job.id)
+            except JobStateError as error:
+                tell(str(error))
+                status = error.exit_code
+            else:
+                tell(f"job {changed.id} {done.format(id=changed.id)}")
+    if status:
+        raise typer.Exit(status)
