@@ -100,8 +100,8 @@ audit: $(AUDIT) ## look every pinned version up in OSV, the database of advisori
 
 .PHONY: lock
 lock: setup ## pin the newest versions that pyproject.toml allows, with hashes
-	$(LOCK) pyproject.toml --extra api -o requirements/producer.txt
-	$(LOCK) pyproject.toml --extra api --extra flower -o requirements/flower.txt
+	$(LOCK) pyproject.toml $(PRODUCER) -o requirements/producer.txt
+	$(LOCK) pyproject.toml $(PRODUCER) --extra flower -o requirements/flower.txt
 	$(LOCK) pyproject.toml $(WORKER) -o requirements/worker.txt
 	$(LOCK) pyproject.toml $(WORKER) --group dev -o requirements/dev.txt
 	$(LOCK) pyproject.toml $(WORKER) --group dev --group bench -o requirements/bench.txt
@@ -110,6 +110,7 @@ lock: setup ## pin the newest versions that pyproject.toml allows, with hashes
 	echo img2dataset | $(LOCK) - -o requirements/img2dataset.txt
 	echo pip-audit | $(LOCK) - -o requirements/pip-audit.txt
 	echo setuptools | $(LOCK) - --constraint requirements/dev.txt -o requirements/build.txt
+PRODUCER := --extra api --extra parquet
 WORKER := --extra embedded --extra s3 --extra gcs
 LOCK := $(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --quiet --custom-compile-command "make lock"

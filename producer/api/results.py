@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Annotated, Any, Final, Literal
 
 import orjson
@@ -140,6 +141,8 @@ def _windows(service: Service, job: Job, choice: Choice, media_type: str) -> Win
         where = choice.conditions(connection, job)
     more: Sequence[ColumnElement[Any]] = ()
     if media_type == PARQUET:
+        if find_spec("pyarrow") is None:
+            raise Refused(406, "This server has no pyarrow, so it writes no Parquet: take JSONL.")
         from producer.jobs.export.parquet import more_columns  # noqa: PLC0415  (needs pyarrow)
 
         more = more_columns(service.engine.dialect.name)

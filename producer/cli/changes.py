@@ -1,4 +1,4 @@
-"""The commands that change a job that goes on: pause, resume, edit. `producer.cli.main` has them."""
+"""The commands that change a job: pause, resume, edit. `producer.cli.main` registers them."""
 
 # ruff: noqa: PLC0415  (a command imports what it needs when it runs, see `main`)
 

@@ -138,12 +138,6 @@ def read_chosen(connection: Connection, chosen: Select[Any]) -> list[Job]:
     return _read(connection, chosen)
 
 
-def latest_jobs(connection: Connection, limit: int) -> list[Job]:
-    """The newest first; without those whose submit has died before it was whole."""
-    latest = select(jobs).where(is_visible()).order_by(jobs.c.number.desc()).limit(limit)
-    return _read(connection, latest)
-
-
 def live_workers(connection: Connection, lease_s: float) -> Counter[str]:
     """How many workers serve each queue: those with a heartbeat within the lease."""
     statement = (

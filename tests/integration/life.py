@@ -39,7 +39,8 @@ from contract.settings import Settings
 from producer.dispatcher.loop import Dispatcher
 from producer.dispatcher.suspects import CRASHES_TO_CONDEMN
 from producer.jobs.cancel import cancel
-from producer.jobs.job import Job, latest_jobs
+from producer.jobs.job import Job
+from producer.jobs.listed import Filter, list_jobs
 from producer.jobs.retry import retry
 from producer.submit.key import KeyConflictError
 from producer.submit.submission import submit
@@ -100,7 +101,7 @@ class Look:
     @classmethod
     def at(cls, engine: Engine) -> Look:
         with reading(engine) as connection:
-            found = {job.number: job for job in latest_jobs(connection, limit=1000)}
+            found = {job.number: job for job in list_jobs(connection, Filter(), limit=1000)}
             pieces = connection.execute(select(chunks)).all()
             rows = connection.execute(
                 select(

@@ -7,6 +7,7 @@ say (`tests.doubles.worker`).
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -113,7 +114,7 @@ def test_a_planted_fault_ends_as_internal_and_is_shown_while_it_happens(
         installation.start(f"faulty-{fault}", MAX_ATTEMPTS="2")
         jobs = [submit_images(installation, images, 8) for images in (sick, sound)]
         until(lambda: job_of(installation, jobs[0]).faults, lambda: installation.log)
-        shape = as_json(job_of(installation, jobs[0]))
+        shape = as_json(job_of(installation, jobs[0]), Counter())
         (told,) = shape["faults"]
         assert shape["faults"] == {told: 1}
         assert told in str(read(installation, faults_of_running_jobs))

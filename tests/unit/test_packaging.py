@@ -66,7 +66,7 @@ def test_no_requirement_says_where_it_comes_from(lock) -> None:
 @pytest.mark.parametrize(
     ("lock", "extras"),
     [
-        ("producer", ("api",)),
+        ("producer", ("api", "parquet")),
         ("worker", ("worker", "api", "flower", "embedded", "s3", "gcs")),
         ("dev", ("worker", "api", "flower", "embedded", "s3", "gcs", "export")),
         ("bench", ("worker", "api", "flower", "embedded", "s3", "gcs", "export")),

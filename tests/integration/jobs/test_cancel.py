@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -354,7 +355,7 @@ def test_nobody_is_told_how_fast_the_rest_is_settled(engine: Engine, job: int) -
     stop(engine, job)
     dispatch(engine)
     with reading(engine) as connection:
-        shape = as_json(read_job(connection, job))
+        shape = as_json(read_job(connection, job), Counter())
     assert (shape["state"], shape["images_per_s"], shape["eta_s"]) == ("cancelled", 0.0, None)
     assert shape["errors"] == {"cancelled": len(ALL)}
 

@@ -1,10 +1,12 @@
 """What `status` and `list` say, on both databases."""
 
+import getpass
 import json
 import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -85,7 +87,18 @@ def test_the_json_has_the_designed_keys(engine: Engine, database_url: str, job: 
     assert shape == {
         "id": job,
         "name": "ten",
+        "owner": getpass.getuser(),
+        "key": None,
+        "tags": {},
         "state": "running",
+        "paused": False,
+        "priority": 0,
+        "model": "resnext101_32x4d",
+        "weights": "nvidia",
+        "weights_sha256": None,
+        "precision": "amp",
+        "queue": "resnext101_32x4d.nvidia.amp",
+        "served": 0,
         "total": 10,
         "classified": 0,
         "failed": 0,
@@ -105,7 +118,7 @@ def test_tallies_that_are_not_folded_yet_count(engine: Engine, job: str) -> None
     change(engine, job, classified=3, failed=1, errors={"dns": 1}, images_per_s=2.0)
     tally(engine, job, 1, {})
     tally(engine, job, 0, {"dns": 1, "http_404": 1})
-    shape = as_json(read(engine, job))
+    shape = as_json(read(engine, job), Counter())
     assert (shape["classified"], shape["failed"], shape["pending"]) == (4, 3, 3)
     assert shape["errors"] == {"dns": 2, "http_404": 1}
     assert (shape["images_per_s"], shape["eta_s"]) == (2.0, 1.5)
@@ -152,7 +165,7 @@ def test_counts_stay_exact_while_tallies_are_folded(engine: Engine, job: str) ->
 def test_a_finished_job_has_its_mean_rate(engine: Engine, job: str) -> None:
     change(engine, job, images_per_s=999.0)
     finish(engine, job, dns=2)
-    shape = as_json(read(engine, job))
+    shape = as_json(read(engine, job), Counter())
     assert (shape["images_per_s"], shape["eta_s"], shape["pending"]) == (2.5, 0.0, 0)
     assert shape["finished_at"].endswith("Z")
 

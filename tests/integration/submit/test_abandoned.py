@@ -22,7 +22,8 @@ from contract.errors import UnknownJobError
 from contract.settings import Settings
 from producer.dispatcher.abandoned import remove_abandoned
 from producer.dispatcher.loop import Dispatcher
-from producer.jobs.job import find_job, latest_jobs
+from producer.jobs.job import find_job
+from producer.jobs.listed import Filter, list_jobs
 from producer.submit import draft
 from tests.integration.dispatching import change_job, submit_chunks, until
 
@@ -200,7 +201,7 @@ def test_a_removal_that_is_cut_off_goes_on_and_nobody_sees_the_job(
     assert count(engine, chunks) == count(engine, chunk_uris) == 2
     with reading(engine) as connection:
         job = connection.scalar(select(jobs.c.id))
-        assert latest_jobs(connection, limit=10) == []
+        assert list_jobs(connection, Filter(), 10) == []
         with pytest.raises(UnknownJobError):
             find_job(connection, job)
     assert remove_abandoned(engine, for_s=60) == 0
