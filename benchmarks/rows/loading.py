@@ -35,7 +35,7 @@ from worker.batch.model import find_model
 from worker.loader.fetch.fetcher import Fetched, Fetcher
 from worker.loader.fetch.loop import Loop
 from worker.loader.fetch.settings import FetchSettings
-from worker.pool.pool import Loaded, LoaderPool, LoadFailed
+from worker.pool.pool import LineFull, Loaded, LoaderPool, LoadFailed
 
 # So many that what img2dataset fetches ahead of its decoder, two images a thread, is over before
 # the middle of the run, in which both are timed.
@@ -169,11 +169,21 @@ def load(uris: Sequence[str], keep: Callable[[str, np.ndarray], object] | None =
     pool.start()
     try:
         for uri in uris:
-            pool.load(uri, partial(take_in, uri))
+            while not _is_taken(pool, uri, partial(take_in, uri)):
+                pool.await_room([uri], POLL_S)
         for _ in uris:
             settled.acquire()
     finally:
         pool.close()
+
+
+def _is_taken(pool: LoaderPool, uri: str, done: Callable[[Loaded | LoadFailed], None]) -> bool:
+    """False where too many images of its host wait already."""
+    try:
+        pool.load(uri, done)
+    except LineFull:
+        return False
+    return True
 
 
 def check_exact(web: Web, images: int) -> int:
