@@ -40,8 +40,8 @@ class Tiling:
     """Columns of a program, of all images side by side."""
     warps: int
     stages: int
-    """1: each input row is loaded when its turn comes, through the L1 cache. More: so many rows
-    less one are loaded ahead, past the L1 cache.
+    """1: an input row is loaded when it is needed, through the L1 cache. More: `stages - 1` rows
+    are loaded ahead, past the L1 cache.
     """
 
     def options(self) -> dict[str, int | bool]:
@@ -66,10 +66,10 @@ TILINGS: Final = {
     torch.bfloat16: _OF_HALVES,
     torch.float32: (Tiling(16, 4, 1),),
 }
-# Of float32: three products of TF32, which lose next to nothing; it says nothing to the others.
+# For float32: three TF32 products instead of one, nearly exact. The other types ignore it.
 PRECISION: Final = "tf32x3"
-# Programs for each multiprocessor: some 3 to 5 of them run at once. More programs share the work
-# better; fewer read fewer rows twice.
+# Programs for each multiprocessor, on which 1 to 5 run at once. More programs divide the work more
+# evenly; fewer programs read fewer rows twice.
 _PROGRAMS: Final = (4, 8, 16)
 # Where there is no GPU, as in Triton's interpreter.
 _MULTIPROCESSORS_OF_NONE: Final = 1
@@ -77,7 +77,7 @@ _TIMINGS: Final = 3
 _LAUNCHES: Final = 2
 
 _plans: dict[tuple[object, ...], Plan] = {}
-"""The fastest one of each size that has been timed in this process."""
+"""The fastest plan of each size that this process has timed."""
 
 
 def is_supported(device: torch.device) -> bool:
@@ -92,7 +92,7 @@ def is_supported(device: torch.device) -> bool:
 
 
 def pack(weight: Tensor) -> Tensor:
-    """The weights as the kernel multiplies: (C, C / groups, 3, 3) → (C / 32, 9, 32 in, 32 out).
+    """Packs the weights of a layer, once: (C, C / groups, 3, 3) → (C / 32, 9, 32 in, 32 out).
 
     Raises:
         ValueError: groups of this size do not fill 32 channels.
@@ -118,8 +118,8 @@ def grouped_conv3x3_relu(
     x (N, C, H, W), packed from `pack`, bias (C,) → (N, C, ⌈H / stride⌉, ⌈W / stride⌉), in
     channels_last and of x's dtype: float16, bfloat16 or float32. The stride is 1 or 2.
 
-    When a size first comes, some launches are timed, unless a CUDA graph is being captured. Where
-    a value of `x` is infinite, all 32 channels of its product become NaN.
+    The first call of a size times each plan, unless a CUDA graph is being captured. Where a value
+    of `x` is infinite, all 32 channels of its product become NaN.
 
     Raises:
         ValueError: the weights are packed for other channels, or the stride is another.
@@ -206,7 +206,7 @@ class _Call:
 
 
 def plans(dtype: torch.dtype, out_shape: torch.Size, multiprocessors: int) -> list[Plan]:
-    """What is worth a try for an output of shape (N, C, H, W), the likeliest first."""
+    """The plans to time for an output of shape (N, C, H, W)."""
     images, channels, height, width = out_shape
     found = []
     for tiling in TILINGS[dtype]:
