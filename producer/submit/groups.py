@@ -6,11 +6,12 @@ transaction takes, in whole chunks; `parts_of` writes the chunks.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Final
+
+import orjson
 
 from contract.chunks.insert import Part
 from producer.submit.check import Failed
@@ -89,7 +90,7 @@ def _part(chunk: int, group: Group, first_position: int) -> Part:
         chunk=chunk,
         first_position=first_position,
         images=len(group.uris),
-        uris=json.dumps(group.uris),
-        refs=json.dumps(group.refs) if has_refs else None,
+        uris=orjson.dumps(group.uris).decode(),
+        refs=orjson.dumps(group.refs).decode() if has_refs else None,
         failed=group.failed,
     )

@@ -52,7 +52,8 @@ def _facts(report: Report, forecast: Forecast | None) -> Iterator[tuple[str, Tex
         yield "lines", words(f"{refused:,} {_REFUSED[report.on_invalid]}", style)
     if report.duplicates:
         done = "left out" if report.unique else "kept; --unique leaves them out"
-        yield "duplicates", words(f"{report.duplicates:,} URIs have come before: {done}")
+        what = "1 URI has" if report.duplicates == 1 else f"{report.duplicates:,} URIs have"
+        yield "duplicates", words(f"{what} come before: {done}")
     yield "queue", words(report.queue)
     yield "forecast", words(_forecast(forecast))
 

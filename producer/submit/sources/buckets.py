@@ -87,7 +87,7 @@ def open_object(uri: str, stores: Stores) -> BinaryIO:
         raise SourceError(f"{shorten(uri)}: {refused.detail}.")
     name = parse_object(uri)
     store = _open_store(uri, name.scheme, name.bucket, stores)
-    return io.BufferedReader(_Ranges(store, name.key, uri), RANGE_BYTES)
+    return _Buffered(_Ranges(store, name.key, uri), RANGE_BYTES)
 
 
 def _divide(uri: str) -> tuple[str, str, str]:
@@ -161,6 +161,14 @@ class _Ranges(io.RawIOBase):
         buffer[:size] = memoryview(data)
         self._at += size
         return size
+
+
+class _Buffered(io.BufferedReader):
+    """Whose `read1` takes a whole range as well: a request for each piece would take long."""
+
+    def read1(self, size: int = -1, /) -> bytes:
+        self.peek(1)
+        return super().read1(size)
 
 
 def _explain(error: Exception, uri: str, done: str) -> SourceError | UnavailableError:

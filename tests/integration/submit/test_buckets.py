@@ -116,6 +116,18 @@ def test_an_object_that_is_replaced_while_it_is_read_is_an_error(s3: S3Server, m
         list(chain([first], images))
 
 
+def test_a_list_is_asked_for_in_few_requests(s3: S3Server, caplog) -> None:
+    lines = "".join(f"http://a.org/{n}\n" for n in range(100_000)).encode()
+    s3.put("pictures", "long.txt", lines)
+    caplog.clear()
+    with caplog.at_level("INFO", "werkzeug"):
+        read = read_runs(["s3://pictures/long.txt"], reading=reading(s3.endpoint))
+        assert sum(1 for _ in apart(read)) == 100_000
+    gets = [record for record in caplog.records if "GET /pictures/long.txt" in record.message]
+    assert len(lines) < buckets.RANGE_BYTES
+    assert len(gets) == 1
+
+
 @pytest.mark.parametrize(
     ("source", "error", "words"),
     [
