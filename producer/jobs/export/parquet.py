@@ -8,44 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any, BinaryIO, Final
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from sqlalchemy import BigInteger, ColumnElement, cast, func
 
 from contract.database.tables import results
-from producer.jobs.export.rows import NAMES, RANKS, Row, Vocabulary
+from producer.jobs.export.rows import NAMES, RANKS, Row, Vocabulary, as_text
 
 ROWS_A_GROUP: Final = 100_000
 _MICROSECONDS: Final = 1_000_000
-_TIME: Final = pa.timestamp("us", tz="UTC")
-SCHEMA: Final = pa.schema(
-    [
-        pa.field("position", pa.int64(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        ("ref", pa.string()),
-        pa.field("status", pa.string(), nullable=False),
-        *((f"label_{rank}", pa.string()) for rank in RANKS),
-        *((f"class_{rank}", pa.int16()) for rank in RANKS),
-        *((f"score_{rank}", pa.float32()) for rank in RANKS),
-        ("error_code", pa.string()),
-        ("error_detail", pa.string()),
-        pa.field("model", pa.string(), nullable=False),
-        ("precision", pa.string()),
-        ("orientation", pa.string()),
-        pa.field("attempts", pa.int16(), nullable=False),
-        ("final_uri", pa.string()),
-        ("bytes", pa.int32()),
-        ("sha256", pa.string()),
-        ("format", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("worker", pa.string()),
-        pa.field("settled_at", _TIME, nullable=False),
-    ]
-)
 _DICTIONARIES: Final = [
     "status",
     *(f"label_{rank}" for rank in RANKS),
@@ -54,6 +26,44 @@ _DICTIONARIES: Final = [
 ]
 # What somebody would look for: a reader skips row groups by it.
 _STATISTICS: Final = ["position", "status", "label_1", "class_1", "score_1", "error_code"]
+
+
+def arrow() -> Any:  # noqa: ANN401  (pyarrow has no types)
+    """The package `pyarrow`, which is an extra: nothing else of the producer loads it."""
+    import pyarrow.compute  # noqa: PLC0415
+    import pyarrow.parquet  # noqa: PLC0415
+
+    return pyarrow
+
+
+@cache
+def schema() -> Any:  # noqa: ANN401  (pyarrow has no types)
+    pa = arrow()
+    return pa.schema(
+        [
+            pa.field("position", pa.int64(), nullable=False),
+            pa.field("uri", pa.string(), nullable=False),
+            ("ref", pa.string()),
+            pa.field("status", pa.string(), nullable=False),
+            *((f"label_{rank}", pa.string()) for rank in RANKS),
+            *((f"class_{rank}", pa.int16()) for rank in RANKS),
+            *((f"score_{rank}", pa.float32()) for rank in RANKS),
+            ("error_code", pa.string()),
+            ("error_detail", pa.string()),
+            pa.field("model", pa.string(), nullable=False),
+            ("precision", pa.string()),
+            ("orientation", pa.string()),
+            pa.field("attempts", pa.int16(), nullable=False),
+            ("final_uri", pa.string()),
+            ("bytes", pa.int32()),
+            ("sha256", pa.string()),
+            ("format", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("worker", pa.string()),
+            pa.field("settled_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        ]
+    )
 
 
 def more_columns(dialect: str) -> tuple[ColumnElement[Any], ...]:
@@ -73,11 +83,13 @@ class ParquetFile:
     def __init__(self, file: BinaryIO, vocabulary: Vocabulary, kept: Sequence[str] = ()) -> None:
         """`kept` are names of the submitted list's own columns."""
         self._vocabulary = vocabulary
+        self._names: dict[int, Any] = {}
         self._kept = [f"input_{name}" for name in kept]
-        self._schema = SCHEMA
+        self._pa = arrow()
+        self._schema = schema()
         for name in self._kept:
-            self._schema = self._schema.append(pa.field(name, pa.string()))
-        self._writer = pq.ParquetWriter(
+            self._schema = self._schema.append(self._pa.field(name, self._pa.string()))
+        self._writer = self._pa.parquet.ParquetWriter(
             file,
             self._schema,
             compression="zstd",
@@ -93,13 +105,11 @@ class ParquetFile:
         if not rows:
             return
         columns = self._columns(rows)
-        if kept is not None:
-            theirs = zip(*kept, strict=True)
-            columns |= dict(
-                zip(self._kept, (pa.array(c, pa.string()) for c in theirs), strict=True)
-            )
+        if kept is not None and self._kept:
+            for name, values in zip(self._kept, zip(*kept, strict=True), strict=True):
+                columns[name] = self._array(name, [as_text(value) for value in values])
         arrays = [columns[name] for name in self._schema.names]
-        self._waiting.append(pa.record_batch(arrays, schema=self._schema))
+        self._waiting.append(self._pa.record_batch(arrays, schema=self._schema))
         self._rows += len(rows)
         if self._rows >= ROWS_A_GROUP:
             self._write_groups()
@@ -111,11 +121,11 @@ class ParquetFile:
 
     def close(self) -> None:
         if self._waiting:
-            self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema))
+            self._writer.write_table(self._pa.Table.from_batches(self._waiting, self._schema))
         self._writer.close()
 
     def _write_groups(self) -> None:
-        table = pa.Table.from_batches(self._waiting, self._schema)
+        table = self._pa.Table.from_batches(self._waiting, self._schema)
         whole = len(table) // ROWS_A_GROUP * ROWS_A_GROUP
         self._writer.write_table(table.slice(0, whole), row_group_size=ROWS_A_GROUP)
         rest = table.slice(whole)
@@ -127,33 +137,39 @@ class ParquetFile:
             zip((*NAMES, "worker", "settled_at"), zip(*rows, strict=True), strict=True)
         )
         models = values.pop("model_number")
+        columns = {name: self._array(name, given) for name, given in values.items()}
         for rank in RANKS:
-            values[f"label_{rank}"] = self._labels(models, values[f"class_{rank}"])
-        values["model"] = [self._vocabulary.title(model) for model in models]
-        columns = {
-            name: given if isinstance(given, pa.Array) else _array(given, self._schema, name)
-            for name, given in values.items()
+            columns[f"label_{rank}"] = self._labels(models, values[f"class_{rank}"])
+        titles = [self._vocabulary.title(model) for model in models]
+        failed = self._pa.compute.is_valid(columns["error_code"])
+        return columns | {
+            "model": self._array("model", titles),
+            "status": self._pa.compute.if_else(failed, "failed", "classified"),
         }
-        is_failed = pc.is_valid(columns["error_code"])
-        return columns | {"status": pc.if_else(is_failed, "failed", "classified")}
 
     def _labels(self, models: Sequence[int | None], classes: Sequence[int | None]) -> Any:  # noqa: ANN401
         """By a number into the list of labels where all are of one model, as nearly always."""
         known = {model for model in models if model is not None}
-        if len(known) > 1:
-            return [
-                None if one is None or model is None else self._vocabulary.labels(model).get(one)
-                for model, one in zip(models, classes, strict=True)
-            ]
-        labels = self._vocabulary.labels(known.pop()) if known else {}
-        names = pa.array([labels.get(n) for n in range(max(labels, default=-1) + 1)], pa.string())
-        return names.take(pa.array(classes, pa.int16()))
+        if len(known) == 1:
+            names = self._names_of(known.pop())
+            if max((one for one in classes if one is not None), default=-1) < len(names):
+                return names.take(self._pa.array(classes, self._pa.int16()))
+        names_of = self._vocabulary.labels
+        both = zip(models, classes, strict=True)
+        found = [None if m is None or one is None else names_of(m).get(one) for m, one in both]
+        return self._pa.array(found, self._pa.string())
 
+    def _names_of(self, model: int) -> Any:  # noqa: ANN401  (an array)
+        if model not in self._names:
+            labels = self._vocabulary.labels(model)
+            names = [labels.get(n) for n in range(max(labels, default=-1) + 1)]
+            self._names[model] = self._pa.array(names, self._pa.string())
+        return self._names[model]
 
-def _array(given: Sequence[Any], schema: Any, name: str) -> Any:  # noqa: ANN401  (pyarrow has no types)
-    if name == "settled_at":
-        # Microseconds of PostgreSQL, or SQLite's text.
-        if given and isinstance(given[0], str):
-            return pa.array(given).cast(pa.timestamp("us")).cast(pa.int64()).cast(_TIME)
-        return pa.array(given, pa.int64()).cast(_TIME)
-    return pa.array(given, schema.field(name).type)
+    def _array(self, name: str, given: Sequence[Any]) -> Any:  # noqa: ANN401  (an array)
+        kind = self._schema.field(name).type
+        if name != "settled_at":
+            return self._pa.array(given, kind)
+        if isinstance(given[0], str):  # SQLite's text
+            given = self._pa.array(given).cast(self._pa.timestamp("us"))
+        return self._pa.array(given).cast(self._pa.int64()).cast(kind)

@@ -214,7 +214,7 @@ def test_a_job_of_failures_alone_has_the_same_schema(
     schemas = {
         name: pq.read_schema(tmp_path / f"{name}.parquet") for name in ("some", "failed", "none")
     }
-    assert schemas["some"] == schemas["failed"] == schemas["none"] == parquet.SCHEMA
+    assert schemas["some"] == schemas["failed"] == schemas["none"] == parquet.schema()
     assert pq.read_metadata(tmp_path / "none.parquet").num_rows == 0
 
 
