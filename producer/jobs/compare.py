@@ -132,7 +132,7 @@ class _Labels:
     """Labels by model and class, so that two models may be compared."""
 
     def __init__(self, connection: Connection) -> None:
-        self._known = {
+        self._known: dict[tuple[int, int], str] = {
             (row.model_number, row.class_id): row.label
             for row in connection.execute(select(labels))
         }
