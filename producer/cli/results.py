@@ -92,7 +92,7 @@ def results(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     from producer.cli.render.progress import exporting
     from producer.jobs.export.choice import Choice
     from producer.jobs.export.export import Export
-    from producer.jobs.export.input import Wanted
+    from producer.jobs.export.lists import Wanted
     from producer.jobs.export.sinks import target_of
 
     if beside is None and (keep or column or id_column):

@@ -25,7 +25,8 @@ from producer.jobs.export import formats
 from producer.jobs.export.choice import Choice
 from producer.jobs.export.folder import Part, Parts
 from producer.jobs.export.follow import Follower
-from producer.jobs.export.input import Beside, Wanted
+from producer.jobs.export.input import Beside
+from producer.jobs.export.lists import Wanted
 from producer.jobs.export.rows import Row, Vocabulary
 from producer.jobs.export.sinks import Target
 from producer.jobs.export.window import POSITIONS, Windows

@@ -42,7 +42,7 @@ class JsonLines:
         return ("\n".join(lines) + "\n").encode("ascii")
 
     def _object(self, values: Sequence[Any]) -> str:
-        return json.dumps(dict(zip(self._names, values, strict=True)))
+        return json.dumps(dict(zip(self._names, values, strict=True)), default=str)
 
     def _by_record(self, row: Row) -> str:
         return json.dumps(record_of(row, self._vocabulary))

@@ -72,7 +72,7 @@ def as_text(value: object) -> str:
     """A value of the submitted list as a cell; what is no text, as JSON."""
     if isinstance(value, str):
         return value
-    return "" if value is None else json.dumps(value)
+    return "" if value is None else json.dumps(value, default=str)
 
 
 def record_of(row: Row, vocabulary: Vocabulary) -> Record:

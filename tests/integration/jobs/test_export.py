@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given
@@ -27,8 +28,8 @@ from producer.jobs.export import folder, parquet
 from producer.jobs.export.choice import Choice
 from producer.jobs.export.export import Export, Written
 from producer.jobs.export.folder import RECORD
-from producer.jobs.export.input import Wanted
 from producer.jobs.export.jsonl import JsonLines
+from producer.jobs.export.lists import Wanted
 from producer.jobs.export.rows import Row, Vocabulary, record_of
 from producer.jobs.export.sinks import target_of
 from producer.jobs.export.table import COLUMNS, Table, flatten
@@ -427,6 +428,32 @@ def test_the_lists_own_columns_come_beside_the_answers(
     run(tmp_path / "out.parquet", "parquet", wanted=wanted)
     row = rows_of(tmp_path / "out.parquet", "parquet")[5]
     assert (row["input_caption"], row["input_price"]) == ("=picture 5", "2.5")
+
+
+@pytest.mark.parametrize("written", ["jsonl", "parquet", "tsv"])
+def test_a_list_may_be_written_in_any_way(
+    run: Run, tmp_path: Path, listed: Path, written: str
+) -> None:
+    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(listed.read_text())))
+    for row in rows:
+        row["id"] = row["id"] or None
+        row["price"] = float(row["price"])
+    path = tmp_path / "list"
+    if written == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    elif written == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", newline="") as file:
+            table = csv.DictWriter(file, list(rows[0]), delimiter="\t")
+            table.writeheader()
+            table.writerows(rows)
+    wanted = Wanted(path=path, id_column="id", keep=("price",))
+    run(tmp_path / "out.jsonl", wanted=wanted)
+    expected = "2.5" if written == "tsv" else 2.5
+    assert rows_of(tmp_path / "out.jsonl", "jsonl")[5]["input"] == {"price": expected}
+    run(tmp_path / "out.csv", "csv", wanted=wanted)
+    assert rows_of(tmp_path / "out.csv", "csv")[5]["input_price"] == "2.5"
 
 
 def test_columns_are_found_by_position_in_what_is_chosen_and_in_parts(
