@@ -38,6 +38,7 @@ class TwoPasses(FivePasses):
     does rounding to the type that is computed in.
     """
 
+    minus_mean: Tensor
     white: Tensor
 
     def __init__(self, mean: Tensor, std: Tensor, dtype: torch.dtype) -> None:
@@ -46,13 +47,10 @@ class TwoPasses(FivePasses):
         self.register_buffer("white", torch.full_like(mean, 255.0))
         self.register_buffer("minus_mean", -mean)
 
-    minus_mean: Tensor
-
     def forward(self, pixels: Tensor) -> Tensor:
         shifted = torch.addcdiv(self.minus_mean, pixels, self.white)
         normal = torch.empty(pixels.shape, dtype=self.dtype, device=pixels.device)
-        torch.div(shifted, self.std, out=normal)
-        return normal.permute(0, 3, 1, 2)
+        return torch.div(shifted, self.std, out=normal).permute(0, 3, 1, 2)
 
 
 def choose_normalising(mean: Tensor, std: Tensor, dtype: torch.dtype) -> FivePasses:
