@@ -115,10 +115,9 @@ class Cuda:
 
         def any_to(tensor: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
             """What is moved to the GPU stays where it is."""
-            if str(options.get("device", "")).startswith("cuda"):
-                options.pop("device")
-            kept = [one for one in args if not str(one).startswith("cuda")]
-            return to(tensor, *kept, **options) if kept or options else tensor
+            here = ["cpu" if str(one).startswith("cuda") else one for one in args]
+            named = {name: "cpu" if name == "device" else one for name, one in options.items()}
+            return to(tensor, *here, **named)
 
         patch(torch, "empty", any_empty)
         patch(torch.Tensor, "to", any_to)

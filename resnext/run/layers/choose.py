@@ -117,7 +117,9 @@ class Chooser:
         with timing_every_plan():
             run = kind.build(shape, sample.weight, sample.bias)
             error = check(run, sample)
-            seconds = self.timer.seconds(lambda: run(sample.x, sample.around))
+            # A way may write over the way around, which the next candidate is checked with.
+            around = None if sample.around is None else sample.around.clone()
+            seconds = self.timer.seconds(lambda: run(sample.x, around))
         return Candidate(name=kind.name, seconds=seconds, error=error)
 
     def _tell(self, shape: ConvShape, candidate: Candidate) -> None:

@@ -156,6 +156,25 @@ def test_a_device_that_breaks_is_no_way_that_fails(clock, caplog) -> None:
     assert caplog.text == ""
 
 
+class Overwriting(Way):
+    """Leaves what it makes in the memory of the way around."""
+
+    def build(self, shape: ConvShape, weight: Tensor, bias: Tensor | None) -> Run:
+        right = super().build(shape, weight, bias)
+
+        def run(x: Tensor, around: Tensor | None) -> Tensor:
+            made = right(x, around)
+            return made if around is None else around.copy_(made)
+
+        return run
+
+
+def test_a_way_that_writes_over_the_way_around_spoils_no_other(clock, caplog) -> None:
+    ways = [Overwriting(clock, "in place", 2.0), Way(clock, "right", 1.0)]
+    assert chosen(chooser(clock, ways).choose(2)) == ["right", "right"]
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize(
     ("error", "raised"),
     [
