@@ -253,7 +253,7 @@ class Classifier:
     def _use(self, engine: Engine) -> None:
         self.engine = engine
         factor = FACTOR_COMPILED if engine == "compiled" else FACTOR
-        self._buckets = _buckets(self.batch_images, factor)
+        self._buckets = batch_sizes(self.batch_images, factor)
         self._forward = (
             compile_module(self._module, self._device) if engine == "compiled" else self._module
         )
@@ -446,7 +446,7 @@ def _make_module(  # noqa: PLR0913  (what a module follows from)
         return module
     eager = _make_eager(module, spec, device, precision, cache)
     if isinstance(eager, ChosenNetwork) and engine == "fastest":
-        sizes = _buckets(batch_images, FACTOR_COMPILED)
+        sizes = batch_sizes(batch_images, FACTOR_COMPILED)
         return Fastest(eager, lambda: compile_module(module, device), sizes)
     return eager
 
@@ -472,7 +472,7 @@ def _threads(device: torch.device, cores: int | None) -> int:
     return 1 if device.type == "cuda" else cores or len(os.sched_getaffinity(0))
 
 
-def _buckets(batch_images: int, factor: int) -> list[int]:
+def batch_sizes(batch_images: int, factor: int = FACTOR) -> list[int]:
     """The sizes that are served, in order: `batch_images`, and from there down by `factor`.
 
     So few that each can be warmed up.

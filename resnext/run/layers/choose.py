@@ -44,12 +44,12 @@ class Chooser:
         self.device = device
         self.kinds = {kind.name: kind for kind in kinds}
         self.timer = timer
-        self._store = store
+        self.store = store
         self._told = set[str]()
 
     def known(self, images: int) -> list[Choice] | None:
         """As `choose`, if nothing needs to be measured for it."""
-        found = [self._store.find(shape, images) for shape in self.shapes]
+        found = [self.store.find(shape, images) for shape in self.shapes]
         known = [one for one in found if one is not None and self._has(one)]
         return known if len(known) == len(found) else None
 
@@ -74,7 +74,7 @@ class Chooser:
         return chosen
 
     def keep(self, choices: Iterable[Choice]) -> None:
-        self._store.add(choices)
+        self.store.add(choices)
 
     def kind_of(self, choice: Choice) -> Kind:
         """Of the candidate that is chosen."""
@@ -83,7 +83,7 @@ class Chooser:
 
     def find_network(self, images: int) -> Choice | None:
         """What is known of the network as a whole."""
-        return self._store.find(None, images)
+        return self.store.find(None, images)
 
     def _has(self, choice: Choice) -> bool:
         return choice.chosen is not None and choice.chosen.name in self.kinds

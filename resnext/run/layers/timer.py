@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from functools import cached_property
 from typing import Final, Protocol
 
 import torch
@@ -36,11 +37,14 @@ class Timer(Protocol):
 
 
 class CudaTimer:
-    """Owns a stream of its own, which captures need."""
+    """Owns a stream, which captures need; CUDA starts with the first question."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self._device)
 
     def seconds(self, run: Callable[[], object]) -> float:
         self.wait()  # what `run` reads may come from another stream
