@@ -24,13 +24,13 @@ NAME = "layers"
 
 def check_layers(settings: Settings, device: torch.device, *, measure: bool) -> Iterator[Check]:
     """A line for each size of batch; with `measure` another for each layer of the largest one."""
-    from resnext.classifier import batch_sizes  # noqa: PLC0415  (loads torch)
-    from resnext.run.gpu import choose_batch_images  # noqa: PLC0415
-
     if device.type != "cuda":
         if measure:
             yield Check(NAME, "ok", "on a CPU nothing is measured: layers are computed by oneDNN")
         return
+    from resnext.classifier import batch_sizes  # noqa: PLC0415  (loads torch)
+    from resnext.run.gpu import choose_batch_images  # noqa: PLC0415
+
     chooser = _chooser(settings, device)
     sizes = batch_sizes(settings.batch_images or choose_batch_images(device))
     for images in reversed(sizes):

@@ -16,8 +16,8 @@ class Candidate:
     """A way to compute a layer, as it was measured on the device."""
 
     name: str
-    """Of the kind: `cudnn`, `matrix`, `one pass`, `passes`, `triton`; of a whole network `layers`
-    or `compiled`."""
+    """Of the kind: `cudnn`, `cudnn padded`, `matrix`, `triton`, `one pass`, `passes`; of a whole
+    network `layers` or `compiled`."""
     seconds: float | None = None
     """Of one run, replayed from a CUDA graph."""
     error: float | None = None

@@ -6,11 +6,18 @@ has it; these operators have had the same signature from torch 1.13 to 2.15.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from resnext.run.layers.kind import Run
 from resnext.run.layers.shape import ConvShape
+
+_CHANNELS: Final = 8
+"""Tensor cores take so many channels of 16 bits at once."""
 
 
 class Cudnn:
@@ -35,3 +42,26 @@ class Cudnn:
             )
 
         return relu if shape.after == "relu" else add_relu
+
+
+class PaddedCudnn:
+    """The same on more channels, which are nought: for the three colours of a picture, where tensor
+    cores want eight channels.
+    """
+
+    name = "cudnn padded"
+
+    def suits(self, shape: ConvShape, device: torch.device) -> bool:
+        is_odd = shape.groups == 1 and shape.in_channels % _CHANNELS > 0
+        return is_odd and Cudnn().suits(shape, device)
+
+    def build(self, shape: ConvShape, weight: Tensor, bias: Tensor | None) -> Run:
+        missing = -shape.in_channels % _CHANNELS
+
+        def padded(x: Tensor) -> Tensor:
+            more = pad(x, (0, 0, 0, 0, 0, missing))
+            return more.contiguous(memory_format=torch.channels_last)  # as it is on a GPU
+
+        wide = replace(shape, in_channels=shape.in_channels + missing)
+        run = Cudnn().build(wide, padded(weight), bias)
+        return lambda x, around: run(padded(x), around)

@@ -91,7 +91,7 @@ class Fastest(nn.Module):
         if not error <= mark:  # it may be no number
             wrong = Wrong(f"wrong: its logits are {error:.1e} beside those of the layers")
             logger.warning("The compiled network is left out: %s", wrong)
-            return Candidate(name=COMPILED, error=error, fault=str(wrong))
+            return Candidate(name=COMPILED, fault=str(wrong))
         return Candidate(name=COMPILED, error=error)
 
     def _compare(self, noise: Tensor, compiled: Candidate) -> Choice:

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 
 from resnext.run.layers.choose import Chooser
-from resnext.run.layers.cudnn import Cudnn
+from resnext.run.layers.cudnn import Cudnn, PaddedCudnn
 from resnext.run.layers.grouped import Grouped
 from resnext.run.layers.kind import Kind
 from resnext.run.layers.matrix import Matrix
@@ -25,7 +25,14 @@ from resnext.run.layers.timer import CudaTimer, Timer
 from resnext.run.nvidia import read_driver
 from resnext.run.precision import DTYPES, Precision
 
-KINDS: Final[tuple[Kind, ...]] = (Cudnn(), Matrix(), Grouped(), OnePass(), Passes())
+KINDS: Final[tuple[Kind, ...]] = (
+    Cudnn(),
+    PaddedCudnn(),
+    Matrix(),
+    Grouped(),
+    OnePass(),
+    Passes(),
+)
 
 
 def make_chooser(  # noqa: PLR0913  (what is measured, on what, and where it is kept)

@@ -37,13 +37,14 @@ class Store:
         self._about = dict(about) | {"form": str(_FORM)}
         digest = hashlib.sha256(json.dumps(self._about, sort_keys=True).encode()).hexdigest()
         self.path = None if folder is None else folder / "layers" / f"{digest[:16]}.json"
-        self._choices = {(one.shape, one.images): one for one in self._read()}
+        self._choices = _by_layer(self._read())
 
     def find(self, shape: ConvShape | None, images: int) -> Choice | None:
         return self._choices.get((shape, images))
 
     def add(self, choices: Iterable[Choice]) -> None:
-        self._choices |= {(one.shape, one.images): one for one in choices}
+        """What another process has kept meanwhile stays."""
+        self._choices = _by_layer(self._read()) | self._choices | _by_layer(choices)
         if self.path is not None:
             self._write(self.path)
 
@@ -67,6 +68,10 @@ class Store:
             part.replace(path)
         except OSError as error:  # such as a cache that is read-only
             logger.info("What was measured is not kept in %s: %s", path, error)
+
+
+def _by_layer(choices: Iterable[Choice]) -> dict[tuple[ConvShape | None, int], Choice]:
+    return {(one.shape, one.images): one for one in choices}
 
 
 def _choices_of(content: Any, about: Mapping[str, str]) -> list[Choice]:  # noqa: ANN401  (JSON)

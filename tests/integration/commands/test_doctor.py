@@ -378,7 +378,7 @@ def test_what_was_measured_of_layers_is_told(cache: Path, monkeypatch) -> None:
         r"batches of 2: 31 layers, [0-9.]+ ms in all: cudnn 28, matrix 3", after[0].found
     )
     told = measured[1].found
-    assert told.startswith("1 x 3x3, 3 to 16 channels, stride 1, 32x32, relu: cudnn 1.000 ms (")
+    assert told.startswith("1 x 3x3, 3 to 24 channels, stride 1, 32x32, relu: cudnn 1.000 ms (")
     assert "passes 4.000 ms" in told
     assert len(after) == 3
     assert str(cache) in after[-1].found

@@ -62,13 +62,11 @@ def test_a_device_without_memory_for_a_single_image_is_told(settings, cuda) -> N
         load_classifier(settings)
 
 
-@pytest.mark.parametrize(
-    ("engine", "warm_up", "asked"),
-    [("auto", True, "auto"), ("auto", False, "eager"), ("compiled", False, "compiled")],
-)
-def test_who_is_in_a_hurry_does_not_compile(
-    settings, cuda, monkeypatch, engine, warm_up, asked
-) -> None:
+ASKED = {("auto", True): "auto", ("auto", False): "eager", ("compiled", False): "compiled"}
+
+
+@pytest.mark.parametrize(("engine", "warm_up"), ASKED)
+def test_who_is_in_a_hurry_does_not_compile(settings, cuda, monkeypatch, engine, warm_up) -> None:
     """`classify` begins at once; a worker has all day."""
     engines = []
 
@@ -78,4 +76,4 @@ def test_who_is_in_a_hurry_does_not_compile(
 
     monkeypatch.setattr("resnext.classifier.load_classifier", load)
     load_classifier(settings.model_copy(update={"engine": engine}), warm_up=warm_up)
-    assert engines == [asked]
+    assert engines == [ASKED[engine, warm_up]]

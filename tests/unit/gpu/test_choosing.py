@@ -228,6 +228,16 @@ def test_another_size_of_batch_is_measured_and_both_are_kept(clock, tmp_path: Pa
     assert clock.asked == 4
 
 
+def test_what_another_process_keeps_meanwhile_stays(clock, tmp_path: Path) -> None:
+    ways = [Way(clock, "a", 2.0)]
+    first, second = (chooser(clock, ways, Store(tmp_path, ABOUT)) for _ in range(2))
+    first.choose(4)
+    second.choose(2)
+    again = chooser(clock, ways, Store(tmp_path, ABOUT))
+    assert again.known(4) is not None
+    assert again.known(2) is not None
+
+
 def test_a_way_that_is_no_longer_there_is_measured_anew(clock, tmp_path: Path) -> None:
     measured(clock, Store(tmp_path, ABOUT))
     found, asked = measured(clock, Store(tmp_path, ABOUT), Way(clock, "a", 2.0))

@@ -51,6 +51,7 @@ def test_each_way_gives_the_layers_values(shape: ConvShape, dtype: torch.dtype) 
     names = {kind.name for kind in ways}
     assert "passes" in names
     assert ("cudnn" in names, "one pass" in names) == ((shape.after != "nothing",) * 2)
+    assert ("cudnn padded" in names) == (shape.in_channels == 3)
     assert ("matrix" in names) == (shape.kernel == 1)
     assert ("triton" in names) == (shape.groups > 1)
     for kind in ways:
