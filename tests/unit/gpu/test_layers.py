@@ -22,9 +22,10 @@ from resnext.run.layers.pixels import FivePasses, TwoPasses, choose_normalising
 from resnext.run.layers.sample import draw
 from resnext.run.layers.shape import ConvShape
 from resnext.run.layers.store import Store
-from resnext.spec.catalogue import BUNDLED, find_spec
+from resnext.spec.catalogue import find_spec
 from resnext.weights.random import draw_weights
 from tests.doubles import cudnn
+from tests.doubles.network import SMALL as NETWORK
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SPEC = find_spec("resnext101_32x4d")
@@ -137,16 +138,15 @@ def choose_first(module: PixelsToLogits, crop: int, dtype: torch.dtype, *kinds: 
     return ChosenNetwork(module.network, normalise, crop, make)
 
 
-def folded(name: str, precision: str) -> PixelsToLogits:
-    spec = find_spec(name)
-    network = build_network(spec)
-    draw_weights(network, spec)
-    return prepare(network, spec.preprocessing, CPU, precision)
+def folded(precision: str) -> PixelsToLogits:
+    network = build_network(NETWORK)
+    draw_weights(network, NETWORK)
+    return prepare(network, NETWORK.preprocessing, CPU, precision)
 
 
 @pytest.fixture(scope="module")
 def modules() -> dict[str, PixelsToLogits]:
-    return {precision: folded(BUNDLED, precision) for precision in ("fp16", "fp32")}
+    return {precision: folded(precision) for precision in ("fp16", "fp32")}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -155,9 +155,9 @@ def test_the_network_is_the_same_whatever_computes_its_layers(
     kind, precision, mark, modules
 ) -> None:
     plain = modules[precision]
-    chosen = choose_first(plain, 32, plain.dtype, kind, Passes())
+    chosen = choose_first(plain, 16, plain.dtype, kind, Passes())
     for images in (1, 3):
-        pixels = torch.randint(0, 256, (images, 32, 32, 3)).byte()
+        pixels = torch.randint(0, 256, (images, 16, 16, 3)).byte()
         with torch.inference_mode():
             expected, found = plain(pixels), chosen(pixels)
             again = chosen(pixels)
@@ -195,10 +195,10 @@ class TooBright(nn.Module):
 
 
 def test_a_picture_that_overflows_fails_alone(modules) -> None:
-    chosen = choose_first(modules["fp16"], 32, torch.float16, *KINDS)
+    chosen = choose_first(modules["fp16"], 16, torch.float16, *KINDS)
     chosen.normalise = TooBright(chosen.normalise)
     with torch.inference_mode():
-        logits = chosen(torch.full((3, 32, 32, 3), 255).byte())
+        logits = chosen(torch.full((3, 16, 16, 3), 255).byte())
     assert logits.isfinite().all(dim=1).tolist() == [True, False, True]
 
 
@@ -239,9 +239,7 @@ def test_the_module_is_left_as_it_was(modules, monkeypatch) -> None:
     plain = modules["fp32"]
     before = {name: type(part) for name, part in plain.named_modules()}
     monkeypatch.setattr("resnext.run.engine.make_chooser", lambda shapes, **_: shapes)
-    chosen = choose_layers(
-        plain, find_spec(BUNDLED).preprocessing, GPU, "fp32", name=BUNDLED, cache=None
-    )
+    chosen = choose_layers(plain, NETWORK.preprocessing, GPU, "fp32", name="small", cache=None)
     assert {name: type(part) for name, part in plain.named_modules()} == before
     assert isinstance(plain.network, ResNeXt)
     assert chosen.stem.weight is plain.network.conv1.weight
