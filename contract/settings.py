@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     home: Folder = Field(default_factory=_data_folder)
     """Data of the stack that `resnextq up` embeds, and what the default URLs point to."""
     cache: Folder = Field(default_factory=_cache_folder)
-    """Downloaded weights."""
+    """Downloaded weights, compiled code, and what was measured of layers on a GPU."""
     broker_url: SecretStr | None = None
     """`redis://`, `rediss://` (TLS, verified) or `redis+socket://`; default: the broker that `up`
     started."""
@@ -122,8 +122,8 @@ class Settings(BaseSettings):
     """`auto` (a GPU that no other worker has; a CPU only where there is no GPU), `cpu`, `cuda` or
     `cuda:N`."""
     engine: Literal["auto", "eager", "compiled", "openvino"] = "auto"
-    """`compiled` by torch.compile, which needs a C compiler; `openvino`, an extra, on a CPU;
-    `auto`: compiled on CUDA where that is possible, else eager."""
+    """`eager` needs no compiler; `compiled` by torch.compile, which needs one for C; `openvino`, an
+    extra, on a CPU; `auto`: on CUDA the faster of eager and compiled, on a CPU eager."""
     torch_threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads that the network computes with; by default one for each core, on CUDA one."""
 

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from resnext.errors import DeviceBroken
-from resnext.load import load_network
+from resnext.load import default_cache, load_network
 from resnext.network import ResNeXt
 from resnext.picture.decode import DecodeError, DecodeLimits, as_decode_error, decode
 from resnext.picture.orientation import Orientation, orientation_of
@@ -36,6 +36,7 @@ from resnext.run.engine import (
     Engine,
     PixelsToLogits,
     choose_engine,
+    choose_layers,
     compile_module,
     fuse,
     prepare,
@@ -43,6 +44,9 @@ from resnext.run.engine import (
 )
 from resnext.run.faults import first_line, is_broken, is_out_of_memory
 from resnext.run.gpu import choose_batch_images
+from resnext.run.layers.choice import Choice
+from resnext.run.layers.fastest import Fastest
+from resnext.run.layers.network import ChosenNetwork
 from resnext.run.openvino_engine import convert
 from resnext.run.precision import Precision, choose_precision, find_device
 from resnext.run.runner import CpuRunner, CpuStreams, Pixels, Runner, Started, Top
@@ -52,6 +56,10 @@ from resnext.weights.download import Progress
 
 TOP: Final = 5
 DECODE_LIMITS: Final = DecodeLimits()
+FACTOR: Final = 2
+"""Between sizes of batches: less than half of a batch is padding."""
+FACTOR_COMPILED: Final = 4
+"""Where each size has to be compiled, which takes minutes."""
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +120,9 @@ class Classifier:
         batch_images: int,
         engine: Engine = "eager",
         orientation: Orientation = "ignore",
+        cache: Path | None = None,
     ) -> None:
+        """`cache` keeps what is measured of layers on a GPU; None: nothing is kept."""
         self.spec = spec
         self.model = spec.name
         self.weights = weights
@@ -125,6 +135,7 @@ class Classifier:
         self.orientation = orientation
         self._module = module
         self._device = device
+        self._cache = cache
         self._most = batch_images  # that fit into the device's memory, as far as is known
         self._use(engine)
 
@@ -203,6 +214,18 @@ class Classifier:
                 raise
             return None
 
+    def layer_choices(self, images: int) -> list[Choice]:
+        """How each layer of the network is computed in batches of this size, and why: measured now
+        if it has not been yet. Empty where nothing is chosen: on a CPU, or compiled alone.
+        """
+        layers = next(
+            (part for part in self._module.modules() if isinstance(part, ChosenNetwork)), None
+        )
+        if layers is None:
+            return []
+        network = layers.chooser.find_network(images)
+        return [*layers.choose(images), *([] if network is None else [network])]
+
     def predict(self, pictures: Iterable[Picture]) -> list[Answer]:
         """One answer a picture, in their order: bytes of a file, a path, or a Pillow image.
 
@@ -229,7 +252,8 @@ class Classifier:
 
     def _use(self, engine: Engine) -> None:
         self.engine = engine
-        self._buckets = _buckets(self.batch_images, 4 if engine == "compiled" else 2)
+        factor = FACTOR_COMPILED if engine == "compiled" else FACTOR
+        self._buckets = batch_sizes(self.batch_images, factor)
         self._forward = (
             compile_module(self._module, self._device) if engine == "compiled" else self._module
         )
@@ -265,7 +289,9 @@ class Classifier:
         )
         torch._dynamo.reset()  # noqa: SLF001  (the public way to drop what was compiled)
         assert isinstance(self._module, PixelsToLogits)  # noqa: S101  (what was to be compiled)
-        fuse(self._module, self._device)
+        self._module = _make_eager(
+            self._module, self.spec, self._device, self.precision, self._cache
+        )
         self._use("eager")
 
     def _halve(self) -> None:
@@ -355,7 +381,8 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
         precision: `amp` (see `resnext.run.precision`) or `fp32`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         engine: `auto`, `eager`, `compiled` or `openvino` (see `resnext.run.engine`).
-        cache: the folder of downloaded weights; None: `~/.cache/resnext-queue`.
+        cache: the folder of downloaded weights, and of what was measured on a GPU; None:
+            `~/.cache/resnext-queue`.
         batch_images: the most that one call of `classify` will get; None: by the device's memory
             (see `resnext.run.gpu`), 32 on a CPU.
         threads: of torch, in this process; None: one for each core, 1 on CUDA.
@@ -374,32 +401,69 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     computed, chosen = choose_precision(precision, found), choose_engine(engine, found)
     if engine == "auto" and found.type == "cuda" and chosen == "eager":
         why = "; ".join(why_not_compiled(found))
-        logger.warning("The network is not compiled, which would make it faster: %s.", why)
+        logger.info("Layers are computed in the fastest ways that need no compiler: %s.", why)
     torch.set_num_threads(threads or _threads(found, cores))
+    images, kept_in = batch_images or choose_batch_images(found), cache or default_cache()
     return Classifier(
         spec,
-        _make_module(loaded.network, spec, found, computed, chosen),
+        _make_module(
+            loaded.network,
+            spec,
+            device=found,
+            precision=computed,
+            engine=chosen,
+            batch_images=images,
+            cache=kept_in,
+        ),
         weights=loaded.weights,
         weights_sha256=loaded.sha256,
         licence=loaded.licence,
         device=found,
         precision=computed,
-        batch_images=batch_images or choose_batch_images(found),
+        batch_images=images,
         engine=chosen,
         orientation=orientation,
+        cache=kept_in,
     )
 
 
-def _make_module(
-    network: ResNeXt, spec: ModelSpec, device: torch.device, precision: Precision, engine: Engine
+def _make_module(  # noqa: PLR0913  (what a module follows from)
+    network: ResNeXt,
+    spec: ModelSpec,
+    *,
+    device: torch.device,
+    precision: Precision,
+    engine: Engine,
+    batch_images: int,
+    cache: Path,
 ) -> nn.Module:
     """uint8 pixels → logits, for `compiled` not compiled yet."""
     if engine == "openvino":
         module = prepare(network, spec.preprocessing, device, "fp32")
         return convert(module, spec.preprocessing.crop, precision, torch.get_num_threads())
     module = prepare(network, spec.preprocessing, device, precision)
-    if engine == "eager":
-        fuse(module, device)
+    if engine == "compiled":
+        return module
+    eager = _make_eager(module, spec, device, precision, cache)
+    if isinstance(eager, ChosenNetwork) and engine == "fastest":
+        sizes = batch_sizes(batch_images, FACTOR_COMPILED)
+        return Fastest(eager, lambda: compile_module(module, device), sizes)
+    return eager
+
+
+def _make_eager(
+    module: PixelsToLogits,
+    spec: ModelSpec,
+    device: torch.device,
+    precision: Precision,
+    cache: Path | None,
+) -> nn.Module:
+    """With fused convolutions. On a CPU the module is changed."""
+    if device.type == "cuda":
+        return choose_layers(
+            module, spec.preprocessing, device, precision, name=spec.name, cache=cache
+        )
+    fuse(module, device)
     return module
 
 
@@ -408,11 +472,10 @@ def _threads(device: torch.device, cores: int | None) -> int:
     return 1 if device.type == "cuda" else cores or len(os.sched_getaffinity(0))
 
 
-def _buckets(batch_images: int, factor: int) -> list[int]:
+def batch_sizes(batch_images: int, factor: int = FACTOR) -> list[int]:
     """The sizes that are served, in order: `batch_images`, and from there down by `factor`.
 
-    So few that each can be warmed up, and less than half of a batch is padding; where each
-    size has to be compiled, fewer: what is padded then is small.
+    So few that each can be warmed up.
     """
     sizes = [batch_images]
     while sizes[0] > 1:

@@ -56,7 +56,10 @@ def load_network(
         path, licence = file.path, file.licence
         tensors, sha256 = read_weights(path, sha256=file.sha256)
     else:
-        path, licence = download(file, (cache or _cache()) / "weights", progress), file.licence
+        path, licence = (
+            download(file, (cache or default_cache()) / "weights", progress),
+            file.licence,
+        )
         tensors, sha256 = read_weights(
             path, sha256=file.sha256, size_bytes=file.size_bytes, pinned=True
         )
@@ -66,7 +69,8 @@ def load_network(
     return Loaded(network=network, weights=name, sha256=sha256, licence=licence)
 
 
-def _cache() -> Path:
+def default_cache() -> Path:
+    """Where a library keeps files of its user."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnext-queue"
 
 

@@ -95,7 +95,7 @@ def add_gpu(table: Table, ours: Series, alone: Series, decoded: Series, busy: Se
 @contextlib.contextmanager
 def classifier_alone(conditions: Conditions) -> Iterator[Contender]:
     """As benchmarks/model/comparison.py runs it, with the batches and the engine of the worker."""
-    name = "ours_compiled" if device().type == "cuda" else "ours_eager"
+    name = "ours_auto" if device().type == "cuda" else "ours_eager"
     with tempfile.TemporaryDirectory(dir=conditions.scratch) as scratch:
         prepare(Path(scratch), with_onnx=False)
         batch = pictures(conditions.photographs, batch_images())

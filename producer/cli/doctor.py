@@ -9,7 +9,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,17 +22,25 @@ if TYPE_CHECKING:
     from contract.check import Check
 
 
-def doctor(as_json: JsonOption = False) -> None:
+def doctor(
+    device: Annotated[
+        bool, typer.Option("--device", help="Measure a GPU's layers as well; takes minutes.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Look at everything that has to work here, and say what to do about what does not.
 
     A line a check: ok, warning or failure. Nothing is changed, and nothing downloaded. Exit
     status 3 if something that is needed is not available.
+
+    With --device, a GPU computes each layer of the network in each way, and the times are kept for
+    workers. Run it while nothing else uses the GPU.
     """
     from producer import doctor as examination
 
     settings = read_settings()
     model = (
-        import_module("worker.commands.doctor").check_model(settings)
+        import_module("worker.commands.doctor").check_model(settings, measure=device)
         if find_spec("torch")
         else [examination.without_torch()]
     )

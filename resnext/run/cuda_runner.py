@@ -23,11 +23,11 @@ from torch import Tensor
 from resnext.errors import DeviceBroken
 from resnext.run.engine import Forward
 from resnext.run.faults import first_line, is_broken, is_out_of_memory
+from resnext.run.layers.timer import RUNS_BEFORE_CAPTURE
+from resnext.run.plans import timing_every_plan
 from resnext.run.runner import Pixels, Started, Top, as_tensor
 
 LANES: Final = 2
-# torch asks for a few runs before a capture, so that libraries have chosen their kernels.
-RUNS_BEFORE_CAPTURE: Final = 3
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class CudaRunner:
         return self._run(lane, bucket)
 
     def _run(self, lane: _Lane, bucket: int) -> Top:
-        with _timing_every_plan():
+        with timing_every_plan():
             return self._top(self._forward(lane.pixels[:bucket]))
 
     def _capture(self, lane: _Lane, bucket: int) -> None:
@@ -223,18 +223,3 @@ def _pinned(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 def _each(top: Top, change: Callable[[Tensor], Tensor]) -> Top:
     return cast("Top", tuple(change(one) for one in top))
-
-
-@contextmanager
-def _timing_every_plan() -> Iterator[None]:
-    """Lets cuDNN try all that it can do for a size, when it first comes: sizes are few and fixed.
-
-    What else this process does with cuDNN keeps its own choice.
-    """
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.benchmark_limit
-    cudnn.benchmark, cudnn.benchmark_limit = True, 0
-    try:
-        yield
-    finally:
-        cudnn.benchmark, cudnn.benchmark_limit = before

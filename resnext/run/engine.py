@@ -1,14 +1,17 @@
 """What runs a batch: uint8 pixels in, float32 logits out, on the device, as fast as it can.
 
 The classifier hands in a network with its weights; what comes out is one module, folded, in
-its precision and memory layout, and either run as it is (`eager`; on a CPU with fused
-convolutions), compiled by `torch.compile`, or on a CPU run by OpenVINO.
+its precision and memory layout. It is either run as it is (`eager`; with fused convolutions), or
+compiled by `torch.compile`, or the faster of both on a GPU (`fastest`), or on a CPU run by
+OpenVINO.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
@@ -20,9 +23,12 @@ from resnext.picture.preprocess import Preprocessing
 from resnext.run.compiler import missing_for_compiling
 from resnext.run.fused import are_fused_convolutions_there, fuse_convolutions
 from resnext.run.gpu import TRITON_CAPABILITY, is_for_triton, is_worth_tuning
+from resnext.run.layers.make import make_chooser
+from resnext.run.layers.network import ChosenNetwork
+from resnext.run.layers.pixels import choose_normalising
 from resnext.run.precision import DTYPES, Precision
 
-Engine = Literal["eager", "compiled", "openvino"]
+Engine = Literal["eager", "compiled", "fastest", "openvino"]
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -49,6 +55,11 @@ class PixelsToLogits(nn.Module):
         self.register_buffer("mean", torch.tensor(preprocessing.mean), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std), persistent=False)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of all but the last layer."""
+        return self._dtype
+
     def forward(self, pixels: Tensor) -> Tensor:
         normal = ((pixels.float() / 255.0) - self.mean) / self.std
         logits: Tensor = self.network(normal.to(self._dtype).permute(0, 3, 1, 2))
@@ -71,19 +82,45 @@ def fuse(module: PixelsToLogits, device: torch.device) -> None:
         fuse_convolutions(module.network)
 
 
+def choose_layers(  # noqa: PLR0913  (what is measured, on what, and where it is kept)
+    module: PixelsToLogits,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    precision: Precision,
+    *,
+    name: str,
+    cache: Path | None,
+) -> ChosenNetwork:
+    """The same network on a GPU, each of its layers computed in the way that is fastest there. It
+    shares the weights of the module, which stays as it is.
+
+    Args:
+        module: from `prepare`.
+        preprocessing: what its pictures have gone through.
+        device: a GPU.
+        precision: what is computed in.
+        name: of the network.
+        cache: the folder in which is kept what was measured; None: nothing is.
+    """
+    return ChosenNetwork(
+        module.network,
+        choose_normalising(module.mean, module.std, module.dtype),
+        preprocessing.crop,
+        partial(make_chooser, network=name, device=device, precision=precision, cache=cache),
+    )
+
+
 def choose_engine(asked: Engine | Literal["auto"], device: torch.device) -> Engine:
-    """`auto`: compiled on a GPU where this machine can, since each pass over memory that compiling
-    saves is time; eager on a CPU, which is to be ready within seconds and where fused convolutions
-    are as fast.
+    """`auto`: on a GPU the faster of eager and compiled, eager where this machine cannot compile;
+    eager on a CPU, which is to be ready within seconds and where fused convolutions are as fast.
 
     Raises:
         EngineError: the engine does not run on this device.
     """
     if asked == "openvino" and device.type != "cpu":
         raise EngineError(f"The engine 'openvino' runs on a CPU, not on {device}: take another.")
-    if asked != "auto":
-        return asked
-    return "eager" if why_not_compiled(device) else "compiled"
+    engine = "fastest" if asked == "auto" else asked
+    return "eager" if engine == "fastest" and why_not_compiled(device) else engine
 
 
 def why_not_compiled(device: torch.device) -> list[str]:

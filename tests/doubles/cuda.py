@@ -64,6 +64,15 @@ class Cuda:
     stream: Stream | None = None
     """The current one."""
     capturing: Graph | None = None
+    clock_ms: float = 0.0
+    """What the device has computed so far, as operators `spend` it."""
+
+    def spend(self, milliseconds: float) -> None:
+        """Of the device's time; within a capture, of each replay's."""
+        if self.capturing is None:
+            self.clock_ms += milliseconds
+        else:
+            self.capturing.milliseconds += milliseconds
 
     def break_down(self, message: str = STICKY) -> None:
         """Everything fails from now on, and what was to be copied never is."""
@@ -102,7 +111,17 @@ class Cuda:
             major=self.capability[0],
             minor=self.capability[1],
         )
+        to = torch.Tensor.to
+
+        def any_to(tensor: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+            """What is moved to the GPU stays where it is."""
+            here = ["cpu" if str(one).startswith("cuda") else one for one in args]
+            named = {name: "cpu" if name == "device" else one for name, one in options.items()}
+            return to(tensor, *here, **named)
+
         patch(torch, "empty", any_empty)
+        patch(torch.Tensor, "to", any_to)
+        patch(cuda, "synchronize", lambda *_: self.check())
         patch(cuda, "Stream", lambda *_: Stream(self))
         patch(cuda, "Event", lambda **options: Event(self, options))
         patch(cuda, "CUDAGraph", Graph)
@@ -202,15 +221,20 @@ class Event:
         self.cuda = cuda
         self.cuda.events.append(options)
         self.recorded: tuple[Stream, int] | None = None
+        self.at_ms = 0.0
 
     def record(self, stream: Stream) -> None:
         self.cuda.check()
+        self.at_ms = self.cuda.clock_ms
         self.recorded = (stream, len(stream.later))
 
     def happen(self) -> None:
         if self.recorded is not None:
             stream, position = self.recorded
             stream.run_to(position)
+
+    def elapsed_time(self, end: Event) -> float:
+        return end.at_ms - self.at_ms
 
     def query(self) -> bool:
         if self.recorded is not None:
@@ -235,12 +259,14 @@ class Graph:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, Any, Any, Any]] = []
         self.images = 0
+        self.milliseconds = 0.0
 
     def replay(self) -> None:
         """Into the same memory as at the capture."""
         self.cuda.check()
         self.cuda.on_replay()
         self.cuda.replays += 1
+        self.cuda.clock_ms += self.milliseconds
         for func, args, options, made in self.calls:
             again = func(*args, **options)
             olds = made if isinstance(made, tuple) else (made,)

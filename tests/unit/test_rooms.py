@@ -74,7 +74,9 @@ ROOMS = {
     "resnext.network": ("resnext.spec",),
     "resnext.weights": ("resnext.network", "resnext.spec", "resnext.picture", "resnext.errors"),
     "resnext.load": ("resnext.weights", "resnext.network", "resnext.spec", "resnext.errors"),
-    "resnext.run": ("resnext.network", "resnext.picture", "resnext.errors"),
+    "resnext.run": (
+        "resnext.network", "resnext.picture", "resnext.errors", "resnext.weights.own_file",
+    ),
     "resnext.classifier": ("resnext",),
     "resnext.export": ("resnext",),
     "resnext.bundled": ("resnext",),

@@ -57,7 +57,7 @@ def find_model(settings: Settings) -> ModelSpec:
 
 def load_classifier(settings: Settings, *, warm_up: bool = True) -> Classifier:
     """The classifier of the settings. With `warm_up`, every size of batch has been run; with a
-    compiled network always, since that is when it is compiled.
+    compiled network always, since that is when it is compiled. Without it `auto` does not compile.
 
     Raises:
         WeightsError: the weights are missing, damaged, or of another network.
@@ -75,7 +75,7 @@ def load_classifier(settings: Settings, *, warm_up: bool = True) -> Classifier:
             settings.weights,
             precision=settings.precision,
             device=chosen.device,
-            engine=settings.engine,
+            engine="eager" if settings.engine == "auto" and not warm_up else settings.engine,
             threads=settings.torch_threads,
             cores=usable_cores(),
             cache=settings.cache,

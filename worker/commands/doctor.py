@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
@@ -20,11 +21,13 @@ from contract.check import Check, State, guarded
 from contract.cores import usable_cores
 from contract.models import title_of
 from contract.settings import PREFIX, Settings
+from resnext.errors import DeviceError
 from resnext.run.compiler import find_compiler, keep_compiled_in, missing_for_compiling
 from resnext.spec.catalogue import known_specs
 from resnext.spec.model import RANDOM, LocalWeights, ModelSpec, PublishedWeights
 from resnext.weights.pin import pin_file, read_pin
 from worker.batch.model import find_model, telling_people
+from worker.commands.layers import check_layers
 from worker.loader.conditions import check_fetching
 from worker.loader.fetch.object_store import environment
 from worker.loader.sandbox.protections import find_out
@@ -34,12 +37,17 @@ if TYPE_CHECKING:  # torch takes seconds to load
     import torch
 
 OLDEST_PILLOW: Final = 13
+_ENGINES: Final = {"fastest": "the faster of eager and compiled"}
 # Torch takes long to load where the machine has much else to do, and weights long to read.
 PATIENCE_S: Final = 120.0
+MEASURING_S: Final = 1800.0
+"""Some minutes are to be expected; not measured on a GPU yet."""
 
 
-def check_model(settings: Settings) -> Iterator[Check]:
-    """Each check as soon as it is known."""
+def check_model(settings: Settings, *, measure: bool = False) -> Iterator[Check]:
+    """Each check as soon as it is known. With `measure` the GPU computes each layer in each way
+    that has not been measured yet, and the checks tell of them.
+    """
     yield from guarded("sandbox", lambda: _protections(settings), within_s=PATIENCE_S)
     yield from guarded("limits", lambda: _limits(settings))
     yield from guarded("decoders", lambda: _decoders(settings))
@@ -47,6 +55,8 @@ def check_model(settings: Settings) -> Iterator[Check]:
     yield from guarded("fetching", lambda: check_fetching(settings))
     yield from guarded("object stores", lambda: _object_stores(settings))
     yield from guarded("device", lambda: _computing(settings), within_s=PATIENCE_S)
+    patience_s = MEASURING_S if measure else PATIENCE_S
+    yield from guarded("layers", lambda: _layers(settings, measure=measure), within_s=patience_s)
     yield from guarded("model", lambda: _served(settings), within_s=PATIENCE_S)
     for spec in known_specs().values():
         for name in spec.weights:
@@ -127,6 +137,13 @@ def _computing(settings: Settings) -> Iterator[Check]:
     yield _threads(settings, device)
 
 
+def _layers(settings: Settings, *, measure: bool) -> Iterator[Check]:
+    from resnext.run.precision import find_device  # noqa: PLC0415  (loads torch)
+
+    with suppress(DeviceError):  # which `_computing` tells
+        yield from check_layers(settings, find_device(settings.device), measure=measure)
+
+
 def _describe(device: torch.device) -> str:
     import torch  # noqa: PLC0415  (takes seconds)
 
@@ -161,14 +178,16 @@ def _engine(settings: Settings, device: torch.device) -> Check:
     with telling_people():
         chosen = choose_engine(settings.engine, device)
     asked = "auto is" if settings.engine == "auto" else f"{PREFIX}ENGINE asks for"
-    found = f"{asked} {chosen} here; C compiler: {find_compiler(device.type) or 'none'}"
+    what = _ENGINES.get(chosen, chosen)
+    found = f"{asked} {what} here; C compiler: {find_compiler(device.type) or 'none'}"
     missing = "; ".join(missing_for_compiling(device.type))
     if chosen == "compiled" and missing:
         advice = f"It will run uncompiled. Missing: {missing}; or set {PREFIX}ENGINE=eager."
         return Check("engine", "warning", found, advice)
     if settings.engine == "auto" and chosen == "eager" and device.type == "cuda":
-        advice = f"Compiled it would be faster. Missing: {missing}." if missing else ""
-        why = f"{found}; {'; '.join(why_not_compiled(device))}"
+        advice = f"Compiled it might be faster. Missing: {missing}." if missing else ""
+        why = "; ".join(why_not_compiled(device))
+        why = f"{found}; layers are computed in the fastest ways that need none; {why}"
         return Check("engine", "warning" if missing else "ok", why, advice)
     if chosen == "openvino" and find_spec("openvino") is None:
         advice = f"pip install 'resnext-queue[openvino]', or set {PREFIX}ENGINE=auto."

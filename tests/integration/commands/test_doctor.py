@@ -24,6 +24,7 @@ from contract.database.tables import leaders
 from contract.settings import Settings
 from producer.dispatcher.leader import Leadership
 from producer.doctor import _ports, _private_addresses, check_servers, line
+from tests.doubles import cudnn
 from tests.doubles.cuda import GIB, Cuda
 from tests.integration.dispatching import (
     QUEUE,
@@ -349,6 +350,45 @@ def test_of_a_gpu_it_is_told_how_a_worker_will_use_it(cache: Path, monkeypatch) 
     asked = by_name(check_model(Settings(cache=cache, engine="compiled", batch_images=8)))
     assert asked["engine"].advice.startswith("It will run uncompiled. Missing: ")
     assert asked["batch"].found == "8 images, as RESNEXT_BATCH_IMAGES says"
+
+
+def test_what_was_measured_of_layers_is_told(cache: Path, monkeypatch) -> None:
+    cuda = Cuda()
+    cuda.install(monkeypatch.setattr)
+    cudnn.install(monkeypatch.setattr, spend=cuda.spend)
+    monkeypatch.setattr("resnext.run.nvml.LIBRARY", "there-is-none.so")
+    monkeypatch.setattr("resnext.run.layers.timer._RUNS", 1)
+    settings = Settings(cache=cache, model="resnext29_cifar10", batch_images=2)
+
+    def layers(*, measure: bool = False) -> list[Check]:
+        return [one for one in check_model(settings, measure=measure) if one.name == "layers"]
+
+    before = layers()
+    assert [check.found.split(" have")[0] for check in before[:2]] == [
+        "batches of 2",
+        "batches of 1",
+    ]
+    assert all("have not been measured yet" in check.found for check in before[:2])
+    assert before[0].advice == "To measure them now: resnextq doctor --device"
+
+    measured = layers(measure=True)
+    after = layers()
+    assert [check.state for check in measured] == ["ok"] * len(measured)
+    assert re.search(
+        r"batches of 2: 31 layers, [0-9.]+ ms in all: cudnn 28, matrix 3", after[0].found
+    )
+    told = measured[1].found
+    assert told.startswith("1 x 3x3, 3 to 24 channels, stride 1, 32x32, relu: cudnn 1.000 ms (")
+    assert "passes 4.000 ms" in told
+    assert len(after) == 3
+    assert str(cache) in after[-1].found
+
+
+def test_on_a_cpu_there_is_nothing_to_measure(cache: Path) -> None:
+    settings = Settings(cache=cache, device="cpu")
+    assert "layers" not in by_name(check_model(settings))
+    found = by_name(check_model(settings, measure=True))["layers"]
+    assert (found.state, found.found[:26]) == ("ok", "on a CPU nothing is measur")
 
 
 def test_a_gpu_that_is_too_old_to_compile_for_is_well(cache: Path, monkeypatch) -> None:

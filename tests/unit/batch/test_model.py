@@ -60,3 +60,20 @@ def test_a_device_without_memory_for_a_single_image_is_told(settings, cuda) -> N
     cuda.on_compute = compute
     with pytest.raises(UsageError, match="RESNEXT_BATCH_IMAGES to less"):
         load_classifier(settings)
+
+
+ASKED = {("auto", True): "auto", ("auto", False): "eager", ("compiled", False): "compiled"}
+
+
+@pytest.mark.parametrize(("engine", "warm_up"), ASKED)
+def test_who_is_in_a_hurry_does_not_compile(settings, cuda, monkeypatch, engine, warm_up) -> None:
+    """`classify` begins at once; a worker has all day."""
+    engines = []
+
+    def load(*_: object, **options: str) -> object:
+        engines.append(options["engine"])
+        return make_classifier(cuda)
+
+    monkeypatch.setattr("resnext.classifier.load_classifier", load)
+    load_classifier(settings.model_copy(update={"engine": engine}), warm_up=warm_up)
+    assert engines == [ASKED[engine, warm_up]]

@@ -42,8 +42,8 @@ def test_on_a_cpu_a_batch_has_32_images() -> None:
 # Compiling
 
 
-@pytest.mark.parametrize(("gpu", "chosen"), [(H200, "compiled"), (L4, "compiled"), (T4, "eager")])
-def test_auto_compiles_where_triton_does(gpu, chosen, monkeypatch) -> None:
+@pytest.mark.parametrize(("gpu", "chosen"), [(H200, "fastest"), (L4, "fastest"), (T4, "eager")])
+def test_auto_compiles_as_well_where_triton_does(gpu, chosen, monkeypatch) -> None:
     gpu.install(monkeypatch.setattr)
     monkeypatch.setattr(engine, "missing_for_compiling", lambda _: [])
     assert choose_engine("auto", GPU) == chosen

@@ -1,0 +1,53 @@
+"""What was found out about a layer, and which way of computing it follows from that.
+
+`choose` makes these records, `store` keeps them, `doctor` and the check of a GPU print them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from resnext.run.layers.shape import ConvShape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A way to compute a layer, as it was measured on the device."""
+
+    name: str
+    """Of the kind: `cudnn`, `cudnn padded`, `matrix`, `triton`, `one pass`, `passes`; of a whole
+    network `layers` or `compiled`."""
+    seconds: float | None = None
+    """Of one run, replayed from a CUDA graph."""
+    error: float | None = None
+    """Relative L2 error of the worst picture, against float32."""
+    fault: str | None = None
+    """Why it is left out: it failed, or its answers are wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How layers of one shape are computed in batches of one size."""
+
+    shape: ConvShape | None
+    """None: the whole network."""
+    times: int
+    """So many layers of the network have this shape."""
+    images: int
+    """In a batch."""
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """The fastest right one; None: all have failed."""
+        return fastest(self.candidates)
+
+    @property
+    def subject(self) -> str:
+        return "the whole network" if self.shape is None else str(self.shape)
+
+
+def fastest(candidates: Iterable[Candidate]) -> Candidate | None:
+    timed = [one for one in candidates if one.fault is None and one.seconds is not None]
+    return min(timed, key=lambda one: one.seconds or 0.0, default=None)
