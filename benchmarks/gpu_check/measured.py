@@ -1,0 +1,93 @@
+"""A way to run the network, measured in a process of its own for one size of batch.
+
+`measure` starts `python -m benchmarks.gpu_check.measured NAME SIZE SCRATCH`, which prints what it
+has found as its last line. What compiles is best left alone in its process.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from benchmarks.gpu_check.step import Given
+
+_RIVAL: Final = "rival"
+
+
+class NotMeasuredError(Exception):
+    """The process failed, or the time was over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    ready_s: float
+    """From its start to its first answers."""
+    images_s: float
+    """The median of the rounds."""
+    l2: float
+    """Relative, of its logits beside torchvision's in float64."""
+
+
+def measure(name: str, size: int, given: Given, environment: Mapping[str, str]) -> Measured:
+    """`name` is an engine of ours, or `rival`.
+
+    Raises:
+        NotMeasuredError: see there.
+    """
+    command = [sys.executable, "-m", __name__, name, str(size), str(given.scratch)]
+    try:
+        done = subprocess.run(
+            command,
+            env=dict(environment),
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=max(1.0, given.left_s),
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NotMeasuredError(f"{name} was not ready after {error.timeout:.0f} s") from error
+    if done.returncode:
+        raise NotMeasuredError(f"{name} ended with status {done.returncode}; see the log")
+    print(done.stdout, flush=True)
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    began = time.perf_counter()
+    name, size, scratch = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+
+    from benchmarks.gpu_check import network, timing
+    from benchmarks.gpu_check.steps.exactness import l2
+    from benchmarks.gpu_check.timing import Batches, Calling, Serving
+    from benchmarks.model import contenders
+
+    pixels = network.batch_of(size)
+    batches: Batches
+    if name == _RIVAL:
+        run = contenders.compiled_amp(scratch, pixels)
+        logits, batches = run(), Calling(run)
+    else:
+        classifier = network.load_for(scratch, size, engine=name)
+        logits, batches = classifier.logits(pixels), Serving(classifier, pixels)
+    ready_s = time.perf_counter() - began
+    rates = [timing.images_per_s(batches, size) for _ in range(timing.ROUNDS)]
+    pictures = min(size, network.DIFFERENT)
+    expected = network.reference_logits(scratch, pixels[:pictures])
+    found = Measured(
+        ready_s=round(ready_s, 1),
+        images_s=float(np.median(rates)),
+        l2=l2(logits[:pictures], expected),
+    )
+    print(json.dumps(asdict(found)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
