@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 from benchmarks.gpu_check.report import NotHereError, Report
 from benchmarks.gpu_check.step import FINDINGS, Check, Given
@@ -14,14 +13,14 @@ from benchmarks.gpu_check.step import FINDINGS, Check, Given
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("step")
-    parser.add_argument("module")
+    parser.add_argument("check")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--ends-at", type=float, required=True)
     parser.add_argument("--patience", type=float, default=1.0)
     asked = parser.parse_args()
     report = Report(asked.out / FINDINGS, asked.step)
-    check: Check = import_module(asked.module).check
+    check: Check = resolve_name(asked.check)
     given = Given(
         out=asked.out, scratch=asked.scratch, ends_at=asked.ends_at, patience=asked.patience
     )
@@ -32,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

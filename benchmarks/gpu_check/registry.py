@@ -8,15 +8,15 @@ from benchmarks.gpu_check.step import Step
 
 
 def _step(name: str, estimate_s: float, limit_s: float, **more: bool) -> Step:
-    module = f"benchmarks.gpu_check.steps.{name}"
-    return Step(name=name, module=module, estimate_s=estimate_s, limit_s=limit_s, **more)
+    check = f"benchmarks.gpu_check.steps.{name}:check"
+    return Step(name=name, check=check, estimate_s=estimate_s, limit_s=limit_s, **more)
 
 
 STEPS = {
     step.name: step
     for step in (
         _step("environment", 10, 60, on_cpu=True),
-        _step("exactness", 25, 90, on_cpu=True),
+        _step("exactness", 30, 120, on_cpu=True),
         _step("lanes", 40, 90, on_cpu=True),
         _step("faults", 70, 150, on_cpu=True),
         _step("layers", 60, 120),

@@ -100,7 +100,7 @@ def _run(step: Step, out: Path, scratch: Path, ends_at: float, patience: float) 
     began = time.time()
     until = min(ends_at, began + step.limit_s * patience)
     command = [
-        sys.executable, "-m", "benchmarks.gpu_check.child", step.name, step.module,
+        sys.executable, "-m", "benchmarks.gpu_check.child", step.name, step.check,
         "--out", str(out), "--scratch", str(scratch), "--ends-at", str(until),
         "--patience", str(patience),
     ]  # fmt: skip

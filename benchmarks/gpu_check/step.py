@@ -15,8 +15,8 @@ FINDINGS = "gpu-check.jsonl"
 @dataclass(frozen=True, kw_only=True)
 class Step:
     name: str
-    module: str
-    """Its function `check` is the step."""
+    check: str
+    """`module:function`; see `Check`."""
     estimate_s: float
     """On a GPU: it starts only if so much is left."""
     limit_s: float

@@ -20,7 +20,6 @@ from resnext.run.compiler import CACHE, TRITON_CACHE
 
 SKIPPED: Final = 77
 """The exit status of a fault that this machine cannot have; it prints why."""
-_PROGRAM: Final = "benchmarks.gpu_check.faults"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +31,7 @@ class Fault:
     """In what the process prints."""
     within_s: float = 60.0
     environment: tuple[tuple[str, str], ...] = ()
+    program: str = "benchmarks.gpu_check.faults"
 
 
 _NO_COMPILER: Final = (("CC", "/nowhere/cc"), ("CXX", "/nowhere/c++"))
@@ -58,7 +58,7 @@ def try_(fault: Fault, given: Given, report: Report) -> None:
         caches = {CACHE: f"{folder}/inductor", TRITON_CACHE: f"{folder}/triton"}
         try:
             done = subprocess.run(
-                [sys.executable, "-m", _PROGRAM, fault.name, str(given.scratch), folder],
+                [sys.executable, "-m", fault.program, fault.name, str(given.scratch), folder],
                 env=os.environ | caches | dict(fault.environment),
                 capture_output=True,
                 text=True,

@@ -16,6 +16,7 @@ from benchmarks.gpu_check import network
 from benchmarks.gpu_check.report import NotHereError, Report
 from benchmarks.gpu_check.step import Given
 from benchmarks.gpu_check.timing import Calling, images_per_s
+from benchmarks.model.contenders import MODEL
 from resnext.picture.preprocess import resize_and_crop, to_rgb
 from resnext.spec.catalogue import find_spec
 
@@ -33,11 +34,10 @@ def check(given: Given, report: Report) -> None:
         np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16))
         for a, b in zip(pillow, theirs, strict=True)
     ]
-    report.note(
-        "mean difference to Pillow", float(np.mean([one.mean() for one in apart])), "of 255"
-    )
+    mean = float(np.mean([one.mean() for one in apart]))
+    report.note("mean difference to Pillow", mean, "of 255")
     report.note("largest difference to Pillow", max(int(one.max()) for one in apart), "of 255")
-    preprocessing = find_spec(network.MODEL).preprocessing
+    preprocessing = find_spec(MODEL).preprocessing
     classifier = network.load_for(given.scratch, len(pillow), engine="eager")
     first, second = (
         classifier.classify(np.stack([resize_and_crop(one, preprocessing) for one in pictures]))

@@ -37,4 +37,5 @@ def check(given: Given, report: Report) -> None:
     if found is None:
         report.must("the row came to its end", met=False, text=f"exit status {done.returncode}")
     else:
-        report.at_least("of the slower of classifier and loaders", *map(float, found.groups()))
+        ratio, mark = map(float, found.groups())
+        report.at_least("of the slower of classifier and loaders", ratio, mark)

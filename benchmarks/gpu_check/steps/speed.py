@@ -22,7 +22,7 @@ from benchmarks.model import contenders
 
 SIZES: Final = (1, 32, 256)
 LARGEST: Final = 256
-# Images/s at the largest, on an H200: what is promised first, and what would be half of the roofline
+# Images/s at the largest, on an H200: what is to be had at least, and half of the roofline
 # (benchmarks/model/roofline.py).
 FIRST_MARK, GOAL = 12_000.0, 17_500.0
 
@@ -36,7 +36,7 @@ def check(given: Given, report: Report) -> None:
         torch.cuda.reset_peak_memory_stats()
         classifier = network.load_for(given.scratch, size, engine="eager")
         compared[f"ours at {size}"] = (Serving(classifier, network.batch_of(size)), size)
-        report.note(f"memory at {size}", torch.cuda.max_memory_allocated() / 2**30, "GiB")
+        report.note(f"peak memory at {size}", torch.cuda.max_memory_allocated() / 2**30, "GiB")
     for name, contender in (("torchvision", contenders.eager_amp), ("timm", contenders.timm_amp)):
         if find_spec(name) is None:
             report.skip(name, "not installed")

@@ -1,4 +1,4 @@
-"""`resnextq export` compiles where a worker does: in the cache, and not in a /tmp that is noexec."""
+"""`resnextq export` compiles where a worker does: in the cache, not in a /tmp that is noexec."""
 
 from __future__ import annotations
 
