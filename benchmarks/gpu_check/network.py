@@ -58,7 +58,8 @@ def overflowing_weights_in(scratch: Path) -> Path:
 
 
 def load(scratch: Path, **options: Any) -> Classifier:
-    return load_classifier(MODEL, str(weights_in(scratch)), **options)
+    """What it measures is kept for the steps that come."""
+    return load_classifier(MODEL, str(weights_in(scratch)), cache=scratch / "cache", **options)
 
 
 def load_for(scratch: Path, size: int, **options: Any) -> Classifier:
