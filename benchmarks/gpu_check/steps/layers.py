@@ -27,8 +27,9 @@ _BYTES: Final = 2  # of a number in fp16
 def check(given: Given, report: Report) -> None:
     classifier = network.load(given.scratch, engine="eager", batch_images=BATCH)
     choices = [one for one in classifier.layer_choices(BATCH) if one.shape is not None]
-    judge(choices, report, copy_tb_s=given.earlier("environment", COPY) or H200_COPY_TB_S,
-          product_tflop_s=given.earlier("environment", PRODUCT) or H200_PRODUCT_TFLOP_S)  # fmt: skip
+    copy = given.earlier("environment", COPY) or H200_COPY_TB_S
+    product = given.earlier("environment", PRODUCT) or H200_PRODUCT_TFLOP_S
+    judge(choices, report, copy_tb_s=copy, product_tflop_s=product)
 
 
 def judge(
@@ -45,7 +46,8 @@ def judge(
     report.must("no way gives wrong answers", not wrong, "; ".join(wrong))
     best_s = floor_s = 0.0
     for one in choices:
-        assert one.shape is not None and one.chosen is not None
+        assert one.shape is not None
+        assert one.chosen is not None
         floor = floor_of(one.shape, one.images, copy_tb_s, product_tflop_s)
         best = one.chosen.seconds or 0.0
         best_s, floor_s = best_s + one.times * best, floor_s + one.times * floor
