@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(paragraph(result), flush=True)
             results.append(result)
     if asked.table is not None:
+        asked.table.parent.mkdir(parents=True, exist_ok=True)
         asked.table.write_text(markdown(_machine(asked.out), results))
     failed = [result.step for result in results if result.verdict == "FAIL"]
     print(f"FAIL: {', '.join(failed)}" if failed else f"PASS, {time.time() - began:.0f} s in all")

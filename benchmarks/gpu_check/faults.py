@@ -188,19 +188,17 @@ def _runs_uncompiled() -> None:
     handler = logging.Handler()
     handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("resnext").addHandler(handler)
-    classifier = load_classifier(BUNDLED, engine="compiled", batch_images=4)
+    classifier = load_classifier(BUNDLED, engine="compiled", batch_images=1)
     classifier.warm_up()
     assert classifier.engine == "eager", "it was compiled"
     assert sum("runs uncompiled" in line for line in told) == 1, told
-    assert np.isfinite(classifier.classify(_small(3)).scores).all()
+    assert np.isfinite(classifier.classify(_small(1)).scores).all()
     print(told[0])
 
 
 def undumpable(_: Path, folder: Path) -> None:
-    """As in a container: no root, and /proc/self belongs to root since nobody else may read it.
-
-    Only here does CUDA start afterwards; a worker has to do it in this order, since its loaders
-    must not read its memory at any time.
+    """As a worker in a container starts: without root, and with a /proc/self that is root's, so
+    that neither it nor another process of its user reads its memory there; CUDA comes after that.
     """
     if os.geteuid() == 0:
         for needed in (torch.__file__, np.__file__, os.__file__, __file__):
@@ -214,10 +212,10 @@ def undumpable(_: Path, folder: Path) -> None:
     assert libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0
     missing = missing_for_compiling("cuda" if torch.cuda.is_available() else "cpu")
     for engine in ("eager", *(() if missing else ("compiled",))):
-        classifier = load_classifier(BUNDLED, engine=engine, batch_images=4)
+        classifier = load_classifier(BUNDLED, engine=engine, batch_images=1)
         classifier.warm_up()
         assert classifier.engine == engine, f"{engine} became {classifier.engine}"
-        assert np.isfinite(classifier.classify(_small(3)).scores).all()
+        assert np.isfinite(classifier.classify(_small(1)).scores).all()
     print(f"not compiled: {'; '.join(missing)}" if missing else "eager and compiled")
 
 

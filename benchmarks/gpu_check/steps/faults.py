@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,6 +57,7 @@ def try_(fault: Fault, given: Given, report: Report) -> None:
     with tempfile.TemporaryDirectory(dir=given.scratch) as folder:
         Path(folder).chmod(0o777)  # one of them is another user
         caches = {CACHE: f"{folder}/inductor", TRITON_CACHE: f"{folder}/triton"}
+        began = time.monotonic()
         try:
             done = subprocess.run(
                 [sys.executable, "-m", fault.program, fault.name, str(given.scratch), folder],
@@ -70,7 +72,8 @@ def try_(fault: Fault, given: Given, report: Report) -> None:
             report.must(fault.what, met=False, text=f"did not end within {error.timeout:.0f} s")
             return
     said = f"{done.stdout}\n{done.stderr}"
-    print(f"--- {fault.name}: {done.returncode}\n{said}", flush=True)
+    took_s = time.monotonic() - began
+    print(f"--- {fault.name}: {done.returncode} in {took_s:.0f} s\n{said}", flush=True)
     if done.returncode == SKIPPED:
         report.skip(fault.what, last_line(done.stdout))
         return
