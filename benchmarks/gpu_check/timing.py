@@ -38,7 +38,7 @@ class Replaying:
     _events: deque[Any] = field(default_factory=deque)
 
     def go(self) -> None:
-        with torch.cuda.stream(self.stream):
+        with torch.inference_mode(), torch.cuda.stream(self.stream):
             self.graph.replay()
         event = torch.cuda.Event(blocking=True)
         event.record(self.stream)

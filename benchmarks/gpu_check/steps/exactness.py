@@ -36,7 +36,8 @@ def check(given: Given, report: Report) -> None:
             given.scratch, engine="eager", precision=precision, batch_images=batch
         )
         if precision == "fp32":  # to plan all sizes a second time takes long
-            classifier._buckets = classifier._buckets[:: len(classifier._buckets) // 2]
+            sizes = classifier._buckets
+            classifier._buckets = [sizes[0], sizes[len(sizes) // 2], sizes[-1]]
         compare(classifier, pixels, expected, report)
         is_half = classifier.precision == "fp16"
         del classifier  # before the next one takes memory

@@ -115,7 +115,7 @@ def _hold_up(classifier: Classifier, batch: int) -> None:
 
 def _compare_lanes(classifier: Classifier, tried: Tried, report: Report) -> None:
     """Graph against the module as it is, and one lane against the other."""
-    images = tried.pictures
+    images = tried.pictures[: classifier.batch_images]
     logits = classifier.logits(images)
     with torch.inference_mode():
         plain = classifier._forward(torch.from_numpy(images).cuda()).cpu().numpy()

@@ -7,26 +7,14 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-from benchmarks.gpu_check import devices, registry
+from benchmarks.gpu_check import registry
 from benchmarks.gpu_check.__main__ import main
-from benchmarks.gpu_check.devices import DOUBLE_BATCH, Tried
-from benchmarks.gpu_check.report import Finding, Report, read_findings
+from benchmarks.gpu_check.report import Finding
 from benchmarks.gpu_check.runner import DEADLINE, Result, run_steps
-from benchmarks.gpu_check.step import FINDINGS, Given, Step
-from benchmarks.gpu_check.steps import exactness, faults, lanes
-from benchmarks.gpu_check.steps.faults import Fault
+from benchmarks.gpu_check.step import Step
 from benchmarks.gpu_check.table import WIDTH, markdown, paragraph
-from resnext.classifier import Classifier, _top, load_classifier
-from resnext.load import load_network
-from resnext.run.cuda_runner import CudaRunner
-from resnext.spec.catalogue import BUNDLED, find_spec
-from resnext.weights.random import normalise
-from tests.doubles import cuda as double
-from tests.doubles.cuda import Cuda, make_classifier, pictures
 
 GPU = True
 
@@ -156,148 +144,3 @@ def test_a_table_holds_what_was_found() -> None:
     told = "FAIL speed 11,000 (mark ≥ 12,000); kernel conv"
     assert paragraph(result) == f"FAIL  a, 3 s: {told}|relu"
     assert f"| a | FAIL | 3 | {told}\\|relu |" in markdown("A machine", [result])
-
-
-# Exactness
-
-
-@pytest.fixture
-def report(tmp_path) -> Report:
-    return Report(tmp_path / FINDINGS, "tried")
-
-
-def found_in(folder: Path) -> dict[str, str]:
-    return verdicts(read_findings(folder / FINDINGS, "tried"))
-
-
-def reference(pixels: np.ndarray) -> np.ndarray:
-    """(N, 32, 32, 3) uint8 → (N, 10) float64, by the network as it was trained."""
-    spec = find_spec(BUNDLED)
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).double() / 255
-    network = load_network(spec).network.double()
-    with torch.inference_mode():
-        logits: np.ndarray = network(normalise(images, spec.preprocessing)).numpy()
-    return logits
-
-
-@pytest.fixture(scope="module")
-def seen() -> tuple[np.ndarray, np.ndarray]:
-    """Pictures and their logits."""
-    pixels = np.random.default_rng(0).integers(256, size=(3, 32, 32, 3), dtype=np.uint8)
-    return pixels, reference(pixels)
-
-
-def make(precision: Any = "fp32") -> Classifier:
-    return load_classifier(BUNDLED, device="cpu", precision=precision, batch_images=4)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "amp"])
-def test_the_network_is_exact(report, seen, tmp_path, precision) -> None:
-    exactness.compare(make(precision), *seen, report)
-    assert "FAIL" not in found_in(tmp_path).values()
-
-
-@pytest.mark.parametrize("planted_error", [0.01, float("nan")])
-def test_a_wrong_logit_fails(report, seen, tmp_path, planted_error) -> None:
-    """One of ten, of the last picture of the largest batch alone."""
-    classifier = make()
-    forward = classifier._forward
-
-    def wrong(pixels: torch.Tensor) -> torch.Tensor:
-        logits = forward(pixels)
-        if len(pixels) == 4:
-            logits[3, 7] += planted_error * logits.abs().max()
-        return logits
-
-    classifier._forward = wrong
-    classifier._runner = classifier._make_runner(_top)
-    exactness.compare(classifier, *seen, report)
-    found = found_in(tmp_path)
-    assert found["fp32 error of the largest logit"] == found["fp32 relative L2"] == "FAIL"
-
-
-def test_another_class_fails(report, seen, tmp_path) -> None:
-    pixels, logits = seen
-    others = np.roll(logits, 1, axis=1)
-    exactness.compare(make(), pixels, others, report)
-    assert found_in(tmp_path)["fp32 changed classes"] == "FAIL"
-
-
-def test_a_picture_that_spoils_its_neighbours_fails(report, seen, tmp_path) -> None:
-    pixels, _ = seen
-    classifier = make()
-    forward = classifier._forward
-    classifier._forward = lambda images: forward(images) * torch.inf
-    classifier._runner = classifier._make_runner(_top)
-    exactness.overflow(classifier, np.concatenate([pixels, pixels]), report)
-    assert list(found_in(tmp_path).values()) == ["FAIL"]
-
-
-# Lanes
-
-
-@pytest.fixture
-def tried(monkeypatch) -> Tried:
-    """The double, as the step itself takes it."""
-    gpu = Cuda()
-    gpu.install(monkeypatch.setattr)
-    made = Tried(
-        make=lambda: make_classifier(gpu, DOUBLE_BATCH), pictures=pictures(*range(64)), double=gpu
-    )
-    monkeypatch.setattr(devices, "find", lambda _: made)
-    return made
-
-
-def check_lanes(folder: Path) -> dict[str, str]:
-    given = Given(out=folder, scratch=folder, ends_at=time.time() + 60)
-    lanes.check(given, Report(folder / FINDINGS, "tried"))
-    return found_in(folder)
-
-
-def test_lanes_that_are_right_pass(tried, tmp_path) -> None:
-    found = check_lanes(tmp_path)
-    assert "FAIL" not in found.values()
-    assert found["speed"] == "SKIP"
-
-
-def test_a_capture_after_the_warm_up_fails(tried, tmp_path, monkeypatch) -> None:
-    """The warm-up meets one lane alone."""
-    monkeypatch.setattr(CudaRunner, "lanes", 1)
-    found = check_lanes(tmp_path)
-    assert found["graphs in each lane"] == found["captures after the warm-up"] == "FAIL"
-
-
-def test_a_batch_that_is_computed_before_its_pictures_are_there_fails(
-    tried, tmp_path, monkeypatch
-) -> None:
-    monkeypatch.setattr(double.Stream, "wait_event", lambda *_: None)
-    assert check_lanes(tmp_path)["wrong answers"] == "FAIL"
-
-
-# Faults
-
-
-def try_(folder: Path, fault: Fault) -> Finding:
-    given = Given(out=folder, scratch=folder, ends_at=time.time() + 60)
-    faults.try_(fault, given, Report(folder / FINDINGS, "tried"))
-    (found,) = read_findings(folder / FINDINGS, "tried")
-    return found
-
-
-PROGRAM = "tests.doubles.gpu_steps"
-
-
-@pytest.mark.parametrize(
-    ("fault", "expected"),
-    [
-        (Fault(name="ends", what="", status=1, says="broken:", program=PROGRAM), "PASS"),
-        (Fault(name="ends", what="", status=1, says="DeviceBroken", program=PROGRAM), "FAIL"),
-        (Fault(name="ends", what="", status=0, program=PROGRAM), "FAIL"),
-        (Fault(name="aborts", what="", status=1, program=PROGRAM), "FAIL"),
-        (Fault(name="hangs", what="", status=1, within_s=2.0, program=PROGRAM), "FAIL"),
-        (Fault(name="skips", what="", status=1, program=PROGRAM), "SKIP"),
-    ],
-    ids=["as it should", "says nothing", "status", "signal", "hangs", "skipped"],
-)
-def test_a_fault_must_end_as_it_should(tmp_path, fault, expected) -> None:
-    assert try_(tmp_path, fault).verdict == expected
