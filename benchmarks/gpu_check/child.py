@@ -7,10 +7,11 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from benchmarks.gpu_check.report import NotHereError, Report
-from benchmarks.gpu_check.step import FINDINGS, Check, Given
+from benchmarks.gpu_check.step import FINDINGS, Check, Given, die_with_parent
 
 
 def main() -> None:
+    die_with_parent()
     parser = argparse.ArgumentParser()
     parser.add_argument("step")
     parser.add_argument("check")

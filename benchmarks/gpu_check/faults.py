@@ -20,14 +20,17 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+import resnext.classifier
 from benchmarks.gpu_check import devices
 from benchmarks.gpu_check.devices import Tried, wrong
+from benchmarks.gpu_check.step import die_with_parent
 from benchmarks.gpu_check.steps.faults import SKIPPED
 from resnext import Classifier, load_classifier
 from resnext.errors import DeviceBroken
 from resnext.run.compiler import CACHE, TRITON_CACHE, missing_for_compiling
 from resnext.run.watchdog import Watchdog
 from resnext.spec.catalogue import BUNDLED
+from tests.doubles.cuda import make_classifier
 
 NOBODY: Final = 65534
 _PR_SET_DUMPABLE: Final = 4
@@ -43,6 +46,7 @@ class SkippedError(Exception):
 
 
 def main() -> None:
+    die_with_parent()
     name, scratch, folder = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     try:
         _FAULTS[name](scratch, folder)
@@ -154,12 +158,32 @@ def _end(busy_s: float) -> None:
     os._exit(1)
 
 
-def compiler(_: Path, __: Path) -> None:
-    _runs_uncompiled()
+def compiler(scratch: Path, _: Path) -> None:
+    if torch.cuda.is_available():
+        _runs_uncompiled(lambda: load_classifier(BUNDLED, engine="compiled", batch_images=4))
+        return
+    double = devices.find(scratch).double
+    assert double is not None
+    for name, stand_in in {
+        "compile_module": _find_no_compiler,
+        "PixelsToLogits": torch.nn.Module,  # as what is compiled on the double
+        "choose_layers": lambda module, *_, **__: module,
+    }.items():
+        setattr(resnext.classifier, name, stand_in)
+    _runs_uncompiled(lambda: make_classifier(double, 4, engine="compiled"))
+
+
+def _find_no_compiler(*_: object) -> Callable[[Any], Any]:
+    def compiled(_: Any) -> Any:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable")
+
+    return compiled
 
 
 def noexec(_: Path, folder: Path) -> None:
     """On a mount that this machine has anyway, such as /dev/shm in a container."""
+    if not torch.cuda.is_available():
+        raise SkippedError("it is a GPU's compiler that loads what it has made")
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     found = [
         Path(path)
@@ -175,24 +199,24 @@ def noexec(_: Path, folder: Path) -> None:
         try:
             os.environ[CACHE] = os.environ[TRITON_CACHE] = str(caches)
             assert missing_for_compiling("cuda"), f"{path} is noexec, and nothing says so"
-            _runs_uncompiled()
+            _runs_uncompiled(lambda: load_classifier(BUNDLED, engine="compiled", batch_images=4))
         finally:
             shutil.rmtree(caches, ignore_errors=True)
         return
     raise SkippedError("no folder here is mounted noexec and can be written to")
 
 
-def _runs_uncompiled() -> None:
+def _runs_uncompiled(make: Callable[[], Classifier]) -> None:
     """The log says so once, and each size is classified."""
     told: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("resnext").addHandler(handler)
-    classifier = load_classifier(BUNDLED, engine="compiled", batch_images=1)
-    classifier.warm_up()
-    assert classifier.engine == "eager", "it was compiled"
+    made = make()
+    made.warm_up()
+    assert made.engine == "eager", "it was compiled"
     assert sum("runs uncompiled" in line for line in told) == 1, told
-    assert np.isfinite(classifier.classify(_small(1)).scores).all()
+    assert np.isfinite(made.classify(_noise(made, 3)).scores).all()
     print(told[0])
 
 
@@ -210,13 +234,15 @@ def undumpable(_: Path, folder: Path) -> None:
     os.environ["HOME"] = str(folder)
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0
-    missing = missing_for_compiling("cuda" if torch.cuda.is_available() else "cpu")
-    for engine in ("eager", *(() if missing else ("compiled",))):
-        classifier = load_classifier(BUNDLED, engine=engine, batch_images=1)
-        classifier.warm_up()
-        assert classifier.engine == engine, f"{engine} became {classifier.engine}"
-        assert np.isfinite(classifier.classify(_small(1)).scores).all()
-    print(f"not compiled: {'; '.join(missing)}" if missing else "eager and compiled")
+    engines = ["eager"]
+    if torch.cuda.is_available() and not missing_for_compiling("cuda"):
+        engines.append("compiled")
+    for engine in engines:
+        made = load_classifier(BUNDLED, engine=engine, batch_images=1)  # type: ignore[arg-type]
+        made.warm_up()
+        assert made.engine == engine, f"{engine} became {made.engine}"
+        assert np.isfinite(made.classify(_noise(made, 1)).scores).all()
+    print(" and ".join(engines))
 
 
 def _is_open_to_all(path: Path) -> bool:
@@ -224,8 +250,9 @@ def _is_open_to_all(path: Path) -> bool:
     return above and bool(path.stat().st_mode & 0o004)
 
 
-def _small(number: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(256, size=(number, 32, 32, 3), dtype=np.uint8)
+def _noise(made: Classifier, number: int) -> np.ndarray:
+    crop = made.spec.preprocessing.crop
+    return np.random.default_rng(0).integers(256, size=(number, crop, crop, 3), dtype=np.uint8)
 
 
 def _lanes(classifier: Classifier) -> list[Any]:

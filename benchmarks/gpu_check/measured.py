@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.gpu_check.step import Given
+from benchmarks.gpu_check.step import Given, die_with_parent
 from resnext.run.compiler import CACHE, TRITON_CACHE
 
 _RIVAL: Final = "rival"
@@ -73,6 +73,7 @@ def measure(name: str, size: int, given: Given) -> Measured:
 
 
 def main() -> None:
+    die_with_parent()
     name, size, scratch = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 
     from benchmarks.gpu_check import network, timing

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from pathlib import Path
 from benchmarks.gpu_check.report import Report, read_findings
 
 FINDINGS = "gpu-check.jsonl"
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,3 +55,8 @@ class Given:
 
 
 Check = Callable[[Given, Report], None]
+
+
+def die_with_parent() -> None:
+    """Has the kernel end this process when the one that started it ends, however that comes."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
-WITHIN_S = 280
+WITHIN_S = 800
 # Python imports it in every process, the steps' own included.
 NOT_INSTALLED = """
 import sys
@@ -27,12 +29,14 @@ sys.meta_path.insert(0, NotInstalled())
 """
 
 
+@pytest.mark.timeout(900)
 def test_what_needs_no_gpu_passes_without_broker_database_and_loaders(tmp_path) -> None:
     (tmp_path / "sitecustomize.py").write_text(NOT_INSTALLED)
     steps = ["environment", "lanes", "faults", "layers", "profile", "speed", "nvjpeg", "compile",
              "rival", "path"]  # fmt: skip
+    options = ["--out", str(tmp_path), "--deadline", str(WITHIN_S)]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu_check", "--out", str(tmp_path), "--steps", *steps],
+        [sys.executable, "-m", "benchmarks.gpu_check", *options, "--steps", *steps],
         env=os.environ
         | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "CUDA_VISIBLE_DEVICES": ""},
         cwd=ROOT,
