@@ -39,8 +39,8 @@ if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before t
 
 log = logging.getLogger(__name__)
 
-HUNG_AFTER_S: Final = 300.0
-"""More than in a worker: nothing is warmed up here, so a first batch also plans and captures."""
+HUNG_AFTER_S: Final = 600.0
+"""More than in a worker: nothing is warmed up here, so a first batch also measures its layers."""
 
 
 @dataclass(frozen=True)
