@@ -20,6 +20,8 @@ MINUTES ?= 30
 WIRE_SECONDS ?= 60
 # Rows of `make bench-pipeline`; empty: all of them.
 ROWS ?=
+# Steps of `make gpu-check`, by name or number; empty: all of them.
+STEPS ?=
 # Rows of `make chaos`, by the names in tests/chaos/rows.py; empty: all of them.
 FAULTS ?=
 
@@ -80,6 +82,10 @@ bench-model: $(PEERS) ## the network beside what else could run it; PHOTOGRAPHS=
 .PHONY: bench-pipeline
 bench-pipeline: setup ## the worker between network and device, beside its peers; PHOTOGRAPHS=photos.tar [ROWS="busy cpu"]
 	@$(BIN)/python $(PIPELINE_BENCHMARK) $(if $(PHOTOGRAPHS),"$(PHOTOGRAPHS)") $(if $(ROWS),--row $(ROWS))
+
+.PHONY: gpu-check
+gpu-check: setup ## check the GPU path, in 460 s; without a GPU on a double of one [STEPS="0-7"]
+	@$(BIN)/python -m benchmarks.gpu_check --table build/gpu-check.md $(if $(STEPS),--steps $(STEPS))
 
 .PHONY: chaos
 chaos: setup ## cause every fault, again and again, on both databases; some 40 minutes [FAULTS="kill-worker steal"]

@@ -1,4 +1,4 @@
-"""Files that a download writes in the cache: opened without being led elsewhere.
+"""Files that are written in the cache, such as downloads and locks: opened without being led away.
 
 A cache may lie where others can write, such as /tmp. A link that somebody else puts there in the
 place of a file would have a download write over what it points to.
@@ -23,13 +23,22 @@ def open_own(path: Path) -> BufferedRandom:
     Raises:
         OSError: it is a link or no file, another user's, or cannot be opened.
     """
-    descriptor = _open(path, os.O_RDWR | os.O_CREAT)
+    return os.fdopen(open_own_descriptor(path), "r+b")
+
+
+def open_own_descriptor(path: Path, mode: int = 0o666) -> int:
+    """The same; `mode` is that of a file that is made, less the umask.
+
+    Raises:
+        OSError: the same.
+    """
+    descriptor = open_unfollowed(path, os.O_RDWR | os.O_CREAT, mode)
     try:
         _check(path, os.fstat(descriptor))
     except OSError:
         os.close(descriptor)
         raise
-    return os.fdopen(descriptor, "r+b")
+    return descriptor
 
 
 def read_text(path: Path) -> str:
@@ -39,7 +48,7 @@ def read_text(path: Path) -> str:
         OSError: it is a link or no file, or cannot be read.
     """
     try:
-        descriptor = _open(path, os.O_RDONLY)
+        descriptor = open_unfollowed(path, os.O_RDONLY)
     except FileNotFoundError:
         return ""
     with os.fdopen(descriptor, "rb") as file:
@@ -47,9 +56,14 @@ def read_text(path: Path) -> str:
         return file.read().decode(errors="replace")
 
 
-def _open(path: Path, flags: int) -> int:
+def open_unfollowed(path: Path, flags: int, mode: int = 0o666) -> int:
+    """A descriptor of what is at the path itself.
+
+    Raises:
+        OSError: it is a link, or cannot be opened.
+    """
     try:
-        return os.open(path, flags | _FLAGS, mode=0o666)
+        return os.open(path, flags | _FLAGS, mode=mode)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise _refused(path, "is a link, which is not followed") from error

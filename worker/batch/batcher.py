@@ -20,8 +20,8 @@ from contract.failure import Failure
 from resnext.errors import DeviceBroken
 from resnext.picture.resample import Pixels
 from resnext.predictions import Predictions, best_of_each
+from resnext.run.watchdog import HUNG_AFTER_S, Watchdog
 from worker.batch.batch import Arrived, Batch
-from worker.batch.watchdog import HUNG_AFTER_S, Watchdog
 from worker.chunk.outcome import Outcome, Prediction
 from worker.chunk.run import ChunkRun, ClassifierFault
 from worker.metrics.stages import Metrics

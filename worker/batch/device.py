@@ -18,6 +18,7 @@ from typing import Final
 
 from resnext.errors import DeviceError
 from resnext.run.nvidia import VISIBLE, Gpu, list_gpus
+from resnext.weights.own_file import open_own_descriptor
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def hold_first_free(gpus: Sequence[Gpu], folder: Path) -> int:
     ends. Where each has one, the first that can be shared is.
 
     Raises:
-        DeviceError: none can be.
+        DeviceError: none can be, or a lock cannot be opened.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for place, gpu in enumerate(gpus):
@@ -82,7 +83,17 @@ def hold_first_free(gpus: Sequence[Gpu], folder: Path) -> int:
 
 
 def _hold(path: Path) -> bool:
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode=0o600)
+    """
+    Raises:
+        DeviceError: another user may have made what is there.
+    """
+    try:
+        lock = open_own_descriptor(path, mode=0o600)  # for others could hold it as well
+    except OSError as error:
+        raise DeviceError(
+            f"The lock {path}, which says that a GPU has a worker, cannot be opened: "
+            f"{error.strerror or error}."
+        ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

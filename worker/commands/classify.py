@@ -7,11 +7,14 @@ ahead of the classifier (`worker.commands.classify_input`); only the batches are
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -22,6 +25,7 @@ from contract.models import title_of
 from contract.record import Record, classified, failed, make_record
 from contract.settings import BATCH_IMAGES, Settings
 from resnext.predictions import best_of_each
+from resnext.run.watchdog import Busy, Watchdog
 from worker.batch.model import find_model, load_classifier
 from worker.chunk.outcome import Provenance
 from worker.commands.classify_input import ROOM, Entry, Feed, Image
@@ -32,6 +36,11 @@ from worker.pool.pool import LoaderPool, LoadFailed
 
 if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
     from resnext.classifier import Classifier
+
+log = logging.getLogger(__name__)
+
+HUNG_AFTER_S: Final = 600.0
+"""More than in a worker: nothing is warmed up here, so a first batch also measures its layers."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +105,44 @@ def classify(
         tell(f"licence of {title}: {classifier.licence}")
         max_wait_s = settings.max_batch_wait_ms / 1000
         how: Record = {"precision": classifier.precision, "orientation": settings.orientation}
-        for settled in in_order(settle(feed, classifier, max_wait_s=max_wait_s)):
-            yield _record(settled, title, how)
-            feed.make_room()
+        with _ending_if_it_hangs(classifier) as busy:
+            for settled in in_order(settle(feed, classifier, busy, max_wait_s=max_wait_s)):
+                yield _record(settled, title, how)
+                feed.make_room()
     finally:
         loaders.close()
         feed.close()
 
 
-def settle(feed: Feed, classifier: Classifier, *, max_wait_s: float) -> Iterator[Settled]:
-    """Batch by batch, in the order in which images come.
+@contextmanager
+def _ending_if_it_hangs(classifier: Classifier) -> Iterator[Busy]:
+    """To be entered for each batch. A device that hangs does not let go of the thread that waits
+    for it, so another one ends this process; the loaders end with it.
+    """
+    busy = Busy()
+    watchdog = Watchdog(busy.seconds, _end, hung_after_s=HUNG_AFTER_S)
+    if classifier.device != "cpu":  # where a batch takes as long as it takes
+        watchdog.start()
+    try:
+        yield busy
+    finally:
+        watchdog.close()
+
+
+def _end(busy_s: float) -> None:
+    """In the watchdog's thread. Each line was flushed when it was printed."""
+    log.error(
+        "The device hangs: it has had a batch for %.0f s. Look at it with nvidia-smi, and start "
+        "this again once it works.",
+        busy_s,
+    )
+    os._exit(UnavailableError.exit_code)
+
+
+def settle(
+    feed: Feed, classifier: Classifier, busy: Busy, *, max_wait_s: float
+) -> Iterator[Settled]:
+    """Batch by batch, in the order in which images come; `busy` sees each.
 
     Raises:
         UnavailableError: the classifier failed.
@@ -126,7 +163,8 @@ def settle(feed: Feed, classifier: Classifier, *, max_wait_s: float) -> Iterator
                 load.release()
                 batch.append((image, load.provenance))
         if batch:
-            answers = _answers(classifier, pixels[: len(batch)])
+            with busy:
+                answers = list(_answers(classifier, pixels[: len(batch)]))
             for (image, provenance), answer in zip(batch, answers, strict=True):
                 yield Settled(image, answer, provenance)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from contract.models import title_of
 from contract.settings import BATCH_IMAGES, Settings
+from resnext.run.compiler import keep_compiled_in
 from worker.batch.download_progress import DownloadProgress
 from worker.batch.model import find_model, telling_people
 
@@ -32,6 +33,7 @@ def run_export(
         UsageError: there is no such model or device, or a model is there already.
     """
     find_model(settings)  # before torch, which takes seconds
+    keep_compiled_in(settings.cache)  # `pt2` compiles
     from resnext.export.write import export_model  # noqa: PLC0415  (loads torch)
 
     with telling_people(), DownloadProgress() as progress:

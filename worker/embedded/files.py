@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from resnext.weights.own_file import open_unfollowed
+
 RETRY_S: Final = 0.05
 
 
@@ -19,8 +21,9 @@ def locked(path: Path, *, within_s: float = 0.0) -> Iterator[int]:
 
     Raises:
         TimeoutError: somebody else holds it.
+        OSError: it is a link, or cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, mode=0o600)
+    descriptor = open_unfollowed(path, os.O_RDWR | os.O_CREAT, mode=0o600)
     try:
         _lock(descriptor, path, time.monotonic() + within_s)
         yield descriptor

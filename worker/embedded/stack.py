@@ -75,7 +75,7 @@ def alone_in(settings: Settings) -> Iterator[None]:
             ) from error
         except OSError as error:
             raise UnavailableError(
-                f"{PREFIX}HOME is {settings.home}, which cannot be used: {error.strerror}."
+                f"{PREFIX}HOME is {settings.home}, which cannot be used: {error.strerror or error}."
             ) from error
         pid_file.write_text(f"{os.getpid()}\n")
         yield

@@ -160,3 +160,20 @@ def test_a_machine_without_a_gpu_is_left_as_it_is(tmp_path, monkeypatch) -> None
     monkeypatch.setattr(nvml, "LIBRARY", "there-is-none.so")
     monkeypatch.setattr(nvidia, "_DEVICES", tmp_path)
     assert choose_device("auto", tmp_path / "cache") == Device("auto")
+
+
+@pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to])
+def test_a_lock_that_is_a_link_is_refused_and_names_what_to_do(tmp_path, make) -> None:
+    target = tmp_path / "of somebody else"
+    target.touch()
+    (tmp_path / "gpus").mkdir()
+    link = tmp_path / "gpus" / "GPU-a.lock"
+    make(link, target)
+    with pytest.raises(DeviceError, match=rf"{link}.* is a link.*remove it"):
+        hold_first_free([gpu("GPU-a")], tmp_path / "gpus")
+
+
+def test_a_lock_is_for_its_owner_alone(tmp_path) -> None:
+    """Who can open it can hold it, and the GPU would have a worker for ever."""
+    assert hold_first_free([gpu("GPU-a")], tmp_path) == 0
+    assert (tmp_path / "GPU-a.lock").stat().st_mode & 0o777 == 0o600

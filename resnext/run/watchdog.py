@@ -1,12 +1,14 @@
-"""Sees to it that a device which hangs does not hang its worker for ever.
+"""Sees to it that a device which hangs does not hang its process for ever.
 
-The batcher's thread waits for the device without a limit, while heartbeats go on: no other worker
-would take over what this one has. So a thread of its own looks at how long the batch takes.
+Who waits for a device waits without a limit. In a worker heartbeats go on meanwhile: no other
+worker would take over what this one has. So a thread of its own looks at how long a batch takes.
+`worker.batch.batcher` and `resnextq classify` have one.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -50,3 +52,21 @@ class Watchdog:
             if busy_s > self._hung_after_s:
                 self._when_hung(busy_s)
                 return
+
+
+class Busy:
+    """Says how long the work below its `with` has taken, to a watchdog of another thread."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def __enter__(self) -> None:
+        self._since = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._since = None
+
+    def seconds(self) -> float:
+        """0 where nothing is being done."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since

@@ -1,0 +1,111 @@
+"""The network that the steps run, its weights, pictures for it, and what it should answer.
+
+Weights are drawn once for all steps of a check. The answers come from torchvision's own network, in
+float64 on the CPU.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.model.contenders import MODEL, normal, torchvision_network
+from resnext import Classifier, load_classifier
+from resnext.network import build_network
+from resnext.picture.preprocess import resize_and_crop, to_rgb
+from resnext.spec.catalogue import find_spec
+from resnext.weights.random import draw_weights, synthetic_pictures
+
+_PICTURES: Final = Path(__file__).parents[2] / "demo" / "pictures"
+_NAMES: Final = (
+    "astronaut", "chelsea", "clock", "coffee", "coins", "coffee-rotated", "hubble", "rocket",
+)  # fmt: skip
+
+DIFFERENT: Final = 12
+"""Pictures in a batch; they come again."""
+# Times which the stem gives 105,000 for the photographs that are sent, and no layer more than
+# 43,000 for a plain picture; fp16 ends at 65,504.
+_OVERFLOWING: Final = 12_000
+
+
+def weights_in(scratch: Path) -> Path:
+    """Of torchvision's names, as `random` draws them; the first step that asks writes the file."""
+    path = scratch / "weights.pth"
+    if not path.exists():
+        spec = find_spec(MODEL)
+        network = build_network(spec)
+        draw_weights(network, spec)
+        aside = path.with_suffix(".part")
+        torch.save(network.state_dict(), aside)
+        aside.rename(path)
+    return path
+
+
+def overflowing_weights_in(scratch: Path) -> Path:
+    """The same, but for a stem whose output is beyond fp16 where a picture has contrast, and far
+    below its limit where it has none.
+    """
+    path = scratch / "overflowing.pth"
+    tensors = torch.load(weights_in(scratch), weights_only=True)
+    for name in ("bn1.weight", "bn1.bias"):
+        tensors[name] *= _OVERFLOWING
+    torch.save(tensors, path)
+    return path
+
+
+def load(scratch: Path, **options: Any) -> Classifier:
+    """What it measures is kept for the steps that come."""
+    return load_classifier(MODEL, str(weights_in(scratch)), cache=scratch / "cache", **options)
+
+
+def load_for(scratch: Path, size: int, **options: Any) -> Classifier:
+    """Warmed up for batches of this size alone; a worker's smaller ones take time as well."""
+    classifier = load(scratch, batch_images=size, **options)
+    classifier._buckets = [size]
+    classifier.warm_up()
+    return classifier
+
+
+def photograph_files() -> list[Path]:
+    return [_PICTURES / f"{name}.jpg" for name in _NAMES]
+
+
+def photographs() -> np.ndarray:
+    """(8, 224, 224, 3) uint8."""
+    preprocessing = find_spec(MODEL).preprocessing
+    return np.stack(
+        [resize_and_crop(to_rgb(Image.open(file)), preprocessing) for file in photograph_files()]
+    )
+
+
+def noise(number: int) -> np.ndarray:
+    """(number, 224, 224, 3) uint8: coloured noise of many sizes; the number is even."""
+    preprocessing = find_spec(MODEL).preprocessing
+    made = synthetic_pictures(number, preprocessing, torch.Generator().manual_seed(1))
+    mean, std = (torch.tensor(c).view(3, 1, 1) for c in (preprocessing.mean, preprocessing.std))
+    pixels = ((made * std + mean) * 255).round().byte()
+    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def batch_of(size: int) -> np.ndarray:
+    """(size, 224, 224, 3) uint8: photographs and noise, in turn from a few."""
+    return repeated(np.concatenate([photographs(), noise(DIFFERENT - len(_NAMES))]), size)
+
+
+def reference_logits(scratch: Path, pixels: np.ndarray) -> np.ndarray:
+    """(N, 224, 224, 3) uint8 → (N, 1000) float64."""
+    weights_in(scratch)
+    network = torchvision_network(scratch).double()
+    with torch.inference_mode():
+        logits: np.ndarray = network(normal(pixels).double()).numpy()
+    return logits
+
+
+def repeated(rows: np.ndarray, number: int) -> np.ndarray:
+    """The rows again and again, `number` of them."""
+    made: np.ndarray = rows[np.arange(number) % len(rows)]
+    return made
