@@ -123,7 +123,8 @@ class Settings(BaseSettings):
     `cuda:N`."""
     engine: Literal["auto", "eager", "compiled", "openvino"] = "auto"
     """`compiled` by torch.compile, which needs a C compiler; `openvino`, an extra, on a CPU;
-    `auto`: compiled on CUDA where that is possible, else eager."""
+    `auto`: compiled on CUDA where that is possible, openvino on a CPU where it is installed, else
+    eager."""
     torch_threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads that the network computes with; by default one for each core, on CUDA one."""
 

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from resnext.errors import DeviceBroken
+from resnext.errors import DeviceBroken, EngineError
 from resnext.load import load_network
 from resnext.network import ResNeXt
 from resnext.picture.decode import DecodeError, DecodeLimits, as_decode_error, decode
@@ -265,7 +265,7 @@ class Classifier:
         )
         torch._dynamo.reset()  # noqa: SLF001  (the public way to drop what was compiled)
         assert isinstance(self._module, PixelsToLogits)  # noqa: S101  (what was to be compiled)
-        fuse(self._module, self._device)
+        fuse(self._module, self._device, self.spec.preprocessing.crop)
         self._use("eager")
 
     def _halve(self) -> None:
@@ -376,9 +376,17 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
         why = "; ".join(why_not_compiled(found))
         logger.warning("The network is not compiled, which would make it faster: %s.", why)
     torch.set_num_threads(threads or _threads(found, cores))
+    try:
+        module = _make_module(loaded.network, spec, found, computed, chosen)
+    except EngineError as error:
+        if engine != "auto":
+            raise
+        logger.warning("The network runs eagerly, which is slower: %s", error)
+        chosen = "eager"
+        module = _make_module(loaded.network, spec, found, computed, chosen)
     return Classifier(
         spec,
-        _make_module(loaded.network, spec, found, computed, chosen),
+        module,
         weights=loaded.weights,
         weights_sha256=loaded.sha256,
         licence=loaded.licence,
@@ -399,7 +407,7 @@ def _make_module(
         return convert(module, spec.preprocessing.crop, precision, torch.get_num_threads())
     module = prepare(network, spec.preprocessing, device, precision)
     if engine == "eager":
-        fuse(module, device)
+        fuse(module, device, spec.preprocessing.crop)
     return module
 
 

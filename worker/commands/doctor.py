@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:  # torch takes seconds to load
 OLDEST_PILLOW: Final = 13
 # Torch takes long to load where the machine has much else to do, and weights long to read.
 PATIENCE_S: Final = 120.0
+_GET_OPENVINO: Final = "pip install 'resnext-queue[openvino]'"
 
 
 def check_model(settings: Settings) -> Iterator[Check]:
@@ -155,7 +155,11 @@ def _precision(settings: Settings, device: torch.device) -> Check:
 
 
 def _engine(settings: Settings, device: torch.device) -> Check:
-    from resnext.run.engine import choose_engine, why_not_compiled  # noqa: PLC0415  (loads torch)
+    from resnext.run.engine import (  # noqa: PLC0415  (loads torch)
+        choose_engine,
+        is_openvino_there,
+        why_not_compiled,
+    )
 
     keep_compiled_in(settings.cache)
     with telling_people():
@@ -170,9 +174,11 @@ def _engine(settings: Settings, device: torch.device) -> Check:
         advice = f"Compiled it would be faster. Missing: {missing}." if missing else ""
         why = f"{found}; {'; '.join(why_not_compiled(device))}"
         return Check("engine", "warning" if missing else "ok", why, advice)
-    if chosen == "openvino" and find_spec("openvino") is None:
-        advice = f"pip install 'resnext-queue[openvino]', or set {PREFIX}ENGINE=auto."
+    if chosen == "openvino" and not is_openvino_there():
+        advice = f"{_GET_OPENVINO}, or set {PREFIX}ENGINE=auto."
         return Check("engine", "failure", f"{found}; OpenVINO is not installed", advice)
+    if settings.engine == "auto" and chosen == "eager" and device.type == "cpu":
+        found += f"; OpenVINO, which is faster, is not installed: {_GET_OPENVINO}"
     return Check("engine", "ok", found)
 
 
