@@ -10,11 +10,12 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import pytest
 import torch
 
-from resnext.network import build_network
+from resnext.network import ResNeXt, build_network
 from resnext.run.engine import PixelsToLogits, prepare
 from resnext.run.fused import FusedBottleneck, are_fused_convolutions_there, fuse_convolutions
 from resnext.run.precision import Precision, computes_bf16
@@ -39,11 +40,19 @@ ODD = dataclasses.replace(
     stem_channels=12,
     preprocessing=dataclasses.replace(SMALL.preprocessing, crop=75),
 )
+SPECS = {spec.name: spec for spec in (SMALL, ODD)}
+
+
+@cache
+def draw_network(name: str) -> ResNeXt:
+    spec = SPECS[name]
+    network = build_network(spec)
+    draw_weights(network, spec)
+    return network
 
 
 def make_module(spec: ModelSpec, precision: Precision) -> PixelsToLogits:
-    network = build_network(spec)
-    draw_weights(network, spec)
+    network = copy.deepcopy(draw_network(spec.name))
     return prepare(network, spec.preprocessing, CPU, precision)
 
 
@@ -94,7 +103,7 @@ def test_no_weights_are_packed_again_when_it_runs(spec, precision) -> None:
     program = f"""
 import runpy, sys, torch
 of = runpy.run_path({__file__!r})
-spec = of["ODD"] if {spec.name!r} == "odd" else of["SMALL"]
+spec = of["SPECS"][{spec.name!r}]
 module = of["make_module"](spec, {precision!r})
 of["fuse_convolutions"](module.network, spec.preprocessing.crop)
 pixels = of["make_pixels"](spec, 8)
