@@ -123,7 +123,8 @@ class Settings(BaseSettings):
     `cuda:N`."""
     engine: Literal["auto", "eager", "compiled", "openvino"] = "auto"
     """`eager` needs no compiler; `compiled` by torch.compile, which needs one for C; `openvino`, an
-    extra, on a CPU; `auto`: on CUDA the faster of eager and compiled, on a CPU eager."""
+    extra, on a CPU; `auto`: on CUDA the faster of eager and compiled, on a CPU openvino where it is
+    installed, else eager."""
     torch_threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads that the network computes with; by default one for each core, on CUDA one."""
 

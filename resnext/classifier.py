@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
@@ -23,7 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from resnext.errors import DeviceBroken
+from resnext.errors import DeviceBroken, EngineError
 from resnext.load import default_cache, load_network
 from resnext.network import ResNeXt
 from resnext.picture.decode import DecodeError, DecodeLimits, as_decode_error, decode
@@ -404,17 +405,26 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
         logger.info("Layers are computed in the fastest ways that need no compiler: %s.", why)
     torch.set_num_threads(threads or _threads(found, cores))
     images, kept_in = batch_images or choose_batch_images(found), cache or default_cache()
+    make = partial(
+        _make_module,
+        loaded.network,
+        spec,
+        device=found,
+        precision=computed,
+        batch_images=images,
+        cache=kept_in,
+    )
+    try:
+        module = make(engine=chosen)
+    except EngineError as error:
+        if engine != "auto":
+            raise
+        logger.warning("The network runs eagerly, which is slower: %s", error)
+        chosen = "eager"
+        module = make(engine=chosen)
     return Classifier(
         spec,
-        _make_module(
-            loaded.network,
-            spec,
-            device=found,
-            precision=computed,
-            engine=chosen,
-            batch_images=images,
-            cache=kept_in,
-        ),
+        module,
         weights=loaded.weights,
         weights_sha256=loaded.sha256,
         licence=loaded.licence,
@@ -463,7 +473,7 @@ def _make_eager(
         return choose_layers(
             module, spec.preprocessing, device, precision, name=spec.name, cache=cache
         )
-    fuse(module, device)
+    fuse(module, device, spec.preprocessing.crop)
     return module
 
 

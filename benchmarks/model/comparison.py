@@ -2,13 +2,16 @@
 
     make bench-model [PHOTOGRAPHS=photos.tar]
     python -m benchmarks.model.comparison [--photographs photos.tar] [--batches 1 8 32] [--rounds 5]
+    python -m benchmarks.model.comparison --shortlist --batches 1 32
 
+`--shortlist` leaves the reference, OpenVINO, and ours by default and eager, in both precisions.
 Every contender is a process of its own with the same weights (drawn by seed), and is let go in
 turn: round by round each classifies for about a second, so that whatever else the machine does
 meets all of them. Prints, for each size of batch, images/s (median, slowest and fastest round),
-the ratio to the first contender, how long it took from its start to its first answer, its
-memory, and the relative L2 error of its logits against the first one's. On a GPU also the share
-of the roofline (`benchmarks/model/roofline.py`) of an H200.
+the ratio to the first contender (median, lowest and highest round, each within its round), the
+CPU time of an image, how long it took from its start to its first answer, its memory, and the
+relative L2 error of its logits against the first one's. On a GPU also the share of the roofline
+(`benchmarks/model/roofline.py`) of an H200.
 """
 
 from __future__ import annotations
@@ -40,6 +43,10 @@ from benchmarks.rig.machine import device, machine
 CROP = 224
 # Of an H200, from benchmarks/model/roofline.py.
 ROOFLINE_IMAGES_S = 35_000
+SHORTLIST = [
+    *("eager", "eager_amp", "openvino_fp32", "openvino_bf16"),
+    *("ours", "ours_eager", "ours_fp32", "ours_eager_fp32"),
+]
 
 
 @dataclass
@@ -48,6 +55,7 @@ class Contender:
     process: subprocess.Popen[str]
     ready_s: float = 0.0
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     memory: int = 0
 
     def ask(self) -> dict[str, Any] | None:
@@ -66,6 +74,7 @@ class Contender:
         answer = self.ask()
         assert answer is not None, f"{self.name} has ended"
         self.seconds.append(answer["seconds"])
+        self.cpu_seconds.append(answer["cpu_seconds"])
         self.memory = answer["memory"]
 
 
@@ -75,6 +84,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=CONTENDERS)
+    parser.add_argument("--shortlist", action="store_const", dest="only", const=SHORTLIST)
     chosen = parser.parse_args()
     kind = device().type
     batches = chosen.batches or ([1, 8, 32] if kind == "cpu" else [1, 8, 32, 64, 128, 256])
@@ -93,7 +103,7 @@ def main() -> None:
                 for _ in range(chosen.rounds):
                     for contender in contenders:
                         contender.go()
-            Console(width=120).print(table_of(folder, contenders, batch, kind))
+            Console(width=150).print(table_of(folder, contenders, batch, kind))
 
 
 def prepare(folder: Path, *, with_onnx: bool) -> None:
@@ -183,16 +193,20 @@ def contending(folder: Path, names: list[str]) -> Iterator[list[Contender]]:
 def table_of(folder: Path, contenders: list[Contender], batch: int, kind: str) -> Table:
     first = contenders[0]
     expected = np.load(folder / f"{first.name}.npy")
-    columns = ["", "images/s", "slowest to fastest", "ratio", "ready s", "memory MB", "L2 error"]
+    columns = ["", "images/s", "slowest to fastest", "ratio", "lowest to highest"]
+    columns += ["CPU ms an image", "ready s", "memory MB", "L2 error"]
     table = Table(*columns, *(["of roofline"] if kind == "cuda" else []), title=f"batch {batch}")
     for contender in contenders:
         median = statistics.median(contender.seconds)
         found = np.load(folder / f"{contender.name}.npy")
+        ratios = [a / b for a, b in zip(first.seconds, contender.seconds, strict=True)]
         row = [
             CONTENDERS[contender.name][0],
             f"{batch / median:,.1f}",
             f"{batch / max(contender.seconds):,.1f} to {batch / min(contender.seconds):,.1f}",
-            f"{statistics.median(first.seconds) / median:.2f}",
+            f"{statistics.median(ratios):.2f}",
+            f"{min(ratios):.2f} to {max(ratios):.2f}",
+            f"{statistics.median(contender.cpu_seconds) / batch * 1e3:,.1f}",
             f"{contender.ready_s:.1f}",
             f"{contender.memory / 1e6:,.0f}",
             f"{np.linalg.norm(found - expected) / np.linalg.norm(expected):.5f}",

@@ -125,12 +125,16 @@ def openvino_bf16(folder: Path, pixels: np.ndarray) -> Run:
     return openvino(folder, pixels, "bf16")
 
 
-def ours(folder: Path, pixels: np.ndarray, engine: Any) -> Run:
+def run_ours(folder: Path, pixels: np.ndarray, engine: Any, precision: Any = "amp") -> Run:
     """From uint8 pixels in the CPU's memory to classes, as the worker's batcher calls it."""
     from resnext import load_classifier
 
     classifier = load_classifier(
-        MODEL, str(folder / "weights.pth"), engine=engine, batch_images=len(pixels)
+        MODEL,
+        str(folder / "weights.pth"),
+        engine=engine,
+        precision=precision,
+        batch_images=len(pixels),
     )
     # This size alone; a worker warms up the smaller ones as well.
     classifier._buckets = [len(pixels)]
@@ -156,15 +160,27 @@ def ours_auto(folder: Path, pixels: np.ndarray) -> Run:
 
 
 def ours_eager(folder: Path, pixels: np.ndarray) -> Run:
-    return ours(folder, pixels, "eager")
+    return run_ours(folder, pixels, "eager")
 
 
 def ours_compiled(folder: Path, pixels: np.ndarray) -> Run:
-    return ours(folder, pixels, "compiled")
+    return run_ours(folder, pixels, "compiled")
 
 
 def ours_openvino(folder: Path, pixels: np.ndarray) -> Run:
-    return ours(folder, pixels, "openvino")
+    return run_ours(folder, pixels, "openvino")
+
+
+def ours(folder: Path, pixels: np.ndarray) -> Run:
+    return run_ours(folder, pixels, "auto")
+
+
+def ours_fp32(folder: Path, pixels: np.ndarray) -> Run:
+    return run_ours(folder, pixels, "auto", "fp32")
+
+
+def ours_eager_fp32(folder: Path, pixels: np.ndarray) -> Run:
+    return run_ours(folder, pixels, "eager", "fp32")
 
 
 CONTENDERS: dict[str, tuple[str, Callable[[Path, np.ndarray], Run], str]] = {
@@ -176,9 +192,12 @@ CONTENDERS: dict[str, tuple[str, Callable[[Path, np.ndarray], Run], str]] = {
     "openvino_bf16": ("(d) OpenVINO, bf16", openvino_bf16, "cpu"),
     "timm": ("(e) timm, eager, AMP NHWC", timm_amp, "any"),
     "ours_auto": ("ours, the faster of both", ours_auto, "cuda"),
+    "ours": ("ours, the default", ours, "any"),
     "ours_eager": ("ours, eager", ours_eager, "any"),
     "ours_compiled": ("ours, compiled", ours_compiled, "any"),
     "ours_openvino": ("ours, OpenVINO", ours_openvino, "cpu"),
+    "ours_fp32": ("ours, the default, fp32", ours_fp32, "cpu"),
+    "ours_eager_fp32": ("ours, eager, fp32", ours_eager_fp32, "cpu"),
 }
 
 
@@ -197,11 +216,15 @@ def contend(name: str, folder: Path) -> None:
     times = max(1, round(ROUND_S / (time.perf_counter() - began)))
     print(json.dumps({"settled": True}), flush=True)
     for _ in sys.stdin:
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         for _ in range(times):
             run()
-        seconds = (time.perf_counter() - began) / times / batches
-        print(json.dumps({"seconds": seconds, "memory": memory_bytes()}), flush=True)
+        answer = {
+            "seconds": (time.perf_counter() - began) / times / batches,
+            "cpu_seconds": (time.process_time() - cpu_began) / times / batches,
+            "memory": memory_bytes(),
+        }
+        print(json.dumps(answer), flush=True)
 
 
 def memory_bytes() -> int:

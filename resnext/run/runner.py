@@ -24,6 +24,8 @@ Top = tuple[Tensor, Tensor, Tensor]
 
 # With fewer for each core, it is better that all of them share each layer.
 LEAST_IMAGES: Final = 8
+# The activations of more are given back to the system after each layer, and faulted in again.
+MOST_IMAGES: Final = 8
 
 
 class Started(Protocol):
@@ -87,13 +89,14 @@ class CpuStreams:
         torch.set_num_threads(self._streams)  # for threads that come later
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        if self._streams == 1 or len(pixels) < self._streams * LEAST_IMAGES:
+        if len(pixels) < self._streams * LEAST_IMAGES:
             return self._forward(pixels)
         return torch.cat(list(self._pool.map(self._compute, pixels.chunk(self._streams))))
 
     def _compute(self, pixels: Tensor) -> Tensor:
+        parts = pixels.chunk(-(-len(pixels) // MOST_IMAGES))
         with torch.inference_mode():  # which a thread has for itself
-            return self._forward(pixels)
+            return torch.cat([self._forward(part) for part in parts])
 
 
 def _compute_alone() -> None:

@@ -11,7 +11,6 @@ from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -42,6 +41,7 @@ _ENGINES: Final = {"fastest": "the faster of eager and compiled"}
 PATIENCE_S: Final = 120.0
 MEASURING_S: Final = 1800.0
 """Some minutes are to be expected; not measured on a GPU yet."""
+_GET_OPENVINO: Final = "pip install 'resnext-queue[openvino]'"
 
 
 def check_model(settings: Settings, *, measure: bool = False) -> Iterator[Check]:
@@ -172,7 +172,11 @@ def _precision(settings: Settings, device: torch.device) -> Check:
 
 
 def _engine(settings: Settings, device: torch.device) -> Check:
-    from resnext.run.engine import choose_engine, why_not_compiled  # noqa: PLC0415  (loads torch)
+    from resnext.run.engine import (  # noqa: PLC0415  (loads torch)
+        choose_engine,
+        is_openvino_there,
+        why_not_compiled,
+    )
 
     keep_compiled_in(settings.cache)
     with telling_people():
@@ -189,9 +193,11 @@ def _engine(settings: Settings, device: torch.device) -> Check:
         why = "; ".join(why_not_compiled(device))
         why = f"{found}; layers are computed in the fastest ways that need none; {why}"
         return Check("engine", "warning" if missing else "ok", why, advice)
-    if chosen == "openvino" and find_spec("openvino") is None:
-        advice = f"pip install 'resnext-queue[openvino]', or set {PREFIX}ENGINE=auto."
+    if chosen == "openvino" and not is_openvino_there():
+        advice = f"{_GET_OPENVINO}, or set {PREFIX}ENGINE=auto."
         return Check("engine", "failure", f"{found}; OpenVINO is not installed", advice)
+    if settings.engine == "auto" and chosen == "eager" and device.type == "cpu":
+        found += f"; OpenVINO, which is faster, is not installed: {_GET_OPENVINO}"
     return Check("engine", "ok", found)
 
 

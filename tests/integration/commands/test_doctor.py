@@ -272,7 +272,7 @@ def test_every_known_model_is_told_with_licence_and_hash(cache: Path) -> None:
     found = by_name(checks)
     assert "torch" in found["device"].found
     assert "amp means" in found["precision"].found
-    assert found["engine"].found.startswith("auto is eager here")
+    assert found["engine"].found.startswith(("auto is eager here", "auto is openvino here"))
     assert "core" in found["torch threads"].found
     nvidia = weights(checks, "resnext101_32x4d/nvidia")
     assert (nvidia.state, ", in use: licence NVIDIA" in nvidia.found) == ("warning", True)
@@ -286,6 +286,23 @@ def test_every_known_model_is_told_with_licence_and_hash(cache: Path) -> None:
     assert damaged.state == "warning"
     assert hashlib.sha256(b"damaged").hexdigest() in damaged.found
     assert "mismatch: 1a0047aa is published" in damaged.found
+
+
+def test_on_a_cpu_it_is_told_whether_there_is_openvino(cache: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    engine = by_name(check_model(Settings(cache=cache, device="cpu")))["engine"]
+    assert engine.state == "ok"
+    assert engine.found.startswith("auto is eager here")
+    assert engine.found.endswith(
+        "OpenVINO, which is faster, is not installed: pip install 'resnext-queue[openvino]'"
+    )
+    asked = by_name(check_model(Settings(cache=cache, device="cpu", engine="openvino")))["engine"]
+    assert asked.state == "failure"
+    monkeypatch.undo()
+    pytest.importorskip("openvino")
+    engine = by_name(check_model(Settings(cache=cache, device="cpu")))["engine"]
+    assert (engine.state, engine.advice) == ("ok", "")
+    assert engine.found.startswith("auto is openvino here")
 
 
 def test_what_guards_the_loaders_is_told(tmp_path: Path, monkeypatch) -> None:

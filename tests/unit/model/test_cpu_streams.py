@@ -39,8 +39,8 @@ class Forward:
         (1, [(1, STREAMS)]),
         (STREAMS * LEAST_IMAGES - 1, [(STREAMS * LEAST_IMAGES - 1, STREAMS)]),
         (STREAMS * LEAST_IMAGES, [(LEAST_IMAGES, 1)] * STREAMS),
-        (32, [(11, 1), (11, 1), (10, 1)]),
-        (100, [(34, 1), (34, 1), (32, 1)]),
+        (32, [(6, 1), (6, 1), (5, 1), (5, 1), (5, 1), (5, 1)]),
+        (100, [(8, 1)] * 4 + [(7, 1)] * 8 + [(6, 1)] * 2),
     ],
 )
 def test_a_large_batch_is_parted_among_the_cores_and_comes_back_in_order(

@@ -23,12 +23,16 @@ from resnext.errors import DeviceError, UnknownModelError, UnknownWeights
 from resnext.network import ResNeXt, build_network
 from resnext.picture.preprocess import resize_and_crop, to_rgb
 from resnext.run import precision
-from resnext.run.engine import fuse, prepare
+from resnext.run.engine import PixelsToLogits, fuse, is_openvino_there, prepare
+from resnext.run.openvino_engine import convert
+from resnext.run.precision import Precision
 from resnext.spec.catalogue import BUNDLED, find_spec
 from resnext.weights.random import calibrate, draw_weights, synthetic_pictures
 from tests.pictures.demo import PICTURES
 
 MODEL = "resnext50_32x4d"
+# What `auto` may take on a CPU.
+ENGINES = ["eager", *(["openvino"] if is_openvino_there() else [])]
 
 
 def pictures(n: int) -> np.ndarray:
@@ -39,11 +43,17 @@ def pictures(n: int) -> np.ndarray:
     return ((normal * std + mean) * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+@pytest.fixture(scope="module", params=ENGINES)
+def classifier(request, tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     cache = tmp_path_factory.mktemp("cache")
     loaded = load_classifier(
-        MODEL, "random", precision="fp32", device="cpu", cache=cache, batch_images=6
+        MODEL,
+        "random",
+        precision="fp32",
+        device="cpu",
+        engine=request.param,
+        cache=cache,
+        batch_images=6,
     )
     loaded.warm_up()
     return loaded
@@ -349,18 +359,36 @@ def conditioned(photographs) -> ResNeXt:
     return network
 
 
+def plain_module(network: ResNeXt, computed: Precision) -> PixelsToLogits:
+    return prepare(network, find_spec(MODEL).preprocessing, torch.device("cpu"), computed)
+
+
+def fused_module(network: ResNeXt, computed: Precision) -> PixelsToLogits:
+    module = plain_module(network, computed)
+    fuse(module, torch.device("cpu"), find_spec(MODEL).preprocessing.crop)
+    return module
+
+
+def converted_module(network: ResNeXt, computed: Precision) -> torch.nn.Module:
+    pytest.importorskip("openvino")
+    crop = find_spec(MODEL).preprocessing.crop
+    return convert(plain_module(network, "fp32"), crop, computed, threads=2)
+
+
 @pytest.mark.parametrize(
-    ("computed", "bound", "fused"),
-    [("bf16", 0.05, False), ("bf16", 0.05, True), ("fp16", 0.01, False)],  # fp16 is CUDA's alone
+    ("make", "computed", "bound"),
+    [
+        (plain_module, "bf16", 0.05),
+        (fused_module, "bf16", 0.05),
+        (converted_module, "bf16", 0.05),
+        (plain_module, "fp16", 0.01),  # CUDA's alone
+    ],
 )
 def test_answers_in_half_precision_are_near_those_of_fp32(
-    computed, bound, fused, conditioned, photographs
+    make, computed, bound, conditioned, photographs
 ) -> None:
     """On a CPU that lacks it in hardware it is emulated here: slower, and the same arithmetic."""
-    cpu = torch.device("cpu")
-    half = prepare(copy.deepcopy(conditioned), find_spec(MODEL).preprocessing, cpu, computed)
-    if fused:
-        fuse(half, cpu)
+    half = make(copy.deepcopy(conditioned), computed)
     with torch.inference_mode():
         exact = conditioned(normal(photographs))
         rounded = half(torch.from_numpy(photographs))

@@ -1,43 +1,125 @@
-"""Convolutions with what follows them in one operator: the same answers as apart."""
+"""Convolutions with what follows them in one operator, their weights packed once: the same answers
+as apart.
+"""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import pytest
 import torch
 
-from resnext.network import build_network
+from resnext.network import ResNeXt, build_network
 from resnext.run.engine import PixelsToLogits, prepare
 from resnext.run.fused import FusedBottleneck, are_fused_convolutions_there, fuse_convolutions
+from resnext.run.precision import Precision, computes_bf16
 from resnext.spec.catalogue import BUNDLED, find_spec
+from resnext.spec.model import ModelSpec
 from resnext.weights.random import draw_weights
 
-SPEC = find_spec(BUNDLED)
+pytestmark = pytest.mark.skipif(
+    not are_fused_convolutions_there(), reason="this torch has no oneDNN"
+)
+
+SMALL = find_spec(BUNDLED)
 CPU = torch.device("cpu")
+# A stem as for ImageNet, and sizes that are odd in every stage.
+ODD = dataclasses.replace(
+    find_spec("resnext50_32x4d"),
+    name="odd",
+    depths=(1, 2, 1),
+    cardinality=3,
+    width_per_group=5,
+    stage_channels=(24, 40, 56),
+    stem_channels=12,
+    preprocessing=dataclasses.replace(SMALL.preprocessing, crop=75),
+)
+SPECS = {spec.name: spec for spec in (SMALL, ODD)}
 
 
-def make_module(precision: str) -> PixelsToLogits:
-    network = build_network(SPEC)
-    draw_weights(network, SPEC)
-    return prepare(network, SPEC.preprocessing, CPU, precision)
+@cache
+def draw_network(name: str) -> ResNeXt:
+    spec = SPECS[name]
+    network = build_network(spec)
+    draw_weights(network, spec)
+    return network
 
 
-@pytest.fixture
-def pixels() -> torch.Tensor:
-    return torch.randint(0, 256, (5, 32, 32, 3), generator=torch.Generator().manual_seed(3)).byte()
+def make_module(spec: ModelSpec, precision: Precision) -> PixelsToLogits:
+    network = copy.deepcopy(draw_network(spec.name))
+    return prepare(network, spec.preprocessing, CPU, precision)
 
 
-@pytest.mark.skipif(not are_fused_convolutions_there(), reason="this torch has no oneDNN")
+def make_pixels(spec: ModelSpec, n: int) -> torch.Tensor:
+    crop = spec.preprocessing.crop
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(0, 256, (n, crop, crop, 3), generator=generator).byte()
+
+
+@pytest.mark.parametrize("images", [1, 5, 8, 33])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.02)])
-def test_a_fused_network_gives_the_same_answers(precision, tolerance, pixels) -> None:
-    plain = make_module(precision)
+@pytest.mark.parametrize("spec", [SMALL, ODD], ids=lambda spec: spec.name)
+def test_a_fused_network_gives_the_same_answers(spec, precision, tolerance, images) -> None:
+    plain = make_module(spec, precision)
     fused = copy.deepcopy(plain)
-    fuse_convolutions(fused.network)
+    fuse_convolutions(fused.network, spec.preprocessing.crop)
     assert any(isinstance(part, FusedBottleneck) for part in fused.modules())
+    pixels = make_pixels(spec, images)
     with torch.inference_mode():
         expected = plain(pixels)
         found = fused(pixels)
         again = fused(pixels)
     assert ((found - expected).norm() / expected.norm()).item() < tolerance
     assert torch.equal(found, again), "a run leaves nothing behind"
+
+
+def test_threads_that_share_a_network_get_the_same_answers() -> None:
+    fused = make_module(SMALL, "fp32")
+    fuse_convolutions(fused.network, SMALL.preprocessing.crop)
+    pixels = make_pixels(SMALL, 4)
+
+    def compute(_: int) -> torch.Tensor:
+        with torch.inference_mode():
+            return fused(pixels)
+
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = pool.map(compute, range(6))
+    for other in others:
+        assert torch.allclose(first, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("spec", [SMALL, ODD], ids=lambda spec: spec.name)
+def test_no_weights_are_packed_again_when_it_runs(spec, precision) -> None:
+    """Each call of oneDNN prints a line; a layout that it does not want is reordered by one."""
+    if precision == "bf16" and not computes_bf16():
+        pytest.skip("this CPU has no bf16 in hardware")
+    program = f"""
+import runpy, sys, torch
+of = runpy.run_path({__file__!r})
+spec = of["SPECS"][{spec.name!r}]
+module = of["make_module"](spec, {precision!r})
+of["fuse_convolutions"](module.network, spec.preprocessing.crop)
+pixels = of["make_pixels"](spec, 8)
+print("it runs", flush=True)
+with torch.inference_mode():
+    module(pixels)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"ONEDNN_VERBOSE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.partition("it runs")[2].splitlines()
+    calls = [line.split(",") for line in lines if ",exec," in line]
+    kinds = [call[call.index("exec") + 2] for call in calls]
+    assert "convolution" in kinds
+    assert "reorder" not in kinds
