@@ -28,6 +28,8 @@ def check_layers(settings: Settings, device: torch.device, *, measure: bool) -> 
         if measure:
             yield Check(NAME, "ok", "on a CPU nothing is measured: layers are computed by oneDNN")
         return
+    if settings.engine == "compiled" and not measure:  # then they are not chosen
+        return
     from resnext.classifier import batch_sizes  # noqa: PLC0415  (loads torch)
     from resnext.run.gpu import choose_batch_images  # noqa: PLC0415
 

@@ -27,32 +27,30 @@ def check(run: Run, sample: Sample) -> float:
     """The relative L2 error of the worst picture.
 
     Raises:
-        Wrong: it is too large, or a number that is none is lost or spoils another picture.
+        Wrong: it is too large, or NaN is lost or spoils another picture.
     """
     error = _error(_run(run, sample, sample.x), sample.expected, first=0)
     mark = MARKS[sample.x.dtype]
-    if not error <= mark:  # it may be no number
+    if not error <= mark:  # it may be NaN
         raise Wrong(f"wrong: its relative error is {error:.1e}, more than {mark:.1e}")
-    _check_what_is_no_number(run, sample)
+    _check_nan(run, sample)
     return error
 
 
-def _check_what_is_no_number(run: Run, sample: Sample) -> None:
-    """A picture that overflows fails alone, and says so: its numbers that are none must stay so,
-    and stay its own.
-    """
+def _check_nan(run: Run, sample: Sample) -> None:
+    """A picture that overflows fails alone, and is told so: its NaN must stay NaN, and its own."""
     x = sample.x.clone()
     x[0] = torch.nan
     made = _run(run, sample, x)
     if made[0].isfinite().any():
-        raise Wrong("wrong: it makes numbers of what is none")
+        raise Wrong("wrong: it turns NaN into numbers")
     if len(x) > 1 and not _error(made[1:], sample.expected, first=1) <= MARKS[x.dtype]:
-        raise Wrong("wrong: what is no number in one picture spoils another")
+        raise Wrong("wrong: NaN in one picture spoils another")
 
 
 def _run(run: Run, sample: Sample, x: Tensor) -> Tensor:
-    """In memory that holds no numbers, as far as the allocator gives it again: what a kernel reads
-    of its own output shows.
+    """In memory full of NaN, as far as the allocator gives it again: a kernel that reads its own
+    output shows.
     """
     shape = (len(x), *sample.expected.shape[1:])
     poison = torch.empty(
@@ -78,5 +76,5 @@ def _error(made: Tensor, expected: Tensor, *, first: int) -> float:
         pattern = (torch.arange(len(some), device=made.device) + first + begin) % len(expected)
         apart = (some.float() - expected[pattern]).flatten(1)
         errors = torch.linalg.vector_norm(apart, dim=1) / lengths[pattern]
-        worst = torch.maximum(worst, errors.max())  # which is no number where one is none
+        worst = torch.maximum(worst, errors.max())  # NaN where one is NaN
     return worst.item()

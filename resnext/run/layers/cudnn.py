@@ -45,7 +45,7 @@ class Cudnn:
 
 
 class PaddedCudnn:
-    """The same on more channels, which are nought: for the three colours of a picture, where tensor
+    """The same on more channels, which are zero: for the three colours of a picture, where tensor
     cores want eight channels.
     """
 

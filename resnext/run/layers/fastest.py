@@ -88,7 +88,7 @@ class Fastest(nn.Module):
                 raise
             return Candidate(name=COMPILED, fault=first_line(fault))
         mark = _MARKS[self.layers.chooser.dtype]
-        if not error <= mark:  # it may be no number
+        if not error <= mark:  # it may be NaN
             wrong = Wrong(f"wrong: its logits are {error:.1e} beside those of the layers")
             logger.warning("The compiled network is left out: %s", wrong)
             return Candidate(name=COMPILED, fault=str(wrong))

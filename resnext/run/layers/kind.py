@@ -1,6 +1,6 @@
-"""What a way to compute a convolution has to offer, and all that there are.
+"""What a way to compute a convolution has to offer.
 
-Each kind is a file of its own beside this one. `choose` tries them in this order.
+Each kind is a file of its own beside this one, `make` lists them, and `choose` tries them.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from torch.nn import functional
 from resnext.run.layers.kind import Run
 from resnext.run.layers.shape import ConvShape
 
-# In float32 whatever comes in. What is no number stays none: a picture that overflows is told so.
+# In float32 whatever comes in. NaN stays NaN: a picture that overflows is told so.
 _BIAS_RELU: Final = """
 template <typename T> T bias_relu(T made, T bias) {
   float sum = float(made) + float(bias);

@@ -364,7 +364,9 @@ def test_of_a_gpu_it_is_told_how_a_worker_will_use_it(cache: Path, monkeypatch) 
     assert found["engine"].state == "warning"
     assert found["engine"].found.startswith("auto is eager here")
     assert "set TORCHINDUCTOR_CACHE_DIR to another folder" in found["engine"].advice
+    assert "layers" in found
     asked = by_name(check_model(Settings(cache=cache, engine="compiled", batch_images=8)))
+    assert "layers" not in asked
     assert asked["engine"].advice.startswith("It will run uncompiled. Missing: ")
     assert asked["batch"].found == "8 images, as RESNEXT_BATCH_IMAGES says"
 

@@ -90,7 +90,7 @@ def _wrong_at_the_edge(made: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
 
 
 def _reads_its_memory(made: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-    """As a kernel that adds nought times what its output held before."""
+    """As a kernel that adds zero times what its output held before."""
     before = torch.empty_like(made)
     before.fill_(torch.nan)
     return made + 0 * before
@@ -99,8 +99,8 @@ def _reads_its_memory(made: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
 WRONGS = {
     "a little": (lambda made, _: made * 1.003, "relative error"),
     "the last picture": (_wrong_at_the_edge, "relative error"),
-    "no number": (_reads_its_memory, "relative error is nan"),
-    "cut": (lambda made, _: made.nan_to_num(0), "makes numbers of what is none"),
+    "its memory": (_reads_its_memory, "relative error is nan"),
+    "cut": (lambda made, _: made.nan_to_num(0), "turns NaN into numbers"),
     "spoilt": (lambda made, x: made + 0 * x[:1].sum(), "spoils another"),
     "shape": (lambda made, _: made[:, :4], r"it makes \(3, 4, 6, 6\)"),
     "type": (lambda made, _: made.float(), "float32"),

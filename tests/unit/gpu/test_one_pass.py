@@ -43,7 +43,7 @@ def nvrtc() -> ctypes.CDLL:
 
 @pytest.mark.parametrize("name", PASSES)
 @pytest.mark.parametrize("dtype", ["at::Half", "float"])
-def test_a_pass_compiles_and_keeps_what_is_no_number(nvrtc, name: str, dtype: str) -> None:
+def test_a_pass_compiles_and_keeps_nan(nvrtc, name: str, dtype: str) -> None:
     code, inputs = PASSES[name]
     arguments = ", ".join(f"const {dtype}* in{n}" for n in range(inputs))
     values = ", ".join(f"in{n}[i]" for n in range(inputs))
@@ -55,7 +55,7 @@ def test_a_pass_compiles_and_keeps_what_is_no_number(nvrtc, name: str, dtype: st
           out[i] = {name}<{dtype}>({values});
         }}""",
     )
-    # Where the sum is below nought, nought; what is no number is not below. `max` would lose it.
+    # Where the sum is below zero, zero; NaN is not below. `max` would lose it.
     assert ptx.count("add.f32") == inputs - 1
     assert "setp.lt.f32" in ptx
     assert "selp.f32" in ptx
