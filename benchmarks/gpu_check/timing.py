@@ -92,7 +92,7 @@ def images_per_s(batches: Batches, size: int, seconds: float = ROUND_S) -> float
         batches.go()
     batches.finish()
     began, done = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
+    while not done or time.perf_counter() - began < seconds:
         batches.go()
         done += 1
     batches.finish()
