@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, default=Path("build/gpu-check"), metavar="FOLDER",
-        help="where figures and logs are kept; default: build/gpu-check",
+        help="where figures and log are kept; default: build/gpu-check",
     )  # fmt: skip
     parser.add_argument("--table", type=Path, metavar="FILE", help="write a table in Markdown")
     return parser

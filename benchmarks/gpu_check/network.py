@@ -6,6 +6,7 @@ float64 on the CPU.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,12 +97,16 @@ def batch_of(size: int) -> np.ndarray:
     return repeated(np.concatenate([photographs(), noise(DIFFERENT - len(_NAMES))]), size)
 
 
-def reference_logits(scratch: Path, pixels: np.ndarray) -> np.ndarray:
-    """(N, 224, 224, 3) uint8 → (N, 1000) float64."""
-    weights_in(scratch)
-    network = torchvision_network(scratch).double()
-    with torch.inference_mode():
-        logits: np.ndarray = network(normal(pixels).double()).numpy()
+def reference_logits(scratch: Path, number: int) -> np.ndarray:
+    """(number, 1000) float64, of the first pictures of `batch_of`; computed once for all steps."""
+    path = scratch / f"reference-{number}.npy"
+    if not path.exists():
+        weights_in(scratch)
+        torch.set_num_threads(len(os.sched_getaffinity(0)))  # a classifier on a GPU sets 1
+        network = torchvision_network(scratch).double()
+        with torch.inference_mode():
+            np.save(path, network(normal(batch_of(number)).double()).numpy())
+    logits: np.ndarray = np.load(path)
     return logits
 
 

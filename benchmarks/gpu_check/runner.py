@@ -23,7 +23,8 @@ from benchmarks.rig.child import ROOT
 
 # For a process that the driver does not let go at once.
 _KILL_WITHIN_S = 10.0
-_LOG_LINES = 20
+LOG: Final = "gpu-check.log"
+"""Of what all steps print."""
 DEADLINE: Final = "the deadline"
 CPU_PATIENCE: Final = 4.0
 """Times the limits, where there is no GPU: see `Given.patience`."""
@@ -47,6 +48,8 @@ class Ended:
     seconds: float
     cut_by: str = ""
     """What ended it in its place: its limit or the deadline."""
+    last_line: str = ""
+    """Of what it printed."""
 
 
 def run_steps(
@@ -63,13 +66,13 @@ def run_steps(
         else:
             _append(out, {"began": step.name})
             ended = _run(step, out, scratch, ends_at, 1.0 if has_gpu else CPU_PATIENCE)
-            result = judge(step, ended, read_findings(out / FINDINGS, step.name), _log(out, step))
+            result = judge(step, ended, read_findings(out / FINDINGS, step.name))
         _append(out, {"step": step.name, "verdict": result.verdict, "seconds": result.seconds,
                       "why": result.why})  # fmt: skip
         yield result
 
 
-def judge(step: Step, ended: Ended, findings: list[Finding], log: Path) -> Result:
+def judge(step: Step, ended: Ended, findings: list[Finding]) -> Result:
     """FAIL where a mark was missed or the process did not come to its end; SKIP where nothing could
     be tried.
     """
@@ -78,12 +81,12 @@ def judge(step: Step, ended: Ended, findings: list[Finding], log: Path) -> Resul
     if any(finding.verdict == "FAIL" for finding in findings):
         verdict = "FAIL"
     if ended.cut_by:
-        why = f"ended after {ended.seconds:.0f} s by {ended.cut_by}; log: {log.name}"
+        why = f"ended after {ended.seconds:.0f} s by {ended.cut_by}"
         cut = step.may_be_cut and ended.cut_by == DEADLINE
         verdict = verdict if cut and findings else "SKIP" if cut else "FAIL"
     elif ended.status:
         verdict = "FAIL"
-        why = f"{_how(ended.status)}: {_last_line(log)}; log: {log.name}"
+        why = f"{_how(ended.status)}: {ended.last_line}"
     elif not findings or all(finding.verdict == "SKIP" for finding in findings):
         verdict = "SKIP"
         why = "" if findings else "it found nothing"
@@ -104,7 +107,10 @@ def _run(step: Step, out: Path, scratch: Path, ends_at: float, patience: float) 
         "--out", str(out), "--scratch", str(scratch), "--ends-at", str(until),
         "--patience", str(patience),
     ]  # fmt: skip
-    with _log(out, step).open("wb") as log:
+    with (out / LOG).open("ab") as log:
+        log.write(f"\n=== {step.name}\n".encode())
+        log.flush()
+        begins_at = log.tell()
         process = subprocess.Popen(
             command,
             env=os.environ | {"PYTHONPATH": _path(), "PYTHONUNBUFFERED": "1"},
@@ -121,7 +127,10 @@ def _run(step: Step, out: Path, scratch: Path, ends_at: float, patience: float) 
         finally:
             _kill(process)
     return Ended(
-        status=process.returncode or 0, seconds=round(time.time() - began, 1), cut_by=cut_by
+        status=process.returncode or 0,
+        seconds=round(time.time() - began, 1),
+        cut_by=cut_by,
+        last_line=_last_line(out / LOG, begins_at),
     )
 
 
@@ -138,18 +147,15 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.wait(_KILL_WITHIN_S)
 
 
-def _log(out: Path, step: Step) -> Path:
-    return out / f"{step.name}.log"
-
-
 def _how(status: int) -> str:
     return f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n")[-_LOG_LINES:]
-    said = [line.strip() for line in lines if line.strip()]
-    return said[-1] if said else "it printed nothing"
+def _last_line(log: Path, begins_at: int) -> str:
+    with log.open("rb") as file:
+        file.seek(begins_at)
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
 def _append(out: Path, line: dict[str, object]) -> None:

@@ -231,7 +231,8 @@ def gpu(monkeypatch, tmp_path) -> Given:
     """Of the doubles, with a small network that was trained."""
     for module in (network, exactness):
         monkeypatch.setattr(module, "MODEL", BUNDLED)
-    monkeypatch.setattr(network, "reference_logits", lambda _, pixels: reference(pixels))
+    expected = reference(network.batch_of(network.DIFFERENT))
+    monkeypatch.setattr(network, "reference_logits", lambda *_: expected)
     monkeypatch.setattr(network, "weights_in", lambda _: find_spec(BUNDLED).weights["bundled"].path)
     made = Cuda()
     made.install(monkeypatch.setattr)
