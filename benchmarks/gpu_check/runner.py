@@ -73,8 +73,8 @@ def run_steps(
 
 
 def judge(step: Step, ended: Ended, findings: list[Finding]) -> Result:
-    """FAIL where a mark was missed or the process did not come to its end; SKIP where nothing could
-    be tried.
+    """FAIL where a mark was missed, or the process did not come to its end or found nothing; SKIP
+    where nothing could be tried.
     """
     verdict: Verdict = "PASS"
     why = ""
@@ -87,9 +87,10 @@ def judge(step: Step, ended: Ended, findings: list[Finding]) -> Result:
     elif ended.status:
         verdict = "FAIL"
         why = f"{_how(ended.status)}: {ended.last_line}"
-    elif not findings or all(finding.verdict == "SKIP" for finding in findings):
+    elif not findings:
+        verdict, why = "FAIL", "it found nothing"
+    elif all(finding.verdict == "SKIP" for finding in findings):
         verdict = "SKIP"
-        why = "" if findings else "it found nothing"
     return Result(
         step=step.name,
         verdict=verdict,
