@@ -19,8 +19,8 @@ from resnext.run.engine import PixelsToLogits, is_openvino_there
 from resnext.run.precision import Precision
 
 _HINTS: Final[dict[Precision, str]] = {"fp32": "f32", "bf16": "bf16"}
-# The activations of more leave the caches, and a call costs more than its share with fewer.
-_IMAGES_A_CALL: Final = 4
+# In a call. The activations of more leave the caches; with fewer a call is not worth its cost.
+_IMAGES_A_THREAD: Final = 4
 
 
 def convert(module: PixelsToLogits, crop: int, precision: Precision, threads: int) -> nn.Module:
@@ -57,19 +57,20 @@ def convert(module: PixelsToLogits, crop: int, precision: Precision, threads: in
             f"OpenVINO does not run the network on this machine: {' '.join(str(error).split())} "
             "Take another engine."
         ) from error
-    return _Converted(compiled, module.network.fc)
+    return _Converted(compiled, module.network.fc, _IMAGES_A_THREAD * threads)
 
 
 class _Converted(nn.Module):
     """(N, crop, crop, 3) uint8 → (N, classes) float32. For one thread at a time."""
 
-    def __init__(self, compiled: Any, last: nn.Linear) -> None:  # noqa: ANN401  (has no types)
+    def __init__(self, compiled: Any, last: nn.Linear, most: int) -> None:  # noqa: ANN401
         super().__init__()
+        self._most = most
         self._request = compiled.create_infer_request()
         self._last = last
 
     def forward(self, pixels: Tensor) -> Tensor:
-        pooled = [self._pool(part) for part in pixels.split(_IMAGES_A_CALL)]
+        pooled = [self._pool(part) for part in pixels.split(self._most)]
         logits: Tensor = self._last(torch.cat(pooled))
         return logits
 
