@@ -43,6 +43,7 @@ from benchmarks.rig.machine import device, machine
 CROP = 224
 # Of an H200, from benchmarks/model/roofline.py.
 ROOFLINE_IMAGES_S = 35_000
+OF_ONNX = {"onnx_runtime", "openvino_fp32", "openvino_bf16"}
 SHORTLIST = [
     *("eager", "eager_amp", "openvino_fp32", "openvino_bf16"),
     *("ours", "ours_eager", "ours_fp32", "ours_eager_fp32"),
@@ -96,7 +97,7 @@ def main() -> None:
     print(machine())
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        prepare(folder, with_onnx=kind == "cpu")
+        prepare(folder, with_onnx=not OF_ONNX.isdisjoint(names))
         for batch in batches:
             np.save(folder / "pixels.npy", pictures(chosen.photographs, batch))
             with contending(folder, names) as contenders:
