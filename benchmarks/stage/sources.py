@@ -54,7 +54,11 @@ def main() -> None:
     parser.add_argument("--formats", nargs="*", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--unique", action="store_true", help="submit with --unique")
     parser.add_argument("--ids", action="store_true", help="submit with --id-column id")
+    parser.add_argument("--write", type=Path, help="only write a list of the first format there")
     chosen = parser.parse_args()
+    if chosen.write is not None:
+        write(chosen.write, chosen.formats[0], chosen.images)
+        return
     title = f"submit of {chosen.images:,} images to SQLite"
     columns = ("list", "MB", "CPU s", "URIs/s a core", "mark", "peak MB", "mark")
     table = Table(*columns, title=title)
@@ -71,7 +75,7 @@ def main() -> None:
 
 
 def measured(folder: Path, layout: str, images: int, options: list[str]) -> tuple[str, ...]:
-    least, few = (write(folder / f"{n}.{layout}", layout, n) for n in (1, images))
+    least, few = (written(folder / f"{n}.{layout}", layout, n) for n in (1, images))
     cpu_s = -submit(folder, least, options).cpu_s
     cost = submit(folder, few, options)
     cpu_s += cost.cpu_s
@@ -122,6 +126,13 @@ def rows_of(images: int) -> Iterator[Row]:
         digits = seeded.randbytes(16).hex()
         host = f"images.site-{number // IMAGES_A_HOST:06d}.example"
         yield number, f"https://{host}/{digits[:2]}/{digits[2:]}.jpg", "A cat, on a mat"
+
+
+def written(path: Path, layout: str, images: int) -> Path:
+    """By a process of its own: a submit that this one starts would inherit its peak of memory."""
+    program = [sys.executable, "-m", "benchmarks.stage.sources", "--write", str(path)]
+    subprocess.run([*program, "--formats", layout, "--images", str(images)], check=True)
+    return path
 
 
 def write(path: Path, layout: str, images: int) -> Path:
