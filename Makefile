@@ -73,7 +73,8 @@ bench: setup ## run the benchmarks; PHOTOGRAPHS=a.tar CIFAR10_TEST=b.tar for tho
 bench_on = $(if $($(2)),echo "== $(1)"; $(BIN)/python -m $(1) "$($(2))",echo "left out, for want of $(2): $(1)")
 MODEL_BENCHMARK := benchmarks.model.comparison
 PIPELINE_BENCHMARK := benchmarks/pipeline.py
-BENCHMARKS := benchmarks.stage.cli_startup benchmarks.model.roofline benchmarks.stage.worker_cpu
+BENCHMARKS := benchmarks.stage.cli_startup benchmarks.stage.sources benchmarks.model.roofline \
+	benchmarks.stage.worker_cpu
 
 .PHONY: bench-model
 bench-model: $(PEERS) ## the network beside what else could run it; PHOTOGRAPHS=photos.tar for real pictures

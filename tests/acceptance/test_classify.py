@@ -45,6 +45,22 @@ def album(tmp_path: Path) -> Path:
     return folder
 
 
+def test_tables_and_patterns_are_classified_as_they_are_submitted(
+    here, web, album, tmp_path
+) -> None:
+    (tmp_path / "list.csv").write_text(f"sku,url\nh1,{web}/horse.png\n")
+    sources = [str(tmp_path / "list.csv"), str(album / "**" / "c*.jpg"), str(album)]
+    done = here.call("classify", "--json", *sources, "--id-column", "sku")
+    assert done.returncode == 0, done.stderr
+    found = records(done.stdout)
+    assert [(record["uri"], record.get("ref"), record["status"]) for record in found[:3]] == [
+        (f"{web}/horse.png", "h1", "classified"),
+        ((album / "coffee.jpg").as_uri(), None, "classified"),
+        ((album / "nested" / "clock.jpg").as_uri(), None, "classified"),
+    ]
+    assert f"{album}: 1 file left out: not an image by its extension (.txt 1)" in done.stderr
+
+
 def test_every_kind_of_source_gives_its_images_in_order(here, web, album, tmp_path) -> None:
     listed = tmp_path / "list.txt"
     listed.write_text(
