@@ -158,7 +158,7 @@ def killed_and_resumed(url: str, form: str, scratch: Path, rows: int) -> str:
     in_a_process(url, form, f"{whole}/").communicate()
     child = in_a_process(url, form, f"{resumed}/")
     parts = -(-rows // 100_000)
-    while len(list(resumed.glob("part-*"))) < parts // 2:
+    while len(list(resumed.glob("part-*"))) < parts // 2 and child.poll() is None:
         time.sleep(0.01)
     os.killpg(child.pid, signal.SIGKILL)
     child.communicate()
