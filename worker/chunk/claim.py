@@ -11,8 +11,8 @@ import logging
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import count
-from typing import Final
+from itertools import count, repeat
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, select, update
 
@@ -31,8 +31,7 @@ log = logging.getLogger(__name__)
 FOREIGN_WEIGHTS_WAIT_S: Final = 30.0
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """What is fetched, and the submitter's own id of it."""
 
     uri: str
@@ -148,15 +147,12 @@ def _claimed(message: ChunkMessage, row: run.Claimed) -> Claim:
     uris = [row.uris[offset] for offset in offsets]
     if uris != list(message.uris):
         log.error("%s has other URIs than SQL does; those of SQL are fetched", message)
-    refs = row.refs or [None] * len(row.uris)
+    refs = [row.refs[offset] for offset in offsets] if row.refs else repeat(None)
     return Claim(
         message=message,
         attempt=row.attempt,
         first_position=first,
-        images={
-            position: Image(uri, refs[position - first])
-            for position, uri in zip(message.positions, uris, strict=True)
-        },
+        images=dict(zip(message.positions, map(Image, uris, refs), strict=True)),
         others=frozenset(first + offset for offset in others),
         groups=tuple(later.decode(row.later)),
         queue_wait_s=_seconds_between(row.published_at, row.claimed_at),

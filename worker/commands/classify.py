@@ -8,7 +8,7 @@ ahead of the classifier (`worker.commands.classify_input`); only the batches are
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -169,7 +169,7 @@ def _record(settled: Settled, title: str, how: Record) -> Record:
         answer=answer,
         model=title,
         attempts=image.attempt,
-        known=(how if "top5" in answer else {}) | asdict(settled.provenance),
+        known=(how if "top5" in answer else {}) | settled.provenance._asdict(),
     )
 
 
