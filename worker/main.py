@@ -23,6 +23,7 @@ from sqlalchemy import Engine
 from contract.broker.connection import check_broker, make_celery
 from contract.database.waits import Database
 from contract.errors import ResnextQueueError
+from contract.flow import FIRST_CHUNK_IMAGES
 from contract.models import title_of
 from contract.process_name import name_process
 from contract.settings import Settings
@@ -222,7 +223,7 @@ def build(  # noqa: PLR0913  (the same)
         retry_backoff_s=settings.retry_backoff_s,
     )
     metrics = Metrics()
-    runs = Runs(store, chunk_images=settings.chunk_images, metrics=metrics)
+    runs = Runs(store, chunk_images=settings.chunk_images or FIRST_CHUNK_IMAGES, metrics=metrics)
     stragglers = Stragglers(runs)
     batcher = Batcher(
         classifier,

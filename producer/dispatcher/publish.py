@@ -39,7 +39,7 @@ from contract.chunks.dispatch import queued_images
 from contract.database.clock import db_now
 from contract.database.engine import reading
 from contract.database.tables import jobs, workers
-from contract.flow import window_images
+from contract.flow import FIRST_CHUNK_IMAGES, window_images
 from contract.settings import Settings
 from producer.dispatcher.suspects import is_suspect, next_alone
 
@@ -141,7 +141,7 @@ def _window(connection: Connection, queue: str, settings: Settings) -> int:
     )
     return window_images(
         workers=fleet,
-        chunk_images=settings.chunk_images,
+        chunk_images=settings.chunk_images or FIRST_CHUNK_IMAGES,
         window_s=settings.window_s,
         device_images_s=device_images_s,
         done_images_s=done_images_s,

@@ -37,6 +37,7 @@ from contract.database.clock import db_now
 from contract.database.tables import chunks
 from contract.database.waits import Database
 from contract.errors import SourceError, UsageError
+from contract.flow import LONGEST_CHUNK_IMAGES, chunk_images_at
 from contract.settings import Settings
 from producer.submit.background import begin
 from producer.submit.digest import ImagesDigest
@@ -138,7 +139,8 @@ class Order:
     model: str
     weights: str
     precision: str
-    chunk_images: int
+    chunk_images: int | None
+    """None: they grow along the job."""
     file_roots: Sequence[Path]
     fetch_ports: Sequence[int] = ()
     object_stores: Sequence[str] = ()
@@ -267,7 +269,8 @@ def _check_title(what: str, title: str | None) -> None:
 
 def _images_per_group(order: Order) -> int:
     """Whole chunks."""
-    return max(1, IMAGES_PER_TRANSACTION // order.chunk_images) * order.chunk_images
+    chunk_images = order.chunk_images or LONGEST_CHUNK_IMAGES
+    return max(1, IMAGES_PER_TRANSACTION // chunk_images) * chunk_images
 
 
 def _group(images: Iterable[Entry | Run], size: int) -> Iterator[Group]:
@@ -325,16 +328,17 @@ def _job_row(order: Order) -> dict[str, Any]:
 
 def _insert_groups(
     groups: Iterable[Group],
-    chunk_images: int,
+    chunk_images: int | None,
     insert: Callable[[Group, Sequence[Part]], None],
     advance: Callable[[int], object],
 ) -> int:
     """How many images there were. While a group is inserted, the next one is made ready."""
-    images = inserted = 0
+    images = inserted = first_chunk = 0
     under_way: Future[None] | None = None
     try:
         for group in groups:
-            parts = _parts(group, images, chunk_images)
+            parts = _parts(group, images, first_chunk, chunk_images)
+            first_chunk += len(parts)
             if under_way is not None:
                 under_way.result()
                 advance(images - inserted)
@@ -370,14 +374,17 @@ def _insert_parts(
     insert_parts(connection, draft.number, draft.created_at, parts)
 
 
-def _parts(group: Group, first_position: int, chunk_images: int) -> list[Part]:
+def _parts(
+    group: Group, first_position: int, first_chunk: int, chunk_images: int | None
+) -> list[Part]:
     """Some chunks; every group but the last one is of whole chunks."""
-    first_chunk = first_position // chunk_images
-    cuts = range(0, len(group.uris), chunk_images)
-    return [
-        _part(first_chunk + n, group.cut(cut, chunk_images), first_position + cut)
-        for n, cut in enumerate(cuts)
-    ]
+    parts, cut = list[Part](), 0
+    while cut < len(group.uris):
+        images = chunk_images or chunk_images_at(first_position + cut)
+        part = _part(first_chunk + len(parts), group.cut(cut, images), first_position + cut)
+        parts.append(part)
+        cut += images
+    return parts
 
 
 def _is_inserted(connection: Connection, draft: Draft, chunk: int) -> bool:
