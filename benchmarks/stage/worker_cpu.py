@@ -30,7 +30,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -85,7 +85,7 @@ class Bench:
         self._check(number, images)
         return {part: 1e6 * (after[part] - before[part]) / images for part in (*PARTS, ALL)}
 
-    def _model(self) -> dict[str, str]:
+    def _model(self) -> dict[str, Any]:
         return {"weights": RANDOM_WEIGHTS["RESNEXT_WEIGHTS"]}
 
     def _cpu_s(self) -> dict[str, float]:

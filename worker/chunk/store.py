@@ -97,7 +97,7 @@ class Store:
         before.update(map(claim.offset, unsettled | claim.others))
         before.update(offset for group in claim.groups for offset in group.offsets)
         fault = _fault(snapshot, failures.values())
-        self._database.transact(
+        self._database.execute(
             lambda connection: moves.store(
                 connection,
                 claim.fence,
