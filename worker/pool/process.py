@@ -94,9 +94,10 @@ class LoaderProcess:
 
     def assign(self, requests: Sequence[LoadRequest]) -> list[tuple[int, LoadRequest]]:
         """Takes a free slot for each request; the caller then sends them."""
-        slots = self.free[: -len(requests) - 1 : -1]  # from the end
-        del self.free[-len(requests) :]
+        kept = len(self.free) - len(requests)
+        slots = reversed(self.free[kept:])
         assigned = list(zip(slots, requests, strict=True))
+        del self.free[kept:]
         self.requests.update(assigned)
         return assigned
 

@@ -170,7 +170,7 @@ def test_the_window_is_counted_in_images(engine: Engine, app: Celery, settings: 
         change_chunks(engine, job, chunk, shuffle=-1)
     add_worker(engine, "w1", images_per_s=30.0)
     assert publish(engine, app, settings) == 30
-    assert {len(sent.message.positions) for sent in waiting(app)} == {1}
+    assert {sent.message.images for sent in waiting(app)} == {1}
     for _ in range(30):
         take(app)
     whole = {"remaining": remaining.all_of(10), "remaining_images": 10, "state": "pending"}
