@@ -12,11 +12,19 @@ from __future__ import annotations
 from math import ceil
 from typing import Final, NamedTuple
 
+# A job's first chunks are short, so that many workers share a small job. Later ones are longer: a
+# chunk costs a message, a claim and a transaction, however many images it has. None is longer than
+# a 64th of what comes before it in its job.
+FIRST_CHUNK_IMAGES: Final = 64
+LONGEST_CHUNK_IMAGES: Final = 256
+CHUNKS_BEFORE_LONGER: Final = 128
+
 # Whole chunks that wait in Redis for each worker until its device's rate is known. With fewer a
 # worker could not show a higher rate. Later one whole chunk at least waits for each.
 CHUNKS_A_WORKER: Final = 8
 
-# One chunk that the device computes and one that loads meanwhile; the same of batches.
+# One chunk that the device computes and one that loads meanwhile, of a job's first ones; the same
+# of batches.
 FEWEST_CHUNKS: Final = 2
 FEWEST_BATCHES: Final = 2
 
@@ -43,6 +51,25 @@ class InHand(NamedTuple):
     """Those of them that no loader has begun."""
 
 
+def chunk_images_at(position: int) -> int:
+    """Images of the chunk that begins at this position of a job, where no setting says it."""
+    images = FIRST_CHUNK_IMAGES
+    while images < LONGEST_CHUNK_IMAGES and position >= CHUNKS_BEFORE_LONGER * images:
+        images *= 2
+    return images
+
+
+def count_chunks(images: int, chunk_images: int | None) -> int:
+    """Chunks of a job with so many images, by the setting; None: they grow."""
+    if chunk_images is not None:
+        return ceil(images / chunk_images)
+    chunks = position = 0
+    while position < images and chunk_images_at(position) < LONGEST_CHUNK_IMAGES:
+        position += chunk_images_at(position)
+        chunks += 1
+    return chunks + ceil(max(0, images - position) / LONGEST_CHUNK_IMAGES)
+
+
 def window_images(
     *,
     workers: int,
@@ -58,7 +85,7 @@ def window_images(
 
     Args:
         workers: live ones of this queue. With none, the window is that of one.
-        chunk_images: images of a whole chunk.
+        chunk_images: images of a whole chunk; of a job's first ones, where they grow.
         window_s: the setting.
         device_images_s: of all workers, while their devices were busy; 0: not known yet.
         done_images_s: of all running jobs; None or 0: not known yet.
@@ -86,7 +113,8 @@ def prefetch_chunks(  # noqa: PLR0913  (each bounds it)
 
     Images count, not chunks: a chunk of which two images are left is the work of two, although its
     task goes on for as long as its patience lasts. And no more images come than the loaders could
-    begin: a network that is slower than the device has no use for them.
+    begin: a network that is slower than the device has no use for them. A slow device has two
+    short chunks, or one long one until little of it is left: a later job waits for them.
 
     Args:
         in_hand: what the worker holds now.
@@ -100,8 +128,13 @@ def prefetch_chunks(  # noqa: PLR0913  (each bounds it)
     fewest = FEWEST_BATCHES * batch_images
     room = max(in_flight_s * images_per_s, fewest) - in_hand.images
     room = min(room, free_slots + fewest - in_hand.waiting)
-    chunks = in_hand.chunks + ceil(room / images_per_chunk)
-    return min(max(chunks, FEWEST_CHUNKS), most_chunks)
+    least = FEWEST_CHUNKS * FIRST_CHUNK_IMAGES - in_hand.images
+    chunks = max(
+        in_hand.chunks + ceil(room / images_per_chunk),
+        min(FEWEST_CHUNKS, in_hand.chunks + ceil(least / images_per_chunk)),
+        1,
+    )
+    return min(chunks, most_chunks)
 
 
 def host_places(*, slots: int, fetches_per_host: int) -> int:

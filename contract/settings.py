@@ -128,8 +128,9 @@ class Settings(BaseSettings):
     torch_threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads that the network computes with; by default one for each core, on CUDA one."""
 
-    chunk_images: int = Field(default=64, ge=1, le=MAX_CHUNK_IMAGES)
-    """URIs in one message."""
+    chunk_images: int | None = Field(default=None, ge=1, le=MAX_CHUNK_IMAGES)
+    """URIs in one message; by default 64 for the first 8,192 URIs of a job, 128 for as many after
+    them, and 256 for the rest."""
 
     batch_images: int | None = Field(default=None, ge=1, le=1024)
     """Images that the network classifies at once, at most; by default 32 on a CPU, and on a GPU 32

@@ -46,6 +46,7 @@ DECIDED = {
     "weights": "those that the model is published with",
     "torch_threads": "decided by the device",
     "batch_images": "decided by the device",
+    "chunk_images": "64, then 128, then 256",
 }
 
 

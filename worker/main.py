@@ -6,6 +6,7 @@ weights are loaded; the loaders' processes start before anything touches CUDA.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -22,6 +23,7 @@ from sqlalchemy import Engine
 from contract.broker.connection import check_broker, make_celery
 from contract.database.waits import Database
 from contract.errors import ResnextQueueError
+from contract.flow import FIRST_CHUNK_IMAGES
 from contract.models import title_of
 from contract.process_name import name_process
 from contract.settings import Settings
@@ -54,6 +56,9 @@ if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before t
 log = logging.getLogger(__name__)
 
 FAILED: Final = 1  # Celery's exit status; the command's own is that of the error
+# Each image makes some objects that live for as long as its chunk. By Python's own thresholds the
+# collector looks at all of them again and again, and finds nothing.
+COLLECT_AFTER: Final = (50_000, 20, 50)
 
 
 def run_worker(settings: Settings, name: str | None = None) -> None:
@@ -139,6 +144,7 @@ def serve(  # noqa: PLR0913, PLR0917  (each part is built once, above)
         wanted_chunks=parts.in_flight.wanted_chunks,
         when_ready=lambda: _say_ready(classifier, parts.identity),
     )
+    _collect_seldom()
     with closing(node), parts.running():
         celery.start()
     if parts.batcher.broken is not None:
@@ -149,6 +155,13 @@ def serve(  # noqa: PLR0913, PLR0917  (each part is built once, above)
     if celery.exitcode:
         raise ResnextQueueError("The worker stopped by itself; the lines above say why.")
     log.info("Stopped; nothing is left in hand.")
+
+
+def _collect_seldom() -> None:
+    """What there is by now stays, so the garbage collector need not look at it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 def _end_broken(batcher: Batcher, shutdown: Shutdown) -> None:
@@ -210,7 +223,7 @@ def build(  # noqa: PLR0913  (the same)
         retry_backoff_s=settings.retry_backoff_s,
     )
     metrics = Metrics()
-    runs = Runs(store, chunk_images=settings.chunk_images, metrics=metrics)
+    runs = Runs(store, chunk_images=settings.chunk_images or FIRST_CHUNK_IMAGES, metrics=metrics)
     stragglers = Stragglers(runs)
     batcher = Batcher(
         classifier,

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,7 +106,9 @@ class Device:
 class Ledger:
     """CPU time by part: each thread's, less what it did for another part."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: Mapping[str, str] = PARTS) -> None:
+        """`threads`: the part of each thread, by the beginning of its name; of others `REST`."""
+        self._threads = threads
         self._moved_s: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -127,7 +129,7 @@ class Ledger:
     def _move(self, part: str, seconds: float) -> None:
         with self._lock:
             self._moved_s[part] += seconds
-            self._moved_s[_part_of(threading.current_thread())] -= seconds
+            self._moved_s[self._part_of(threading.current_thread())] -= seconds
 
     def cpu_s(self) -> dict[str, float]:
         """Of this process since its start."""
@@ -135,14 +137,14 @@ class Ledger:
             by_part = Counter(self._moved_s)
         for thread in threading.enumerate():
             spent_s = _cpu_s(thread)
-            by_part[_part_of(thread)] += spent_s
+            by_part[self._part_of(thread)] += spent_s
             by_part[REST] -= spent_s
         by_part[REST] += time.process_time()
         return dict(by_part)
 
-
-def _part_of(thread: threading.Thread) -> str:
-    return next((part for name, part in PARTS.items() if thread.name.startswith(name)), REST)
+    def _part_of(self, thread: threading.Thread) -> str:
+        parts = (part for name, part in self._threads.items() if thread.name.startswith(name))
+        return next(parts, REST)
 
 
 def _cpu_s(thread: threading.Thread) -> float:

@@ -1,7 +1,9 @@
 """The message that stands for a chunk of images: from the dispatcher, through Redis, to a worker.
 
 It travels as the keyword arguments of one Celery task, in JSON. SQL is the truth and this is
-only a notice: a worker claims the chunk's generation in SQL before it runs anything.
+only a notice: a worker claims the chunk's generation in SQL before it runs anything, and then runs
+what SQL says. A chunk stays as it is for as long as it has that generation and waits, so the
+message need not name its images.
 """
 
 from __future__ import annotations
@@ -24,7 +26,11 @@ PART_VERSION: Final = 3
 """Some images of a chunk, while the others wait for a time of their own. A program that does not
 know them would take the message for malformed, and leaves this version to one that does.
 """
-READ_VERSIONS: Final = (MESSAGE_VERSION, ALONE_VERSION, PART_VERSION)
+NOTICE_VERSION: Final = 4
+"""All current images of a chunk, which the message counts and does not name. The versions before
+name them, with their URIs; none of ours sends 1 and 3 any more.
+"""
+READ_VERSIONS: Final = (MESSAGE_VERSION, ALONE_VERSION, PART_VERSION, NOTICE_VERSION)
 PUBLISHED_AT_HEADER: Final = "published_at"
 """Message header: `chunks.published_at` of this publication, ISO 8601, the database's time."""
 
@@ -45,15 +51,17 @@ class MalformedMessage(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkMessage:
-    """A chunk's images that are not settled, in one of its generations; or one of them alone."""
+    """A chunk's current images, in one of its generations; or one of them alone."""
 
     job: str
     """The public id of the job."""
     job_number: int
     chunk: int
     generation: int
-    positions: tuple[int, ...]
-    uris: tuple[str, ...]
+    positions: tuple[int, ...] = ()
+    uris: tuple[str, ...] = ()
+    images: int = 0
+    """How many there are, for people, where none is named."""
     version: int = MESSAGE_VERSION
 
     def __post_init__(self) -> None:
@@ -79,11 +87,20 @@ class ChunkMessage:
         """As people see it in Flower and in logs."""
         return (
             f"job={self.job} chunk={self.chunk} generation={self.generation} "
-            f"images={len(self.uris)}{' alone' if self.alone else ''}"
+            f"images={len(self.uris) or self.images}{' alone' if self.alone else ''}"
         )
 
+    @property
+    def names_images(self) -> bool:
+        return self.version != NOTICE_VERSION
+
     def encode(self) -> dict[str, Any]:
-        return asdict(self) | {"positions": list(self.positions), "uris": list(self.uris)}
+        fields = asdict(self)
+        if not self.names_images:
+            del fields["positions"], fields["uris"]
+            return fields
+        del fields["images"]
+        return fields | {"positions": list(self.positions), "uris": list(self.uris)}
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Self:
@@ -101,14 +118,21 @@ class ChunkMessage:
             )
         if version not in READ_VERSIONS:
             raise MalformedMessage(f"not a chunk message: there is no version {version}")
+        images: dict[str, Any]
+        if version == NOTICE_VERSION:
+            images = {"images": _number(fields, "images")}
+        else:
+            images = {
+                "positions": tuple(_list(fields, "positions", int)),
+                "uris": tuple(_uris(fields)),
+            }
         return cls(
             job=_text(fields, "job", MAX_JOB_CHARS),
             job_number=_number(fields, "job_number"),
             chunk=_number(fields, "chunk"),
             generation=_number(fields, "generation"),
-            positions=tuple(_list(fields, "positions", int)),
-            uris=tuple(_uris(fields)),
             version=version,
+            **images,
         )
 
 

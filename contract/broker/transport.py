@@ -14,25 +14,60 @@ from contract.broker.dropped import drop
 
 
 class QoS(redis.QoS):
-    """A message that the worker is done with takes no place any more, whatever Redis says.
+    """The messages that a worker holds. Redis gets their names and no more.
 
-    Celery logs that Redis did not hear of it, and goes on. With kombu's own the place would be
-    taken until the next connection: after a silence of Redis that all running tasks ended in,
-    and the connection survived, a worker took no message ever again. What stays in Redis comes
-    back some time, and SQL refuses it.
+    Kombu keeps a copy of each message in Redis, with an index by time, to hand it out again one
+    day. Here SQL knows which chunk is out, and who runs it. The copies took half of what Celery's
+    loop does for a message. One that goes back to the queue is in this worker's memory.
+
+    A message that the worker is done with takes no place any more, whatever Redis says. Celery
+    logs that Redis did not hear of it, and goes on. With kombu's own the place would be taken until
+    the next connection: after a silence of Redis that all running tasks ended in, and the
+    connection survived, a worker took no message ever again.
     """
+
+    def append(self, message: Any, delivery_tag: str) -> None:  # noqa: ANN401  (kombu's)
+        """Called by kombu for each message that comes."""
+        with self.channel.conn_or_acquire() as client:
+            client.hset(self.unacked_key, delivery_tag, "")
+        virtual.QoS.append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
 
     def ack(self, delivery_tag: str) -> None:
         try:
-            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+            with self.channel.conn_or_acquire() as client:
+                client.hdel(self.unacked_key, delivery_tag)
         finally:
             virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Called by Celery where a task does not take its message."""
         try:
-            super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
+            if requeue:
+                self.restore_by_tag(delivery_tag, leftmost=True)
         finally:
-            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+            self.ack(delivery_tag)
+
+    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:  # noqa: ANN401, FBT001, FBT002
+        """Puts a message back into its queue, as the last one where it is `leftmost`.
+
+        Kombu calls this for all that a worker holds when its connection ends, and for what a worker
+        of an older version has left in Redis.
+        """
+        message = self._delivered.get(tag)
+        if message is None:
+            super().restore_by_tag(tag, client, leftmost)  # type: ignore[no-untyped-call]
+            return
+        where = message.delivery_info
+        with self.pipe_or_acquire(client=client) as pipe:
+            pipe.hdel(self.unacked_key, tag)
+            self.channel._do_restore_message(  # noqa: SLF001  (as kombu's own does)
+                message._raw,  # noqa: SLF001
+                where.get("exchange", ""),
+                where.get("routing_key", ""),
+                pipe,
+                leftmost,
+            )
+            pipe.execute()
 
 
 class Channel(redis.Channel):

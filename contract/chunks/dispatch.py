@@ -9,7 +9,6 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Row, Select, func, select, tuple_, update
 
-from contract.chunks.fence import ITS_URIS
 from contract.chunks.state import ChunkState
 from contract.database.clock import db_now
 from contract.database.tables import chunk_uris, chunks, jobs
@@ -38,7 +37,7 @@ def publish(
     """Queues due chunks that have so many images together; the last of them may have more.
 
     Returns:
-        When they were published, and the chunks with their URIs, in the order of `shuffle`.
+        When they were published, and the chunks, in the order of `shuffle`.
     """
     now = connection.scalar(select(db_now()))
     assert now is not None  # noqa: S101  (a clock always answers)
@@ -79,11 +78,20 @@ def _queue(
         .returning(chunks.c.chunk)
     ).all()
     return connection.execute(
-        select(chunks, chunk_uris.c.uris)
-        .join(chunk_uris, ITS_URIS)
+        select(chunks)
         .where(chunks.c.job_number == job_number, chunks.c.chunk.in_(queued))
         .order_by(chunks.c.shuffle)
     ).all()
+
+
+def uri_of(connection: Connection, job_number: int, chunk: int, offset: int) -> str:
+    """Of one image of a chunk."""
+    uris = connection.execute(
+        select(chunk_uris.c.uris).where(
+            chunk_uris.c.job_number == job_number, chunk_uris.c.chunk == chunk
+        )
+    ).scalar_one()
+    return str(uris[offset])
 
 
 def queued_images(connection: Connection, queue: str) -> dict[int, int]:

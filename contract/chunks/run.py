@@ -6,12 +6,14 @@ are given when it is executed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Float, Row, bindparam, exists, select, update
+from sqlalchemy import Connection, Dialect, Float, Row, bindparam, exists, select, update
 
 from contract import remaining
 from contract.chunks import later
@@ -20,9 +22,11 @@ from contract.chunks.later import Group
 from contract.chunks.results import (
     ResultRow,
     add_tally,
+    as_text,
     classes_of,
     failed_rows,
     insert_failed,
+    insert_from_text,
     insert_results,
 )
 from contract.chunks.state import ChunkState
@@ -111,7 +115,7 @@ def claim(
     """The chunk is this worker's from now on; None if it is not to be had.
 
     Args:
-        connection: of a transaction.
+        connection: for one statement, or of a transaction.
         fence: what the message names.
         worker: the worker's name.
         queue: the queue that it serves.
@@ -209,7 +213,7 @@ def store(  # noqa: PLR0913  (what one transaction writes)
     """The chunk's new state, the rows and their tally. The chunk is changed first, and fenced.
 
     Args:
-        connection: of a transaction.
+        connection: for one statement, on PostgreSQL; else of a transaction.
         fence: the run's.
         worker: the worker's name.
         before: offsets that were left before this.
@@ -222,34 +226,93 @@ def store(  # noqa: PLR0913  (what one transaction writes)
         FencedOff: the chunk is another run's by now; nothing is stored.
     """
     values = left.columns(worker) | {"fault": short(fault)}
-    if not _change(connection, fence, worker, before, values):
-        return  # an earlier try of ours was committed although the answer was lost
+    parameters = fence.parameters(worker) | {"the_remaining": remaining.encode(before)} | values
+    if connection.dialect.name == "postgresql":
+        stored = _store_at_once(connection, parameters, rows, errors)
+    else:
+        stored = _store_in_turn(connection, parameters, rows, errors)
+    if not stored:
+        _check_stored_before(connection, fence, values)
+
+
+def _store_at_once(
+    connection: Connection,
+    parameters: Mapping[str, Any],
+    rows: Sequence[ResultRow],
+    errors: Mapping[str, int],
+) -> bool:
+    """All of it in one statement; False where the chunk is not held, or not as it was."""
+    failed = sum(errors.values())
+    given = dict(parameters) | {
+        "state": parameters["state"].value,
+        "later": None if parameters["later"] is None else json.dumps(parameters["later"]),
+        "due_in_s": parameters.get("due_in_s"),
+        "the_rows": as_text(rows),
+        "classified": len(rows) - failed,
+        "failed": failed,
+        "errors": json.dumps(errors),
+        "classes": json.dumps(classes_of(rows)) if len(rows) > failed else None,
+    }
+    stored = connection.exec_driver_sql(_store_in_one(connection.dialect), given)
+    return bool(stored.scalar_one())
+
+
+@cache
+def _store_in_one(dialect: Dialect) -> str:
+    return f"""
+WITH stored AS (
+    UPDATE chunks SET state = %(state)s, worker = %(worker)s, remaining = %(remaining)s,
+        remaining_images = %(remaining_images)s, attempt = %(attempt)s,
+        later = %(later)s::json, fault = %(fault)s,
+        due_at = coalesce(
+            clock_timestamp() + make_interval(secs => %(due_in_s)s::double precision), due_at
+        )
+    WHERE job_number = %(the_job)s AND chunk = %(the_chunk)s AND generation = %(the_generation)s
+        AND state = 'running' AND worker = %(the_worker)s AND remaining = %(the_remaining)s
+    RETURNING job_number
+), inserted AS (
+    {insert_from_text(dialect, "%(the_rows)s", "stored")}
+), tallied AS (
+    INSERT INTO tallies (job_number, classified, failed, errors, classes)
+    SELECT job_number, %(classified)s, %(failed)s, %(errors)s::json, %(classes)s::json FROM stored
+    WHERE %(classified)s::int + %(failed)s::int > 0
+)
+SELECT count(*) FROM stored
+"""  # noqa: S608  (our own columns)
+
+
+def _store_in_turn(
+    connection: Connection,
+    parameters: Mapping[str, Any],
+    rows: Sequence[ResultRow],
+    errors: Mapping[str, int],
+) -> bool:
+    """The same in a transaction, for SQLite."""
+    statement = _STORE_DUE if "due_in_s" in parameters else _STORE
+    if connection.execute(statement, dict(parameters)).rowcount != 1:
+        return False
     if rows:
         insert_results(connection, rows)
         classified = len(rows) - sum(errors.values())
         add_tally(
             connection,
-            fence.job_number,
+            parameters["the_job"],
             classified=classified,
             errors=errors,
             classes=classes_of(rows),
         )
+    return True
 
 
-def _change(
-    connection: Connection,
-    fence: Fence,
-    worker: str,
-    before: Iterable[int],
-    values: Mapping[str, Any],
-) -> bool:
-    parameters = fence.parameters(worker) | {"the_remaining": remaining.encode(before)}
-    statement = _STORE_DUE if "due_in_s" in values else _STORE
-    if connection.execute(statement, parameters | dict(values)).rowcount == 1:
-        return True
+def _check_stored_before(connection: Connection, fence: Fence, values: Mapping[str, Any]) -> None:
+    """An earlier try of ours was committed although the answer was lost.
+
+    Raises:
+        FencedOff: it was another run.
+    """
     found = connection.execute(_FOUND, fence.parameters()).one_or_none()
     if found == (values["state"], values["remaining"], values["worker"]):
-        return False
+        return
     raise FencedOff(
         f"job {fence.job_number} chunk {fence.chunk} generation {fence.generation}: "
         "another run has this chunk by now"

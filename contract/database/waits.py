@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from sqlalchemy import Connection, Engine, exc
 
-from contract.database.engine import is_full, reading
+from contract.database.engine import is_full, one_statement, reading
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,17 @@ class Database:
 
         def once() -> T:
             with self.engine.begin() as connection:
+                return work(connection)
+
+        return self._repeat(once)
+
+    def execute(self, work: Callable[[Connection], T]) -> T:
+        """As `transact`, where `work` executes one statement; if it executes another, the first one
+        may be committed already.
+        """
+
+        def once() -> T:
+            with one_statement(self.engine) as connection:
                 return work(connection)
 
         return self._repeat(once)

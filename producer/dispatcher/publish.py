@@ -26,8 +26,7 @@ from sqlalchemy import Connection, Engine, Row, func, select
 from contract import remaining
 from contract.broker.message import (
     ALONE_VERSION,
-    MESSAGE_VERSION,
-    PART_VERSION,
+    NOTICE_VERSION,
     PUBLISHED_AT_HEADER,
     TASK_NAME,
     ChunkMessage,
@@ -35,11 +34,11 @@ from contract.broker.message import (
 from contract.chunks import later
 from contract.chunks.dispatch import due as due_chunks
 from contract.chunks.dispatch import publish as publish_chunks
-from contract.chunks.dispatch import queued_images
+from contract.chunks.dispatch import queued_images, uri_of
 from contract.database.clock import db_now
 from contract.database.engine import reading
 from contract.database.tables import jobs, workers
-from contract.flow import window_images
+from contract.flow import FIRST_CHUNK_IMAGES, window_images
 from contract.settings import Settings
 from producer.dispatcher.suspects import is_suspect, next_alone
 
@@ -141,7 +140,7 @@ def _window(connection: Connection, queue: str, settings: Settings) -> int:
     )
     return window_images(
         workers=fleet,
-        chunk_images=settings.chunk_images,
+        chunk_images=settings.chunk_images or FIRST_CHUNK_IMAGES,
         window_s=settings.window_s,
         device_images_s=device_images_s,
         done_images_s=done_images_s,
@@ -210,21 +209,26 @@ def _queue_due(connection: Connection, job_number: int, images: float) -> list[P
     job = connection.execute(
         select(jobs.c.id, jobs.c.queue).where(jobs.c.number == job_number)
     ).one()
-    return [Publication(job.queue, _message(job.id, chunk), published_at) for chunk in queued]
+    return [
+        Publication(job.queue, _message(connection, job.id, chunk), published_at)
+        for chunk in queued
+    ]
 
 
-def _message(job: str, chunk: Row[Any]) -> ChunkMessage:
-    left = remaining.decode(chunk.remaining)
-    offsets = later.current(left, chunk.later)
-    version = MESSAGE_VERSION if len(offsets) == len(left) else PART_VERSION
+def _message(connection: Connection, job: str, chunk: Row[Any]) -> ChunkMessage:
+    offsets = later.current(remaining.decode(chunk.remaining), chunk.later)
+    named: dict[str, Any] = {"images": len(offsets), "version": NOTICE_VERSION}
     if is_suspect(chunk):
-        offsets, version = [next_alone(chunk, offsets)], ALONE_VERSION
+        offset = next_alone(chunk, offsets)
+        named = {
+            "positions": (chunk.first_position + offset,),
+            "uris": (uri_of(connection, chunk.job_number, chunk.chunk, offset),),
+            "version": ALONE_VERSION,
+        }
     return ChunkMessage(
         job=job,
         job_number=chunk.job_number,
         chunk=chunk.chunk,
         generation=chunk.generation,
-        positions=tuple(chunk.first_position + offset for offset in offsets),
-        uris=tuple(chunk.uris[offset] for offset in offsets),
-        version=version,
+        **named,
     )

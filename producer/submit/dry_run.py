@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from math import ceil
 from typing import Any, Final
 
 from sqlalchemy import Connection, func, select
 
 from contract.database.clock import db_now
 from contract.database.tables import jobs, workers
+from contract.flow import count_chunks
 from producer.submit.check import OnInvalid
 from producer.submit.sources.entry import Image
 from producer.submit.sources.left_out import LeftOut
@@ -117,7 +117,7 @@ def look_at(
     return Report(
         images=submitted,
         failed=failed if intake.sample is None else round(failed * submitted / max(1, number)),
-        chunks=ceil(submitted / order.chunk_images),
+        chunks=count_chunks(submitted, order.chunk_images),
         queue=order.queue,
         on_invalid=intake.on_invalid,
         unique=intake.unique,

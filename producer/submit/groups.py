@@ -14,6 +14,7 @@ from typing import Final
 import orjson
 
 from contract.chunks.insert import Part
+from contract.flow import chunk_images_at
 from producer.submit.check import Failed
 from producer.submit.sources.entry import Entry, Run
 
@@ -74,14 +75,16 @@ def gather(
         yield group
 
 
-def parts_of(group: Group, first_position: int, chunk_images: int) -> list[Part]:
-    """Some chunks; every group but the last one is of whole chunks."""
-    first_chunk = first_position // chunk_images
-    cuts = range(0, len(group.uris), chunk_images)
-    return [
-        _part(first_chunk + n, group.cut(cut, chunk_images), first_position + cut)
-        for n, cut in enumerate(cuts)
-    ]
+def parts_of(
+    group: Group, first_position: int, first_chunk: int, chunk_images: int | None
+) -> list[Part]:
+    """Some chunks; every group but the last one is of whole chunks. None: chunks grow."""
+    parts, cut = list[Part](), 0
+    while cut < len(group.uris):
+        images = chunk_images or chunk_images_at(first_position + cut)
+        parts.append(_part(first_chunk + len(parts), group.cut(cut, images), first_position + cut))
+        cut += images
+    return parts
 
 
 def _part(chunk: int, group: Group, first_position: int) -> Part:

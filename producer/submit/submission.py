@@ -36,6 +36,7 @@ from contract.database.clock import db_now
 from contract.database.tables import chunks
 from contract.database.waits import Database
 from contract.errors import SourceError
+from contract.flow import LONGEST_CHUNK_IMAGES
 from contract.settings import Settings
 from producer.notify.outbox import check_url, make_secret
 from producer.submit.background import begin
@@ -149,7 +150,8 @@ class Order:
     model: str
     weights: str
     precision: str
-    chunk_images: int
+    chunk_images: int | None
+    """None: they grow along the job."""
     file_roots: Sequence[Path]
     fetch_ports: Sequence[int] = ()
     object_stores: Sequence[str] = ()
@@ -289,7 +291,8 @@ def _submit_draft(
 
 def _images_per_group(order: Order) -> int:
     """Whole chunks."""
-    return max(1, GROUP_IMAGES // order.chunk_images) * order.chunk_images
+    chunk_images = order.chunk_images or LONGEST_CHUNK_IMAGES
+    return max(1, GROUP_IMAGES // chunk_images) * chunk_images
 
 
 def groups_of(images: Iterable[Image], order: Order, intake: Intake) -> Iterator[Group]:
@@ -358,16 +361,17 @@ def _job_row(order: Order) -> dict[str, Any]:
 
 def _insert_groups(
     groups: Iterable[Group],
-    chunk_images: int,
+    chunk_images: int | None,
     insert: Callable[[Group, Sequence[Part]], None],
     advance: Callable[[int], object],
 ) -> int:
     """How many images there were. While a group is inserted, the next one is made ready."""
-    images = inserted = 0
+    images = inserted = first_chunk = 0
     under_way: Future[None] | None = None
     try:
         for group in groups:
-            parts = parts_of(group, images, chunk_images)
+            parts = parts_of(group, images, first_chunk, chunk_images)
+            first_chunk += len(parts)
             if under_way is not None:
                 under_way.result()
                 advance(images - inserted)

@@ -40,7 +40,7 @@ from contract.failure import Failure
 from contract.settings import Settings, load_settings
 from tests.doubles.classifier import CROP, Classifier
 from worker import main
-from worker.chunk import claim, rows
+from worker.chunk import claim, store
 from worker.chunk.outcome import Provenance
 from worker.metrics.exporter import exporting
 from worker.pool.pool import Load, Loaded, LoadFailed, PoolClosed
@@ -172,15 +172,19 @@ def plant(module: Any, name: str, uris_of: Any) -> None:
     setattr(module, name, faulty)
 
 
+def _uris_of_rows(claimed: claim.Claim, _: Any, outcomes: Any) -> list[str]:
+    return [claimed.images[position].uri for position in outcomes]
+
+
 def start() -> None:
     settings = load_settings()
     configure_logging(settings)
     if "older" in sys.argv:
         message.READ_VERSIONS = (message.MESSAGE_VERSION,)  # type: ignore[misc]
     if "faulty-claim" in sys.argv:
-        plant(claim, "_claimed", lambda message, _: message.uris)
+        plant(claim, "_claimed", lambda _, row: row.uris)
     if "faulty-store" in sys.argv:
-        plant(rows, "_row", lambda claim, _, position, __: [claim.images[position].uri])
+        plant(store, "make_rows", _uris_of_rows)
     if "cuda" in sys.argv:
         main.Batcher = partial(main.Batcher, hung_after_s=HUNG_AFTER_S)  # type: ignore[misc]
     if "abort" in sys.argv:

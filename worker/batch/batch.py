@@ -77,7 +77,6 @@ class Batch:
             last_stages = (self.started_at - part.came_at, device_s, self.images)
             of_run = outcomes[part.run]
             for (position, loaded), answer in zip(part.images, left, strict=False):
-                measured = loaded.measured + last_stages
-                of_run[position] = Outcome(answer, loaded.provenance, measured)
+                of_run[position] = Outcome(answer, loaded.provenance, loaded.measured + last_stages)
         for run, settled in outcomes.items():
             run.settle(settled)

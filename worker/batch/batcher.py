@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from contract.failure import Failure
 from resnext.errors import DeviceBroken
 from resnext.picture.resample import Pixels
-from resnext.predictions import Predictions, best_of_each
+from resnext.predictions import Predictions
 from resnext.run.watchdog import HUNG_AFTER_S, Watchdog
 from worker.batch.batch import Arrived, Batch
 from worker.chunk.outcome import Outcome, Prediction
@@ -344,11 +344,14 @@ def _gather(loads: list[Loaded], room: Pixels) -> None:
 
 
 def _answers(predictions: Predictions) -> list[Prediction | Failure]:
+    columns = (
+        map(tuple, predictions.class_ids.tolist()),
+        map(tuple, predictions.scores.tolist()),
+        predictions.finite.tolist(),
+    )
     return [
-        Failure("not_finite")
-        if best is None
-        else Prediction(tuple(best.class_ids), tuple(best.scores))
-        for best in best_of_each(predictions)
+        Prediction(class_ids, scores) if finite else Failure("not_finite")
+        for class_ids, scores, finite in zip(*columns, strict=True)
     ]
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import count
-from typing import Final
+from itertools import count, repeat
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, select, update
 
@@ -31,8 +32,7 @@ log = logging.getLogger(__name__)
 FOREIGN_WEIGHTS_WAIT_S: Final = 30.0
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """What is fetched, and the submitter's own id of it."""
 
     uri: str
@@ -82,22 +82,29 @@ def claim(database: Database, identity: Identity, message: ChunkMessage) -> Clai
     """
     tries = count()
 
-    def work(connection: Connection) -> Claim | None:
-        row = run.claim(
+    def take(connection: Connection) -> run.Claimed | None:
+        return run.claim(
             connection,
             message.fence,
             worker=identity.worker,
             queue=identity.queue,
             again=next(tries) > 0,
         )
-        if row is None or not _serves(connection, identity, message, row.weights_sha256):
-            return None
-        return _claimed(message, row)
 
-    claimed = database.transact(work)
-    if claimed is None:
-        log.debug("%s: not to be claimed; its message is dropped", message)
-    return claimed
+    def take_named(connection: Connection) -> tuple[run.Claimed, Claim] | None:
+        """The claim is taken back with its transaction if the message is malformed."""
+        row = take(connection)
+        return None if row is None else (row, _claimed(message, row))
+
+    if message.names_images:
+        taken = database.transact(take_named)
+    else:
+        row = database.execute(take)
+        taken = None if row is None else (row, _claimed(message, row))
+    if taken is not None and _serves(database, identity, message, taken[0].weights_sha256):
+        return taken[1]
+    log.debug("%s: not to be claimed; its message is dropped", message)
+    return None
 
 
 def begin_alone(database: Database, identity: Identity, claimed: Claim) -> None:
@@ -110,10 +117,13 @@ def begin_alone(database: Database, identity: Identity, claimed: Claim) -> None:
 
 
 def _serves(
-    connection: Connection, identity: Identity, message: ChunkMessage, pinned: str | None
+    database: Database, identity: Identity, message: ChunkMessage, pinned: str | None
 ) -> bool:
-    """Whether the job is classified with this worker's weights; the first claim decides."""
-    pinned = pinned or _pin(connection, identity, message)
+    """Whether the job is classified with this worker's weights; the first claim decides. If not,
+    the chunk goes back.
+    """
+    if pinned is None:
+        pinned = database.transact(lambda connection: _pin(connection, identity, message))
     if pinned == identity.weights_sha256:
         return True
     log.error(
@@ -123,7 +133,11 @@ def _serves(
         pinned,
         identity.weights_sha256,
     )
-    run.refuse(connection, message.fence, identity.worker, due_in_s=FOREIGN_WEIGHTS_WAIT_S)
+    database.transact(
+        lambda connection: run.refuse(
+            connection, message.fence, identity.worker, due_in_s=FOREIGN_WEIGHTS_WAIT_S
+        )
+    )
     return False
 
 
@@ -140,28 +154,40 @@ def _pin(connection: Connection, identity: Identity, message: ChunkMessage) -> s
 
 def _claimed(message: ChunkMessage, row: run.Claimed) -> Claim:
     first: int = row.first_position
-    current = later.current(remaining.decode(row.remaining), row.later)
-    offsets = [position - first for position in message.positions]
-    others = set(current).difference(offsets)
-    if not set(current).issuperset(offsets) or (others and not message.alone):
-        raise MalformedMessage(f"{message} names other images than SQL does")
-    uris = [row.uris[offset] for offset in offsets]
-    if uris != list(message.uris):
+    offsets = later.current(remaining.decode(row.remaining), row.later)
+    others: set[int] = set()
+    if message.names_images:
+        offsets, others = _named(message, first, offsets)
+    uris: Iterable[str] = row.uris
+    refs: Iterable[str | None] = row.refs or repeat(None)
+    if len(offsets) < len(row.uris):
+        uris = [row.uris[offset] for offset in offsets]
+        refs = [row.refs[offset] for offset in offsets] if row.refs else refs
+    if message.uris and list(message.uris) != list(uris):
         log.error("%s has other URIs than SQL does; those of SQL are fetched", message)
-    refs = row.refs or [None] * len(row.uris)
     return Claim(
         message=message,
         attempt=row.attempt,
         first_position=first,
-        images={
-            position: Image(uri, refs[position - first])
-            for position, uri in zip(message.positions, uris, strict=True)
-        },
+        images=dict(zip(map(first.__add__, offsets), map(Image, uris, refs), strict=True)),
         others=frozenset(first + offset for offset in others),
         groups=tuple(later.decode(row.later)),
         queue_wait_s=_seconds_between(row.published_at, row.claimed_at),
         claimed_at=row.claimed_at.timestamp(),
     )
+
+
+def _named(message: ChunkMessage, first: int, current: Sequence[int]) -> tuple[list[int], set[int]]:
+    """The offsets that a message names, and those of the other current images.
+
+    Raises:
+        MalformedMessage: it names others than SQL does.
+    """
+    offsets = [position - first for position in message.positions]
+    others = set(current).difference(offsets)
+    if not set(current).issuperset(offsets) or (others and not message.alone):
+        raise MalformedMessage(f"{message} names other images than SQL does")
+    return offsets, others
 
 
 def _seconds_between(begin: datetime | None, end: datetime) -> float | None:

@@ -189,7 +189,7 @@ class Runs:
         stored, refused = self._store_parts(run.claim, snapshot)
         ours = Failure("internal", type(fault).__name__)
         left = {
-            position: replace(outcome, result=ours) if position in refused else outcome
+            position: outcome._replace(result=ours) if position in refused else outcome
             for position, outcome in snapshot.outcomes.items()
             if position not in stored
         }

@@ -8,48 +8,27 @@ from contract.chunks.results import NO_ANSWER, NO_ERROR, ResultRow, plain
 from contract.database.tables import TOP
 from contract.failure import Failure
 from worker.chunk.claim import Claim
-from worker.chunk.outcome import Outcome, Prediction
+from worker.chunk.outcome import Outcome
 from worker.process.identity import Identity
 
 
 def make_rows(claim: Claim, identity: Identity, outcomes: Mapping[int, Outcome]) -> list[ResultRow]:
     """By position; None where there is nothing to say."""
-    return [_row(claim, identity, position, outcome) for position, outcome in outcomes.items()]
+    job, images = claim.message.job_number, claim.images
+    run = (claim.attempt, identity.worker)
+    model = (identity.model_number, identity.precision, identity.orientation)
+    return [
+        (job, position, *images[position], *run, *_found(outcome, model))
+        for position, outcome in outcomes.items()
+    ]
 
 
-def _row(claim: Claim, identity: Identity, position: int, outcome: Outcome) -> ResultRow:
-    image, came, result = claim.images[position], outcome.provenance, outcome.result
-    error, answer = NO_ERROR, NO_ANSWER
+def _found(outcome: Outcome, model: ResultRow) -> ResultRow:
+    """From the error on."""
+    result, (final_uri, size, sha256, image_format, width, height), _ = outcome
+    came = (plain(final_uri), size, sha256, plain(image_format), width, height)
     if isinstance(result, Failure):
-        error = (result.code, plain(result.detail))
-    else:
-        answer = _answer(identity, result)
-    return (
-        claim.message.job_number,
-        position,
-        image.uri,
-        image.ref,
-        claim.attempt,
-        identity.worker,
-        *error,
-        plain(came.final_uri),
-        came.bytes,
-        came.sha256,
-        plain(came.format),
-        came.width,
-        came.height,
-        *answer,
-    )
-
-
-def _answer(identity: Identity, prediction: Prediction) -> ResultRow:
-    missing = (None,) * (TOP - len(prediction.class_ids))  # of a network of few classes
-    return (
-        identity.model_number,
-        identity.precision,
-        identity.orientation,
-        *prediction.class_ids,
-        *missing,
-        *prediction.scores,
-        *missing,
-    )
+        return (result.code, plain(result.detail), *came, *NO_ANSWER)
+    class_ids, scores = result
+    missing = (None,) * (TOP - len(class_ids))  # of a network of few classes
+    return (*NO_ERROR, *came, *model, *class_ids, *missing, *scores, *missing)

@@ -108,9 +108,13 @@ class ChunkRun:
         with self._changed:
             if self._closed:
                 return
-            for position, outcome in outcomes.items():
-                if self._leave(position):
-                    self._outcomes[position] = outcome
+            if self._classifying.issuperset(outcomes):  # as good as always
+                self._classifying.difference_update(outcomes)
+                self._outcomes.update(outcomes)
+            else:
+                for position, outcome in outcomes.items():
+                    if self._leave(position):
+                        self._outcomes[position] = outcome
             callback = self._announce()
         if callback is not None:
             callback(self)

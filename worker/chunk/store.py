@@ -7,7 +7,7 @@ has lost its chunk to another one stores nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from random import uniform
 from typing import Final
@@ -72,29 +72,32 @@ class Store:
         Raises:
             FencedOff: the chunk is another run's by now; nothing is stored.
         """
-        outcomes = snapshot.outcomes
+        failures = {
+            position: result
+            for position, (result, _, _) in snapshot.outcomes.items()
+            if isinstance(result, Failure)
+        }
+        may_retry = claim.attempt < self._max_attempts
         retried = {
-            position: outcome.result
-            for position, outcome in outcomes.items()
-            if isinstance(outcome.result, Failure)
-            and outcome.result.retried
-            and claim.attempt < self._max_attempts
+            position: failure
+            for position, failure in failures.items()
+            if may_retry and failure.retried
         }
-        final = {
-            position: outcome for position, outcome in outcomes.items() if position not in retried
-        }
+        final = snapshot.outcomes
+        if retried:
+            final = {place: one for place, one in final.items() if place not in retried}
         unsettled = snapshot.unsettled
         failed = Counter(
-            outcome.result.code for outcome in final.values() if isinstance(outcome.result, Failure)
+            failure.code for position, failure in failures.items() if position not in retried
         )
         rows = make_rows(claim, self._identity, final)
         left = self._left(claim, snapshot, unsettled, retried)
-        before = {
-            *map(claim.offset, snapshot.outcomes.keys() | snapshot.unsettled | claim.others),
-            *(offset for group in claim.groups for offset in group.offsets),
-        }
-        fault = _fault(snapshot, outcomes)
-        self._database.transact(
+        first = claim.first_position
+        before = {position - first for position in snapshot.outcomes}
+        before.update(map(claim.offset, unsettled | claim.others))
+        before.update(offset for group in claim.groups for offset in group.offsets)
+        fault = _fault(snapshot, failures.values())
+        self._database.execute(
             lambda connection: moves.store(
                 connection,
                 claim.fence,
@@ -219,11 +222,11 @@ def describe_fault(fault: BaseException) -> str:
     return f"{type(fault).__name__}: {lines[0]}" if lines else type(fault).__name__
 
 
-def _fault(snapshot: Snapshot, outcomes: dict[int, Outcome]) -> str | None:
+def _fault(snapshot: Snapshot, failures: Iterable[Failure]) -> str | None:
     """The fault that the run has met, if it met one."""
     if snapshot.fault is not None:
         return describe_fault(snapshot.fault)
-    for outcome in outcomes.values():
-        if isinstance(outcome.result, Failure) and outcome.result.code == "internal":
-            return outcome.result.detail or "internal"
+    for failure in failures:
+        if failure.code == "internal":
+            return failure.detail or "internal"
     return None

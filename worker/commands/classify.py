@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -207,7 +207,7 @@ def _record(settled: Settled, title: str, how: Record) -> Record:
         answer=answer,
         model=title,
         attempts=image.attempt,
-        known=(how if "top5" in answer else {}) | asdict(settled.provenance),
+        known=(how if "top5" in answer else {}) | settled.provenance._asdict(),
     )
 
 

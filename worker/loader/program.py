@@ -21,7 +21,6 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
 from typing import Final
@@ -149,12 +148,12 @@ class Loader:
         except DecodeError as error:
             watch.next_stage()
             width, height = error.size or (None, None)
-            came = replace(came, format=error.format, width=width, height=height)
+            came = came._replace(format=error.format, width=width, height=height)
             return Answer(slot, _failure_of(error), came, watch.measured())
         finally:
             self._slots.note(None)
         watch.next_stage()
-        came = replace(came, format=decoded.format, width=decoded.width, height=decoded.height)
+        came = came._replace(format=decoded.format, width=decoded.width, height=decoded.height)
         return Answer(slot, None, came, watch.measured(), frame)
 
 

@@ -142,8 +142,12 @@ class Hosts(Generic[T]):
 
     def begin(self, host: str | None) -> None:
         """An image goes out that was never parked."""
-        if host is not None:
-            self._hosts.setdefault(host, _Host()).in_flight += 1
+        if host is None:
+            return
+        known = self._hosts.get(host)
+        if known is None:
+            known = self._hosts[host] = _Host()
+        known.in_flight += 1
 
     def end(self, host: str | None) -> None:
         """An image that went out has its answer."""
@@ -151,8 +155,9 @@ class Hosts(Generic[T]):
             return
         known = self._hosts[host]
         known.in_flight -= 1
-        self._turn(host, known)
-        if not (known.in_flight or known.line or known.asked):
+        if known.line:
+            self._turn(host, known)
+        elif not (known.in_flight or known.asked):
             del self._hosts[host]
 
     def park(self, host: str, image: T) -> None:

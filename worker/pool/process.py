@@ -12,7 +12,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,11 +92,14 @@ class LoaderProcess:
     _starting: threading.Lock = field(default_factory=threading.Lock)
     """Guards `_unsent`, and `ready` as long as it is False."""
 
-    def assign(self, request: LoadRequest) -> tuple[int, LoadRequest]:
-        """Takes a free slot for the request, which the caller then sends."""
-        slot = self.free.pop()
-        self.requests[slot] = request
-        return slot, request
+    def assign(self, requests: Sequence[LoadRequest]) -> list[tuple[int, LoadRequest]]:
+        """Takes a free slot for each request; the caller then sends them."""
+        kept = len(self.free) - len(requests)
+        slots = reversed(self.free[kept:])
+        assigned = list(zip(slots, requests, strict=True))
+        del self.free[kept:]
+        self.requests.update(assigned)
+        return assigned
 
     def begin_suspects(self) -> list[tuple[int, LoadRequest]]:
         """In quarantine: assigns as many waiting requests as the limit allows. Ends the
@@ -107,7 +110,7 @@ class LoaderProcess:
             return assigned
         limit = self.quarantine.in_flight_limit(self.answered)
         while self.quarantine.waiting and self.free and len(self.requests) < limit:
-            assigned.append(self.assign(self.quarantine.waiting.popleft()))
+            assigned += self.assign([self.quarantine.waiting.popleft()])
         if not self.requests:
             self.quarantine = None
         return assigned

@@ -133,7 +133,7 @@ class Replacement:
         if process is None:
             return
         process.quarantine = verdict.quarantine
-        again = [process.assign(request) for request in verdict.again]
+        again = process.assign(verdict.again)
         self._reader.add(process)
         process.send(again)
         self._scheduler.put(n, process)

@@ -7,7 +7,6 @@ has died and puts in the next one. Every method needs the scheduler's lock.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import heapify, heapreplace
 
 from worker.pool.process import LoaderProcess
 from worker.pool.request import LoadRequest
@@ -50,17 +49,21 @@ class RunningLoaders:
         return any(process.free for process in self._open)
 
     def deal(self, requests: Sequence[LoadRequest]) -> Batches:
-        """Gives each request to the loader with the most free slots; there must be enough."""
+        """Gives requests to the loaders with the most free slots, so that all have about as many
+        left; there must be enough.
+        """
         batches: Batches = {}
         if not requests:
             return batches
-        # The number tells loaders with as many free slots apart, which have no order.
-        heap = [(-len(process.free), n, process) for n, process in enumerate(self._open)]
-        heapify(heap)
-        for request in requests:
-            less, n, process = heap[0]
-            batches.setdefault(process, []).append(process.assign(request))
-            heapreplace(heap, (less + 1, n, process))
+        begin, ordered = 0, sorted(self._open, key=lambda process: len(process.free))
+        left = sum(len(process.free) for process in ordered) - len(requests)
+        for loaders, process in zip(range(len(ordered), 0, -1), ordered, strict=True):
+            kept = min(len(process.free), left // loaders)
+            left -= kept
+            end = begin + len(process.free) - kept
+            if end > begin:
+                batches[process] = process.assign(requests[begin:end])
+            begin = end
         return batches
 
     def deal_suspects(self) -> Batches:

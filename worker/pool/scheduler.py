@@ -11,7 +11,7 @@ rest. `worker.pool.pool` calls this for the callers, `worker.pool.reader` with a
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -129,7 +129,7 @@ class Scheduler:
 
     def take_in(self, arrivals: Arrivals) -> None:
         """Calls back with the answers of loaders."""
-        loads: dict[ManyCallback, KeyedLoads] = {}
+        loads: defaultdict[ManyCallback, KeyedLoads] = defaultdict(list)
         with self._lock:
             for process, answers in arrivals:
                 for answer in answers:
@@ -141,8 +141,7 @@ class Scheduler:
                         process.distrust("sent an answer to no request")
                         break
                     self._hosts.end(request.host)
-                    load = self._load_of(process, answer)
-                    loads.setdefault(request.done, []).append((request.key, load))
+                    loads[request.done].append((request.key, self._load_of(process, answer)))
             batches = self._give_out()
         send(batches)
         for done, some in loads.items():
@@ -217,23 +216,24 @@ class Scheduler:
             The keys of those that are parked or go out, and what is to be sent.
         """
         free = self._running.free()
-        keys, going = [], list[LoadRequest]()
+        hosts, keys, going = self._hosts, [], list[LoadRequest]()
         while left:
             request = left[0]
             host = request.host
-            if host is not None and self._hosts.must_wait(host):
+            if host is not None and hosts.must_wait(host):
                 if self._refuses(host):
                     refused.append(left.popleft())
                     continue
-                if not self._hosts.has_room(host):
+                if not hosts.has_room(host):
                     break
-                self._hosts.park(host, request)
+                hosts.park(host, request)
             elif len(going) < free:
-                self._hosts.begin(host)
+                hosts.begin(host)
                 going.append(request)
             else:
                 break
-            keys.append(left.popleft().key)
+            keys.append(request.key)
+            left.popleft()
         return keys, self._running.deal(going)
 
     def _refuses(self, host: str) -> bool:
@@ -263,13 +263,14 @@ class Scheduler:
 
     def _load_of(self, process: LoaderProcess, answer: Answer) -> Load:
         process.answered += 1
-        if answer.failure is not None:
-            process.free.append(answer.slot)
-            return LoadFailed(answer.failure, answer.provenance, answer.measured)
+        slot, failure, provenance, measured, frame = answer
+        if failure is not None:
+            process.free.append(slot)
+            return LoadFailed(failure, provenance, measured)
         return Loaded(
-            process.slots.pixels(answer.frame),
-            answer.provenance,
+            process.slots.pixels(frame),
+            provenance,
             self._owner,
-            (process, answer.slot, answer.frame),
-            answer.measured,
+            (process, slot, frame),
+            measured,
         )

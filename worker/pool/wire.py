@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from math import isnan, nan
+from functools import lru_cache
+from math import nan
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -76,18 +77,13 @@ def unpack_packet(packet: bytes) -> list[bytes]:
     Raises:
         BadRecord: the lengths are not those of its records.
     """
-    records, begin = [], 0
-    while begin < len(packet):
-        try:
-            (length,) = _SIZE.unpack_from(packet, begin)
-        except struct.error as error:
-            raise BadRecord("a packet that ends early") from error
-        begin += _SIZE.size
-        record = packet[begin : begin + length]
-        if len(record) != length:
-            raise BadRecord("a packet that ends early")
-        records.append(record)
-        begin += length
+    records, begin, end = [], _SIZE.size, len(packet)
+    while begin <= end:
+        (length,) = _SIZE.unpack_from(packet, begin - _SIZE.size)
+        records.append(packet[begin : begin + length])
+        begin += length + _SIZE.size
+    if begin != end + _SIZE.size:
+        raise BadRecord("a packet that ends early")
     return records
 
 
@@ -147,28 +143,32 @@ def unpack_answer(record: bytes) -> Answer:
     try:
         (
             slot, frame, failed, size, width, height, retry_after_s, sha256,
-            fetch_s, decode_wait_s, decode_s, *lengths,
+            fetch_s, decode_wait_s, decode_s,
+            format_bytes, uri_bytes, code_bytes, detail_bytes,
         ) = _ANSWER.unpack_from(record)  # fmt: skip
-        image_format, final_uri, code, detail = _unpack_texts(record, lengths)
-    except (struct.error, ValueError) as error:
+        uri_at = _ANSWER.size + format_bytes
+        code_at = uri_at + uri_bytes
+        detail_at = code_at + code_bytes
+        if detail_at + detail_bytes != len(record):
+            raise BadRecord("texts of other lengths than the record says")
+        return Answer(
+            slot,
+            _failure(record[code_at:detail_at], record[detail_at:], retry_after_s)
+            if failed
+            else None,
+            Provenance(  # by place, since names take longer
+                _safe(record[uri_at:code_at], MAX_URI_CHARS) if uri_bytes else None,
+                size if size >= 0 else None,
+                None if sha256 == _NO_HASH else sha256.hex(),
+                _format(record[_ANSWER.size : uri_at]),
+                width if width >= 0 else None,
+                height if height >= 0 else None,
+            ),
+            _credible(fetch_s, decode_wait_s, decode_s),
+            frame,
+        )
+    except (struct.error, UnicodeDecodeError) as error:
         raise BadRecord("a record of the wrong form") from error
-    if failed and not is_known(code):
-        raise BadRecord("an unknown error code")
-    retry = None if isnan(retry_after_s) or retry_after_s < 0 else retry_after_s
-    return Answer(
-        slot,
-        Failure(code, _safe(detail, MAX_DETAIL_CHARS), retry) if failed else None,
-        Provenance(
-            final_uri=_safe(final_uri, MAX_URI_CHARS) or None,
-            bytes=_known(size),
-            sha256=None if sha256 == _NO_HASH else sha256.hex(),
-            format=_safe(image_format, _MOST_FORMAT_CHARS) or None,
-            width=_known(width),
-            height=_known(height),
-        ),
-        _credible(fetch_s, decode_wait_s, decode_s),
-        frame,
-    )
 
 
 def _as_integer(number: int | None) -> int:
@@ -176,27 +176,28 @@ def _as_integer(number: int | None) -> int:
     return -1 if number is None or number > _LARGEST else number
 
 
-def _known(number: int) -> int | None:
-    return None if number < 0 else number
+def _failure(code: bytes, detail: bytes, retry_after_s: float) -> Failure:
+    """`retry_after_s` is below 0 or NaN where the server asked for nothing."""
+    name = code.decode()
+    if not is_known(name):
+        raise BadRecord("an unknown error code")
+    asked_s = retry_after_s if retry_after_s >= 0 else None
+    return Failure(name, _safe(detail, MAX_DETAIL_CHARS), asked_s)
 
 
-def _safe(text: str, most_chars: int) -> str:
-    return in_one_line(text[:most_chars])[:most_chars] if text else text
+@lru_cache(maxsize=32)
+def _format(text: bytes) -> str | None:
+    """There are few formats, and each image names one."""
+    return _safe(text, _MOST_FORMAT_CHARS) or None
+
+
+def _safe(text: bytes, most_chars: int) -> str:
+    return in_one_line(text.decode()[:most_chars])[:most_chars]
 
 
 def _credible(*stages_s: float) -> Measured:
     """Times that no clock measures become unknown; NaN is in no range."""
-    for seconds in stages_s:
-        if not 0.0 <= seconds <= _LONGEST_S:
-            return tuple(s if 0.0 <= s <= _LONGEST_S else UNKNOWN for s in stages_s)
-    return stages_s
-
-
-def _unpack_texts(record: bytes, lengths: list[int]) -> list[str]:
-    texts, begin = [], _ANSWER.size
-    for length in lengths:
-        texts.append(record[begin : begin + length].decode() if length else "")
-        begin += length
-    if begin != len(record):
-        raise BadRecord("texts of other lengths than the record says")
-    return texts
+    first, second, third = stages_s
+    if 0.0 <= first <= _LONGEST_S and 0.0 <= second <= _LONGEST_S and 0.0 <= third <= _LONGEST_S:
+        return stages_s
+    return tuple(s if 0.0 <= s <= _LONGEST_S else UNKNOWN for s in stages_s)

@@ -42,7 +42,7 @@ class TellingTask(Task):  # type: ignore[misc]
         """Called by Celery in the task's thread, before it tells of the task."""
         request = state.requests.get(task_id)
         if request is not None:
-            request.failure = failure_in(retval)
+            request.failure = failure_in(getattr(retval, "answer", retval))
 
 
 def tell_failures(app: Celery) -> None:

@@ -725,7 +725,7 @@ def test_what_is_counted_is_what_is_stored_once(fleet: Fleet) -> None:
     runs.enter(run)
     for position in run.claim.images:
         run.begin_loading([position])
-    late = replace(failed("timeout"), measured=(20.0,))
+    late = failed("timeout")._replace(measured=(20.0,))
     for position, outcome in [(640, CLASSIFIED), (641, failed("http_404")), (642, late)]:
         run.settle({position: outcome})
     stored = runs.store(run)

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 
 from contract import remaining
 from contract.broker.connection import make_celery, queue_of
+from contract.chunks import later
 from contract.database.clock import db_now
 from contract.flow import CHUNKS_A_WORKER
 from contract.settings import Settings
@@ -57,10 +58,12 @@ def test_a_chunk_that_is_due_is_queued_and_its_message_sent(
     assert (chunk.state, chunk.generation, chunk.worker) == ("queued", 5, None)
     message = sent[1].message
     assert (message.job_number, message.generation) == (job, 5)
-    assert message.positions == (3, 4, 5)
-    assert message.uris == tuple(f"https://a.example/{n}.jpg" for n in (3, 4, 5))
+    assert (message.images, message.positions, message.uris) == (3, (), ())
     assert sent[1].published_at == chunk.published_at
-    assert claim_as(engine, "w1", message) is not None
+    claimed = claim_as(engine, "w1", message)
+    assert {position: image.uri for position, image in claimed.images.items()} == {
+        n: f"https://a.example/{n}.jpg" for n in (3, 4, 5)
+    }
 
 
 def test_only_images_that_are_not_settled_are_sent(
@@ -73,9 +76,22 @@ def test_only_images_that_are_not_settled_are_sent(
     publish(engine, app, settings)
 
     (sent,) = waiting(app)
-    assert sent.message.positions == (11, 18)
-    assert sent.message.uris == ("https://a.example/11.jpg", "https://a.example/18.jpg")
-    assert sorted(claim_as(engine, "w1", sent.message).images) == [11, 18]
+    assert sent.message.images == 2
+    claimed = claim_as(engine, "w1", sent.message)
+    assert {position: image.uri for position, image in claimed.images.items()} == {
+        n: f"https://a.example/{n}.jpg" for n in (11, 18)
+    }
+
+
+def test_images_that_wait_for_a_time_of_their_own_are_not_claimed(
+    engine: Engine, app: Celery, settings: Settings
+) -> None:
+    job = submit_chunks(engine, 1, images=5)
+    change_chunks(engine, job, 0, later=later.encode([later.Group(2e9, 1, (0, 3))]))
+    publish(engine, app, settings)
+    (sent,) = waiting(app)
+    assert sent.message.images == 3
+    assert sorted(claim_as(engine, "w1", sent.message).images) == [1, 2, 4]
 
 
 def test_what_flower_shows_of_a_message_names_the_chunk_and_no_uri(
@@ -154,7 +170,7 @@ def test_the_window_is_counted_in_images(engine: Engine, app: Celery, settings: 
         change_chunks(engine, job, chunk, shuffle=-1)
     add_worker(engine, "w1", images_per_s=30.0)
     assert publish(engine, app, settings) == 30
-    assert {len(sent.message.positions) for sent in waiting(app)} == {1}
+    assert {sent.message.images for sent in waiting(app)} == {1}
     for _ in range(30):
         take(app)
     whole = {"remaining": remaining.all_of(10), "remaining_images": 10, "state": "pending"}

@@ -99,6 +99,8 @@ def test_a_worker_takes_no_more_than_it_does_in_some_seconds(
         # Celery's loop sends one every two seconds, and asks how much to take every second.
         until(lambda: len(of_type("worker-heartbeat", events[seen:])) >= 2)
     assert (installation.unacknowledged(), installation.waiting_messages()) == (2, 18)
+    held = redis_of(installation.app).hvals("unacked")
+    assert held == [b"", b""], "Redis has the names of messages that are held, and no copies"
     gate.touch()
     until(lambda: set(installation.states().values()) == {"done"}, lambda: installation.log)
     assert len(installation.rows()) == 160

@@ -88,6 +88,19 @@ def test_a_job_is_cut_into_chunks_in_the_order_of_its_images(engine: Engine) -> 
     assert [uri for part in lists for uri in part.uris] == [uri for uri, _ in images(10_000)]
 
 
+def test_chunks_grow_along_a_job_where_no_length_is_set(engine: Engine) -> None:
+    submit(engine, images(17_000))
+    with reading(engine) as connection:
+        parts = connection.execute(select(chunks).order_by(chunks.c.chunk)).all()
+        lists = connection.execute(select(chunk_uris).order_by(chunk_uris.c.chunk)).all()
+    assert [part.chunk for part in parts] == list(range(195))
+    lengths = [64] * 128 + [128] * 64 + [256] * 2 + [17_000 - 16_384 - 512]
+    assert [part.images for part in parts] == lengths
+    assert [part.first_position for part in parts] == [sum(lengths[:n]) for n in range(195)]
+    assert all(part.remaining == all_of(part.images) for part in parts)
+    assert [uri for part in lists for uri in part.uris] == [uri for uri, _ in images(17_000)]
+
+
 def test_ids_of_ones_own_are_kept_and_null_where_a_chunk_has_none(engine: Engine) -> None:
     given = [("http://a.org/1", None), ("http://a.org/2", "ü2"), ("http://a.org/3", None)]
     submit(engine, given, settings=Settings(chunk_images=2))

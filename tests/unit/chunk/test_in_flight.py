@@ -40,6 +40,24 @@ def test_seconds_of_the_measured_rate(images_per_s: float, chunks: int) -> None:
     assert in_flight(images_per_s).wanted_chunks() == chunks
 
 
+@pytest.mark.parametrize(
+    ("images_per_chunk", "in_hand", "chunks"),
+    [
+        pytest.param(64.0, (1, 64, 0), 2, id="short ones: one to classify, one to load"),
+        pytest.param(64.0, (2, 128, 0), 2, id="and no more"),
+        pytest.param(256.0, (0, 0, 0), 1, id="the first long one"),
+        pytest.param(256.0, (1, 256, 0), 1, id="a long one is as much as two short ones"),
+        pytest.param(256.0, (1, 127, 0), 2, id="until little of it is left"),
+    ],
+)
+def test_a_slow_device_has_as_many_images_in_long_chunks_as_in_short_ones(
+    images_per_chunk: float, in_hand: tuple[int, int, int], chunks: int
+) -> None:
+    """A later job waits for them."""
+    worker = in_flight(6.0, in_hand, images_per_chunk=images_per_chunk)
+    assert worker.wanted_chunks() == chunks
+
+
 def test_small_chunks_are_more_of_them() -> None:
     """What a retry leaves of a chunk may be one image; a batch is to be filled all the same."""
     assert in_flight(0.0, images_per_chunk=1.0).wanted_chunks() == 64

@@ -1,4 +1,4 @@
-"""How much work is where: the window in Redis, and the places and lines of hosts.
+"""How much work is where: the lengths of chunks, the window, and the places and lines of hosts.
 
 `test_in_flight.py` has the prefetch.
 """
@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from contract.flow import host_places, line_images, parked_images, window_images
-from contract.settings import Settings
+from contract.flow import (
+    LONGEST_CHUNK_IMAGES,
+    chunk_images_at,
+    host_places,
+    line_images,
+    parked_images,
+    window_images,
+)
+from contract.settings import MAX_CHUNK_IMAGES, Settings
 
 
 def window(
@@ -23,6 +30,24 @@ def window(
         device_images_s=device,
         done_images_s=done,
     )
+
+
+@pytest.mark.parametrize(
+    ("position", "images"),
+    [
+        pytest.param(0, 64, id="the first"),
+        pytest.param(8_191, 64, id="so many are short"),
+        pytest.param(8_192, 128, id="then they are longer"),
+        pytest.param(16_384, 256, id="and longer"),
+        pytest.param(10**9, 256, id="the longest"),
+    ],
+)
+def test_chunks_grow_along_a_job(position, images) -> None:
+    assert chunk_images_at(position) == images
+
+
+def test_the_longest_chunk_is_one_that_a_message_may_have() -> None:
+    assert LONGEST_CHUNK_IMAGES <= MAX_CHUNK_IMAGES
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from contract.broker.message import (
     ALONE_VERSION,
     MESSAGE_VERSION,
+    NOTICE_VERSION,
     READ_VERSIONS,
     ChunkMessage,
     MalformedMessage,
@@ -24,6 +25,9 @@ MESSAGE = ChunkMessage(
     positions=(320, 322),
     uris=("http://example.org/a.jpg", "http://example.org/ü?b=c"),
 )
+
+
+NOTICE = replace(MESSAGE, positions=(), uris=(), images=2, version=NOTICE_VERSION)
 
 
 def test_a_message_survives_json() -> None:
@@ -51,6 +55,20 @@ def test_an_image_alone_is_of_a_version_that_older_workers_leave_to_newer_ones()
     assert ChunkMessage.decode(json.loads(json.dumps(alone.encode()))) == alone
     assert (alone.alone, MESSAGE.alone) == (True, False)
     assert str(alone).endswith("images=1 alone")
+
+
+def test_a_notice_counts_the_images_and_names_none() -> None:
+    assert set(NOTICE.encode()) == {
+        "job", "job_number", "chunk", "generation", "images", "version",
+    }  # fmt: skip
+    assert ChunkMessage.decode(json.loads(json.dumps(NOTICE.encode()))) == NOTICE
+    assert str(NOTICE) == "job=abc123 chunk=5 generation=2 images=2"
+
+
+@pytest.mark.parametrize("images", [None, "2", -1, [1], 2**63])
+def test_a_notice_without_a_count_is_refused(images) -> None:
+    with pytest.raises(MalformedMessage, match="images"):
+        ChunkMessage.decode(NOTICE.encode() | {"images": images})
 
 
 def test_several_images_are_not_alone() -> None:

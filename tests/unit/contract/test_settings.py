@@ -204,7 +204,7 @@ def test_no_folder_is_a_file_root_by_default() -> None:
 def test_an_empty_variable_counts_as_unset(monkeypatch) -> None:
     monkeypatch.setenv("RESNEXT_CHUNK_IMAGES", "")
     monkeypatch.setenv("RESNEXT_BROKER_URL", "")
-    assert load_settings().chunk_images == 64
+    assert load_settings().chunk_images is None
     assert load_settings().broker_url is None
 
 

@@ -1,0 +1,122 @@
+"""A real worker whose loaders have every picture at once, and whose device takes no time.
+
+    python -m benchmarks.rig.instant_worker BATCH_IMAGES
+
+Started by benchmarks/stage/worker_cpu.py with the environment of an installation: what is left is
+the main process, flat out. It answers each line `{}` of its standard input with the CPU time of
+its process, by part, and stops when standard input ends. Celery, claims, pool, batches and stores
+are the worker's own. In the place of each loader stands a process that writes no pixels and sends
+each answer in a packet of its own, as a loader does that decodes one image after the other.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any, Final
+
+import worker.batch.batcher
+import worker.pool.process
+from benchmarks.rig.child import answer_questions
+from benchmarks.rig.simulated_worker import GATHER, REST, Device, Ledger, run
+from contract.settings import load_settings
+from worker.chunk.live_runs import Runs
+from worker.chunk.outcome import Provenance
+from worker.chunk.task import ChunkTask
+from worker.loader.config import LoaderConfig
+from worker.pool.slots import Slots
+from worker.pool.wire import (
+    MAX_PACKET_BYTES,
+    READY,
+    Answer,
+    pack_answer,
+    pack_packets,
+    unpack_packet,
+    unpack_request,
+)
+from worker.process.celery_worker import configure_logging
+
+CELERY, CLAIM, HAND_OUT, TAKE_IN, BATCH, STORE = (
+    "Celery", "claim", "hand out", "take in", "batch", "store",
+)  # fmt: skip
+PARTS: Final = (CELERY, CLAIM, HAND_OUT, TAKE_IN, BATCH, GATHER, STORE, REST)
+# By the beginnings of threads' names.
+THREADS: Final = {
+    "MainThread": CELERY,
+    "ThreadPoolExecutor": CELERY,
+    "loader-": TAKE_IN,
+    "batcher": BATCH,
+    "stragglers": STORE,
+}
+CAME: Final = Provenance(bytes=108_000, sha256="c3" * 32, format="JPEG", width=640, height=480)
+MEASURED: Final = (0.1, 0.001, 0.003)
+ANSWER: Final = "--answer"
+
+
+def answer(descriptor: int, memory: int) -> None:
+    """What stands in a loader's place. It ends when its worker closes the connection."""
+    connection = socket.socket(fileno=descriptor)
+    config = LoaderConfig.decode(connection.recv(MAX_PACKET_BYTES))
+    slots = Slots(memory, count=config.slots, crop=config.preprocessing.crop)
+    for slot in range(slots.count):  # the pages are there before anything is measured
+        slots.pixels(slot)[:] = slot % 256
+    answers = [
+        next(pack_packets([pack_answer(Answer(slot, None, CAME, MEASURED, frame=slot))]))
+        for slot in range(slots.count)
+    ]
+    connection.send(READY)
+    while packet := connection.recv(MAX_PACKET_BYTES):
+        for record in unpack_packet(packet):
+            connection.send(answers[unpack_request(record)[0]])
+
+
+def start_answering(
+    _module: str, *arguments: str, inherited: Sequence[int], **_: Any
+) -> subprocess.Popen[bytes]:
+    """In the place of `worker.loader.sandbox.spawn.spawn`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.rig.instant_worker", ANSWER, *arguments],
+        pass_fds=inherited,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
+
+
+def measure(ledger: Ledger) -> None:
+    """Books what is done for a chunk or a batch to its part, whatever thread does it."""
+    for owner, name, part in (
+        (ChunkTask, "_claim", CLAIM),
+        (ChunkTask, "_load", HAND_OUT),
+        (Runs, "store", STORE),
+        (worker.batch.batcher, "_gather", GATHER),
+    ):
+        setattr(owner, name, ledger.timed(part, getattr(owner, name)))
+
+
+def main() -> None:
+    if sys.argv[1] == ANSWER:
+        answer(*map(int, sys.argv[2:]))
+        return
+    settings = load_settings().model_copy(update={"batch_images": int(sys.argv[1])})
+    configure_logging(settings)
+    worker.pool.process.spawn = start_answering
+    device, ledger = Device(settings, 0.0), Ledger(THREADS)
+    measure(ledger)
+
+    def listen_to_parent() -> None:
+        answer_questions(lambda: {"cpu_s": ledger.cpu_s()})
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=listen_to_parent, name="parent", daemon=True).start()
+    run(settings, device)
+
+
+if __name__ == "__main__":
+    main()
