@@ -12,6 +12,7 @@ import pytest
 from contract.flow import (
     LONGEST_CHUNK_IMAGES,
     chunk_images_at,
+    count_chunks,
     host_places,
     line_images,
     parked_images,
@@ -137,3 +138,13 @@ def test_four_images_are_parked_for_each_slot() -> None:
 def test_the_page_on_flow_has_the_defaults_of_the_settings(field, default, words) -> None:
     assert Settings.model_fields[field].default == default, "docs/flow.md has another default"
     assert words in (Path(__file__).parents[3] / "docs/flow.md").read_text()
+
+
+@pytest.mark.parametrize("images", [0, 1, 64, 65, 8192, 8193, 16384, 32768, 40000, 100_001])
+@pytest.mark.parametrize("setting", [None, 1, 64, 256])
+def test_chunks_are_counted_as_a_submit_cuts_them(images: int, setting: int | None) -> None:
+    position = chunks = 0
+    while position < images:
+        position += setting or chunk_images_at(position)
+        chunks += 1
+    assert count_chunks(images, setting) == chunks
