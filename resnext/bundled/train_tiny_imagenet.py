@@ -42,7 +42,7 @@ from resnext.bundled.pictures import Pictures, hold_out, read_pictures
 from resnext.bundled.recipe import Phase, Recipe
 from resnext.bundled.training import Accuracy, Progress, Training, measure
 from resnext.load import load_network
-from resnext.spec.tiny_imagenet import TINY_IMAGENET, tiny_imagenet, wordnet_ids
+from resnext.spec.catalogue import TINY_IMAGENET, tiny_imagenet, wordnet_ids
 from resnext.weights.random import normalise
 
 LOG_S: Final = 60.0

@@ -24,7 +24,7 @@ from resnext.bundled.train_tiny_imagenet import MAX_BYTES, main, save_weights
 from resnext.bundled.training import Pace, Training
 from resnext.errors import WeightsError
 from resnext.load import load_network
-from resnext.spec.tiny_imagenet import TINY_IMAGENET, tiny_imagenet, wordnet_ids
+from resnext.spec.catalogue import TINY_IMAGENET, tiny_imagenet, wordnet_ids
 
 CLASSES = 4
 PER_CLASS = 10
