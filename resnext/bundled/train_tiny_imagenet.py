@@ -162,7 +162,7 @@ class Run:
 
     def log(self, line: str) -> None:
         """Writes a line to the log and to the screen."""
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
         with self._log.open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {line}\n")
 

@@ -97,9 +97,8 @@ class Training:
         self._preprocessing = spec.preprocessing
         self._pictures, self._rows = kept, rows
         self._state = state
-        self._network = _initialise(ResNeXt(spec)).to(
-            self.device, memory_format=torch.channels_last
-        )
+        self._network = _initialise(ResNeXt(spec)).to(self.device)
+        self._network.to(memory_format=torch.channels_last)
         self.averaged = AveragedModel(
             self._network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
         )
