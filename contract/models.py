@@ -17,6 +17,7 @@ _PUBLISHED: Final = {
     "resnext101_32x4d.fb_ssl_yfcc100m_ft_in1k": "timm",
     "resnext101_32x4d.fb_swsl_ig1b_ft_in1k": "timm",
     "resnext29_cifar10": "bundled",
+    "resnext_tiny_imagenet": "bundled",
 }
 _SPEC_SUFFIX: Final = ".json"
 _OWN: Final = "own"

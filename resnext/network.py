@@ -7,13 +7,22 @@ Parameters have torchvision's names, which NVIDIA's and timm's files share.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from resnext.spec.model import ModelSpec
+from resnext.spec.model import ModelSpec, Stem
+
+_STEMS: Final[Mapping[Stem, tuple[int, int]]] = {
+    "imagenet": (7, 2),
+    "tiny_imagenet": (3, 2),
+    "cifar": (3, 1),
+}
+"""Kernel size and stride of each stem's convolution."""
 
 
 class Bottleneck(nn.Module):
@@ -56,8 +65,8 @@ class ResNeXt(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         stem = spec.stem_channels
-        size, stride, padding = (7, 2, 3) if spec.stem == "imagenet" else (3, 1, 1)
-        self.conv1 = nn.Conv2d(3, stem, size, stride, padding, bias=False)
+        size, stride = _STEMS[spec.stem]
+        self.conv1 = nn.Conv2d(3, stem, size, stride, size // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if spec.stem == "imagenet" else nn.Identity()

@@ -5,7 +5,7 @@ Loads no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
@@ -32,6 +32,7 @@ _FACEBOOK: Final = "https://dl.fbaipublicfiles.com/semiweaksupervision/model_fil
 
 _DEPTHS_101: Final = (3, 4, 23, 3)
 BUNDLED: Final = "resnext29_cifar10"
+TINY_IMAGENET: Final = "resnext_tiny_imagenet"
 
 
 def find_spec(model: str) -> ModelSpec:
@@ -85,6 +86,7 @@ def known_specs() -> Mapping[str, ModelSpec]:
                 interpolation="bilinear",
             ),
             _bundled(),
+            *_trained(tiny_imagenet()),
         )
     }
 
@@ -160,6 +162,47 @@ def _bundled() -> ModelSpec:
             )
         },
     )
+
+
+def tiny_imagenet() -> ModelSpec:
+    """The small model of 200 ImageNet classes, trained by `resnext.bundled.train_tiny_imagenet`.
+
+    As large as 6 MB in fp16 permit. Eight groups train as fast on a CPU as four, and have a
+    quarter fewer parameters.
+    """
+    file = Path(str(files("resnext.bundled").joinpath(f"{TINY_IMAGENET}.safetensors")))
+    return ModelSpec(
+        name=TINY_IMAGENET,
+        depths=(1, 3, 4, 2),
+        cardinality=8,
+        width_per_group=8,
+        stage_channels=(64, 128, 256, 512),
+        stem="tiny_imagenet",
+        stem_channels=32,
+        preprocessing=Preprocessing(64, 64, "bilinear", _IMAGENET_MEAN, _IMAGENET_STD),
+        categories=tuple(label for _, label in _tiny_imagenet_classes()),
+        weights={"bundled": LocalWeights(path=file, licence="BSD-3-Clause")},
+    )
+
+
+def wordnet_ids() -> tuple[str, ...]:
+    """The WordNet id of each class id of `tiny_imagenet`. Its pictures lie in folders named so."""
+    return tuple(wordnet_id for wordnet_id, _ in _tiny_imagenet_classes())
+
+
+@cache
+def _tiny_imagenet_classes() -> tuple[tuple[str, str], ...]:
+    """WordNet ids and ImageNet's labels, in the order of ImageNet's class ids."""
+    text = files("resnext.bundled").joinpath("tiny_imagenet.txt").read_text(encoding="utf-8")
+    lines = (line.split("\t") for line in text.splitlines())
+    return tuple((wordnet_id, label) for wordnet_id, label in lines)
+
+
+def _trained(spec: ModelSpec) -> Iterator[ModelSpec]:
+    """The spec, once its weights are part of this package."""
+    file = spec.weights["bundled"]
+    if isinstance(file, LocalWeights) and file.path.exists():
+        yield spec
 
 
 # Of the training images, channel by channel.

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from resnext.picture.preprocess import Preprocessing
 
+Stem = Literal["imagenet", "tiny_imagenet", "cifar"]
 RANDOM: Final = "random"
 """The name of weights that every model has: drawn, not trained."""
 
@@ -56,8 +57,10 @@ class ModelSpec:
     """Of the first stage, in channels; doubled by each further one."""
     stage_channels: tuple[int, ...] = (256, 512, 1024, 2048)
     """What comes out of each stage."""
-    stem: Literal["imagenet", "cifar"] = "imagenet"
-    """`imagenet`: 7x7 with stride 2 and a max-pool; `cifar`: 3x3 alone."""
+    stem: Stem = "imagenet"
+    """`imagenet`: 7x7 with stride 2 and a max-pool; `tiny_imagenet`: 3x3 with stride 2;
+    `cifar`: 3x3 alone.
+    """
     stem_channels: int = 64
     preprocessing: Preprocessing
     categories: tuple[str, ...]

@@ -22,11 +22,11 @@ import json
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from resnext.errors import BadSpec
 from resnext.picture.preprocess import Preprocessing
-from resnext.spec.model import LocalWeights, ModelSpec
+from resnext.spec.model import LocalWeights, ModelSpec, Stem
 
 OWN: Final = "own"
 """The name of the weights that a JSON file names."""
@@ -110,7 +110,7 @@ _NETWORK: Final[dict[str, tuple[str, Check]]] = {
     "cardinality": ("a number from 1", _is_count),
     "width_per_group": ("a number from 1", _is_count),
     "stage_channels": ("a list of numbers from 1", _is_counts),
-    "stem": ("imagenet or cifar", lambda value: value in ("imagenet", "cifar")),
+    "stem": ("imagenet, tiny_imagenet or cifar", lambda value: value in get_args(Stem)),
     "stem_channels": ("a number from 1", _is_count),
 }
 _PREPROCESSING: Final[dict[str, tuple[str, Check]]] = {

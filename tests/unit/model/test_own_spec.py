@@ -13,7 +13,7 @@ from contract.models import default_weights, short_model, title_of
 from resnext import load_classifier
 from resnext.errors import BadSpec
 from resnext.network import build_network
-from resnext.spec.catalogue import BUNDLED, find_spec, known_specs
+from resnext.spec.catalogue import BUNDLED, find_spec, known_specs, tiny_imagenet, wordnet_ids
 from resnext.spec.model import LocalWeights
 from resnext.weights.random import draw_weights
 
@@ -83,6 +83,14 @@ def test_a_network_of_ones_own_needs_no_known_one(tmp_path) -> None:
     assert spec.weights["own"].licence == "MIT"
 
 
+@pytest.mark.parametrize(("stem", "side"), [("imagenet", 16), ("tiny_imagenet", 32), ("cifar", 64)])
+def test_each_stem_makes_pictures_smaller_by_its_own_factor(stem, side, birds, tmp_path) -> None:
+    spec = find_spec(write(tmp_path, birds | {"stem": stem}))
+    network = build_network(spec)
+    pictures = torch.empty(1, 3, 64, 64, device="meta")
+    assert network.maxpool(network.conv1(pictures)).shape[-2:] == (side, side)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -143,3 +151,14 @@ def test_titles_name_model_and_weights_without_folders_and_endings() -> None:
     assert title_of("/models/birds.json", "own") == "birds/own"
     assert title_of("resnext101_32x4d.gluon_in1k", "timm") == "resnext101_32x4d.gluon_in1k/timm"
     assert short_model("/models/birds.json") == "birds"
+
+
+def test_the_small_models_labels_are_those_of_imagenet() -> None:
+    """The same word in SQL means the same with the small model and with NVIDIA's."""
+    labels = tiny_imagenet().categories
+    all_labels = find_spec("resnext101_32x4d").categories
+    ids = [all_labels.index(label) for label in labels]
+    assert len(labels) == len(set(ids)) == len(set(wordnet_ids())) == 200
+    assert ids == sorted(ids)
+    assert list(wordnet_ids()) == sorted(wordnet_ids())  # ImageNet's ids follow WordNet's
+    assert {"tabby", "espresso", "school bus"} <= set(labels)

@@ -1,0 +1,285 @@
+"""The training of the bundled model: on a few drawn pictures, killed, resumed and exported."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from resnext.bundled.pictures import SIDE, Look, Pictures, hold_out, read_pictures
+from resnext.bundled.recipe import Phase, Recipe
+from resnext.bundled.train_tiny_imagenet import MAX_BYTES, main, save_weights
+from resnext.bundled.training import Pace, Training
+from resnext.errors import WeightsError
+from resnext.load import load_network
+from resnext.network import ResNeXt
+from resnext.spec.catalogue import TINY_IMAGENET, tiny_imagenet, wordnet_ids
+
+CLASSES = 4
+PER_CLASS = 10
+HELD_OUT = 2
+BATCH = 8
+STEPS_AN_EPOCH = CLASSES * (PER_CLASS - HELD_OUT) // BATCH
+RECIPE = Recipe(
+    phases=(Phase(2, 16), Phase(1, 24)),
+    batch_images=BATCH,
+    peak_rate=0.05,
+    warm_up_epochs=1,
+    weight_decay=5e-4,
+    label_smoothing=0.1,
+    ema_decay=0.5,
+    held_out_per_class=HELD_OUT,
+    seed=3,
+)
+OPTIONS = ["--phases", "2:16", "1:24", "--batch-images", "8", "--held-out", "2"]
+
+
+def draw_archive(path: Path, *, per_class: int = PER_CLASS, side: int = SIDE) -> Path:
+    """Noise around one colour a class."""
+    random = np.random.default_rng(7)
+    with tarfile.open(path, "w") as archive:
+        for wordnet_id in wordnet_ids()[:CLASSES]:
+            colour = random.integers(40, 215, 3)
+            for n in range(per_class):
+                noise = random.integers(-40, 40, (side, side, 3))
+                file = io.BytesIO()
+                Image.fromarray((colour + noise).astype(np.uint8)).save(file, "jpeg")
+                member = tarfile.TarInfo(f"train/{wordnet_id}/{n:03}.jpg")
+                member.size = file.tell()
+                file.seek(0)
+                archive.addfile(member, file)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """So little work is not worth a second one, which waits where other tests run beside it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    return draw_archive(tmp_path_factory.mktemp("archive") / "train.tar")
+
+
+@pytest.fixture
+def pictures(archive, tmp_path) -> Pictures:
+    return read(archive, tmp_path)
+
+
+def read(archive: Path, folder: Path) -> Pictures:
+    return read_pictures(archive, folder, {name: n for n, name in enumerate(wordnet_ids())})
+
+
+def make(pictures: Pictures, state: Path, recipe: Recipe = RECIPE) -> Training:
+    rows, _ = hold_out(pictures.labels, recipe.held_out_per_class, recipe.seed)
+    small = replace(tiny_imagenet(), depths=(1, 1), stage_channels=(64, 128))
+    return Training(recipe, small, pictures, rows, state)
+
+
+def finish(training: Training) -> dict[str, torch.Tensor]:
+    while not training.is_done:
+        list(training.run_epoch())
+    return training.averaged.module.state_dict()
+
+
+def test_a_training_resumed_in_the_middle_of_an_epoch_gives_the_same_bits(
+    pictures, tmp_path
+) -> None:
+    unbroken = finish(make(pictures, tmp_path / "unbroken.pt"))
+
+    first = make(pictures, tmp_path / "state.pt")
+    list(first.run_epoch())
+    list(islice(first.run_epoch(), STEPS_AN_EPOCH - 1))
+    first.keep()
+    second = make(pictures, tmp_path / "state.pt")
+    assert second.resume()
+    assert (second.epoch, second.step) == (1, STEPS_AN_EPOCH - 1)
+    resumed = finish(second)
+
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in unbroken.items())
+
+
+def test_a_state_of_another_recipe_is_refused(pictures, tmp_path) -> None:
+    make(pictures, tmp_path / "state.pt").keep()
+    other = Recipe(**vars(RECIPE) | {"seed": 4})
+    with pytest.raises(WeightsError, match=r"of another recipe: .*seed=3.*delete it"):
+        make(pictures, tmp_path / "state.pt", other).resume()
+
+
+def test_a_state_that_was_interrupted_while_it_was_written_leaves_the_last_one(
+    pictures, tmp_path
+) -> None:
+    training = make(pictures, tmp_path / "state.pt")
+    list(training.run_epoch())
+    training.keep()
+    (tmp_path / "state.part").write_bytes(b"half of a state")
+    again = make(pictures, tmp_path / "state.pt")
+    assert again.resume()
+    assert again.epoch == 1
+
+
+def test_it_learns(pictures, tmp_path) -> None:
+    """Four colours are told apart after few steps, on pictures that it was not trained on."""
+    recipe = Recipe(**vars(RECIPE) | {"phases": (Phase(6, 16),)})
+    training = make(pictures, tmp_path / "state.pt", recipe)
+    finish(training)
+    _, held_out = hold_out(pictures.labels, HELD_OUT, RECIPE.seed)
+    assert training.measure(held_out).top1 > 0.7
+
+
+@contextmanager
+def started(archive: Path, folder: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """The real command; its lines can be read."""
+    command = [sys.executable, "-m", "resnext.bundled.train_tiny_imagenet", str(archive)]
+    with subprocess.Popen(
+        [*command, "--folder", str(folder), *OPTIONS, *more],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for_line(process: subprocess.Popen[str], part: str) -> None:
+    assert process.stdout is not None
+    assert any(part in line for line in process.stdout)
+
+
+def test_a_killed_training_started_again_gives_the_weights_of_one_that_was_not_killed(
+    archive, tmp_path
+) -> None:
+    assert main([str(archive), "--folder", str(tmp_path / "unbroken"), *OPTIONS]) == 0
+    with started(archive, tmp_path / "killed", "--keep-s", "0") as process:
+        wait_for_line(process, "epoch 1: held-out")
+        process.send_signal(signal.SIGKILL)
+    with started(archive, tmp_path / "killed", "--keep-s", "0") as process:
+        wait_for_line(process, "going on at epoch ")
+        wait_for_line(process, ".safetensors: held-out")
+        assert process.wait() == 0
+    found, expected = (
+        load_file(tmp_path / folder / f"{TINY_IMAGENET}.safetensors")
+        for folder in ("killed", "unbroken")
+    )
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_training_told_to_end_keeps_its_state_and_says_so(archive, tmp_path) -> None:
+    with started(archive, tmp_path) as process:
+        wait_for_line(process, "epoch 1: held-out")
+        process.terminate()
+        wait_for_line(process, "told to end; the state is kept")
+        assert process.wait() == 1
+    assert (tmp_path / "state.pt").exists()
+    assert "told to end" in (tmp_path / "log.txt").read_text()
+
+
+def test_the_held_out_pictures_are_the_same_for_a_seed_and_of_every_class(pictures) -> None:
+    rows, held_out = hold_out(pictures.labels, HELD_OUT, seed=3)
+    assert sorted([*rows.tolist(), *held_out.tolist()]) == list(range(CLASSES * PER_CLASS))
+    assert pictures.labels[held_out].bincount().tolist() == [HELD_OUT] * CLASSES
+    assert torch.equal(held_out, hold_out(pictures.labels, HELD_OUT, seed=3)[1])
+    assert not torch.equal(held_out, hold_out(pictures.labels, HELD_OUT, seed=4)[1])
+
+
+def test_only_the_rows_to_train_on_are_trained_on(pictures, tmp_path) -> None:
+    """Other pictures in the place of those held out change no bit."""
+    _, held_out = hold_out(pictures.labels, HELD_OUT, RECIPE.seed)
+    changed = np.array(pictures.pixels)
+    changed[held_out.numpy()] = 0
+    a = finish(make(pictures, tmp_path / "a.pt"))
+    b = finish(make(Pictures(changed, pictures.labels), tmp_path / "b.pt"))
+    assert all(torch.equal(b[name], tensor) for name, tensor in a.items())
+
+
+def test_weights_are_small_and_the_products_loader_gives_their_logits(pictures, tmp_path) -> None:
+    rows, _ = hold_out(pictures.labels, HELD_OUT, RECIPE.seed)
+    training = Training(RECIPE, tiny_imagenet(), pictures, rows, tmp_path / "state.pt")
+    list(training.run_epoch())
+    network = training.averaged.module
+    path = tmp_path / f"{TINY_IMAGENET}.safetensors"
+    save_weights(network, path)
+    assert path.stat().st_size <= MAX_BYTES
+    assert {tensor.dtype for tensor in load_file(path).values() if tensor.ndim > 1} == {
+        torch.float16
+    }
+
+    trained = ResNeXt(tiny_imagenet()).eval()
+    trained.load_state_dict(
+        {
+            name: tensor.half().float() if tensor.ndim > 1 else tensor
+            for name, tensor in network.state_dict().items()
+        }
+    )
+    images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        found = load_network(tiny_imagenet(), str(path)).network(images)
+        assert torch.equal(found, trained(images))
+
+
+def test_decoding_again_reads_the_array_of_the_first_time(archive, tmp_path) -> None:
+    first = read(archive, tmp_path)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    second = read(archive, tmp_path)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == before
+    assert np.array_equal(first.pixels, second.pixels)
+    assert first.labels.bincount().tolist() == [PER_CLASS] * CLASSES
+
+
+def test_a_picture_of_another_size_is_refused_by_name(tmp_path) -> None:
+    wrong = draw_archive(tmp_path / "wrong.tar", per_class=1, side=32)
+    with pytest.raises(ValueError, match=r"train/n01443537/000\.jpg is 32x32, not 64x64"):
+        read(wrong, tmp_path)
+
+
+def test_a_class_that_the_model_does_not_know_is_refused(archive, tmp_path) -> None:
+    with pytest.raises(ValueError, match="lies in 'n01443537', which is not one of the classes"):
+        read_pictures(archive, tmp_path, {"n00000000": 0})
+
+
+def test_a_look_stays_within_the_picture() -> None:
+    look = Look.draw(500, torch.Generator().manual_seed(0))
+    corners = torch.tensor([[-1.0, -1.0, 1.0], [1.0, 1.0, 1.0]])
+    places = corners @ look.grid.mT
+    assert places.abs().max() <= 1 + 1e-6
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
+    assert RECIPE.rate_at(0) == 0
+    assert RECIPE.rate_at(1) == RECIPE.peak_rate
+    assert RECIPE.rate_at(3) == pytest.approx(0, abs=1e-12)
+    assert [RECIPE.side_at(epoch) for epoch in range(3)] == [16, 16, 24]
+
+
+def test_the_time_left_counts_the_size_of_the_pictures_to_come() -> None:
+    assert RECIPE.pixels_left(0, 0, 10) == BATCH * 10 * (16**2 + 16**2 + 24**2)
+    assert RECIPE.pixels_left(2, 4, 10) == BATCH * 6 * 24**2
+    assert RECIPE.pixels_left(3, 0, 10) == 0
+
+
+def test_a_pause_does_not_change_the_pace() -> None:
+    pace = Pace()
+    for seconds in (2.0, 2.0, 3600.0, 2.0):
+        pace.add(seconds, 100)
+    assert pace.seconds(50) == 1.0
