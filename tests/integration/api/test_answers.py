@@ -103,7 +103,7 @@ def test_pages_have_each_image_once(api: Api, job: str, limit: int) -> None:
         ("error=http_404", []),
         ("label=tabby&min_score=0.7", [22, 24]),
         ("label=tabby&label=espresso&min_score=0.7", [21, 22, 23, 24]),
-        ("only=classified&min_score=0.72", [22, 23, 24]),
+        ("only=classified&min_score=0.715", [22, 23, 24]),
     ],
 )
 @pytest.mark.parametrize("window", [3, 10_000])
