@@ -5,8 +5,8 @@
 Started by benchmarks/stage/worker_cpu.py with the environment of an installation: what is left is
 the main process, flat out. It answers each line `{}` of its standard input with the CPU time of
 its process, by part, and stops when standard input ends. Celery, claims, pool, batches and stores
-are the worker's own. In the place of each loader stands a process that writes no pixels and sends
-each answer in a packet of its own, as a loader does that decodes one image after the other.
+are the worker's own. In the place of each loader stands a process that writes pixels at once and
+sends each answer in a packet of its own, as a loader does that decodes one image after the other.
 """
 
 from __future__ import annotations
@@ -63,16 +63,14 @@ def answer(descriptor: int, memory: int) -> None:
     connection = socket.socket(fileno=descriptor)
     config = LoaderConfig.decode(connection.recv(MAX_PACKET_BYTES))
     slots = Slots(memory, count=config.slots, crop=config.preprocessing.crop)
-    for slot in range(slots.count):  # the pages are there before anything is measured
-        slots.pixels(slot)[:] = slot % 256
-    answers = [
-        next(pack_packets([pack_answer(Answer(slot, None, CAME, MEASURED, frame=slot))]))
-        for slot in range(slots.count)
-    ]
     connection.send(READY)
     while packet := connection.recv(MAX_PACKET_BYTES):
         for record in unpack_packet(packet):
-            connection.send(answers[unpack_request(record)[0]])
+            frame = slots.take_frame()
+            slots.pixels(frame)[:] = frame % 256
+            answered = Answer(unpack_request(record)[0], None, CAME, MEASURED, frame)
+            for one in pack_packets([pack_answer(answered)]):
+                connection.send(one)
 
 
 def start_answering(
