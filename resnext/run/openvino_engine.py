@@ -1,7 +1,7 @@
 """OpenVINO as the engine on a CPU: an extra, which `auto` takes where it is installed.
 
 The network is written as OpenVINO's own graph, layer by
-layer, which takes a tenth of the time of an export by torch. It is handed over in float32; with
+layer, as an export by torch takes seconds. It is handed over in float32; with
 bf16 OpenVINO rounds by itself. The last layer stays with torch, in float32, as in every engine.
 """
 
