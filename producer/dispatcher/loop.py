@@ -95,8 +95,9 @@ class Dispatcher:
             self.tick()
             left_s = began + self._settings.dispatch_interval_s - time.monotonic()
             stop.wait(self._database.wait_s or max(0.0, left_s))
-        self._notify(wanted=False)
+        # First, since what is being sent may take some seconds.
         self._database.holds(lambda: self._leadership.leave(self._engine))
+        self._notify(wanted=False)
 
     def tick(self) -> None:
         """The counts need no Redis: they go on without it, as often as ever, since the reaper

@@ -72,11 +72,11 @@ class Sender:
         self._thread.start()
 
     def stop(self) -> None:
-        """What is under way is not waited for: it is sent again, by whoever leads then."""
+        """Returns when what is under way has its answer, or none in time."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
 
     def _run(self) -> None:
         while not self._stopping.wait(LOOK_EVERY_S):

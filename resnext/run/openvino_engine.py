@@ -1,12 +1,13 @@
 """OpenVINO as the engine on a CPU: an extra, which `auto` takes where it is installed.
 
-The network is written as OpenVINO's own graph, layer by
-layer, as an export by torch takes seconds. It is handed over in float32; with
-bf16 OpenVINO rounds by itself. The last layer stays with torch, in float32, as in every engine.
+The network is written as OpenVINO's own graph, layer by layer, as an export by torch takes seconds.
+It is handed over in float32; with bf16 OpenVINO rounds by itself. The last layer stays with torch,
+in float32, as in every engine.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final
 
 import numpy as np
@@ -35,6 +36,8 @@ def convert(module: PixelsToLogits, crop: int, precision: Precision, threads: in
     Raises:
         EngineError: OpenVINO is not installed, or does not run on this machine.
     """
+    # Its tools would import this, write into the home of whoever runs this, and tell Google.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # not found
     try:
         import openvino  # noqa: PLC0415  (an extra)
     except ImportError as error:

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, insert, select, update
 from contract.database.clock import db_now
 from contract.database.engine import reading
 from contract.database.tables import chunk_uris, job_tags, jobs, results, workers
-from producer.api.shapes import JobOut, JobsOut, ModelsOut, WorkersOut
+from producer.api.shapes import JobsOut, ModelsOut, SubmittedOut, WorkersOut
 from tests.servers.api import Api, Caller
 
 LINES = "https://a.org/1\tone\nhttps://a.org/2\n"
@@ -44,7 +44,7 @@ def test_json_becomes_a_job(api: Api, engine: Engine) -> None:
     job = answer.json()
     assert answer.status_code == 201
     assert answer.headers["Location"] == f"/v1/jobs/{job['id']}"
-    assert JobOut.model_validate(job, strict=True).model_dump() == job
+    assert SubmittedOut.model_validate(job, strict=True).model_dump() == job
     expected = {
         "name": "two", "owner": "ann", "state": "running", "paused": False, "priority": 3,
         "precision": "fp32", "served": 0, "total": 2, "pending": 2, "key": None, "tags": {},

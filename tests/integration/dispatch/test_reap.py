@@ -14,6 +14,7 @@ from contract.broker.message import ChunkMessage
 from contract.chunks.reap import MOST_DEATHS
 from contract.database.engine import reading
 from contract.database.tables import workers
+from contract.flow import FIRST_CHUNK_IMAGES
 from contract.settings import Settings
 from producer.dispatcher.publish import publish
 from producer.dispatcher.reap import Reaper
@@ -141,7 +142,7 @@ def test_a_worker_without_a_row_is_dead(
 def test_what_is_queued_pending_or_done_has_no_worker_to_lose(
     engine: Engine, app: Celery, settings: Settings, reach_for: ReachFor
 ) -> None:
-    job = submit_chunks(engine, 10, images=settings.chunk_images)
+    job = submit_chunks(engine, 10, images=FIRST_CHUNK_IMAGES)
     publish(engine, app, settings)
     before = states(engine, job)
     assert set(before) == {"queued", "pending"}

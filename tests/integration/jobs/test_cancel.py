@@ -25,7 +25,8 @@ from producer.dispatcher.reap import Reaper
 from producer.jobs.cancel import cancel
 from producer.jobs.job import as_json, read_job
 from producer.submit.draft import TakenAwayError
-from producer.submit.submission import MAX_EXPIRES_S, submit
+from producer.submit.options import MAX_EXPIRES_S
+from producer.submit.submission import submit
 from tests.integration.dispatching import (
     WITHIN_S,
     Clock,

@@ -163,7 +163,7 @@ def test_a_server_that_only_reads_for_now_is_waited_for(
 def test_a_submit_whose_database_goes_away_half_way_goes_on_when_it_is_back(
     settings: Settings, order: Order, set_reachable, monkeypatch, caplog
 ) -> None:
-    monkeypatch.setattr("producer.submit.submission.IMAGES_PER_TRANSACTION", 10)
+    monkeypatch.setattr("producer.submit.submission.GROUP_IMAGES", 10)
     engine = make_engine(settings.database())
 
     def advance(_: int) -> None:

@@ -31,7 +31,7 @@ def s3(tmp_path_factory) -> Iterator[S3Server]:
     with serving_s3() as server:
         server.make_bucket("pictures")
         for key in (*PICTURES, "b/notes.txt", "b/_SUCCESS", "other/3.jpg"):
-            prefix = "" if key.startswith("other") else "cats/"
+            prefix = "" if key.startswith("other") else "zoo/"
             server.put("pictures", f"{prefix}{key}", b"x")
         for n in range(1_100):  # more than a page
             server.put("pictures", f"many/{n:04d}.jpg", b"x")
@@ -64,16 +64,16 @@ def uris(source: str, given: Reading) -> list[str]:
 
 def test_a_prefix_gives_its_images_and_says_what_it_leaves_out(s3: S3Server) -> None:
     given = reading(s3.endpoint)
-    found = list(check(read_runs(["s3://pictures/cats/"], reading=given), [], (), ("s3",)))
+    found = list(check(read_runs(["s3://pictures/zoo/"], reading=given), [], (), ("s3",)))
     assert [image.uri for image in found] == [
-        "s3://pictures/cats/a.jpg",
-        "s3://pictures/cats/b/1.PNG",
-        "s3://pictures/cats/b/c/2.jpeg",
-        "s3://pictures/cats/b/%C3%BC%20%2520%23%3F+.webp",
+        "s3://pictures/zoo/a.jpg",
+        "s3://pictures/zoo/b/1.PNG",
+        "s3://pictures/zoo/b/c/2.jpeg",
+        "s3://pictures/zoo/b/%C3%BC%20%2520%23%3F+.webp",
     ]
     assert list(given.left_out.lines()) == [
         (
-            "s3://pictures/cats/: 2 files left out: not an image by its extension "
+            "s3://pictures/zoo/: 2 files left out: not an image by its extension "
             "(no extension 1, .txt 1)"
         )
     ]
@@ -85,9 +85,7 @@ def test_a_prefix_of_many_pages_is_whole_and_in_order(s3: S3Server) -> None:
 
 
 def test_a_pattern_names_images_and_lists(s3: S3Server) -> None:
-    assert uris("s3://pictures/cats/*/2.*", reading(s3.endpoint)) == [
-        "s3://pictures/cats/b/c/2.jpeg"
-    ]
+    assert uris("s3://pictures/zoo/*/2.*", reading(s3.endpoint)) == ["s3://pictures/zoo/b/c/2.jpeg"]
     found = uris("s3://pictures/parts/part-[12].csv", reading(s3.endpoint))
     assert found == ["http://a.org/1", "http://a.org/2"]
 
@@ -153,7 +151,7 @@ def store() -> Iterator[Store]:
         yield store
 
 
-@pytest.mark.parametrize("source", ["s3://pictures/cats/", "s3://pictures/x.csv"])
+@pytest.mark.parametrize("source", ["s3://pictures/zoo/", "s3://pictures/x.csv"])
 @pytest.mark.parametrize(
     ("status", "words"), [(403, "refuses it"), (401, "refuses it"), (500, "reached")]
 )

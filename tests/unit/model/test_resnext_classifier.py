@@ -196,7 +196,9 @@ def test_a_cpu_that_runs_out_of_memory_is_understood_as_well(tmp_path: Path) -> 
 import resource, sys
 import numpy as np
 from resnext import load_classifier
-classifier = load_classifier("resnext29_cifar10", "random", precision="fp32", batch_images=4096)
+classifier = load_classifier(
+    "resnext29_cifar10", "random", precision="fp32", batch_images=4096, engine="eager"
+)
 classifier.classify(np.zeros((1, 32, 32, 3), np.uint8))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 limit = used + 600 * 2**20
