@@ -54,7 +54,10 @@ def serving_s3() -> Iterator[S3Server]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        yield S3Server(f"http://{host}:{port}")
+        endpoint = f"http://{host}:{port}"
+        # All of moto's servers in a process have the same buckets.
+        urlopen(Request(f"{endpoint}/moto-api/reset", data=b"", method="POST")).close()
+        yield S3Server(endpoint)
     finally:
         server.stop()
 

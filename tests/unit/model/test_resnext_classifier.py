@@ -196,6 +196,8 @@ def test_a_cpu_that_runs_out_of_memory_is_understood_as_well(tmp_path: Path) -> 
 import resource, sys
 import numpy as np
 from resnext import load_classifier
+from resnext.run import runner
+runner.MOST_IMAGES = 4096  # at once, as of large pictures
 classifier = load_classifier(
     "resnext29_cifar10", "random", precision="fp32", batch_images=4096, engine="eager"
 )
