@@ -1,7 +1,8 @@
 """`resnextq serve`: the HTTP API as a process, on uvicorn.
 
 It listens on loopback unless told otherwise. TLS, and a name of its own, are a proxy's: see
-docs/deployment.md. Its address stands in the file `api-url` of the home, since its port may be any.
+docs/api.md. For `up` its address stands in the file `api-url` of the home, since its port may be
+any.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def run_server(settings: Settings) -> None:
     log_lines(settings.log_level)
     engine = connect_database(settings)
     try:
-        _serve(engine, settings, listen(settings))
+        with listen(settings) as listener:
+            _serve(engine, settings, listener)
     finally:
         engine.dispose()
 
@@ -62,9 +64,17 @@ def run_embedded(settings: Settings) -> None:
             if "api_port" in settings.model_fields_set:
                 raise
             listener = listen(settings.model_copy(update={"api_port": 0}))
-        _serve(engine, settings, listener)
+        with listener:
+            write_url(settings, url_of(listener))
+            _serve(engine, settings, listener)
     finally:
+        settings.api_url_file.unlink(missing_ok=True)
         engine.dispose()
+
+
+def write_url(settings: Settings, url: str) -> None:
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings.api_url_file.write_text(f"{url}\n")
 
 
 def keep_key(engine: Engine, settings: Settings) -> None:
@@ -78,7 +88,6 @@ def keep_key(engine: Engine, settings: Settings) -> None:
 
 
 def _serve(engine: Engine, settings: Settings, listener: socket.socket) -> None:
-    url = url_of(listener)
     config = uvicorn.Config(
         make_app(engine, settings),
         log_config=None,
@@ -86,14 +95,8 @@ def _serve(engine: Engine, settings: Settings, listener: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=STOP_WITHIN_S,
     )
-    with listener:
-        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        settings.api_url_file.write_text(f"{url}\n")
-        log.info("ready: %s", url)
-        try:
-            uvicorn.Server(config).run([listener])
-        finally:
-            settings.api_url_file.unlink(missing_ok=True)
+    log.info("ready: %s", url_of(listener))
+    uvicorn.Server(config).run([listener])
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -93,6 +93,7 @@ class Dispatcher:
         while not stop.is_set():
             began = time.monotonic()
             self.tick()
+            self._notify(wanted=self._leads)
             left_s = began + self._settings.dispatch_interval_s - time.monotonic()
             stop.wait(self._database.wait_s or max(0.0, left_s))
         # First, since what is being sent may take some seconds.
@@ -117,7 +118,6 @@ class Dispatcher:
 
     def _ask_to_lead(self) -> None:
         self._leads = self._leadership.ask(self._engine)
-        self._notify(wanted=self._leads)
 
     def _notify(self, *, wanted: bool) -> None:
         """Whoever leads sends notifications; what two of them send at once is sent once."""

@@ -20,7 +20,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import urllib3
 from sqlalchemy import Engine, Row, null, select, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from standardwebhooks import Webhook
 from urllib3.exceptions import HTTPError
 
@@ -80,7 +80,7 @@ class Sender:
 
     def _run(self) -> None:
         while not self._stopping.wait(LOOK_EVERY_S):
-            with suppress(DBAPIError):  # the dispatcher's loop says that it is away
+            with suppress(SQLAlchemyError):  # the dispatcher's loop says that it is away
                 self.look()
 
     def look(self) -> None:
@@ -105,7 +105,7 @@ class Sender:
             taken = self._take(number)
             if taken is not None:
                 self._deliver(taken)
-        except DBAPIError:  # it is due again after TAKEN_FOR_S
+        except SQLAlchemyError:  # it is due again after TAKEN_FOR_S
             pass
         except Exception:
             log.exception("A notification could not be sent.")
