@@ -20,7 +20,7 @@ from producer.cli.output import show, tell
 
 if TYPE_CHECKING:
     from producer.jobs.export.export import Written
-    from producer.jobs.export.sinks import Target
+    from producer.jobs.export.sinks import FolderTarget, Target
 
 
 def results(  # noqa: PLR0913, PLR0917  (a parameter for each option)
@@ -133,9 +133,11 @@ def results(  # noqa: PLR0913, PLR0917  (a parameter for each option)
         tell(f"{found.pending:,} of {found.total:,} images are not settled yet")
 
 
-def _tell_written(written: Written, target: Target, layout: Format) -> None:
+def _tell_written(written: Written, target: Target | FolderTarget, layout: Format) -> None:
+    from producer.jobs.export.sinks import Target
+
     what = "rows" if layout is Format.parquet else "lines"
-    if target.name is not None:
+    if isinstance(target, Target):
         tell(f"{written.rows:,} {what} in {target.shown}")
         return
     parts = written.parts + written.kept

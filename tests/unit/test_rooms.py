@@ -42,6 +42,7 @@ ROOMS = {
     ),
     "producer.jobs": (
         "producer.submit.draft", "producer.submit.digest", "producer.submit.options",
+        "producer.submit.sources.columns", "producer.submit.sources.entry",
         "producer.notify.outbox",
     ),
     # Files that rooms on both sides of them share.

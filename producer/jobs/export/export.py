@@ -28,7 +28,7 @@ from producer.jobs.export.follow import Follower
 from producer.jobs.export.input import Beside
 from producer.jobs.export.lists import Wanted
 from producer.jobs.export.rows import Row, Vocabulary
-from producer.jobs.export.sinks import Target
+from producer.jobs.export.sinks import FolderTarget, Target
 from producer.jobs.export.window import POSITIONS, Windows
 from producer.jobs.job import Job
 
@@ -69,13 +69,13 @@ class Export:
                 "Leave one of them out."
             )
 
-    def write(self, target: Target) -> Written:
+    def write(self, target: Target | FolderTarget) -> Written:
         """
         Raises:
             UsageError: options that do not go together, an unknown label, or another list.
             UnavailableError: the target cannot be written.
         """
-        if target.name is None:
+        if isinstance(target, FolderTarget):
             return self._write_parts(target)
         with target.place.writing(target.name) as file:
             rows = self._write_file(file, self._rows(self.choice.start, self.job.total))
@@ -105,7 +105,7 @@ class Export:
                 file.flush()
         return count
 
-    def _write_parts(self, target: Target) -> Written:
+    def _write_parts(self, target: FolderTarget) -> Written:
         if self.follow:
             raise UsageError(
                 f"--follow writes images as they settle, and the parts in {target.shown} are by "
@@ -124,7 +124,7 @@ class Export:
         self._finish_list()
         return Written(rows, written, kept)
 
-    def _write_part(self, target: Target, part: Part) -> int:
+    def _write_part(self, target: FolderTarget, part: Part) -> int:
         with target.place.writing(part.name) as file:
             return self._write_file(file, self._rows(part.start, part.stop))
 

@@ -20,7 +20,7 @@ from contract.database.tables import results
 from contract.database.waits import Database
 from contract.errors import UsageError
 from producer.jobs.export.formats import SUFFIXES
-from producer.jobs.export.sinks import Place, Target
+from producer.jobs.export.sinks import FolderTarget
 
 POSITIONS_A_PART: Final = 100_000
 RECORD: Final = "_resnextq.json"
@@ -40,7 +40,7 @@ class Parts:
     """The parts of one export, and what is known of them."""
 
     def __init__(
-        self, engine: Engine, job_number: int, target: Target, export: dict[str, Any]
+        self, engine: Engine, job_number: int, target: FolderTarget, export: dict[str, Any]
     ) -> None:
         """`export` says what is exported: job, format and options.
 
@@ -49,7 +49,7 @@ class Parts:
         """
         self._database = Database(engine)
         self._job_number = job_number
-        self._place: Place = target.place
+        self._place = target.place
         self._export = export
         self._signatures: dict[str, Any] = {}
         self._known: dict[str, Any] = self._read(target.shown)

@@ -16,9 +16,10 @@ import orjson
 
 from contract.errors import SourceError
 from producer.jobs.export.formats import check_installed
+from producer.submit.sources.columns import URI_NAMES, choose
+from producer.submit.sources.columns import Wanted as Named
+from producer.submit.sources.entry import Place
 
-URI_NAMES: Final = ("uri", "url", "image_uri", "image_url")
-"""Of a list's columns, the one that has the URIs is named so; case does not count."""
 _HEAD_BYTES: Final = 65_536
 _ROWS_AT_ONCE: Final = 10_000
 
@@ -64,7 +65,9 @@ def read_list(wanted: Wanted) -> List:
     first = _first_line(head, wanted)
     if first.startswith("{"):
         return _json_lines(first, wanted)
-    if "://" in first or (wanted.column is None and "," not in first and "\t" not in first):
+    is_one_cell = "," not in first and "\t" not in first
+    is_heading = wanted.column is not None or first.strip().lower() in URI_NAMES
+    if "://" in first or (is_one_cell and not is_heading):
         return _text_list(wanted)
     return _table(first, wanted)
 
@@ -170,8 +173,8 @@ class _Columns:
         """
         self.names = names
         self._path = wanted.path
-        known = next((name for name in names if name.strip().lower() in URI_NAMES), "uri")
-        self._uri = self._at(wanted.column or known, "--column")
+        at = Place(f"--with {wanted.path}")
+        self._uri = names.index(choose(names, Named(wanted.column), at))
         self._ref = None if wanted.id_column is None else self._at(wanted.id_column, "--id-column")
         others = [n for n in range(len(names)) if n not in (self._uri, self._ref)]
         self._keep = [self._at(name, "--keep") for name in wanted.keep] or others

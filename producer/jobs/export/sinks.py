@@ -18,15 +18,19 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from contract.errors import UnavailableError, UsageError
-from contract.objects import EXTRAS, is_object, parse_object
+from contract.objects import EXTRAS, Stores, is_object, parse_object
 from contract.settings import Settings
 
 
 class Place(Protocol):
-    """A folder, or a prefix of an object store."""
+    """Where a file can be written."""
 
     def writing(self, name: str) -> AbstractContextManager[BinaryIO]:
         """A file that appears under its name once the block ends well."""
+
+
+class Folder(Place, Protocol):
+    """A folder, or a prefix of an object store."""
 
     def read(self, name: str) -> bytes | None:
         """None: there is no such file."""
@@ -34,15 +38,22 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """What `--output` names."""
+    """The one file that `--output` names."""
 
     shown: str
     place: Place
-    name: str | None
-    """Of the file; None: it is a folder, for parts."""
+    name: str
 
 
-def target_of(output: str | None, settings: Settings) -> Target:
+@dataclass(frozen=True)
+class FolderTarget:
+    """The folder, for parts, that `--output` names."""
+
+    shown: str
+    place: Folder
+
+
+def target_of(output: str | None, settings: Settings) -> Target | FolderTarget:
     """
     Raises:
         UsageError: it is a URL that is not written to, or names no object.
@@ -58,7 +69,7 @@ def target_of(output: str | None, settings: Settings) -> Target:
         )
     path = Path(output)
     if output.endswith("/") or path.is_dir():
-        return Target(output, _Folder(path), None)
+        return FolderTarget(output, _Folder(path))
     path = path.resolve()
     if path.exists() and not path.is_file():
         return Target(output, _Device(path), path.name)
@@ -72,9 +83,6 @@ class _StandardOutput:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
 
-    def read(self, name: str) -> bytes | None:
-        raise NotImplementedError(name)
-
 
 class _Device:
     """A device or a pipe is written to as it is."""
@@ -87,9 +95,6 @@ class _Device:
         del name
         with _telling(self._path), self._path.open("wb") as file:
             yield file
-
-    def read(self, name: str) -> bytes | None:
-        raise NotImplementedError(name)
 
 
 class _Folder:
@@ -127,7 +132,7 @@ def _telling(path: Path) -> Iterator[None]:
         raise UnavailableError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def _object_target(output: str, settings: Settings) -> Target:
+def _object_target(output: str, settings: Settings) -> Target | FolderTarget:
     path = output.partition("://")[2]
     is_prefix = bool(path) and ("/" not in path or path.endswith("/"))  # a bucket is one, too
     try:
@@ -140,22 +145,9 @@ def _object_target(output: str, settings: Settings) -> Target:
             f"Install it with: pip install 'resnext-queue[{EXTRAS[name.scheme]}]'"
         )
     prefix, _, last = name.key.rpartition("/")
-    store = _make_store(name.scheme, name.bucket, settings)
+    store = Stores.of(settings).open(name.scheme, name.bucket)
     place = _Prefix(store, f"{prefix}/" if prefix else "", output)
-    return Target(output, place, None if is_prefix else last)
-
-
-def _make_store(scheme: str, bucket: str, settings: Settings) -> Any:  # noqa: ANN401  (obstore's)
-    """Credentials are those of the environment, as obstore finds them."""
-    from obstore.store import GCSStore, S3Store  # noqa: PLC0415  (an extra)
-
-    endpoint = settings.s3_endpoint if scheme == "s3" else settings.gcs_endpoint
-    options: dict[str, Any] = {
-        "client_options": {"allow_http": bool(endpoint and endpoint.startswith("http:"))}
-    }
-    if scheme == "s3":
-        return S3Store(bucket, **options | ({"endpoint": endpoint} if endpoint else {}))
-    return GCSStore(bucket, **options | ({"base_url": endpoint} if endpoint else {}))
+    return FolderTarget(output, place) if is_prefix else Target(output, place, last)
 
 
 class _Prefix:

@@ -29,7 +29,7 @@ from producer.jobs.export.choice import Choice
 from producer.jobs.export.export import Export, Written
 from producer.jobs.export.folder import RECORD
 from producer.jobs.export.jsonl import JsonLines
-from producer.jobs.export.lists import Wanted
+from producer.jobs.export.lists import Wanted, read_list
 from producer.jobs.export.rows import Row, Vocabulary, record_of
 from producer.jobs.export.sinks import target_of
 from producer.jobs.export.table import COLUMNS, Table, flatten
@@ -454,6 +454,19 @@ def test_a_list_may_be_written_in_any_way(
     assert rows_of(tmp_path / "out.jsonl", "jsonl")[5]["input"] == {"price": expected}
     run(tmp_path / "out.csv", "csv", wanted=wanted)
     assert rows_of(tmp_path / "out.csv", "csv")[5]["input_price"] == "2.5"
+
+
+@pytest.mark.parametrize(("heading", "named"), [("link", "link"), ("URL", None)])
+def test_the_uris_are_where_submit_finds_them(
+    tmp_path: Path, heading: str, named: str | None
+) -> None:
+    """A table of one column is known by its name, or by the option."""
+    path = tmp_path / "one.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([[heading], *([uri_of(n)] for n in range(IMAGES))])
+    found = read_list(Wanted(path=path, column=named))
+    assert [entry.uri for entry in found.entries] == [uri_of(n) for n in range(IMAGES)]
+    assert found.names == []
 
 
 def test_columns_are_found_by_position_in_what_is_chosen_and_in_parts(

@@ -60,7 +60,7 @@ REFUSED = [
     ("--keep a", 2, "--keep, --column and --id-column say more of --with INPUT. Give that."),
     ("--with no-such.csv", 2, "--with no-such.csv cannot be read: No such file or directory."),
     ("--with here.csv --keep size", 2, "has no column 'size', which --keep names. Columns: 'uri'"),
-    ("--with here.csv --column link", 2, "has no column 'link', which --column names."),
+    ("--with here.csv --column link", 2, "csv: there is no column 'link', which --column names."),
     ("--with bytes", 2, "--with bytes is no text in UTF-8."),
     ("--with here.csv --follow", 2, "--follow writes images as they settle"),
     ("--output out/ --follow", 2, "Give a file, or leave out --follow."),

@@ -52,9 +52,6 @@ class Log:
         del name
         yield self
 
-    def read(self, name: str) -> bytes | None:
-        raise NotImplementedError(name)
-
     def write(self, data: bytes) -> None:
         self.lines += map(json.loads, data.decode().splitlines())
 
