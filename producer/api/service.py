@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, cast
@@ -15,7 +14,7 @@ from sqlalchemy import Engine
 from contract.database.engine import reading
 from contract.settings import Settings
 from producer.api.keys import Key
-from producer.api.watch import Watch
+from producer.api.watch import Watch, etag_of
 from producer.jobs.job import Job, as_json, find_exactly, live_workers
 
 MEDIA_TYPE: Final = "application/json"
@@ -78,10 +77,6 @@ def job_answer(
     if not job.is_finished:
         found["Retry-After"] = str(retry_after_s(job))
     return Response(content, status, found, MEDIA_TYPE)
-
-
-def etag_of(content: bytes) -> str:
-    return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
 
 def retry_after_s(job: Job) -> int:

@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S: Final = 1.0
 
 
+def etag_of(content: bytes) -> str:
+    return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+
+
 @dataclass(frozen=True)
 class Look:
     """A job at some moment."""
@@ -37,7 +41,7 @@ class Look:
 
     @property
     def etag(self) -> str:
-        return f'"{hashlib.sha256(self.content).hexdigest()[:32]}"'
+        return etag_of(self.content)
 
 
 @dataclass

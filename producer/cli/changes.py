@@ -1,4 +1,4 @@
-"""The commands that change a job: pause, resume, edit. `producer.cli.main` registers them."""
+"""The commands that change jobs: cancel, pause, resume, edit. `producer.cli.main` has them."""
 
 # ruff: noqa: PLC0415  (a command imports what it needs when it runs, see `main`)
 
@@ -25,6 +25,19 @@ JobsArgument = Annotated[
 ]
 
 
+def cancel(jobs: JobsArgument) -> None:
+    """Stop jobs. What is done is kept; the rest is marked with the error code `cancelled`.
+
+    Chunks that a worker is running are finished. A job that has ended cannot be cancelled.
+    """
+    from producer.jobs.cancel import cancel as stop
+
+    def told(job: Job) -> str:
+        return "is cancelled" + (f"; {job.pending:,} images were left" if job.pending else "")
+
+    _each(jobs, stop, told)
+
+
 def pause(jobs: JobsArgument) -> None:
     """Give none of a job's images out until it is resumed. Workers finish what they have.
 
@@ -32,7 +45,7 @@ def pause(jobs: JobsArgument) -> None:
     """
     from producer.jobs.change import pause as stop
 
-    _each(jobs, stop, "is paused; go on with: resnextq resume {id}")
+    _each(jobs, stop, lambda job: f"is paused; go on with: resnextq resume {job.id}")
 
 
 def resume(jobs: JobsArgument) -> None:
@@ -42,7 +55,7 @@ def resume(jobs: JobsArgument) -> None:
     """
     from producer.jobs.change import resume as go_on
 
-    _each(jobs, go_on, "goes on")
+    _each(jobs, go_on, lambda _: "goes on")
 
 
 def edit(
@@ -80,8 +93,10 @@ def edit(
     tell(f"job {changed.id}: name {named}, priority {changed.priority}, tags {shown}")
 
 
-def _each(jobs: list[str], change: Callable[[Engine, str], Job], done: str) -> None:
-    """All that can be changed are; the exit status is that of the last that cannot."""
+def _each(
+    jobs: list[str], change: Callable[[Engine, str], Job], told: Callable[[Job], str]
+) -> None:
+    """Changes all that can be changed; the exit status is that of the last that cannot."""
     status = 0
     with open_database(read_settings()) as engine:
         found = [read_job(engine, job) for job in jobs]  # before the first is changed
@@ -92,6 +107,6 @@ def _each(jobs: list[str], change: Callable[[Engine, str], Job], done: str) -> N
                 tell(str(error))
                 status = error.exit_code
             else:
-                tell(f"job {changed.id} {done.format(id=changed.id)}")
+                tell(f"job {changed.id} {told(changed)}")
     if status:
         raise typer.Exit(status)

@@ -1,4 +1,4 @@
-"""The commands about jobs that are there: status, list, cancel, retry, pause, resume, edit.
+"""The commands about jobs that are there: status, list, retry.
 
 `producer.cli.main` registers them. Each connects settings, database and a module of the producer.
 """
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contract.errors import JobStateError
 from producer.cli.environment import open_database, read_job, read_settings
 from producer.cli.errors import FINISHED_WITH_FAILURES
 from producer.cli.options import (
@@ -121,34 +120,6 @@ def _moment(since: str | None) -> datetime | None:
     from producer.cli.duration import read_duration
 
     return None if since is None else datetime.now(UTC) - timedelta(seconds=read_duration(since))
-
-
-def cancel(
-    jobs: Annotated[
-        list[str],
-        typer.Argument(metavar="JOB...", help="Ids of jobs, or the first characters of them."),
-    ],
-) -> None:
-    """Stop jobs. What is done is kept; the rest is marked with the error code `cancelled`.
-
-    Chunks that a worker is running are finished. A job that has ended cannot be cancelled.
-    """
-    from producer.jobs.cancel import cancel as stop
-
-    status = 0
-    with open_database(read_settings()) as engine:
-        found = [read_job(engine, job) for job in jobs]  # before the first is cancelled
-        for job in found:
-            try:
-                stopped = stop(engine, job.id)
-            except JobStateError as error:
-                tell(str(error))
-                status = error.exit_code
-            else:
-                left = f"; {stopped.pending:,} images were left" if stopped.pending else ""
-                tell(f"job {stopped.id} is cancelled{left}")
-    if status:
-        raise typer.Exit(status)
 
 
 def retry(

@@ -72,7 +72,7 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "list": jobs.list_jobs,
     "results": results.results,
     "compare": results.compare,
-    "cancel": jobs.cancel,
+    "cancel": changes.cancel,
     "retry": jobs.retry,
     "pause": changes.pause,
     "resume": changes.resume,

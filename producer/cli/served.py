@@ -5,48 +5,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
 from producer.cli.environment import open_database, read_settings
 from producer.cli.options import JsonOption
 from producer.cli.output import show, tell
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from sqlalchemy import Connection
+
+T = TypeVar("T")
+
 
 def workers(as_json: JsonOption = False) -> None:
     """List the workers that live: queue, device, images/s, and since when."""
-    from contract.database.engine import reading
-    from producer.jobs.served import workers as live
-    from producer.jobs.served import workers_as_json
+    from producer.cli.render.served import render_workers
+    from producer.jobs import served
 
-    settings = read_settings()
-    with open_database(settings) as engine, reading(engine) as connection:
-        found = live(connection, settings.lease_s)
-    if as_json:
-        import json
-
-        print(json.dumps(workers_as_json(found)))
-    elif found:
-        from producer.cli.render.served import render_workers
-
-        show(render_workers(found))
-    else:
-        tell("No worker lives; start one with `resnextq worker`.")
+    _show(served.workers, served.workers_as_json, render_workers, as_json=as_json,
+          nothing="No worker lives; start one with `resnextq worker`.")  # fmt: skip
 
 
 def models(as_json: JsonOption = False) -> None:
     """List the models that jobs ask for and workers serve, each with its live workers."""
+    from producer.cli.render.served import render_models
+    from producer.jobs import served
+
+    _show(served.models, served.models_as_json, render_models, as_json=as_json,
+          nothing="No job has asked for a model yet; `resnextq submit` makes one.")  # fmt: skip
+
+
+def _show(
+    read: Callable[[Connection, float], list[T]],
+    shape: Callable[[list[T]], list[dict[str, Any]]],
+    render: Callable[[list[T]], RenderableType],
+    *,
+    as_json: bool,
+    nothing: str,
+) -> None:
+    """What there is, as JSON or as a table; `nothing` is said where there is none."""
     from contract.database.engine import reading
-    from producer.jobs.served import models as asked_for
-    from producer.jobs.served import models_as_json
 
     settings = read_settings()
     with open_database(settings) as engine, reading(engine) as connection:
-        found = asked_for(connection, settings.lease_s)
+        found = read(connection, settings.lease_s)
     if as_json:
         import json
 
-        print(json.dumps(models_as_json(found)))
+        print(json.dumps(shape(found)))
     elif found:
-        from producer.cli.render.served import render_models
-
-        show(render_models(found))
+        show(render(found))
     else:
-        tell("No job has asked for a model yet; `resnextq submit` makes one.")
+        tell(nothing)

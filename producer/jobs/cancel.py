@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, func, select, update
 from contract.database.clock import db_now
 from contract.database.tables import chunks, jobs
 from contract.errors import JobStateError
-from producer.jobs.job import Job, find_job, read_job
+from producer.jobs.job import Job, find_job, lock_state, read_job
 from producer.notify.outbox import note_ends
 
 
@@ -35,7 +35,7 @@ def cancel(engine: Engine, job: str) -> Job:
     """
     with engine.begin() as connection:
         found = find_job(connection, job)
-        state = _lock(connection, found.number)
+        state = lock_state(connection, found.number)
         if state == "submitting":
             _stop_draft(connection, found.number)
         elif state == "running":
@@ -43,16 +43,6 @@ def cancel(engine: Engine, job: str) -> Job:
         elif state != "cancelled":
             raise JobStateError(f"Job {found.id} is {state}: there is nothing left to cancel.")
         return read_job(connection, found.number)
-
-
-def _lock(connection: Connection, number: int) -> str:
-    """The job's state, which stays until this transaction ends.
-
-    Not so that a worker's new rows, which refer to the job, would wait for us or we for them.
-    """
-    statement = select(jobs.c.state).where(jobs.c.number == number)
-    state: str = connection.execute(statement.with_for_update(key_share=True)).scalar_one()
-    return state
 
 
 def _stop_draft(connection: Connection, number: int) -> None:

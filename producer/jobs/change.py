@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from contract.database.clock import db_now
 from contract.database.tables import job_tags, jobs
 from contract.errors import JobStateError
-from producer.jobs.job import Job, find_job, read_job
+from producer.jobs.job import Job, find_job, lock_state, read_job
 from producer.submit.options import check_priority, check_tags, check_title
 
 
@@ -77,7 +77,7 @@ def edit(  # noqa: PLR0913  (all but two are by keyword)
         values["priority"] = priority
     with engine.begin() as connection:
         number = find_job(connection, job).number
-        _lock(connection, number)
+        lock_state(connection, number)
         if values:
             connection.execute(update(jobs).where(jobs.c.number == number).values(**values))
         _change_tags(connection, number, tags or {}, untag)
@@ -87,18 +87,11 @@ def edit(  # noqa: PLR0913  (all but two are by keyword)
 def _change_live(engine: Engine, job: str, **values: Any) -> Job:  # noqa: ANN401  (columns)
     with engine.begin() as connection:
         found = find_job(connection, job)
-        state = _lock(connection, found.number)
+        state = lock_state(connection, found.number)
         if state not in {"submitting", "running"}:
             raise JobStateError(f"Job {found.id} is {state}: there is nothing left to give out.")
         connection.execute(update(jobs).where(jobs.c.number == found.number).values(**values))
         return read_job(connection, found.number)
-
-
-def _lock(connection: Connection, number: int) -> str:
-    """The job's state. Workers' new rows, which refer to the job, do not wait for this."""
-    statement = select(jobs.c.state).where(jobs.c.number == number)
-    state: str = connection.execute(statement.with_for_update(key_share=True)).scalar_one()
-    return state
 
 
 def _change_tags(

@@ -128,6 +128,16 @@ def read_job(connection: Connection, number: int) -> Job:
     return found[0]
 
 
+def lock_state(connection: Connection, number: int) -> str:
+    """The job's state, which stays until this transaction ends.
+
+    Not so that a worker's new rows, which refer to the job, would wait for us or we for them.
+    """
+    statement = select(jobs.c.state).where(jobs.c.number == number)
+    state: str = connection.execute(statement.with_for_update(key_share=True)).scalar_one()
+    return state
+
+
 def read_jobs(connection: Connection, numbers: Collection[int]) -> list[Job]:
     """Those of them that there are, the newest first."""
     return _read(connection, select(jobs).where(jobs.c.number.in_(numbers)))
