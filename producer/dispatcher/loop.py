@@ -1,9 +1,10 @@
 """`resnextq dispatch`: the relay from SQL to Redis, and the keeper of the jobs' counts.
 
-Every `dispatch_interval_s`: fold what workers have stored, take back what dead workers ran,
-settle what is left of jobs that were cancelled or have expired, remove what killed submits have
-left, take back what Redis has lost, publish what is due. A database or a Redis that is away is
-waited for. Of several dispatchers one leads, and the others stand by.
+Every `dispatch_interval_s`: fold what workers have stored, take back what dead workers ran, stop
+jobs of which too much fails, settle what is left of jobs that were cancelled or have expired,
+remove what killed submits have left, take back what Redis has lost, publish what is due. Beside it
+the leader sends notifications. A database or a Redis that is away is waited for. Of several
+dispatchers one leads, and the others stand by.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from contract.database.clock import db_now
 from contract.database.engine import reading
 from contract.database.tables import chunk_uris, chunks, jobs, results, tallies, workers
 from contract.settings import Settings
+from producer.dispatcher.loop import Dispatcher
 from tests.integration.dispatching import until
 
 PROGRAM = "tests.doubles.worker"
@@ -190,3 +194,18 @@ class Installation:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@contextmanager
+def dispatching(installation: Installation) -> Iterator[None]:
+    """A dispatcher in a thread, as long as the block lasts."""
+    settings = installation.settings.model_copy(update={"dispatch_interval_s": 0.1})
+    dispatcher = Dispatcher(installation.engine, installation.app, settings)
+    stop = threading.Event()
+    thread = threading.Thread(target=dispatcher.run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -4,9 +4,6 @@ fail and run again, a retry by the user, and a job that is cancelled.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,14 +12,13 @@ from sqlalchemy import select
 import contract.flow
 from contract.database.engine import reading
 from contract.database.tables import chunks, results
-from producer.dispatcher.loop import Dispatcher
 from producer.jobs.cancel import cancel
 from producer.jobs.job import Job, find_job
 from producer.jobs.retry import retry
 from producer.submit.submission import submit
 from tests.doubles.worker import WEB
 from tests.integration.dispatching import until
-from tests.integration.installation import Installation
+from tests.integration.installation import Installation, dispatching
 
 GROWING = 1_000
 LENGTHS = [64, 64, 128, 256, 256, 232]
@@ -32,20 +28,6 @@ LENGTHS = [64, 64, 128, 256, 256, 232]
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks grow after two of a length, and not after 128."""
     monkeypatch.setattr(contract.flow, "CHUNKS_BEFORE_LONGER", 2)
-
-
-@contextmanager
-def dispatching(installation: Installation) -> Iterator[None]:
-    settings = installation.settings.model_copy(update={"dispatch_interval_s": 0.1})
-    dispatcher = Dispatcher(installation.engine, installation.app, settings)
-    stop = threading.Event()
-    thread = threading.Thread(target=dispatcher.run, args=(stop,))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def images_of(letter: str, number: int) -> list[tuple[str, str | None, str | None]]:

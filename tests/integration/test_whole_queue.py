@@ -6,10 +6,8 @@ say (`tests.doubles.worker`).
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -18,29 +16,14 @@ from sqlalchemy import Connection, select
 from contract.chunks.faults import faults_of_running_jobs
 from contract.database.engine import reading
 from contract.database.tables import results
-from producer.dispatcher.loop import Dispatcher
 from producer.doctor import check_servers
 from producer.jobs.job import Job, as_json, find_job
 from producer.submit.submission import submit
 from tests.doubles.worker import WEB
 from tests.integration.dispatching import until
-from tests.integration.installation import Installation
+from tests.integration.installation import Installation, dispatching
 
 Images = Sequence[tuple[str, str | None]]
-
-
-@contextmanager
-def dispatching(installation: Installation) -> Iterator[None]:
-    settings = installation.settings.model_copy(update={"dispatch_interval_s": 0.1})
-    dispatcher = Dispatcher(installation.engine, installation.app, settings)
-    stop = threading.Event()
-    thread = threading.Thread(target=dispatcher.run, args=(stop,))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def submit_images(installation: Installation, images: Images, chunk_images: int) -> str:
