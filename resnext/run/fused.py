@@ -2,9 +2,12 @@
 
 `engine` puts them into a network whose batch-norms are folded. They are the operators that
 `torch.compile` itself emits for oneDNN (`torch/_inductor/fx_passes/mkldnn_fusion.py`): the
-activations of a block are written once instead of three times. The weights are packed once, as
-oneDNN wants them: unpacked, each call packs them anew, which for one picture took a third of
-its time on a CPU with AMX.
+activations of a block are written once instead of three times.
+
+In bf16 on a CPU with AMX the weights are packed once, as oneDNN wants them: unpacked, each call
+packs them anew, which for one picture took a third of its time. There one layout serves every
+number of pictures. In float32 it does not: weights that were packed for eight pictures had to be
+rearranged in each call for one, which took 620 ms and not 80.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from resnext.network import Bottleneck, ResNeXt
+from resnext.run.precision import has_amx
 
 _NO_SCALARS: Final[list[float]] = []
-# oneDNN may want other layouts for other numbers of pictures: those of a stream's call.
+# Pictures of a stream's call.
 _PACKED_FOR: Final = 8
 
 
@@ -66,9 +70,12 @@ class FusedConv(nn.Module):
         self.bias = conv.bias
         self._activation = activation
         self._geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-        self._packed = torch.ops.mkldnn._reorder_convolution_weight(  # noqa: SLF001  (see above)
-            conv.weight, *self._geometry, [_PACKED_FOR, conv.in_channels, size, size]
-        )
+        weight: Tensor = conv.weight
+        if weight.dtype == torch.bfloat16 and has_amx():
+            weight = torch.ops.mkldnn._reorder_convolution_weight(  # noqa: SLF001
+                weight, *self._geometry, [_PACKED_FOR, conv.in_channels, size, size]
+            )
+        self._weight = weight
         # By their overloads, which each call would look for among the others.
         self._convolve = torch.ops.mkldnn._convolution_pointwise.default  # noqa: SLF001
         self._convolve_into = torch.ops.mkldnn._convolution_pointwise_.binary
@@ -77,14 +84,14 @@ class FusedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         made: Tensor = self._convolve(
-            x, self._packed, self.bias, *self._geometry, self._activation, _NO_SCALARS, ""
+            x, self._weight, self.bias, *self._geometry, self._activation, _NO_SCALARS, ""
         )
         return made
 
     def add_into(self, total: Tensor, x: Tensor) -> Tensor:
         """relu(total + conv(x)), written over `total`."""
         made: Tensor = self._convolve_into(
-            total, x, self._packed, self.bias, *self._geometry, "add", 1.0, "relu", _NO_SCALARS, ""
+            total, x, self._weight, self.bias, *self._geometry, "add", 1.0, "relu", _NO_SCALARS, ""
         )
         return made
 

@@ -24,7 +24,8 @@ DTYPES: Final[dict[Precision, torch.dtype]] = {
 }
 # torch's own question (mkldnn's bf16 support) says yes as well where AVX-512 emulates it,
 # which is slower than fp32. The kernel's names of the instructions that compute in bf16:
-_BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
+_AMX: Final = "amx_bf16"
+_BF16_FLAGS: Final = frozenset({"avx512_bf16", _AMX})
 _CPU_INFO: Final = Path("/proc/cpuinfo")
 # By CUDA's major version: NVIDIA, CUDA Compatibility, "Minor Version Compatibility".
 _OLDEST_DRIVER: Final = {"12": 525, "13": 580}
@@ -90,13 +91,21 @@ def choose_precision(asked: str, device: torch.device) -> Precision:
 
 def computes_bf16() -> bool:
     """Whether this CPU multiplies bf16 in hardware and torch makes use of it."""
-    if not _CPU_INFO.exists():
-        return False
-    flags = next(
-        (line for line in _CPU_INFO.read_text().splitlines() if line.startswith("flags")), ""
-    )
     supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001  (no public one)
-    return supported and not _BF16_FLAGS.isdisjoint(flags.split())
+    return supported and not _BF16_FLAGS.isdisjoint(_cpu_flags())
+
+
+def has_amx() -> bool:
+    """Whether this CPU multiplies tiles of bf16."""
+    return _AMX in _cpu_flags()
+
+
+def _cpu_flags() -> frozenset[str]:
+    """The kernel's names of what this CPU can do; empty where it does not tell."""
+    if not _CPU_INFO.exists():
+        return frozenset()
+    lines = _CPU_INFO.read_text().splitlines()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def _turn_off_tf32() -> None:

@@ -1,6 +1,4 @@
-"""Convolutions with what follows them in one operator, their weights packed once: the same answers
-as apart.
-"""
+"""Convolutions with what follows them in one operator: the same answers as apart."""
 
 from __future__ import annotations
 
@@ -17,8 +15,12 @@ import torch
 
 from resnext.network import ResNeXt, build_network
 from resnext.run.engine import PixelsToLogits, prepare
-from resnext.run.fused import FusedBottleneck, are_fused_convolutions_there, fuse_convolutions
-from resnext.run.precision import Precision, computes_bf16
+from resnext.run.fused import (
+    FusedBottleneck,
+    are_fused_convolutions_there,
+    fuse_convolutions,
+)
+from resnext.run.precision import Precision, has_amx
 from resnext.spec.catalogue import BUNDLED, find_spec
 from resnext.spec.model import ModelSpec
 from resnext.weights.random import draw_weights
@@ -94,22 +96,44 @@ def test_threads_that_share_a_network_get_the_same_answers() -> None:
         assert torch.allclose(first, other, atol=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.skipif(not has_amx(), reason="weights are packed for AMX alone")
+@pytest.mark.parametrize("images", [2, 5, 8])
 @pytest.mark.parametrize("spec", [SMALL, ODD], ids=lambda spec: spec.name)
-def test_no_weights_are_packed_again_when_it_runs(spec, precision) -> None:
+def test_no_weights_are_packed_again_when_it_runs(spec, images: int) -> None:
     """Each call of oneDNN prints a line; a layout that it does not want is reordered by one."""
-    if precision == "bf16" and not computes_bf16():
-        pytest.skip("this CPU has no bf16 in hardware")
-    program = f"""
-import runpy, sys, torch
-of = runpy.run_path({__file__!r})
+    kinds = [call[0] for call in calls_of(f"""
 spec = of["SPECS"][{spec.name!r}]
-module = of["make_module"](spec, {precision!r})
+module = of["make_module"](spec, "bf16")
 of["fuse_convolutions"](module.network, spec.preprocessing.crop)
-pixels = of["make_pixels"](spec, 8)
+x = of["make_pixels"](spec, {images})
+""")]  # fmt: skip
+    assert "convolution" in kinds
+    assert "reorder" not in kinds
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 8])
+def test_in_float32_no_packed_weights_are_rearranged(images: int) -> None:
+    """OneDNN's one slow way, from a packed layout to another one: it costs more than all else."""
+    calls = calls_of(f"""
+conv = torch.nn.Conv2d(1024, 1024, 1).requires_grad_(False)
+from resnext.run.fused import FusedConv
+module = FusedConv(conv.to(memory_format=torch.channels_last), 14, activation="relu")
+x = torch.rand({images}, 1024, 14, 14).to(memory_format=torch.channels_last)
+torch.set_num_threads(2)
+""")
+    assert [kind for kind, _ in calls].count("convolution") == 1
+    assert ("reorder", "simple:any") not in calls
+
+
+def calls_of(program: str) -> list[tuple[str, str]]:
+    """What oneDNN does for one `module(x)`, and how; both are made by the program."""
+    program = f"""
+import runpy, torch
+of = runpy.run_path({__file__!r})
+{program}
 print("it runs", flush=True)
 with torch.inference_mode():
-    module(pixels)
+    module(x)
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -119,7 +143,6 @@ with torch.inference_mode():
         check=True,
     )
     lines = done.stdout.partition("it runs")[2].splitlines()
-    calls = [line.split(",") for line in lines if ",exec," in line]
-    kinds = [call[call.index("exec") + 2] for call in calls]
-    assert "convolution" in kinds
-    assert "reorder" not in kinds
+    fields = [line.split(",") for line in lines if ",exec," in line]
+    starts = [call.index("exec") for call in fields]
+    return [(call[at + 2], call[at + 3]) for call, at in zip(fields, starts, strict=True)]
