@@ -291,10 +291,18 @@ def test_a_database_of_a_newer_program_is_left_as_it_is(machine) -> None:
     assert alive(machine) == {}
 
 
-def test_a_dashboard_whose_port_is_taken_stops_nothing_else(machine, many) -> None:
+@pytest.mark.parametrize(
+    ("page", "command", "setting"),
+    [("dashboard", "flower", "RESNEXT_FLOWER_PORT"), ("api", "serve", "RESNEXT_API_PORT")],
+)
+def test_a_page_whose_port_is_taken_stops_nothing_else(
+    machine, many, page, command, setting
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        machine.environment["RESNEXT_FLOWER_PORT"] = str(taken.getsockname()[1])
+        machine.environment[setting] = str(taken.getsockname()[1])
         up(machine)
-        assert "dashboard not running" in said(machine)
+        places = dict(line.split(maxsplit=1) for line in said(machine).splitlines() if "  " in line)
+        assert places[page].startswith("not running"), said(machine)
+        assert f"resnextq {command} has ended with status 3: resnextq: The " in said(machine)
         job = machine.submit(*many[:2])
         assert machine.wait(job)["classified"] == 2

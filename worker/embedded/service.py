@@ -79,6 +79,11 @@ class Service:
         return status
 
     @property
+    def runs(self) -> bool:
+        """Whether its process lives now; asking reports no end."""
+        return self._child is not None and self._child.poll() is None
+
+    @property
     def restarts_in_s(self) -> float:
         return 0.0 if self._restart_at is None else max(0.0, self._restart_at - time.monotonic())
 

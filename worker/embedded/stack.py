@@ -149,9 +149,11 @@ class Stack:
             write_secret(self._settings.broker_url_file, f"{self._valkey.url}\n")
 
     def _pages_are_coming(self) -> bool:
-        dashboard = url_file(self._settings).exists() or self._flower.has_ended()
-        api = self._settings.api_url_file.exists() or self._api.has_ended()
-        return not (dashboard and api)
+        pages = {
+            url_file(self._settings): self._flower,
+            self._settings.api_url_file: self._api,
+        }
+        return any(service.runs and not file.exists() for file, service in pages.items())
 
     def _watch(self, engine: Engine) -> None:
         if self._valkey is not None and self._valkey.poll() is not None:
