@@ -16,24 +16,34 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from sqlalchemy import Connection
 
+    from producer.jobs.served import Model, Worker
+
 T = TypeVar("T")
 
 
 def workers(as_json: JsonOption = False) -> None:
     """List the workers that live: queue, device, images/s, and since when."""
-    from producer.cli.render.served import render_workers
     from producer.jobs import served
 
-    _show(served.workers, served.workers_as_json, render_workers, as_json=as_json,
+    def table(found: list[Worker]) -> RenderableType:
+        from producer.cli.render.served import render_workers
+
+        return render_workers(found)
+
+    _show(served.workers, served.workers_as_json, table, as_json=as_json,
           nothing="No worker lives; start one with `resnextq worker`.")  # fmt: skip
 
 
 def models(as_json: JsonOption = False) -> None:
     """List the models that jobs ask for and workers serve, each with its live workers."""
-    from producer.cli.render.served import render_models
     from producer.jobs import served
 
-    _show(served.models, served.models_as_json, render_models, as_json=as_json,
+    def table(found: list[Model]) -> RenderableType:
+        from producer.cli.render.served import render_models
+
+        return render_models(found)
+
+    _show(served.models, served.models_as_json, table, as_json=as_json,
           nothing="No job has asked for a model yet; `resnextq submit` makes one.")  # fmt: skip
 
 
@@ -45,7 +55,7 @@ def _show(
     as_json: bool,
     nothing: str,
 ) -> None:
-    """What there is, as JSON or as a table; `nothing` is said where there is none."""
+    """Prints what `read` finds, as JSON or as a table, or `nothing`. JSON loads no rich."""
     from contract.database.engine import reading
 
     settings = read_settings()

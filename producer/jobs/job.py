@@ -129,9 +129,9 @@ def read_job(connection: Connection, number: int) -> Job:
 
 
 def lock_state(connection: Connection, number: int) -> str:
-    """The job's state, which stays until this transaction ends.
+    """The job's state, which nobody else changes until this transaction ends.
 
-    Not so that a worker's new rows, which refer to the job, would wait for us or we for them.
+    Workers may still insert rows that refer to the job: the lock leaves its key alone.
     """
     statement = select(jobs.c.state).where(jobs.c.number == number)
     state: str = connection.execute(statement.with_for_update(key_share=True)).scalar_one()

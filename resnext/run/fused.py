@@ -4,10 +4,9 @@
 `torch.compile` itself emits for oneDNN (`torch/_inductor/fx_passes/mkldnn_fusion.py`): the
 activations of a block are written once instead of three times.
 
-In bf16 on a CPU with AMX the weights are packed once, as oneDNN wants them: unpacked, each call
-packs them anew, which for one picture took a third of its time. There one layout serves every
-number of pictures. In float32 it does not: weights that were packed for eight pictures had to be
-rearranged in each call for one, which took 620 ms and not 80.
+In bf16 on a CPU with AMX the weights are packed once, as oneDNN wants them; unpacked, each call
+packs them again. One layout serves every number of pictures there. In float32 it does not: oneDNN
+would rearrange packed weights in each call of another size, which costs more than the layer.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -95,8 +96,9 @@ def computes_bf16() -> bool:
     return supported and not _BF16_FLAGS.isdisjoint(_cpu_flags())
 
 
+@cache
 def has_amx() -> bool:
-    """Whether this CPU multiplies tiles of bf16."""
+    """Whether this CPU multiplies tiles of bf16; each convolution of a network asks."""
     return _AMX in _cpu_flags()
 
 

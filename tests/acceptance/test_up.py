@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -301,8 +302,7 @@ def test_a_page_whose_port_is_taken_stops_nothing_else(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         machine.environment[setting] = str(taken.getsockname()[1])
         up(machine)
-        places = dict(line.split(maxsplit=1) for line in said(machine).splitlines() if "  " in line)
-        assert places[page].startswith("not running"), said(machine)
+        assert re.search(rf"^  {page} +not running", said(machine), re.MULTILINE), said(machine)
         assert f"resnextq {command} has ended with status 3: resnextq: The " in said(machine)
         job = machine.submit(*many[:2])
         assert machine.wait(job)["classified"] == 2

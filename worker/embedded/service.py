@@ -80,7 +80,7 @@ class Service:
 
     @property
     def runs(self) -> bool:
-        """Whether its process lives now; asking reports no end."""
+        """Whether its process lives. Unlike `has_ended`, it can be asked any number of times."""
         return self._child is not None and self._child.poll() is None
 
     @property

@@ -15,11 +15,7 @@ import torch
 
 from resnext.network import ResNeXt, build_network
 from resnext.run.engine import PixelsToLogits, prepare
-from resnext.run.fused import (
-    FusedBottleneck,
-    are_fused_convolutions_there,
-    fuse_convolutions,
-)
+from resnext.run.fused import FusedBottleneck, are_fused_convolutions_there, fuse_convolutions
 from resnext.run.precision import Precision, has_amx
 from resnext.spec.catalogue import BUNDLED, find_spec
 from resnext.spec.model import ModelSpec
@@ -113,7 +109,7 @@ x = of["make_pixels"](spec, {images})
 
 @pytest.mark.parametrize("images", [1, 2, 3, 8])
 def test_in_float32_no_packed_weights_are_rearranged(images: int) -> None:
-    """OneDNN's one slow way, from a packed layout to another one: it costs more than all else."""
+    """To rearrange weights from one packed layout to another is slow in oneDNN."""
     calls = calls_of(f"""
 conv = torch.nn.Conv2d(1024, 1024, 1).requires_grad_(False)
 from resnext.run.fused import FusedConv
@@ -126,7 +122,10 @@ torch.set_num_threads(2)
 
 
 def calls_of(program: str) -> list[tuple[str, str]]:
-    """What oneDNN does for one `module(x)`, and how; both are made by the program."""
+    """Each call of oneDNN in `module(x)`: its kind and its implementation.
+
+    The program makes `module` and `x`.
+    """
     program = f"""
 import runpy, torch
 of = runpy.run_path({__file__!r})
