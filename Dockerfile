@@ -1,20 +1,22 @@
 # Three images of one program:
-#   producer   submits, reads, migrates, dispatches; no torch
-#   flower     the same with the dashboard
-#   worker     classifies; CUDA comes with torch's wheels, the driver with the host
-FROM python:3.13-slim AS base
+#   producer   submits, reads, migrates, dispatches, serves the API; no torch
+#   flower     the same, with the dashboard
+#   worker     classifies; torch's wheels contain CUDA, the host provides the driver
+FROM python:3.13.15-slim-trixie AS base
+LABEL org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.licenses="BSD-3-Clause"
 ENV PYTHONUNBUFFERED=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore \
     RESNEXT_HOME=/data \
     RESNEXT_CACHE=/cache
-# Whoever breaks out of a decoder is nobody here; the folders are for volumes.
+# Code that breaks out of a decoder has no rights as this user. The folders are for volumes.
 RUN useradd --create-home --uid 10001 resnextq \
     && install --directory --owner=resnextq --mode=0700 /data /cache
 
 FROM base AS wheel
-# For the resampler in C.
+# The C compiler builds the resampler.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
@@ -29,6 +31,8 @@ COPY worker /source/worker
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheel /source
 
 FROM base AS producer
+LABEL org.opencontainers.image.title="resnext-queue-producer" \
+    org.opencontainers.image.description="Submits images, dispatches them, serves the HTTP API; no torch"
 COPY requirements/producer.txt /requirements/
 RUN pip install --require-hashes -r /requirements/producer.txt
 RUN --mount=from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
@@ -37,6 +41,8 @@ ENTRYPOINT ["resnextq"]
 CMD ["--help"]
 
 FROM base AS flower
+LABEL org.opencontainers.image.title="resnext-queue-flower" \
+    org.opencontainers.image.description="The dashboard of resnext-queue"
 COPY requirements/flower.txt /requirements/
 RUN pip install --require-hashes -r /requirements/flower.txt
 RUN --mount=from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
@@ -45,8 +51,11 @@ ENTRYPOINT ["resnextq"]
 CMD ["flower"]
 
 FROM base AS worker
-# torch.compile, by which a GPU is faster, compiles C for Triton and C++ for a CPU; Python's headers
-# are in the base. What it has made stays in the volume of RESNEXT_CACHE, since /tmp may be noexec.
+LABEL org.opencontainers.image.title="resnext-queue-worker" \
+    org.opencontainers.image.description="Classifies images with ResNeXt on a GPU or a CPU"
+# torch.compile, which makes a GPU faster, compiles C for Triton and C++ for a CPU. The base image
+# has Python's headers. Compiled code is kept in the RESNEXT_CACHE volume, because /tmp may be
+# noexec.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*

@@ -1,5 +1,5 @@
-# `make` alone prints what there is. Everything happens in this folder: the environment is
-# .venv, made of what requirements/ pins, and nothing is installed twice.
+# `make` alone prints the targets. Everything stays in this folder: the environment is .venv, built
+# from the packages that requirements/ pins, and nothing is installed twice.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -7,52 +7,62 @@ MAKEFLAGS += --no-builtin-rules
 
 BIN := .venv/bin
 UV_VERSION := 0.13.9
-# Python to make the environment with; empty: the first of these that is 3.11 or newer.
+# Python for the environment; if empty, the first of PYTHONS that is 3.11 or newer.
 PYTHON ?=
 PYTHONS := python3 python3.13 python3.12 python3.11
-# What `make test` gives to pytest: make test TESTS="tests/unit -k arrows"
+# Whether to install what only code for an NVIDIA GPU needs: yes, or no. Default: yes with a GPU.
+GPU ?= $(if $(wildcard /dev/nvidiactl /dev/dxg),yes,no)
+# PyTorch needs these on a GPU only. It loads CUDA's other libraries on every machine.
+FOR_GPUS := triton nvidia-cusolver nvidia-cuda-cccl nvidia-nvtx cuda-bindings cuda-pathfinder
+# Arguments for pytest in `make test`: make test TESTS="tests/unit -k arrows"
 TESTS ?=
-# Tar files for the benchmarks that want them: of photographs, and of CIFAR-10's test images.
+# Tar files for benchmarks that need pictures: photographs, and test images of the bundled model.
 PHOTOGRAPHS ?=
-CIFAR10_TEST ?=
-# How long `make fuzz` runs: with images, and before that with packets between worker and loaders.
+BUNDLED_TEST ?=
+# How long `make fuzz` runs on images and, before that, on packets between worker and loaders.
 MINUTES ?= 30
 WIRE_SECONDS ?= 60
-# Rows of `make bench-pipeline`; empty: all of them.
+# Rows of `make bench-pipeline`; empty: all rows.
 ROWS ?=
-# Steps of `make gpu-check`, by name or number; empty: all of them.
+# Steps of `make gpu-check`, by name or number; empty: all steps.
 STEPS ?=
-# Rows of `make chaos`, by the names in tests/chaos/rows.py; empty: all of them.
+# Rows of `make chaos`, by the names in tests/chaos/rows.py; empty: all rows.
 FAULTS ?=
 
-# A stamp names what it stands for, so a changed lock (or a moved folder, whose scripts would
-# point to the old one) has none. It is made last: an interrupted set-up has none either.
+# A stamp's name contains a digest of its inputs. So there is no stamp for a changed lock, or for a
+# moved folder, whose scripts would point to the old one. The stamp is made last, so an interrupted
+# setup has none either.
 digest = $(shell { pwd; cat $(1); } | cksum | tr -s ' ' -)
-# In C, where there is a compiler; see setup.py.
+# The C extension, built if there is a compiler; see setup.py.
 EXTENSION := resnext/picture/_resample
 ENVIRONMENT := .venv/.environment-$(call digest,requirements/uv.txt requirements/dev.txt)
 PROJECT := .venv/.project-$(call digest,pyproject.toml setup.py $(wildcard $(EXTENSION)*.[ch]))
+GPU_PARTS := .venv/.gpu-parts-$(call digest,requirements/dev.txt)
 FUZZER := .venv/.fuzzer-$(call digest,requirements/fuzz.txt)
 PEERS := .venv/.peers-$(call digest,requirements/bench.txt)
+RELEASE := .venv/release-$(call digest,requirements/release.txt)
 AUDIT := .venv/audit-$(call digest,requirements/pip-audit.txt)
 
 .PHONY: help
-help: ## this list
+help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(PROJECT) ## install everything into .venv (the other targets do it when it is missing)
+setup: $(if $(filter yes,$(GPU)),$(GPU_PARTS),$(PROJECT)) ## install everything into .venv (other targets do so if it is missing) [GPU=yes]
+ifeq ($(MAKECMDGOALS),setup)
+	@echo "Ready. Next: export PATH=\"$(CURDIR)/.venv/bin:\$$PATH\", then step 2 of docs/tutorial.md"
+endif
 
 .PHONY: demo
 demo: setup ## classify a dozen pictures through the whole system on this machine
 	@$(BIN)/python demo/run.py
 
 .PHONY: test
-test: setup ## run all tests
+test: $(GPU_PARTS) ## run all tests
 	@$(BIN)/python -m pytest $(TESTS)
 
 .PHONY: fuzz
-fuzz: $(FUZZER) ## mutate packets for WIRE_SECONDS=60, the resampler, then images for MINUTES=30; what fails is kept
+fuzz: $(FUZZER) ## fuzz packets for WIRE_SECONDS=60, the resampler, then images for MINUTES=30; keeps failing inputs
 	@mkdir -p build/fuzz
 	@$(BIN)/python -m tests.fuzz.wire -verbosity=0 -max_total_time=$(WIRE_SECONDS) \
 		-artifact_prefix=build/fuzz/wire-
@@ -60,49 +70,65 @@ fuzz: $(FUZZER) ## mutate packets for WIRE_SECONDS=60, the resampler, then image
 	@$(BIN)/python -m tests.fuzz.run --minutes $(MINUTES)
 
 .PHONY: lint
-lint: setup ## ruff and mypy
+lint: $(GPU_PARTS) ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
 .PHONY: bench
-bench: setup ## run the benchmarks; PHOTOGRAPHS=a.tar CIFAR10_TEST=b.tar for those that want pictures
+bench: setup ## run the benchmarks; PHOTOGRAPHS=a.tar BUNDLED_TEST=b.tar for those that need pictures
 	@set -e; for one in $(BENCHMARKS); do echo "== $$one"; $(BIN)/python -m $$one; done
 	@$(call bench_on,benchmarks.system.main_job,PHOTOGRAPHS)
-	@$(call bench_on,benchmarks.model.bundled_accuracy,CIFAR10_TEST)
-bench_on = $(if $($(2)),echo "== $(1)"; $(BIN)/python -m $(1) "$($(2))",echo "left out, for want of $(2): $(1)")
+	@$(call bench_on,benchmarks.model.bundled_accuracy,BUNDLED_TEST)
+bench_on = $(if $($(2)),echo "== $(1)"; $(BIN)/python -m $(1) "$($(2))",echo "skipped, because $(2) is not set: $(1)")
 MODEL_BENCHMARK := benchmarks.model.comparison
 PIPELINE_BENCHMARK := benchmarks/pipeline.py
 BENCHMARKS := benchmarks.stage.cli_startup benchmarks.stage.sources benchmarks.model.roofline \
 	benchmarks.stage.worker_cpu
 
 .PHONY: bench-model
-bench-model: $(PEERS) ## the network beside what else could run it; PHOTOGRAPHS=photos.tar for real pictures
+bench-model: $(PEERS) ## compare the network with other engines; PHOTOGRAPHS=photos.tar for real pictures
 	@$(BIN)/python -m $(MODEL_BENCHMARK) $(if $(PHOTOGRAPHS),--photographs "$(PHOTOGRAPHS)")
 
 .PHONY: bench-pipeline
-bench-pipeline: setup ## the worker between network and device, beside its peers; PHOTOGRAPHS=photos.tar [ROWS="busy cpu"]
+bench-pipeline: setup ## compare the worker's pipeline with other programs; PHOTOGRAPHS=photos.tar [ROWS="busy cpu"]
 	@$(BIN)/python $(PIPELINE_BENCHMARK) $(if $(PHOTOGRAPHS),"$(PHOTOGRAPHS)") $(if $(ROWS),--row $(ROWS))
 
 .PHONY: gpu-check
-gpu-check: setup ## check the GPU path, in 460 s; without a GPU on a double of one [STEPS="0-7"]
+gpu-check: $(GPU_PARTS) ## check the GPU path in 460 s; without a GPU, on a double of CUDA [STEPS="0-7"]
 	@$(BIN)/python -m benchmarks.gpu_check --table build/gpu-check.md $(if $(STEPS),--steps $(STEPS))
 
 .PHONY: chaos
-chaos: setup ## cause every fault, again and again, on both databases; some 40 minutes [FAULTS="kill-worker steal"]
+chaos: setup ## cause each fault repeatedly, on both databases; about 50 minutes [FAULTS="kill-worker steal"]
 	@$(BIN)/python -m tests.chaos $(FAULTS:%=--row %)
 
 .PHONY: bench-size
-bench-size: setup ## what ten million images in one job cost, with a thousand small jobs beside it
+bench-size: setup ## measure a job of ten million images beside a thousand small jobs
 	@$(BIN)/python -m $(SIZE_BENCHMARK)
 SIZE_BENCHMARK := benchmarks.system.at_size
 
+.PHONY: bench-fleet
+bench-fleet: setup ## measure a fleet of stub workers, simulate larger ones, and write the tables of docs/scaling.md
+	@$(BIN)/python -m $(FLEET_BENCHMARK) --calibrate benchmarks/simulation/calibration.json --seconds 20
+	@$(BIN)/python -m benchmarks.simulation --write
+FLEET_BENCHMARK := benchmarks.system.fleet
+
 .PHONY: docs
-docs: setup ## write docs/settings.md, errors.md and metrics.md anew from the code
+docs: $(GPU_PARTS) ## generate docs/settings.md, errors.md, metrics.md and licences.md
 	@$(BIN)/python docs/generate.py
+	@$(BIN)/python release/licences.py
+
+.PHONY: screenshots
+screenshots: setup ## take the screenshots for docs/pages.md (needs Chromium)
+	@$(BIN)/python -m demo.screenshots
+
+.PHONY: release
+release: $(RELEASE) ## build the release twice into build/release, and check it in clean environments
+	@$(BIN)/python release/build.py build/release
+	@$(BIN)/python release/check.py build/release $(RELEASE)/bin
 
 .PHONY: audit
-audit: $(AUDIT) ## look every pinned version up in OSV, the database of advisories (needs the network)
+audit: $(AUDIT) ## look up every pinned version in OSV's security advisories (needs the network)
 	@$(BIN)/python requirements/audit.py $(AUDIT)/bin/pip-audit
 
 .PHONY: lock
@@ -116,6 +142,7 @@ lock: setup ## pin the newest versions that pyproject.toml allows, with hashes
 	echo "uv==$(UV_VERSION)" | $(LOCK) - -o requirements/uv.txt
 	echo img2dataset | $(LOCK) - -o requirements/img2dataset.txt
 	echo pip-audit | $(LOCK) - -o requirements/pip-audit.txt
+	printf 'check-wheel-contents\ncyclonedx-bom\n' | $(LOCK) - -o requirements/release.txt
 	echo setuptools | $(LOCK) - --constraint requirements/dev.txt -o requirements/build.txt
 PRODUCER := --extra api --extra parquet
 WORKER := --extra embedded --extra s3 --extra gcs
@@ -123,24 +150,35 @@ LOCK := $(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --gene
 	--no-emit-index-url --no-annotate --quiet --custom-compile-command "make lock"
 
 .PHONY: clean
-clean: ## remove .venv and every cache
+clean: ## remove .venv and all caches
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis $(EXTENSION).*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# From the beginning each time: what a broken-off installation left is not worth trusting.
+INSTALL := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes
+
+# Always starts from nothing: an interrupted installation cannot be trusted.
 $(ENVIRONMENT):
-	@echo "Setting up .venv (some minutes where packages have to be downloaded first)"
-	@python=$$($(FIND_PYTHON)) && "$$python" -m venv --clear .venv
+	@python=$$($(FIND_PYTHON)) && echo "1/3 Making .venv with $$("$$python" --version), and uv" && \
+		"$$python" -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--require-hashes -r requirements/uv.txt
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode \
-		--require-hashes -r requirements/dev.txt
+	@echo "2/3 Installing packages: a download of 2.9 GB, $(if $(filter yes,$(GPU)),and then\
+		0.5 GB for the GPU,without 0.5 GB that only a GPU needs (with it: make setup GPU=yes))"
+	@printf '%s\n' $(FOR_GPUS) > .venv/for-gpus
+	@$(INSTALL) --excludes .venv/for-gpus -r requirements/dev.txt
 	@touch $@
 
-# Its build needs setuptools, which the lock pins: no isolation, so nothing unpinned is fetched.
+# The build uses the pinned setuptools, without isolation, so nothing unpinned is fetched.
 $(PROJECT): $(ENVIRONMENT)
+	@echo "3/3 Installing resnext-queue itself, from this folder"
 	@rm -f $(EXTENSION).*.so
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The tests need these even without a GPU, because they compile kernels for one.
+$(GPU_PARTS): $(PROJECT)
+	@echo "Installing what only code for a GPU needs"
+	@$(INSTALL) -r requirements/dev.txt
 	@touch $@
 
 $(FUZZER): $(PROJECT)
@@ -148,17 +186,16 @@ $(FUZZER): $(PROJECT)
 	@touch $@
 
 $(PEERS): $(PROJECT)
-	@echo "Installing what the network is compared with"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode \
-		--require-hashes -r requirements/bench.txt
+	@echo "Installing the engines for the comparison"
+	@$(INSTALL) --quiet -r requirements/bench.txt
 	@touch $@
 
-# In an environment of its own: what audits the others should not decide about their versions.
-$(AUDIT): $(PROJECT)
-	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $@.new
-	@$(BIN)/uv pip install --quiet --python $@.new/bin/python \
-		--require-hashes -r requirements/pip-audit.txt
-	@mv $@.new $@
+# These tools have their own environments, so that they do not affect other packages' versions.
+$(AUDIT) $(RELEASE): $(PROJECT)
+	@$(BIN)/uv venv --quiet --clear --relocatable --python $(BIN)/python $@.new
+	@$(BIN)/uv pip install --quiet --python $@.new/bin/python --require-hashes \
+		-r requirements/$(if $(filter $(AUDIT),$@),pip-audit,release).txt
+	@rm -rf $@ && mv $@.new $@
 
 define FIND_PYTHON
 for python in $(or $(PYTHON),$(PYTHONS)); do \

@@ -1,4 +1,4 @@
-"""What is measured, beside its peer in the same run; each room says what it measures.
+"""Benchmarks, most of them beside a peer in the same run. Each package says what it measures.
 
-Run from the repository's folder: `python -m benchmarks.stage.decode photographs.tar`.
+Run them from the repository's folder: `python -m benchmarks.stage.decode photographs.tar`.
 """

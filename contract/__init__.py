@@ -1,7 +1,7 @@
 """What separate processes must agree on: settings, messages, broker, tables, error codes.
 
-Everything here is imported by producers that have no torch and by workers that have no
-command line; it imports nothing of either.
+Producers, which have no torch, and workers, which have no command line, both import it. It imports
+neither of them.
 """
 
 VERSION = "0.1.0"

@@ -1,8 +1,8 @@
 """Which addresses may be fetched: public ones, and those that `RESNEXT_FETCH_ALLOW` opens.
 
-A loader asks for every connection, and so does the dispatcher before it notifies somebody: after
-the name is resolved, and with the very address that it then connects to. docs/design.md says why
-no package does this here.
+A loader asks before every connection, and the dispatcher before it sends a notification. Both ask
+after they have resolved the name, with the address that they then connect to. docs/loaders.md
+explains why no package is used for this.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from typing import Final, Self
 
 from contract.fetch_allow import IPAddress, IPNetwork, Opening
 
-# What leads inside although some version of Python's `is_global` lets it through:
+# Addresses that lead inside although `is_global` of some Python version counts them as public:
 _INSIDE: Final[tuple[IPNetwork, ...]] = (
-    ipaddress.ip_network("168.63.129.16/32"),  # Azure's host, which hands out credentials
+    ipaddress.ip_network("168.63.129.16/32"),  # Azure's host, which gives out credentials
     ipaddress.ip_network("192.0.0.0/24"),  # RFC 6890; Oracle's cloud keeps its metadata there
     ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays, RFC 7526
-    ipaddress.ip_network("2001::/23"),  # IETF protocols, RFC 2928; Teredo among them
+    ipaddress.ip_network("2001::/23"),  # IETF protocols, RFC 2928; includes Teredo
     ipaddress.ip_network("2002::/16"),  # 6to4, RFC 3056: the relay decides where it ends
     ipaddress.ip_network("3fff::/20"),  # documentation, RFC 9637
 )
-# All that is ever routed between networks, RFC 4291. Outside of it are loopback, IPv4 in each
-# of its disguises, link-local, the deprecated fec0::/10, and what nobody has been given yet.
+# Every address that is routed between networks, RFC 4291. Outside are loopback, all forms of
+# embedded IPv4, link-local, the deprecated fec0::/10, and blocks that are not assigned yet.
 _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
-# RFC 6052: what DNS64 answers with on a network without IPv4. The one for local use (RFC 8215)
-# is another network's inside.
+# RFC 6052: the prefix of DNS64's answers on a network without IPv4. The prefix for local use
+# (RFC 8215) leads inside some network, so it is not public.
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
-# The upper half of an interface's number that carries an IPv4 address: ISATAP, RFC 5214.
+# Upper half of an interface identifier whose lower half is an IPv4 address: ISATAP, RFC 5214.
 _ISATAP: Final = frozenset({0x0000_5EFE, 0x0200_5EFE})
 _LOW_32_BITS: Final = 0xFFFF_FFFF
 
 
 def is_public(address: IPAddress) -> bool:
-    """Whether anybody on the Internet could reach it, whatever it embeds included."""
+    """Whether the whole Internet can reach this address, and the IPv4 address embedded in it."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = _embedded(address)
         if inner is not None and not is_public(inner):
@@ -50,7 +50,7 @@ def is_public(address: IPAddress) -> bool:
 
 
 def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that a translator or a tunnel on the way would take out of it."""
+    """The IPv4 address that a translator or a tunnel on the way would extract."""
     number = int(address)
     if address in _NAT64 or number >> 32 & _LOW_32_BITS in _ISATAP:
         return ipaddress.IPv4Address(number & _LOW_32_BITS)
@@ -59,7 +59,7 @@ def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 @dataclass(frozen=True)
 class FetchAllow:
-    """What `RESNEXT_FETCH_ALLOW` opens; `contract.fetch_allow` reads its entries."""
+    """The addresses that `RESNEXT_FETCH_ALLOW` opens; `contract.fetch_allow` reads its entries."""
 
     openings: tuple[Opening, ...] = ()
 
@@ -67,7 +67,7 @@ class FetchAllow:
     def parse(cls, entries: Iterable[str]) -> Self:
         """
         Raises:
-            ValueError: an entry can open nothing.
+            ValueError: an entry cannot match anything.
         """
         return cls(tuple(map(Opening.read, entries)))
 
@@ -80,5 +80,5 @@ class FetchAllow:
 
 
 def parse_address(text: str) -> IPAddress:
-    """An address as `getaddrinfo` gives it, zone included."""
+    """Parses an address from `getaddrinfo`, which may have a zone; the zone is ignored."""
     return ipaddress.ip_address(text.partition("%")[0])

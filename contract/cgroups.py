@@ -1,4 +1,4 @@
-"""The cgroups around this process, versions 1 and 2, whose files say what it may have.
+"""Finds the cgroups of this process, versions 1 and 2, whose files hold its limits.
 
 `contract.cores` reads their CPU quotas, and `worker.pool.limits` how many processes and threads
 they permit. See https://docs.kernel.org/admin-guide/cgroup-v2.html.
@@ -15,18 +15,18 @@ class _Mount(NamedTuple):
     """Where a hierarchy of cgroups is mounted."""
 
     root: Path
-    """The cgroup that the mount shows as its top; `/` but for some containers."""
+    """The cgroup at the top of the mount; `/` except in some containers."""
     point: Path
     controllers: frozenset[str]
     """One for version 1; empty for version 2."""
 
 
 def folders_of(controller: str, root: Path = Path("/")) -> Iterator[Path]:
-    """The folders of this process' cgroups and of each cgroup around them.
+    """The folders of this process's cgroups and of all their parents.
 
     Args:
-        controller: `cpu`, `pids` and the like.
-        root: of the file system.
+        controller: such as `cpu` or `pids`.
+        root: root of the file system.
     """
     mounts = list(_mounts(controller, root))
     for controllers, group in _groups(controller, root):
@@ -37,12 +37,12 @@ def folders_of(controller: str, root: Path = Path("/")) -> Iterator[Path]:
 
 
 def words_of(path: Path) -> list[str]:
-    """What stands in one of their files; nothing if it is not there."""
+    """The words in one of their files; none if the file does not exist."""
     return " ".join(_lines(path)).split()
 
 
 def _groups(controller: str, root: Path) -> Iterator[tuple[frozenset[str], Path]]:
-    """This process' cgroups that the controller is for: controllers (none: version 2) and name."""
+    """This process's cgroups for the controller: controllers (empty: version 2) and name."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, group = line.split(":", 2)
         if not controllers or controller in controllers.split(","):
@@ -50,7 +50,7 @@ def _groups(controller: str, root: Path) -> Iterator[tuple[frozenset[str], Path]
 
 
 def _mounts(controller: str, root: Path) -> Iterator[_Mount]:
-    """Mounts of cgroups by /proc/self/mountinfo, whose format is in proc(5)."""
+    """Mounts of cgroups, from /proc/self/mountinfo; proc(5) describes its format."""
     for line in _lines(root / "proc/self/mountinfo"):
         mount, _, described = line.partition(" - ")
         kind, _, options = described.split(" ", 2)
@@ -63,7 +63,7 @@ def _mounts(controller: str, root: Path) -> Iterator[_Mount]:
 
 
 def _folders(mount: _Mount, group: Path) -> Iterator[Path]:
-    """The folders of a cgroup and of those around it, as far as the mount shows them."""
+    """The folders of a cgroup and of its parents, up to the top of the mount."""
     inner = group.relative_to(mount.root) if group.is_relative_to(mount.root) else Path()
     folder = mount.point / inner
     yield folder

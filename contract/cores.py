@@ -1,7 +1,7 @@
 """How many CPU cores this process may use, and how many loaders a worker gets by default.
 
-`contract.settings` asks here, so this loads neither torch nor anything else that is large. The
-affinity and the quotas of all cgroups around this process limit it: see
+`contract.settings` imports this module, so it loads neither torch nor another large package. The
+CPU affinity limits the cores, and so do the quotas of the process's cgroups and their parents: see
 https://docs.kernel.org/scheduler/sched-bwc.html.
 """
 
@@ -24,12 +24,12 @@ _NO_GPU: Final = frozenset({"", "-1", "NoDevFiles"})
 
 
 def default_loaders(device: str, root: Path = Path("/")) -> int:
-    """One loader for each usable core, divided among the GPUs of this machine: each has a worker
-    of its own. At least 1.
+    """One loader per usable core, divided by the number of GPUs, because each GPU has its own
+    worker. At least 1.
 
     Args:
-        device: the setting; `cpu` shares the cores with no other worker.
-        root: of the file system.
+        device: the setting. With `cpu` the worker gets all cores.
+        root: root of the file system.
     """
     workers = 1 if device == "cpu" else max(1, _gpus(root))
     return min(MOST_LOADERS, max(1, usable_cores(root) // workers))
@@ -42,7 +42,7 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def _gpus(root: Path) -> int:
-    """NVIDIA's GPUs that this machine or container has, or that CUDA is shown without files."""
+    """The number of NVIDIA GPUs by their device files, otherwise by CUDA_VISIBLE_DEVICES."""
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shown is not None and shown.strip() in _NO_GPU:
         return 0
@@ -54,7 +54,7 @@ def _gpus(root: Path) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """The quotas, in cores, of this process' cgroups and of each cgroup around them."""
+    """The quotas, in cores, of this process's cgroups and of all their parents."""
     for folder in folders_of("cpu", root):
         quota = _quota(folder)
         if quota is not None:
@@ -62,7 +62,7 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _quota(folder: Path) -> float | None:
-    """In cores; None if there is none."""
+    """The quota of one cgroup, in cores; None if it has none."""
     words = words_of(folder / "cpu.max")  # version 2: `max 100000` or `150000 100000`
     if not words:
         words = words_of(folder / "cpu.cfs_quota_us") + words_of(folder / "cpu.cfs_period_us")

@@ -1,25 +1,25 @@
-"""What can go wrong, for people: the errors that stop a command.
+"""The errors that stop a command.
 
-A failed *image* is no exception but a row with an error code (`contract.failure`).
-What stops a *command* is one of these; the command line prints its message and exits with
+A failed *image* raises no exception; it gets a row with an error code (`contract.failure`).
+A *command* is stopped by one of these errors. The command line prints the message and exits with
 `exit_code`:
 
     ResnextQueueError             what was wrong, with the value, and what to do next
-    ├── UsageError                the caller asked for something that cannot be (exit 2)
+    ├── UsageError                the caller asked for something impossible (exit 2)
     │   ├── SettingsError         a RESNEXT_ variable has a bad value
     │   ├── SourceError           a source of URIs cannot be read, or a URI is refused
     │   ├── UnknownJobError       no job has this id
-    │   └── JobStateError         the job has ended, or is not ready, for what is asked of it
-    └── UnavailableError          a server or a file is not there: worth another try (exit 3)
+    │   └── JobStateError         the job's state does not permit the request
+    └── UnavailableError          a server or a file is missing; try again later (exit 3)
         ├── BrokerUnavailable     Redis does not answer
         ├── DatabaseUnavailable   the database does not answer
         ├── SchemaMismatch        the database's schema is too old or too new
-        └── WeightsError          a weights file is missing, damaged or of another network
+        └── WeightsError          a weights file is missing, damaged or for another network
 """
 
 
 class ResnextQueueError(Exception):
-    """The root; the message is written for the person who typed the command."""
+    """The base class. The message is for the person who typed the command."""
 
     exit_code = 3
 
@@ -33,7 +33,12 @@ class SettingsError(UsageError):
 
 
 class SourceError(UsageError):
-    pass
+    """If the error is about one line or row (from 1), or one column, the attributes name it."""
+
+    def __init__(self, message: str, *, line: int | None = None, column: str | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+        self.column = column
 
 
 class UnknownJobError(UsageError):

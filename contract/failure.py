@@ -1,14 +1,15 @@
-"""Why an image has no classes: the closed list of error codes, with what each one means.
+"""Why an image has no classes: the closed list of error codes, with cause and advice.
 
-A loader or the classifier gives a `Failure`; its code goes to `results.error_code`. A code
-that is `retried` is tried again, alone and later, up to `max_attempts` times; every other
-is final at once.
+A loader or the classifier returns a `Failure`; its code goes to `results.error_code`. If a code is
+`retried`, the image is tried again later, up to `max_attempts` times in all. Every other code is
+final at once.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 MAX_DETAIL_CHARS: Final = 500
@@ -28,8 +29,8 @@ class ErrorCode:
 class Failure:
     """Why one image has no classes.
 
-    `detail` is for the person who submitted it and holds nothing of the worker's network.
-    `retry_after_s` is what the server asked for, where it asked.
+    `detail` is for the submitter and reveals nothing about the worker's network.
+    `retry_after_s` is the wait that the server asked for; None if it did not ask.
     """
 
     code: str
@@ -51,130 +52,130 @@ ERROR_CODES: Final = {
     for code in (
         ErrorCode(
             name="blocked_scheme",
-            cause="The URI's scheme is not one that workers fetch.",
-            advice="Use http, https, file URIs under RESNEXT_FILE_ROOTS, or an object store that "
+            cause="Workers do not fetch URIs with this scheme.",
+            advice="Use http, https, files under RESNEXT_FILE_ROOTS, or an object store that "
             "RESNEXT_OBJECT_STORES enables.",
         ),
         ErrorCode(
             name="blocked_address",
-            cause="The host, or where it redirects to, has a private, loopback, link-local or "
+            cause="The host, or the target of its redirect, has a private, loopback, link-local or "
             "reserved address.",
-            advice="If it is yours, name it in RESNEXT_FETCH_ALLOW of the workers.",
+            advice="If the host is yours, add it to the workers' RESNEXT_FETCH_ALLOW.",
         ),
         ErrorCode(
             name="blocked_port",
-            cause="The URI's port, or that of a redirect, is none of RESNEXT_FETCH_PORTS.",
-            advice="Add it to RESNEXT_FETCH_PORTS, or unset that: then every port is permitted.",
+            cause="The port of the URI, or of a redirect, is not in RESNEXT_FETCH_PORTS.",
+            advice="Add it to RESNEXT_FETCH_PORTS, or unset that variable to allow every port.",
         ),
         ErrorCode(
             name="blocked_path",
-            cause="The file is under no folder of RESNEXT_FILE_ROOTS, links resolved; or the web "
-            "redirects to a file.",
-            advice="Add its folder to RESNEXT_FILE_ROOTS of the workers.",
+            cause="The file, with links resolved, is not under a folder of RESNEXT_FILE_ROOTS; or "
+            "a web server redirects to a file.",
+            advice="Add its folder to the workers' RESNEXT_FILE_ROOTS.",
         ),
         ErrorCode(
             name="bad_uri",
-            cause="The URI cannot be read as one: no host, a bad port, a bad escape. Or "
-            "`submit --on-invalid record` met a line without a URI that workers take.",
+            cause="The URI is not valid: no host, a bad port, a bad escape. Or "
+            "`submit --on-invalid record` found a line without a valid URI.",
             advice="Correct the URI, or the line that the detail names.",
         ),
         ErrorCode(
             name="not_found",
-            cause="There is no such file.",
+            cause="The file does not exist.",
             advice="Check that the worker sees the same path.",
         ),
         ErrorCode(
             name="unreadable",
-            cause="The file exists and the worker may not read it, or it is no regular file.",
-            advice="Check its permissions for the worker's user.",
+            cause="The file exists, but the worker may not read it, or it is not a regular file.",
+            advice="Check the file's permissions for the worker's user.",
         ),
         ErrorCode(
             name="dns",
             cause="The host's name has no address.",
-            advice="Check the name; a look-up that failed in passing was tried again.",
+            advice="Check the name; look-ups that failed temporarily were tried again.",
             retried=True,
         ),
         ErrorCode(
             name="connect",
             cause="The connection was refused, reset or interrupted, or the proxy refused it.",
-            advice="The host is down or refuses us; retry later.",
+            advice="The host is down or refuses the connection; retry later.",
             retried=True,
         ),
         ErrorCode(
             name="tls",
             cause="The server's certificate or TLS handshake is not valid; the detail says how.",
-            advice="Name an authority of your own in SSL_CERT_FILE of the workers; everything else "
-            "is the site's to mend.",
+            advice="For your own authority, set the workers' SSL_CERT_FILE. Other problems must be "
+            "fixed on the server.",
         ),
         ErrorCode(
             name="timeout",
-            cause="The image was not there within fetch_deadline_s, or its loader answers nothing "
+            cause="The image did not arrive within fetch_deadline_s, or its loader does not answer "
             "or gets no processor time.",
             advice="Retry later, or raise RESNEXT_FETCH_DEADLINE_S.",
             retried=True,
         ),
         ErrorCode(
             name="robots",
-            cause="The server's X-Robots-Tag asks that the image is left alone: noai or the like.",
-            advice="Respect it, or set RESNEXT_ROBOTS=ignore where you may.",
+            cause="The server's X-Robots-Tag asks not to use the image, for example with noai.",
+            advice="Respect it, or set RESNEXT_ROBOTS=ignore if you are allowed to.",
         ),
         ErrorCode(
             name="bad_response",
-            cause="The server's answer is no HTTP, contradicts itself, has too many headers, or is "
-            "packed in a way that was not asked for.",
+            cause="The server's answer is not HTTP, contradicts itself, has too many headers, or "
+            "is compressed in a way that the request did not accept.",
             advice="The server is broken or hostile.",
         ),
         ErrorCode(
             name="too_many_redirects",
-            cause="More redirects than max_redirects.",
-            advice="Submit the address that they lead to.",
+            cause="The URI leads through more redirects than max_redirects.",
+            advice="Submit the final address.",
         ),
         ErrorCode(
             name="too_large",
-            cause="More bytes than max_image_bytes, on their way or unpacked.",
-            advice="Raise RESNEXT_MAX_IMAGE_BYTES if you want such images.",
+            cause="The image has more bytes than max_image_bytes, as sent or after unpacking.",
+            advice="Raise RESNEXT_MAX_IMAGE_BYTES to allow such images.",
         ),
         ErrorCode(
             name="not_an_image",
-            cause="The bytes are of no image format.",
-            advice="The address gives a page or a text; submit the image's own.",
+            cause="The bytes are not of a known image format.",
+            advice="The address leads to a page or a text; submit the address of the image itself.",
         ),
         ErrorCode(
             name="unsupported_format",
-            cause="An image, but of a format or a kind that is not decoded; the detail names it.",
-            advice="Convert it to JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF; for HEIF, install "
-            "resnext-queue[heif] on the workers.",
+            cause="An image of a format or kind that is not supported; the detail names it.",
+            advice="Convert it to JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF; for HEIF, run "
+            "pip install '.[heif]' in the project's folder on each worker.",
         ),
         ErrorCode(
             name="truncated",
             cause="The file ends before the image does.",
-            advice="Upload the whole image, or set RESNEXT_TRUNCATED to accept.",
+            advice="Upload the complete image, or set RESNEXT_TRUNCATED=accept.",
         ),
         ErrorCode(
             name="too_many_pixels",
-            cause="Width times height is above max_pixels, a side above max_side_pixels, or its "
-            "decoder wants more memory than such an image needs.",
-            advice="Raise RESNEXT_MAX_PIXELS or RESNEXT_MAX_SIDE_PIXELS if you want such images.",
+            cause="The image has more than max_pixels pixels or a side above max_side_pixels, or "
+            "its decoder wants more memory than the largest allowed image needs.",
+            advice="Raise RESNEXT_MAX_PIXELS or RESNEXT_MAX_SIDE_PIXELS to allow such images.",
         ),
         ErrorCode(
             name="decode_error",
             cause="The image's bytes contradict its format.",
-            advice="The file is damaged.",
+            advice="The file is damaged; upload it again.",
         ),
         ErrorCode(
             name="crashed",
-            cause="The decoder crashed on this image, or its worker did, each time.",
+            cause="The decoder or the worker crashed on this image each time.",
             advice="The file is damaged or hostile; please report it.",
         ),
         ErrorCode(
             name="decode_timeout",
             cause="Decoding the image took more than decode_deadline_s of processor time.",
-            advice="The file is hostile, or RESNEXT_DECODE_DEADLINE_S too short for its size.",
+            advice="The file is hostile, or RESNEXT_DECODE_DEADLINE_S is too short for its size.",
         ),
         ErrorCode(
             name="not_finite",
             cause="The network's scores are not finite numbers.",
-            advice="Check the weights; with RESNEXT_PRECISION=fp32 the range is larger.",
+            advice="Check the weights, or use RESNEXT_PRECISION=fp32, which has a larger range.",
         ),
         ErrorCode(
             name="cancelled",
@@ -183,12 +184,12 @@ ERROR_CODES: Final = {
         ),
         ErrorCode(
             name="expired",
-            cause="The job's time ran out before this image was done.",
+            cause="The job's time limit ended before this image was done.",
             advice="Run it again with `resnextq retry JOB --error expired`. More workers help.",
         ),
         ErrorCode(
             name="internal",
-            cause="A fault of this program.",
+            cause="An error in this program.",
             advice="Please report it, with the detail and the worker's log.",
             retried=True,
         ),
@@ -197,8 +198,26 @@ ERROR_CODES: Final = {
 
 HTTP_PREFIX: Final = "http_"
 _HTTP_CODE: Final = re.compile(HTTP_PREFIX + "[0-9]{3}")
-# 408 and 425 ask for the same again, 429 for the same later; 5xx are the server's own trouble.
+# 408 and 425 ask to repeat the request, 429 to repeat it later; 5xx are errors of the server.
 RETRIED_HTTP: Final = frozenset({408, 425, 429, *range(500, 600)})
+
+
+def _http_advice(status: int) -> str:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return (
+            "The server wants fewer requests: lower RESNEXT_FETCHES_PER_HOST or set "
+            "RESNEXT_HOST_IMAGES_PER_S, then retry."
+        )
+    if status in RETRIED_HTTP:
+        return "The server has a problem or is too busy. The image was tried again; retry later."
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return (
+            "The server wants a login or refuses programs. RESNEXT_FETCH_HEADERS can send a "
+            "header; RESNEXT_CONTACT tells the server who you are."
+        )
+    if status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
+        return "There is nothing at this address. Correct it, or leave it out."
+    return "Open the address in a browser to see why."
 
 
 def is_known(code: str) -> bool:
@@ -206,17 +225,17 @@ def is_known(code: str) -> bool:
 
 
 def describe(code: str) -> ErrorCode:
-    """The entry of a code; `http_NNN` stands for every status that is not 200.
+    """The entry for a code; `http_NNN` stands for each status except 200.
 
     Raises:
-        KeyError: the code is of no version that this program knows.
+        KeyError: this program does not know the code.
     """
     if _HTTP_CODE.fullmatch(code):
         status = int(code.removeprefix(HTTP_PREFIX))
         return ErrorCode(
             name=code,
             cause=f"The server answered with status {status}.",
-            advice="Open the address in a browser to see why.",
+            advice=_http_advice(status),
             retried=status in RETRIED_HTTP,
         )
     return ERROR_CODES[code]

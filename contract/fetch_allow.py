@@ -1,7 +1,8 @@
-"""An entry of `RESNEXT_FETCH_ALLOW`: what it opens of the addresses that are not public.
+"""Reads an entry of `RESNEXT_FETCH_ALLOW`, which opens addresses that are not public.
 
-Settings refuse an entry that can open nothing, loaders ask for every connection, and `doctor` says
-what is open: all three read entries here. A loader imports it, so it loads no pydantic.
+Three callers read entries here: settings refuse an entry that cannot match anything, loaders check
+every connection, and `doctor` shows what is open. Loaders import this, so it does not load
+pydantic.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 FORMS: Final = (
-    "a host, *.suffix for all hosts below it, either with :port, an address, [address]:port, or a "
-    "network as 10.0.0.0/8"
+    "a host, *.suffix for all hosts below it (both also with :port), an address, [address]:port, "
+    "or a network such as 10.0.0.0/8"
 )
 _LABEL: Final = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-# Where a name ends in one, a browser reads the whole as an address (WHATWG URL, "ends in a
+# If a name ends in a number, browsers read the whole name as an address (WHATWG URL, "ends in a
 # number").
 _NUMBER: Final = re.compile("[0-9]+|0x[0-9a-f]*")
 _LARGEST_PORT: Final = 65535
@@ -31,7 +32,7 @@ class Opening:
     """What one entry opens: a host, all hosts below a suffix, or addresses."""
 
     name: str = ""
-    """A host or, with `below`, a suffix without its first dot; of addresses empty."""
+    """A host or, with `below`, a suffix without its first dot; empty for addresses."""
     below: bool = False
     network: IPNetwork | None = None
     port: int | None = None
@@ -41,16 +42,16 @@ class Opening:
     def read(cls, entry: str) -> Self:
         """
         Raises:
-            ValueError: the entry can open nothing; says what to write.
+            ValueError: the entry cannot match anything; the message says what to write.
         """
         text = entry.strip().lower()
         if text in {"*", "*:*"}:
             raise ValueError(
-                "no host has that name; to open every address, write 0.0.0.0/0,::/0 and know that "
-                "whoever submits can then read from all of your network"
+                "no host has that name; to open every address, write 0.0.0.0/0,::/0, but then "
+                "everyone who may submit can read from all of your network"
             )
         if "://" in text:
-            raise ValueError(f"it is no URL; write {FORMS}")
+            raise ValueError(f"it must not be a URL; write {FORMS}")
         if "/" in text:
             return cls(network=ipaddress.ip_network(text))
         if (address := _address(text.removeprefix("[").removesuffix("]"))) is not None:
@@ -64,7 +65,7 @@ class Opening:
         return cls(name=name, below=below, port=port)
 
     def is_of(self, host: str) -> bool:
-        """Whether it opens this host, whatever its address; the name in small letters."""
+        """Whether the entry opens this host at any address; `host` is in lower case."""
         if self.below:
             return host.endswith(f".{self.name}")
         return self.network is None and host == self.name
@@ -76,7 +77,7 @@ class Opening:
 
 
 def _address(text: str) -> IPAddress | None:
-    """None also for one with a zone, of which the numbers alone would be compared."""
+    """The address; None if the text is not one, or has a zone, which no comparison would use."""
     try:
         return None if "%" in text else ipaddress.ip_address(text)
     except ValueError:
@@ -94,17 +95,15 @@ def _split_port(text: str) -> tuple[str, int | None]:
 
 def _check_name(name: str) -> None:
     if not name.isascii():
-        raise ValueError(
-            f"a host goes over the network in ASCII; write {_in_ascii(name)}, as browsers send it"
-        )
+        raise ValueError(f"a host must be in ASCII; write {_in_ascii(name)}, as browsers send it")
     if _NAME.fullmatch(name) is None:
         raise ValueError(f"no host has that name; write {FORMS}")
     if _NUMBER.fullmatch(name.rpartition(".")[2]):
-        raise ValueError("it is no whole address; write all four numbers, such as 127.0.0.1")
+        raise ValueError("the address is incomplete; write all four numbers, such as 127.0.0.1")
 
 
 def _in_ascii(name: str) -> str:
     try:
         return name.encode("idna").decode()
     except UnicodeError:
-        return "its name that begins with xn--"
+        return "its form that begins with xn--"

@@ -1,10 +1,9 @@
-"""How much work is where: every number and formula that bounds the flow from SQL to the device.
+"""How much work is where: all numbers and formulas that bound the flow from SQL to the device.
 
     SQL → window → Redis → prefetch → tasks → host places, slots → batch → SQL
 
-The dispatcher asks here for its window, a worker for its prefetch, its host places and the length
-of its lines. Settings come in as arguments, and each function is pure.
-`docs/flow.md` shows the whole.
+The dispatcher gets its window here, and a worker its prefetch, its host places and the length of
+its lines. Settings are arguments, and each function is pure. `docs/flow.md` explains all of it.
 """
 
 from __future__ import annotations
@@ -12,31 +11,31 @@ from __future__ import annotations
 from math import ceil
 from typing import Final, NamedTuple
 
-# A job's first chunks are short, so that many workers share a small job. Later ones are longer: a
-# chunk costs a message, a claim and a transaction, however many images it has. None is longer than
-# a 64th of what comes before it in its job.
+# A job's first chunks are short, so that many workers share a small job. Later ones are longer,
+# because a chunk costs a message, a claim and a transaction, whatever its length. A longer chunk
+# has at most a 64th of the images before it in its job.
 FIRST_CHUNK_IMAGES: Final = 64
 LONGEST_CHUNK_IMAGES: Final = 256
 CHUNKS_BEFORE_LONGER: Final = 128
 
-# Whole chunks that wait in Redis for each worker until its device's rate is known. With fewer a
-# worker could not show a higher rate. Later one whole chunk at least waits for each.
+# Whole chunks that wait in Redis per worker until the devices' rate is known. With fewer, a worker
+# could not show a higher rate. Later at least one whole chunk per worker waits.
 CHUNKS_A_WORKER: Final = 8
 
-# One chunk that the device computes and one that loads meanwhile, of a job's first ones; the same
-# of batches.
+# One chunk that the device computes and one that loads meanwhile, both of the first length; the
+# same for batches.
 FEWEST_CHUNKS: Final = 2
 FEWEST_BATCHES: Final = 2
 
-# Images that may be parked for each one that may be in flight, of one host or of all hosts. They
-# last while tasks store and claim, and for a minute or two of a host that hangs.
+# Images that may be parked per image that may be in flight, for one host and for all hosts. They
+# are enough while tasks store and claim, and for a minute or two while a host hangs.
 PARKED_A_PLACE: Final = 4
-# A host with a rate has no more images parked than it lets out in this time: a parked image keeps
+# A host with a rate parks no more images than it starts in this time, because a parked image keeps
 # its chunk in this worker.
 LONGEST_LINE_S: Final = 30.0
 
-# Images that their host had no room for are due again after a random time between these, so that
-# they do not come back together.
+# If a host has no room for images, they are due again after a random time between these two, so
+# that they do not all come back at once.
 SHORTEST_DEFERRAL_S: Final = 20.0
 LONGEST_DEFERRAL_S: Final = 40.0
 
@@ -46,13 +45,13 @@ class InHand(NamedTuple):
 
     chunks: int
     images: int
-    """Images that are still to be done."""
+    """Images that are not done yet."""
     waiting: int
-    """Those of them that no loader has begun."""
+    """Images that no loader has begun; part of `images`."""
 
 
 def chunk_images_at(position: int) -> int:
-    """Images of the chunk that begins at this position of a job, where no setting says it."""
+    """Length of the chunk that begins at this position of a job, if no setting fixes it."""
     images = FIRST_CHUNK_IMAGES
     while images < LONGEST_CHUNK_IMAGES and position >= CHUNKS_BEFORE_LONGER * images:
         images *= 2
@@ -60,7 +59,7 @@ def chunk_images_at(position: int) -> int:
 
 
 def count_chunks(images: int, chunk_images: int | None) -> int:
-    """Chunks of a job with so many images, by the setting; None: they grow."""
+    """The number of chunks of a job. `chunk_images` is the setting; None: chunks grow."""
     if chunk_images is not None:
         return ceil(images / chunk_images)
     chunks = position = 0
@@ -78,17 +77,17 @@ def window_images(
     device_images_s: float,
     done_images_s: float | None,
 ) -> int:
-    """Images of one queue that may wait in Redis.
+    """The number of images of one queue that may wait in Redis.
 
-    It is `window_s` of what the devices could do. Where they wait for the network, it is
-    `window_s` of what reaches SQL, since a later job waits for all of the window.
+    It is `window_s` of what the devices could do. If they wait for the network, it is `window_s`
+    of what reaches SQL, because a later job waits for the whole window.
 
     Args:
-        workers: live ones of this queue. With none, the window is that of one.
-        chunk_images: images of a whole chunk; of a job's first ones, where they grow.
+        workers: live workers of this queue. Without any, the window is that of one worker.
+        chunk_images: images of a whole chunk; if chunks grow, of a job's first chunks.
         window_s: the setting.
-        device_images_s: of all workers, while their devices were busy; 0: not known yet.
-        done_images_s: of all running jobs; None or 0: not known yet.
+        device_images_s: rate of all workers while their devices were busy; 0: not known yet.
+        done_images_s: rate of all running jobs; None or 0: not known yet.
     """
     least = max(workers, 1) * chunk_images
     if not device_images_s:
@@ -109,20 +108,21 @@ def prefetch_chunks(  # noqa: PLR0913  (each bounds it)
     batch_images: int,
     most_chunks: int,
 ) -> int:
-    """Chunks that a worker holds at once: `in_flight_s` of what its device does.
+    """The number of chunks that a worker holds at once: `in_flight_s` of what its device does.
 
-    Images count, not chunks: a chunk of which two images are left is the work of two, although its
-    task goes on for as long as its patience lasts. And no more images come than the loaders could
-    begin: a network that is slower than the device has no use for them. A slow device has two
-    short chunks, or one long one until little of it is left: a later job waits for them.
+    Images count, not chunks: a chunk with two images left is the work of two, although its task
+    continues until its patience ends. The worker also takes no more images than its loaders can
+    begin, because more would only wait if the network is slower than the device. With a slow device
+    it holds two short chunks, or one long chunk until little of it is left, because a later job
+    waits for them.
 
     Args:
         in_hand: what the worker holds now.
         in_flight_s: the setting.
-        images_per_s: of the device, while it was busy; 0: not known yet.
-        images_per_chunk: of the messages that come, on average.
+        images_per_s: the device's rate while it was busy; 0: not known yet.
+        images_per_chunk: average of the messages that arrive.
         free_slots: images that the loaders could begin at once.
-        batch_images: of the largest batch.
+        batch_images: size of the largest batch.
         most_chunks: the setting, which is the number of task threads.
     """
     fewest = FEWEST_BATCHES * batch_images
@@ -138,7 +138,7 @@ def prefetch_chunks(  # noqa: PLR0913  (each bounds it)
 
 
 def host_places(*, slots: int, fetches_per_host: int) -> int:
-    """Images of one host in flight at once: half of the slots at most, so others have the rest."""
+    """Images of one host in flight at once: at most half of the slots, so that others have room."""
     return max(1, min(fetches_per_host, slots // 2))
 
 

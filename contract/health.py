@@ -1,6 +1,6 @@
-"""What the health checks of containers share: a question to SQL, a word to people, a status.
+"""The common part of the containers' health checks: ask SQL, print what is wrong, exit.
 
-`worker.health` and `producer.health` are such checks. No torch and no client of Redis is loaded.
+`worker.health` and `producer.health` are such checks. They load neither torch nor a Redis client.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from contract.log import in_lines
 from contract.settings import Settings, load_settings
 
 Look = Callable[[Connection, Settings, int | None], str]
-"""Says what is wrong with the process of that id, or with any of this machine; "": nothing."""
+"""What is wrong with the process of this id or, without an id, with this machine's processes; "" if
+nothing is."""
 
 
 def check_health(look: Look, arguments: list[str]) -> int:
-    """The exit status: 0 healthy, 1 not, 2 where the argument is no process id."""
+    """The exit status: 0 healthy, 1 not healthy, 2 if the argument is not a process id."""
     if len(arguments) > 1 or not all(argument.isdecimal() for argument in arguments):
-        sys.stderr.write("The one argument is a process id, or there is none.\n")
+        sys.stderr.write("Give one process id, or no argument.\n")
         return 2
     pid = int(arguments[0]) if arguments else None
     try:

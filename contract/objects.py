@@ -1,8 +1,8 @@
-"""URIs of object stores: which ones there are, what such a URI names, and how they are opened.
+"""URIs of object stores: which stores exist, what a URI names, and how to open a bucket.
 
-`contract.uris` asks here, at submit and in the worker alike; `worker.loader.fetch.object_store`
-fetches pictures, and `producer.submit.sources.buckets` lists prefixes and reads lists. obstore, an
-extra, makes the requests: it is a binding of Apache Arrow's `object_store`.
+`contract.uris` uses this at submit and in the worker; `worker.loader.fetch.object_store`
+fetches pictures, and `producer.submit.sources.buckets` lists prefixes and reads lists. The extra
+obstore makes the requests; it is a Python binding of the Rust crate `object_store`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from obstore.store import GCSStore, S3Store
 
 EXTRAS: Final = {"s3": "s3", "gs": "gcs"}
-"""By scheme: the extra of this package that fetches from it."""
+"""By scheme: the extra of this package that fetches from the store."""
 _STATUS: Final = re.compile(r"status code: (\d{3})\b")
-# S3 takes 3 to 63 characters, Google 222 where there are dots.
 ANONYMOUS: Final = "anonymous"
+# S3 takes 3 to 63 characters; Google up to 222 in names with dots.
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 
 
@@ -35,7 +35,7 @@ class ObjectName:
     scheme: str
     bucket: str
     key: str
-    """As the store has it; in the URI with `%20` and the like."""
+    """The key in the store; in the URI it is percent-encoded."""
 
 
 def is_object(uri: str) -> bool:
@@ -43,7 +43,7 @@ def is_object(uri: str) -> bool:
 
 
 def refusal_of_object(uri: str, enabled: Collection[str]) -> Failure | None:
-    """Why this URI of an object store is not taken, or None if it is."""
+    """Why this URI of an object store is refused; None if it is accepted."""
     scheme = uri.partition(":")[0].lower()
     if scheme not in enabled:
         return Failure("blocked_scheme", f"{scheme}: is not enabled by RESNEXT_OBJECT_STORES")
@@ -57,22 +57,22 @@ def refusal_of_object(uri: str, enabled: Collection[str]) -> Failure | None:
 def parse_object(uri: str) -> ObjectName:
     """
     Raises:
-        ValueError: it names no bucket or no object, or one that other programs would misread.
+        ValueError: the URI has no valid bucket or key, or a key that other programs misread.
     """
     scheme, _, rest = uri.partition("://")
     bucket, _, path = rest.partition("/")
     if not _BUCKET.fullmatch(bucket):
-        raise ValueError("no name of a bucket; write s3://bucket/key")
+        raise ValueError("no valid bucket name; write s3://bucket/key")
     if "?" in path or "#" in path:
-        raise ValueError("a key has ? and # as %3F and %23")
+        raise ValueError("a ? or # in the key; write %3F or %23")
     key = unquote(path, errors="strict")
     if not key.isprintable() or {"", ".", ".."} & set(key.split("/")):
-        raise ValueError("a key has parts between its slashes, neither . nor .., and no controls")
+        raise ValueError("a key must have no empty part, no . or .. part and no control character")
     return ObjectName(scheme.lower(), bucket, key)
 
 
 def status_of(error: Exception) -> int | None:
-    """The status of the answer behind an error of obstore; most errors tell it in words alone."""
+    """The HTTP status behind an error from obstore; most errors have it only in their text."""
     if isinstance(error, FileNotFoundError):
         return HTTPStatus.NOT_FOUND
     found = _STATUS.search(str(error))
@@ -80,7 +80,7 @@ def status_of(error: Exception) -> int | None:
 
 
 class StoreSettings(Protocol):
-    """The settings of these names."""
+    """The settings that `Stores` needs."""
 
     @property
     def object_stores(self) -> tuple[str, ...]: ...
@@ -96,14 +96,14 @@ class StoreSettings(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Stores:
-    """How object stores are reached, as the settings of the same names say."""
+    """How to reach object stores, by the settings of the same names."""
 
     enabled: tuple[str, ...] = ()
     access: str = "credentials"
     s3_endpoint: str | None = None
     gcs_endpoint: str | None = None
     timeout_s: float = 20.0
-    """Of a request, and of a connection."""
+    """For each request and each connection."""
     tries: int = 3
 
     @classmethod
@@ -120,17 +120,17 @@ class Stores:
     def check_installed(self) -> None:
         """
         Raises:
-            UsageError: a store is enabled, and what asks it is not installed.
+            UsageError: a store is enabled, but its extra is not installed.
         """
         for scheme in self.enabled:
             if find_spec("obstore") is None:
                 raise UsageError(
-                    f"RESNEXT_OBJECT_STORES enables {scheme}, which is not installed. "
-                    f"pip install 'resnext-queue[{EXTRAS[scheme]}]'"
+                    f"RESNEXT_OBJECT_STORES enables {scheme}, but its extra is not installed. "
+                    f"Run pip install '.[{EXTRAS[scheme]}]' in the project's folder."
                 )
 
     def open(self, scheme: str, bucket: str) -> S3Store | GCSStore:
-        """A bucket, by its store's scheme; asks nothing yet."""
+        """Opens a bucket by its store's scheme. Sends no request yet."""
         from obstore.store import GCSStore, S3Store  # noqa: PLC0415  (an extra)
 
         endpoint = self.s3_endpoint if scheme == "s3" else self.gcs_endpoint

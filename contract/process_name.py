@@ -1,7 +1,7 @@
-"""Names a process in SQL: `host-pid-random`, unique to one life of one process.
+"""Names a process in SQL: `host-pid-random`, unique for each start of a process.
 
-Process ids come again, and a lease must not outlive its holder. A host's name may have hyphens, so
-a name is read from its end.
+A system reuses process ids, and a new process must not inherit an old one's lease. A host name may
+have hyphens, so names are parsed from the end.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import socket
 
 
 def name_process() -> str:
-    """A name for this life of this process."""
+    """Makes a new name for this process."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def is_here(name: str, pid: int | None = None) -> bool:
-    """Whether a process of this machine has the name, and this process id where one is given."""
+    """Whether the name belongs to this machine and, if given, to this process id."""
     parts = name.rsplit("-", 2)
     is_whole = len(parts) == len(("host", "pid", "random"))
     return is_whole and parts[0] == socket.gethostname() and pid in (None, int(parts[1]))

@@ -1,6 +1,6 @@
-"""An image's answer as programs read it: a line of `results --format jsonl` and `classify --json`.
+"""An image's answer for programs: a line of `results --format jsonl` and `classify --json`.
 
-The producer makes it of a row in SQL, a worker of what it has just classified.
+The producer makes it from a row in SQL, a worker from an image that it has just classified.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Record = dict[str, Any]
 PROVENANCE: Final = ("final_uri", "bytes", "sha256", "format", "width", "height")
 
 
-def make_record(  # noqa: PLR0913  (what a line says)
+def make_record(  # noqa: PLR0913  (the parts of a line)
     *,
     position: int,
     uri: str,
@@ -25,8 +25,9 @@ def make_record(  # noqa: PLR0913  (what a line says)
     attempts: int,
     known: Mapping[str, Any],
 ) -> Record:
-    """A line of one image. `answer` comes of `classified` or `failed`, `model` is a title; of
-    `known`, precision, orientation and what was fetched are shown where they have a value.
+    """The record of one image. `answer` comes from `classified` or `failed`; `model` is a title.
+    From `known` it takes precision, orientation and the fields of `PROVENANCE`, if they have a
+    value.
     """
     record: Record = {"position": position, "uri": uri}
     if ref is not None:
@@ -37,7 +38,7 @@ def make_record(  # noqa: PLR0913  (what a line says)
 
 
 def classified(guesses: Iterable[tuple[str | None, int, float]]) -> Record:
-    """Of label, class id and score, the likeliest first."""
+    """The answer from labels, class ids and scores, most likely class first."""
     top5 = [
         {"label": label, "class_id": class_id, "score": shortest(score)}
         for label, class_id, score in guesses
@@ -50,15 +51,16 @@ def failed(code: str, detail: str) -> Record:
 
 
 def shortest(score: float) -> float:
-    """A float32 with the fewest digits that give it back: 0.1 where it reads 0.10000000149."""
+    """A float32 with the fewest digits that identify it: 0.1 instead of 0.10000000149."""
     return shortest_of([score])[0]
 
 
 def shortest_of(scores: Iterable[float]) -> list[float]:
-    """The same of many, in a third of the time for each.
+    """Does the same for many scores, in a third of the time per score.
 
-    A score times a power of ten is rounded to an integer and divided again, which gives the nearest
-    decimal of so many places. It gives the score back where it lies within half a float32's step.
+    It multiplies a score by a power of ten, rounds it to an integer and divides again: that is the
+    nearest decimal with that many places. If it is within half a float32 step of the score, it
+    identifies the score.
     """
     found = []
     for score in scores:
@@ -75,10 +77,11 @@ def shortest_of(scores: Iterable[float]) -> list[float]:
     return found
 
 
-# A sum with it has no binary places left.
+# Adding this number rounds a float64 to an integer: the sum has no binary places left.
 _ROUNDING: Final = 1.5 * 2**52
-# From 2⁻⁴⁰, so that each power of ten is exact, to 1; by the binary exponent: half the step from
-# a float32 to the next, and powers of ten that leave six or seven digits, and up to three more.
+# By binary exponent, from 2⁻⁴⁰ (below it a power of ten would not be exact) to 1: half the step
+# from one float32 to the next, and powers of ten that leave six or seven digits and up to three
+# more.
 _BINADES: Final = {
     exponent: (
         2.0 ** (exponent - 25),

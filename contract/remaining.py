@@ -1,4 +1,4 @@
-"""Which images of a chunk are not settled yet: one bit each, as `chunks.remaining` holds it.
+"""Encodes which images of a chunk are not finished: one bit each, for `chunks.remaining`.
 
 Offsets count from the chunk's first position; bit `k % 8` of byte `k // 8` is offset `k`.
 """

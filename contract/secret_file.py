@@ -1,4 +1,4 @@
-"""Files with secrets: for their owner alone, and never read half-written."""
+"""Writes files with secrets: only their owner may read them, and no reader sees half a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_secret(path: Path, content: str) -> None:
-    """Replaces the file, for its owner alone; readers see the old or the new one."""
+    """Replaces the file, readable only by its owner. Readers see the old or the new content."""
     part = path.with_name(f"{path.name}.part")
     part.unlink(missing_ok=True)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600)

@@ -1,6 +1,6 @@
-"""Which URIs are taken: the same question at submit, with the line number, and in the worker.
+"""Which URIs are accepted. Submit and worker ask the same question; submit adds the line number.
 
-Whether an *address* may be fetched is asked once its name is resolved, by the worker alone.
+Whether an *address* may be fetched is a question for the worker, once it has resolved the name.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from contract.failure import Failure
@@ -19,24 +20,25 @@ SCHEMES = ("http", "https", "file")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_URI_CHARS = 8192
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-# Surrogates are bytes that were no UTF-8; no database stores them as text.
+# Surrogates stand for bytes that were not UTF-8; no database stores them as text.
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
-# As nearly every URI of a crawl is: a name and no number, no port, ASCII without a backslash, far
-# from the greatest length. A closer look at each would cost a large submit most of its time.
-# Nothing is given back once it has matched (++): no other division of a URI would match either.
+# Nearly every URI of a crawl looks like this: a name instead of a number, no port, ASCII without a
+# backslash, far below the maximum length. A closer look at each URI would take most of the time of
+# a large submit. The possessive `++` prevents backtracking: no other split of a URI would match.
 PLAIN = r"https?://(?:[a-z0-9-]{1,63}+\.){1,8}+[a-z]{2,63}+(?:/[!-\[\]-~]{0,7000}+)?+"
 _PLAIN = re.compile(PLAIN)
-# Letters beyond ASCII are the worker's to encode.
+# The worker encodes letters beyond ASCII.
 _NO_HOST_NAME = re.compile(r"[^A-Za-z0-9_.\x80-\U0010ffff-]")
-# If a link is replaced while a path is resolved, the next try finds the new one.
+OUTSIDE_ROOTS: Final = "not under any of RESNEXT_FILE_ROOTS"
+# If a link is replaced while a path is resolved, the next try finds the new link.
 _RESOLVE_TRIES = 3
 
 
 def refusal(
     uri: str, file_roots: Sequence[Path], object_stores: Collection[str] = ()
 ) -> Failure | None:
-    """Why this URI is not taken, or None if it is. Touches neither network nor disk but for
-    resolving the links of a file's path.
+    """Why this URI is refused; None if it is accepted. Uses neither network nor disk, except to
+    resolve the links in a file's path.
     """
     if _PLAIN.fullmatch(uri):
         return None
@@ -51,7 +53,7 @@ def refusal(
 
 def _refusal_of_text(uri: str) -> Failure | None:
     if len(uri) > MAX_URI_CHARS:
-        return Failure("bad_uri", f"{len(uri)} characters; at most {MAX_URI_CHARS} are taken")
+        return Failure("bad_uri", f"{len(uri)} characters; at most {MAX_URI_CHARS} are allowed")
     match = _SCHEME.match(uri)
     if match is None:
         return Failure("blocked_scheme", "no scheme; write http://…, https://… or file:///…")
@@ -59,21 +61,21 @@ def _refusal_of_text(uri: str) -> Failure | None:
         return Failure("blocked_scheme", f"{match[1]}: is not one of {', '.join(SCHEMES)}")
     if _FORBIDDEN.search(uri):
         return Failure(
-            "bad_uri", "a blank, a control character or no UTF-8; write it as %20 or the like"
+            "bad_uri", "a space, a control character or not UTF-8; escape it, such as %20"
         )
     return None
 
 
 def _refusal_of_web(uri: str) -> Failure | None:
-    # What Python says of them would repeat a password that stands beside.
+    # Python's own message could repeat a password from the URI.
     try:
         parts = urlsplit(uri)
     except ValueError:
-        return Failure("bad_uri", "a bracket of an IPv6 address, or a / ? # @ : in disguise")
+        return Failure("bad_uri", "a bad [ or ] (IPv6), or a Unicode lookalike of / ? # @ or :")
     try:
         port = parts.port
     except ValueError:
-        return Failure("bad_uri", "the port is no number up to 65535")
+        return Failure("bad_uri", "the port is not a number up to 65535")
     if not parts.hostname:
         return Failure("bad_uri", "no host")
     if port == 0:
@@ -84,34 +86,34 @@ def _refusal_of_web(uri: str) -> Failure | None:
 
 
 def _refusal_of_host(netloc: str, host: str) -> Failure | None:
-    """Programs disagree about what such hosts are, so one may be counted and another asked."""
+    """Refuses hosts that programs read differently: one host could be checked, another fetched."""
     if "\\" in netloc:
-        return Failure("bad_uri", "a backslash in the host; what comes after it begins with /")
+        return Failure("bad_uri", "a backslash in the host; write / after the host")
     if netloc.startswith("["):
         return None if _is_ipv6(host) else Failure("bad_uri", "no IPv6 address in the brackets")
     if "%" in netloc:
-        return Failure("bad_uri", "a % in the host; a host is written without escapes")
+        return Failure("bad_uri", "a % in the host; write the host without escapes")
     odd = _NO_HOST_NAME.search(host)
-    return odd and Failure("bad_uri", f"{odd[0]!r} in the host; no host name has that")
+    return odd and Failure("bad_uri", f"{odd[0]!r} in the host; host names cannot have it")
 
 
 def _is_ipv6(host: str) -> bool:
     try:
-        ipaddress.IPv6Address(host.replace("%25", "%", 1))  # of a zone
+        ipaddress.IPv6Address(host.replace("%25", "%", 1))  # before a zone
     except ValueError:
         return False
     return True
 
 
 def refusal_of_port(uri: str, ports: Collection[int]) -> Failure | None:
-    """The same for the port of a URI that `refusal` takes; no ports: each of them is permitted."""
+    """The same for the port of a URI that `refusal` accepts. Empty `ports` permits every port."""
     if not ports or is_file(uri):
         return None
     parts = urlsplit(uri)
     port = parts.port or DEFAULT_PORTS.get(parts.scheme)
     if port is None or port in ports:
         return None
-    return Failure("blocked_port", f"{port} is none of RESNEXT_FETCH_PORTS")
+    return Failure("blocked_port", f"{port} is not in RESNEXT_FETCH_PORTS")
 
 
 def is_file(uri: str) -> bool:
@@ -119,9 +121,9 @@ def is_file(uri: str) -> bool:
 
 
 def find_file(uri: str, file_roots: Sequence[Path]) -> Path | Failure:
-    """The path that a file URI names, links resolved, or why it is not taken.
+    """The path that a file URI names, with links resolved, or why the URI is refused.
 
-    Open this very path: resolved anew, the URI may lead elsewhere.
+    Open the returned path. If you resolve the URI again, it may lead elsewhere.
     """
     refused = _refusal_of_text(uri)
     if refused is not None:
@@ -132,12 +134,12 @@ def find_file(uri: str, file_roots: Sequence[Path]) -> Path | Failure:
     except ValueError as error:
         return Failure("bad_uri", str(error))
     except OSError:
-        return Failure("timeout", "a link on its way was replaced each time that it was followed")
-    return path if permitted else Failure("blocked_path", "under no folder of RESNEXT_FILE_ROOTS")
+        return Failure("timeout", "a link in the path was replaced each time it was followed")
+    return path if permitted else Failure("blocked_path", OUTSIDE_ROOTS)
 
 
 def is_under(path: Path, roots: Sequence[Path]) -> bool:
-    """Whether a path whose links are resolved lies in one of these folders.
+    """Whether a path with resolved links is inside one of these folders.
 
     Raises:
         ValueError, OSError: a root is a link that cannot be followed; see `path_of`.
@@ -146,21 +148,21 @@ def is_under(path: Path, roots: Sequence[Path]) -> bool:
 
 
 def path_of(uri: str) -> Path:
-    """The path that a file URI names, links and `..` resolved.
+    """The path that a file URI names, with links and `..` resolved.
 
     Raises:
-        ValueError: it names another host, no absolute path, or a link to itself.
-        OSError: a link on its way was replaced each time that it was followed.
+        ValueError: the URI names another host, no absolute path, or a link to itself.
+        OSError: a link in the path was replaced each time it was followed.
     """
     try:
         parts = urlsplit(uri)
-    except ValueError:  # its words would repeat the host, and a password beside it
-        raise ValueError("a file URI of another host") from None
+    except ValueError:  # the error's text could repeat the host, and a password with it
+        raise ValueError("a file URI with another host") from None
     if parts.netloc not in ("", "localhost"):
-        raise ValueError("a file URI of another host")
+        raise ValueError("a file URI with another host")
     path = os.fsdecode(unquote_to_bytes(parts.path))
     if not path.startswith("/") or "\x00" in path or parts.query or parts.fragment:
-        raise ValueError("a file URI is file:///absolute/path, with ? and # as %3F and %23")
+        raise ValueError("a file URI must be file:///absolute/path, with ? and # as %3F and %23")
     return _resolve(Path(path))
 
 
@@ -168,7 +170,7 @@ def _resolve(path: Path) -> Path:
     """
     Raises:
         ValueError: a link leads back to itself.
-        OSError: a link on its way was replaced each time that it was followed.
+        OSError: a link in the path was replaced each time it was followed.
     """
     for tries_left in reversed(range(_RESOLVE_TRIES)):
         try:

@@ -1,8 +1,8 @@
-"""`make demo`: the whole system on this machine, from nothing to a table of answers.
+"""`make demo`: runs the whole system on this machine and prints a table of answers.
 
-Starts `resnextq up` in a temporary home and a web server on loopback, submits the pictures
-of this folder, some over HTTP and some as files, with a few that cannot be classified, and
-prints what became of each. Exit status 1 where that is not what it should be.
+Starts `resnextq up` in a temporary home and a web server on loopback. Submits the pictures of this
+folder, some over HTTP and some as files, with a few that cannot be classified, and prints the
+result of each. The exit status is 1 if a result is not as expected.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from contract.settings import load_settings
 from resnext.spec.catalogue import BUNDLED, find_spec
-from resnext.spec.model import PublishedWeights
+from worker.embedded import model as embedded
 from worker.embedded.children import start_child, stop_child
 from worker.embedded.service import RESNEXTQ
 
@@ -38,25 +39,42 @@ PICTURES = Path(__file__).parent / "pictures"
 OVER_HTTP = (
     "chelsea.jpg",
     "coffee.jpg",
-    "astronaut.jpg",
-    "rocket.jpg",
-    "coins.jpg",
-    "clock.jpg",
-    "hubble.jpg",
+    "shepherd.jpg",
+    "goldfish.jpg",
+    "bison.jpg",
+    "koala.jpg",
+    "arch.jpg",
     "chelsea-grey.jpg",
     "coffee-cmyk.jpg",
-    "rocket-palette.png",
+    "goldfish-palette.png",
     "chelsea-animated.gif",
 )
-AS_FILES = ("horse.png", "astronaut-rgba.png", "coffee-rotated.jpg", "truncated.jpg", "words.jpg")
-# What cannot be classified, and what is to be said of it.
+AS_FILES = (
+    "red-panda.png",
+    "shepherd-rgba.png",
+    "coffee-rotated.jpg",
+    "truncated.jpg",
+    "words.jpg",
+)
+# Pictures that cannot be classified, with the expected error codes.
 FAILURES = {
     "truncated.jpg": "truncated",
     "words.jpg": "not_an_image",
     "not-there.jpg": "http_404",
     "dead-link.jpg": "connect",
 }
-ANSWER_WITHIN_S = 4.0
+# The class of each photograph, by ImageNet's label. A file made from it has a longer name.
+SHOWS = {
+    "arch": "triumphal arch",
+    "bison": "bison",
+    "chelsea": "tabby",
+    "coffee": "espresso",
+    "goldfish": "goldfish",
+    "koala": "koala",
+    "red-panda": "lesser panda",
+    "shepherd": "German shepherd",
+}
+BAR_COLUMNS = 10
 START_WITHIN_S = 120.0
 DOWNLOAD_WITHIN_S = 1800.0
 POLL_S = 0.1
@@ -71,7 +89,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """The address of a web server on loopback."""
+    """Runs a web server on loopback; gives its address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -87,45 +105,17 @@ def unused_port() -> int:
 
 
 def choose_model() -> tuple[str, str]:
-    """Model and weights as the settings say or, where those would have to be downloaded and
-    cannot be, the small bundled model.
-    """
-    settings = load_settings()
-    file = find_spec(settings.model).weights.get(settings.weights)
-    if (
-        not isinstance(file, PublishedWeights)
-        or (settings.cache / "weights" / file.file_name).exists()
-        or answers(file.address)
-    ):
-        return settings.model, settings.weights
-    console.print(
-        f"No answer from {urlsplit(file.address).hostname}, where the weights are: "
-        f"taking the small bundled model, {BUNDLED}.",
-        soft_wrap=True,
-    )
-    return BUNDLED, find_spec(BUNDLED).weights_names[0]
-
-
-def answers(url: str) -> bool:
-    """Whether the server gives the file, within a few seconds, whatever it is that hangs."""
-    found: list[int] = []
-
-    def ask() -> None:
-        try:
-            with urlopen(Request(url), timeout=ANSWER_WITHIN_S) as response:  # the head alone
-                found.append(response.status)
-        except OSError:
-            pass
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(ANSWER_WITHIN_S)
-    return bool(found)
+    """The model and weights that `resnextq up` would choose."""
+    with console.status("Looking for the weights"):
+        settings, note = embedded.choose_model(load_settings())
+    if note:
+        console.print(note, soft_wrap=True, markup=False)
+    return settings.model, settings.weights
 
 
 @contextmanager
 def running(home: Path) -> Iterator[None]:
-    """`resnextq up`, until the worker is ready and then until the end of the block."""
+    """Runs `resnextq up` for the `with` block, which starts when the worker is ready."""
     log = home.with_name("up.log")
     up = start_child([RESNEXTQ, "up"], log=log)
     try:
@@ -163,34 +153,74 @@ def uris(web: str) -> list[str]:
     ]
 
 
-def table_of(results: list[dict[str, Any]]) -> Table:
-    table = Table("picture", "from", "top-5 classes, or the reason why there are none")
+def name_of(result: dict[str, Any]) -> str:
+    """The file's name."""
+    name: str = result["uri"].rpartition("/")[2]
+    return name
+
+
+def truth_of(name: str) -> str:
+    """What a picture shows."""
+    return next(label for start, label in SHOWS.items() if name.startswith(start))
+
+
+def is_right(result: dict[str, Any]) -> bool:
+    """Whether a classified picture got its class."""
+    right: bool = result["top5"][0]["label"] == truth_of(name_of(result))
+    return right
+
+
+def tables_of(results: list[dict[str, Any]]) -> Group:
+    """The likeliest class of each picture with its score; and why others have no class."""
+    classes = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    classes.add_column("picture", no_wrap=True)
+    classes.add_column("likeliest class")
+    classes.add_column("score", no_wrap=True)
+    classes.add_column("", no_wrap=True, justify="right")
+    failures = Table("picture", "why it has no class", box=box.SIMPLE_HEAD, pad_edge=False)
     for result in results:
-        address = urlsplit(result["uri"])
-        what = address.path.rpartition("/")[2]
+        name = name_of(result)
         if result["status"] == "classified":
-            answer = ", ".join(f"{guess['label']} {guess['score']:.1%}" for guess in result["top5"])
+            score = result["top5"][0]["score"]
+            bar = ProgressBar(total=1, completed=score, width=BAR_COLUMNS)
+            classes.add_row(name, _class_of(result), bar, f"{score:.0%}")
         else:
-            answer = f"[red]{result['error']['code']}[/]: {result['error']['detail']}"
-        table.add_row(what, address.scheme, answer)
-    return table
+            error = result["error"]
+            failures.add_row(name, Text.assemble((error["code"], "red"), f": {error['detail']}"))
+    return Group(classes, failures)
+
+
+def _class_of(result: dict[str, Any]) -> Text:
+    label = result["top5"][0]["label"]
+    if is_right(result):
+        return Text(f"✓ {label}", "green")
+    return Text.assemble((f"✗ {label}", "yellow"), f" (shows: {truth_of(name_of(result))})")
+
+
+def summary_of(results: list[dict[str, Any]]) -> str:
+    """Counts right classes, and pictures without one."""
+    classified = [result for result in results if result["status"] == "classified"]
+    right = sum(map(is_right, classified))
+    return (
+        f"{right} of {len(classified)} classes are right. "
+        f"{len(results) - len(classified)} pictures are broken or missing on purpose."
+    )
 
 
 def unexpected(submitted: list[str], results: list[dict[str, Any]]) -> list[str]:
-    """What is not as it should be."""
+    """The results that are not as expected."""
     if [result["uri"] for result in results] != submitted:
-        return [f"{len(results)} results for {len(submitted)} pictures, or of others"]
+        return [f"{len(results)} results for {len(submitted)} pictures, or not the same ones"]
     return [
         f"{result['uri']}: {result.get('error', 'classified')}, not {expected or 'classified'}"
         for result in results
-        if (expected := FAILURES.get(result["uri"].rpartition("/")[2]))
-        != result.get("error", {}).get("code")
+        if (expected := FAILURES.get(name_of(result))) != result.get("error", {}).get("code")
     ]
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="resnext-demo-") as folder, serving(PICTURES) as web:
-        os.chdir(folder)  # away from a `.env` of yours: the demo touches none of your servers
+        os.chdir(folder)  # away from your `.env`, so that the demo uses none of your servers
         home = Path(folder) / "home"
         model, weights = choose_model()
         os.environ.update(
@@ -211,10 +241,14 @@ def main() -> int:
             job = resnextq("submit", "-", "--name", "demo", stdin="\n".join(submitted)).strip()
             subprocess.run([RESNEXTQ, "status", job, "--watch"], check=True)
             results = [json.loads(line) for line in resnextq("results", job).splitlines()]
-        console.print(table_of(results))
+        console.print(tables_of(results))
+        console.print(summary_of(results), soft_wrap=True)
         if model == BUNDLED:
-            knows = ", ".join(find_spec(model).categories)
-            console.print(f"This small model knows nothing but: {knows}.", soft_wrap=True)
+            knows = len(find_spec(model).categories)
+            console.print(
+                f"The small model knows {knows} of ImageNet's 1000 classes and is often wrong.",
+                soft_wrap=True,
+            )
         console.print(
             f"Job {job}, classified by {results[0]['model']}; its home is removed now.",
             soft_wrap=True,
@@ -227,13 +261,16 @@ def main() -> int:
 
 
 def say_what_is_next() -> None:
-    console.print("\nNext, with pictures of your own:\n")
+    console.print("\nNext, with your own pictures. In this folder:\n")
     activated = shutil.which("resnextq") == str(RESNEXTQ)
     if not activated:
         console.print('  export PATH="$PWD/.venv/bin:$PATH"', markup=False)
     console.print("  export RESNEXT_FILE_ROOTS=/a/folder/of/pictures")
-    console.print("  resnextq up                                  # in one terminal")
-    console.print("  resnextq submit /a/folder/of/pictures --wait # in another")
+    console.print("  resnextq up")
+    console.print("\nOnce it says Ready, in a second terminal in this folder:\n")
+    if not activated:
+        console.print('  export PATH="$PWD/.venv/bin:$PATH"', markup=False)
+    console.print("  resnextq submit /a/folder/of/pictures --wait && resnextq results last")
 
 
 if __name__ == "__main__":

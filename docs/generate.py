@@ -1,5 +1,6 @@
-"""Writes settings.md, errors.md and metrics.md from the code: `make docs`. A test says when they
-are stale.
+"""Write settings.md, errors.md and metrics.md from the code: `make docs`.
+
+A test fails if they are stale.
 """
 
 # ruff: noqa: INP001  (a script beside what it writes)
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from textwrap import dedent
 from types import NoneType
@@ -19,8 +20,12 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from contract.failure import ERROR_CODES, RETRIED_HTTP
+from contract.metrics.metric import Metric
 from contract.settings import PREFIX, Settings
-from worker.metrics.stages import METRICS
+from producer.api.metrics import METRICS as API_METRICS
+from producer.dispatcher.metrics import METRICS as DISPATCHER_METRICS
+from producer.dispatcher.metrics import NOTE, OF_THE_FLEET, READ_EVERY_S
+from worker.metrics.stages import METRICS as WORKER_METRICS
 
 FOLDER = Path(__file__).parent
 
@@ -32,20 +37,21 @@ SECTIONS = {
     "batch_images": "Workers",
     "fetch_allow": "Fetching and decoding",
     "window_s": "Dispatcher and life of a worker",
-    "flower_login": "Dashboard, metrics and log",
+    "flower_login": "Dashboard, API, metrics and log",
 }
 FILES = frozenset({"fetch_headers"})
-UNITS = {"_images_per_s": "images a second"}  # before its own end
+# The longer ends come first.
+UNITS = {"_images_per_s": "images per second", "_requests_per_s": "requests per second"}
 UNITS |= {"_s": "seconds", "_ms": "milliseconds", "_bytes": "bytes", "_images": "images"}
 UNITS |= {"_pixels": "pixels"}
 # Defaults that a machine decides.
 DECIDED = {
-    "home": "`$XDG_DATA_HOME/resnext-queue`, that is `~/.local/share/resnext-queue`",
-    "cache": "`$XDG_CACHE_HOME/resnext-queue`, that is `~/.cache/resnext-queue`",
-    "loaders": "one for each usable core, divided by the GPUs",
-    "weights": "those that the model is published with",
-    "torch_threads": "decided by the device",
-    "batch_images": "decided by the device",
+    "home": "`$XDG_DATA_HOME/resnext-queue`, usually `~/.local/share/resnext-queue`",
+    "cache": "`$XDG_CACHE_HOME/resnext-queue`, usually `~/.cache/resnext-queue`",
+    "loaders": "one per usable core, divided by the number of GPUs",
+    "weights": "the model's own",
+    "torch_threads": "depends on the device",
+    "batch_images": "depends on the device",
     "chunk_images": "64, then 128, then 256",
 }
 
@@ -56,7 +62,7 @@ def main() -> None:
 
 
 def documents() -> dict[str, str]:
-    """What stands in each generated file."""
+    """Return the text of each generated file, by file name."""
     return {
         "settings.md": settings_document(),
         "errors.md": errors_document(),
@@ -70,11 +76,13 @@ def settings_document() -> str:
         "",
         "<!-- Written by `make docs` from contract/settings.py: change that. -->",
         "",
-        f"Every setting is a variable `{PREFIX}…` of the environment, or a line of a file `.env`",
-        "in the current folder. An option of the command line goes before the environment, and",
-        "the environment before the file. An empty variable counts as unset. A bad value stops",
-        "the program with exit status 2, naming the variable, its value and what is allowed;",
-        "passwords are shown nowhere. Lists are separated by commas.",
+        f"Set a setting as an environment variable `{PREFIX}…`, or as a line of a file `.env` in",
+        "the current folder. Command-line options override the environment, and the environment",
+        "overrides the file. An empty variable counts as unset. Separate the items of a list",
+        "with commas.",
+        "",
+        "If a value is invalid, the program exits with status 2 and names the variable, its value",
+        "and the allowed values. It never shows passwords.",
     ]
     meanings = read_meanings()
     for name, field in Settings.model_fields.items():
@@ -87,7 +95,7 @@ def settings_document() -> str:
 
 
 def read_meanings() -> dict[str, str]:
-    """The text below each field of the class; KeyError in `settings_document` if one has none."""
+    """Return the docstring of each setting, by field name."""
     (tree,) = ast.parse(dedent(inspect.getsource(Settings))).body
     if not isinstance(tree, ast.ClassDef):
         raise TypeError("Settings is no class")
@@ -110,7 +118,7 @@ def default(name: str, field: FieldInfo) -> str:
 
 
 def allowed(name: str, field: FieldInfo) -> str:
-    """The values that are taken, with their unit."""
+    """Return the allowed values of a setting, with their unit."""
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     if choices:
         return ", ".join(f"`{choice}`" for choice in choices)
@@ -149,16 +157,18 @@ def errors_document() -> str:
         "",
         "<!-- Written by `make docs` from contract/failure.py: change that. -->",
         "",
-        "An image that has no classes has one of these codes instead, in `results.error_code` and",
-        "in `error.code` of the JSON; `error_detail` says more of the one case. What may pass is",
-        "tried again, alone and later, up to `RESNEXT_MAX_ATTEMPTS` times, with growing waits;",
-        "everything else is final at once.",
+        "A failed image has one of these codes, in `results.error_code` and in `error.code` of the",
+        "JSON. `error_detail` explains the case. Transient errors are tried again later, up to",
+        "`RESNEXT_MAX_ATTEMPTS` times, with growing waits. All other errors are final at once.",
+        "",
+        "To run failed images again, use [`resnextq retry`](jobs.md#retry-failed-images).",
         "",
         "| code | cause | tried again | what to do |",
         "|---|---|---|---|",
         (
             f"| `http_NNN` | The server answered with status NNN. | {again}, 5xx "
-            "| Open the address in a browser to see why. |"
+            "| 404, 410: correct the address. 401, 403: send what the server wants with "
+            "RESNEXT_FETCH_HEADERS. 429: ask less often. 5xx: retry later. |"
         ),
     ]
     for code in ERROR_CODES.values():
@@ -168,23 +178,52 @@ def errors_document() -> str:
 
 
 def metrics_document() -> str:
+    of_a_dispatcher = [
+        metric for name, metric in DISPATCHER_METRICS.items() if name not in OF_THE_FLEET
+    ]
+    of_the_fleet = [DISPATCHER_METRICS[name] for name in OF_THE_FLEET]
     lines = [
         "# Metrics",
         "",
-        "<!-- Written by `make docs` from worker/metrics/stages.py: change that. -->",
+        "<!-- Written by `make docs`: change worker/metrics/stages.py,",
+        "producer/dispatcher/metrics.py or producer/api/metrics.py. -->",
         "",
-        f"What a worker shows to Prometheus where `{PREFIX}METRICS_PORT` is set; see",
-        "[how to watch workers](how-to.md#watch-workers-with-prometheus). A histogram has samples",
-        "`…_bucket`, `…_count` and `…_sum`. Besides there are the usual ones of a process,",
-        "`process_resident_memory_bytes` and so on, of the worker's main process alone.",
+        "Metrics that workers, dispatchers and the HTTP API serve for Prometheus if",
+        f"`{PREFIX}METRICS_PORT` is set; see [monitoring](monitoring.md). A histogram has",
+        "samples `…_bucket`, `…_count` and `…_sum`. Each process also shows the usual metrics of a",
+        "process, such as `process_resident_memory_bytes`; a worker shows those of its main",
+        "process alone.",
         "",
-        "| metric | kind | labels | meaning |",
-        "|---|---|---|---|",
+        "## Workers",
+        "",
+        *_table(WORKER_METRICS.values()),
+        "",
+        "## Dispatchers",
+        "",
+        "Each dispatcher shows these, the one that leads and those that stand by:",
+        "",
+        *_table(of_a_dispatcher),
+        "",
+        "The dispatcher that leads also shows these. It reads SQL and Redis when Prometheus asks,",
+        f"at most every {READ_EVERY_S:g} s, and never the table of results. {NOTE}",
+        "",
+        *_table(of_the_fleet),
+        "",
+        "## The HTTP API",
+        "",
+        "The API also serves these at its own `/metrics`, which needs a key.",
+        "",
+        *_table(API_METRICS.values()),
     ]
-    for name, metric in METRICS.items():
-        labels = ", ".join(f"`{label}`" for label in metric.labels)
-        lines.append(f"| `{name}` | {metric.kind} | {labels} | {metric.help} |")
     return "\n".join(lines) + "\n"
+
+
+def _table(metrics: Iterable[Metric]) -> Iterator[str]:
+    yield "| metric | kind | labels | meaning |"
+    yield "|---|---|---|---|"
+    for metric in metrics:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        yield f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |"
 
 
 if __name__ == "__main__":

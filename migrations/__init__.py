@@ -1,4 +1,4 @@
 """The database's schema, step by step: `resnextq db upgrade` and `up` call `upgrade`.
 
-An engine comes in, and its database has the newest schema when `upgrade` returns.
+`upgrade` takes an engine and brings its database to the newest schema.
 """

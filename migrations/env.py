@@ -1,4 +1,4 @@
-"""Run by Alembic for each of its commands, on the connection that `migrations.upgrade` made."""
+"""Alembic runs this for each command, on the connection from `migrations.upgrade`."""
 
 from alembic import context
 
@@ -8,7 +8,7 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     transaction_per_migration=True,
-    # SQLite can undo a change of schema as well: our engine says BEGIN itself.
+    # SQLite can roll back a change of the schema, too, because our engine sends BEGIN itself.
     transactional_ddl=True,
 )
 with context.begin_transaction():

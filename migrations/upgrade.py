@@ -13,16 +13,19 @@ from sqlalchemy import Engine, text
 
 from contract.database.engine import LOCK_TIMEOUT_OPTION
 
-# Any number that nothing else on the server locks.
+# An arbitrary number that no other program on the server locks.
 ADVISORY_LOCK = 7_263_981_150_442_771
-# A migration that cannot have its lock gives up before the queue behind it stops the workers.
+# A migration that cannot get its lock gives up before the queue behind it stops the workers.
 LOCK_TIMEOUT_S = 5.0
-# Between two looks whether another migration has ended.
+# How often to check whether another migration has ended.
 POLL_S = 0.1
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Runs what is missing, each migration in a transaction; two at once wait for each other.
+    """Runs the missing migrations, each in a transaction. Two upgrades do not run at once.
+
+    No migration locks two tables that workers or dispatchers write in one transaction: if they lock
+    the tables in another order, PostgreSQL ends one of the two transactions as a deadlock.
 
     `revision` is a schema's number in four digits, or "head".
     """
@@ -36,18 +39,18 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
 @contextmanager
 def _alone(engine: Engine) -> Iterator[None]:
-    """Keeps other migrations waiting, on PostgreSQL; SQLite's own lock does it there.
+    """Makes other upgrades wait, on PostgreSQL. On SQLite its own lock does that.
 
-    The lock belongs to a transaction that is open meanwhile, on a connection of its own. A lock of
-    a session would stay with a pooler's connection to the server, for ever.
+    The lock belongs to a transaction on a separate connection, which stays open meanwhile. A
+    session's lock would stay with a pooler's connection to the server for ever.
     """
     if engine.dialect.name != "postgresql":
         yield
         return
     lock = text("SELECT pg_try_advisory_xact_lock(:key)")
     with engine.connect() as holder:
-        while not holder.scalar(lock, {"key": ADVISORY_LOCK}):  # another one may take its time
-            holder.rollback()  # and it may need this connection of a pooler
+        while not holder.scalar(lock, {"key": ADVISORY_LOCK}):  # another upgrade may take long
+            holder.rollback()  # the other upgrade may need this connection of a pooler
             time.sleep(POLL_S)
         holder.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         yield

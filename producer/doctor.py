@@ -1,7 +1,7 @@
-"""`resnextq doctor`, the half that every installation has: settings, home, servers, permissions.
+"""`resnextq doctor` without the model: settings, home, servers, permissions.
 
-One `Check` a line, each with what to do next; the model's half is `worker.commands.doctor`, where
-torch is installed. Nothing is changed, and whatever hangs is given up.
+It yields one `Check` per line, with advice on what to do. `worker.commands.doctor` checks the model
+where torch is installed. The checks change nothing, and one that hangs is given up.
 """
 
 from __future__ import annotations
@@ -40,45 +40,61 @@ from contract.database.schema import NEWEST_SCHEMA, OLDEST_SCHEMA, revision_of
 from contract.database.tables import chunks, jobs, leaders, workers
 from contract.fetch_allow import Opening
 from contract.log import in_lines, in_one_line
+from contract.served import with_served
 from contract.settings import PREFIX, Settings, unknown_variables
+from producer.checks.fleet import check_fleet
+from producer.checks.listening import check_api, check_open
+from producer.checks.room import check_database_space, check_descriptors, check_space
 from producer.dispatcher.leader import ROLE, dead_after_s
-from producer.jobs.job import live_workers, no_worker
+from producer.jobs.job import live_workers
+from producer.jobs.served import no_worker, start_one
 
 STYLES: Final = {"ok": "green", "warning": "yellow", "failure": "bold red"}
-# Where clouds hand out credentials to whoever asks from inside: most of them, AWS over IPv6, Azure,
-# Oracle's, Alibaba's.
+# Addresses where clouds hand out credentials to every process inside: AWS and most others, AWS over
+# IPv6, Azure, Oracle, Alibaba.
 METADATA: Final = tuple(
     ipaddress.ip_address(address)
     for address in (
         "169.254.169.254", "fd00:ec2::254", "168.63.129.16", "192.0.0.192", "100.100.100.200",
     )
 )  # fmt: skip
-# The names by which some of them are found: Google's, and AWS's.
+# Names of some of these services: Google's and AWS's.
 METADATA_NAMES: Final = (
     "metadata.google.internal", "metadata.goog", "instance-data.ec2.internal",
 )  # fmt: skip
 
 
 def check_servers(settings: Settings) -> Iterator[Check]:
-    """Each check as soon as it is known."""
+    """Yields each check as soon as its result is known."""
     yield Check("version", "ok", f"resnextq {VERSION}, Python {platform.python_version()}")
     yield from _settings(settings)
+    served = with_served(settings)
+    if served != settings:
+        found = f"`resnextq up` serves {served.model} here; its model, files and ports are checked"
+        yield Check("up", "ok", found)
+    settings = served
     yield from guarded("home", lambda: _home(settings))
+    yield from guarded("space", lambda: check_space(settings))
+    yield check_descriptors()
     yield from guarded("broker", lambda: _broker(settings))
     yield from guarded("database", lambda: _database(settings))
+    yield from guarded("api", lambda: check_api(settings))
+    yield from guarded("open addresses", lambda: check_open(settings))
     yield _private_addresses(settings)
     yield _ports(settings)
     yield from guarded("file folders", lambda: _file_folders(settings))
 
 
 def without_torch() -> Check:
-    found = "left out: torch is not installed here, and submitting and reading need none"
-    advice = "To classify on this machine: pip install 'resnext-queue[worker]'"
+    found = (
+        "not checked: torch is not installed here; submitting and reading results do not need it"
+    )
+    advice = "To classify on this machine: pip install '.[worker]' in the project's folder"
     return Check("model", "ok", found, advice)
 
 
 def as_json(check: Check) -> dict[str, str]:
-    """The shape that `--json` prints."""
+    """The object that `--json` prints."""
     return {
         "check": check.name,
         "state": check.state,
@@ -88,7 +104,7 @@ def as_json(check: Check) -> dict[str, str]:
 
 
 def render(check: Check) -> RenderableType:
-    """As a terminal shows it: what is too long goes on below itself."""
+    """The check for a terminal. Long text continues on the next line."""
     row = Table.grid(padding=(0, 2, 0, 0))
     row.add_column(width=7, no_wrap=True)
     row.add_column(width=17)
@@ -101,21 +117,21 @@ def render(check: Check) -> RenderableType:
 
 
 def line(check: Check) -> str:
-    """The same on one line."""
+    """The check on one line."""
     advice = f" → {check.advice}" if check.advice else ""
     return f"{check.state}\t{check.name}\t{in_one_line(f'{check.found}{advice}')}"
 
 
 def _settings(settings: Settings) -> Iterator[Check]:
     changed = [f"{PREFIX}{name.upper()}={value}" for name, value in _changed(settings)]
-    yield Check("settings", "ok", ", ".join(changed) or "all as they are by default")
+    yield Check("settings", "ok", ", ".join(changed) or "all at their defaults")
     for variable, nearest in unknown_variables():
-        found = f"{variable} is set, and there is no such setting"
+        found = f"{variable} is set, but there is no such setting"
         yield Check("settings", "warning", found, f"Did you mean {nearest}?")
 
 
 def _changed(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Names and values that are not the default's; a secret is named alone."""
+    """Names and values that differ from the default. The values of secrets are hidden."""
     for name, field in type(settings).model_fields.items():
         value: Any = getattr(settings, name)
         if value == field.get_default(call_default_factory=True, validated_data=vars(settings)):
@@ -129,20 +145,20 @@ def _changed(settings: Settings) -> Iterator[tuple[str, str]]:
 def _home(settings: Settings) -> Iterator[Check]:
     home = settings.home
     if not home.exists():
-        yield Check("home", "ok", f"{home} is not there; `resnextq up` makes it")
+        yield Check("home", "ok", f"{home} does not exist yet; `resnextq up` creates it")
         return
     if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
         yield Check(
             "home",
             "warning",
-            f"{home} is no folder that this user may write to",
-            f"`resnextq up` needs one: set {PREFIX}HOME, or change its owner.",
+            f"{home} is not a folder that this user can write to",
+            f"`resnextq up` needs a home: set {PREFIX}HOME, or change the folder's owner.",
         )
         return
     others = stat.S_IMODE(home.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
     found = f"{home}, {stat.filemode(home.stat().st_mode)}"
     if others:
-        advice = f"Others may look into it; it holds passwords: chmod 700 {home}"
+        advice = f"Other users can read or enter it, and it holds passwords. Run: chmod 700 {home}"
         yield Check("home", "warning", found, advice)
     else:
         yield Check("home", "ok", found)
@@ -166,8 +182,8 @@ def _broker(settings: Settings) -> Iterator[Check]:
             yield Check(
                 "broker memory",
                 "warning",
-                "the server does not tell its maxmemory-policy",
-                "See to it that it is noeviction.",
+                "the server does not report its maxmemory-policy",
+                "Make sure that it is noeviction.",
             )
             return
         yield from _keeping({_text(k): _text(v) for k, v in kept.items()})
@@ -176,15 +192,15 @@ def _broker(settings: Settings) -> Iterator[Check]:
 
 
 def _verification(settings: Settings) -> Iterator[Check]:
-    """Over TLS: whether the server is the one that the URL means."""
+    """Over TLS: whether the client verifies the server's certificate and host name."""
     url = settings.broker()
     option = why_unverified(url)
     if option:
         yield Check(
             "broker TLS",
             "warning",
-            f"{option} in {PREFIX}BROKER_URL: the password goes to any server that answers there",
-            "Remove it; ssl_ca_certs=/path/to/authority.pem names an authority of your own.",
+            f"{option} in {PREFIX}BROKER_URL: any server that answers there gets the password",
+            "Remove it. To use your own authority, add ssl_ca_certs=/path/to/authority.pem.",
         )
     elif tls_of(url) is not None:
         yield Check("broker TLS", "ok", "the server's certificate and host name are verified")
@@ -195,7 +211,7 @@ def _text(value: str | bytes) -> str:
 
 
 def _keeping(kept: dict[str, str]) -> Iterator[Check]:
-    """Whether the broker drops messages by itself, and what is left of them after a restart."""
+    """Whether the broker may drop messages, and whether they survive its restart."""
     policy = kept["maxmemory-policy"]
     if policy == "noeviction":
         yield Check("broker memory", "ok", "maxmemory-policy noeviction")
@@ -203,12 +219,12 @@ def _keeping(kept: dict[str, str]) -> Iterator[Check]:
         yield Check(
             "broker memory",
             "warning",
-            f"maxmemory-policy {policy}: where memory is short, messages are dropped",
-            "Set maxmemory-policy noeviction; what was dropped is published again, late.",
+            f"maxmemory-policy {policy}: when memory runs out, messages are dropped",
+            "Set maxmemory-policy noeviction. Dropped messages are published again, but late.",
         )
     found = {
-        "yes": "append-only file on: after a restart the messages are there",
-        "no": "append-only file off: after a restart the dispatcher publishes again what waited",
+        "yes": "append-only file on: messages survive a restart",
+        "no": "append-only file off: after a restart the dispatcher publishes lost messages again",
     }
     yield Check("broker restart", "ok", found.get(kept["appendonly"], kept["appendonly"]))
 
@@ -218,8 +234,10 @@ def _database(settings: Settings) -> Iterator[Check]:
     try:
         with reaching_database(engine), reading(engine) as connection:
             yield _schema(engine, connection)
+            yield from check_database_space(engine, connection)
             yield from _workers(connection, settings)
-            # What has been due for as long as a dispatcher may be silent, none has seen.
+            yield from check_fleet(connection, settings)
+            # No dispatcher has seen a chunk that has been due for longer than this.
             yield _dispatcher(connection, dead_after_s(settings.dispatch_interval_s))
             yield from _faults(connection)
     finally:
@@ -231,8 +249,8 @@ def _schema(engine: Engine, connection: Connection) -> Check:
     return Check(
         "database",
         "ok",
-        f"{where} answers; its schema is {revision_of(connection):04}, of "
-        f"{OLDEST_SCHEMA:04} to {NEWEST_SCHEMA:04} that this program works with",
+        f"{where} answers; its schema is {revision_of(connection):04}, and this program works "
+        f"with {OLDEST_SCHEMA:04} to {NEWEST_SCHEMA:04}",
     )
 
 
@@ -241,10 +259,12 @@ def _workers(connection: Connection, settings: Settings) -> Iterator[Check]:
     served = live_workers(connection, settings.lease_s)
     warning = no_worker(queue, served)
     if warning is None:
-        yield Check("workers", "ok", f"{served[queue]} on {queue}, which new jobs ask for")
+        yield Check("workers", "ok", f"{served[queue]} on {queue}, the queue of new jobs")
     else:
-        found, _, advice = warning.partition(": ")
-        yield Check("workers", "warning", found, f"{advice.capitalize()}.")
+        found = f"new jobs would be {warning}"
+        start = start_one(settings.model, settings.weights, settings.precision)
+        advice = f"Start one: {start}"
+        yield Check("workers", "warning", found, advice)
     alive = select(workers, db_now().label("now")).where(
         workers.c.heartbeat_at >= db_now(-settings.lease_s)
     )
@@ -260,41 +280,43 @@ def _workers(connection: Connection, settings: Settings) -> Iterator[Check]:
 
 
 def _faults(connection: Connection) -> Iterator[Check]:
-    """Faults of this program that chunks of running jobs meet at the moment."""
+    """Faults of this program that chunks of running jobs have met."""
     for fault, chunks_met in faults_of_running_jobs(connection).most_common():
         yield Check(
             "fault",
             "warning",
             f"{chunks_met:,} chunks of running jobs met a fault of this program: {fault}",
-            "They run again, and fail as `internal` after the last attempt. The workers' logs have "
-            "the whole of it; please report it.",
+            "The chunks run again. After the last attempt their images fail as `internal`. The "
+            "workers' logs have the full traceback; please report it.",
         )
 
 
 def _dispatcher(connection: Connection, overdue_s: float) -> Check:
-    """The one that leads, and what it leaves undone."""
+    """The leading dispatcher, and the chunks that it has not published."""
     leader = connection.execute(
         select(leaders.c.holder, leaders.c.held_at, db_now().label("now")).where(
             leaders.c.role == ROLE, leaders.c.held_at > db_now(-overdue_s)
         )
     ).one_or_none()
     overdue, queued = _overdue(connection, overdue_s), _queued(connection)
-    waits = f"{overdue:,} chunks are due and none is queued" if overdue and not queued else ""
+    waits = f"{overdue:,} chunks are due, but none is queued" if overdue and not queued else ""
     if leader is None:
-        found = "none runs" + (f": {waits}" if waits else "")
+        found = "none is running" + (f": {waits}" if waits else "")
         return Check("dispatcher", "warning", found, "Start one with `resnextq dispatch`.")
     held_s = (leader.now - leader.held_at).total_seconds()
     found = f"{leader.holder} leads, seen {held_s:.0f} s ago; "
     if waits:
-        return Check("dispatcher", "warning", found + waits, "Its log says what it waits for.")
+        return Check("dispatcher", "warning", found + waits, "Its log says why.")
     found += (
-        f"{queued:,} chunks are queued, {overdue:,} wait" if overdue else "nothing waits for it"
+        f"{queued:,} chunks are queued, {overdue:,} are waiting"
+        if overdue
+        else "no chunk is waiting"
     )
     return Check("dispatcher", "ok", found)
 
 
 def _overdue(connection: Connection, overdue_s: float) -> int:
-    """Chunks that are due for longer than a dispatcher takes to see it."""
+    """Number of chunks that have been due for longer than a dispatcher takes to see them."""
     return connection.execute(
         select(func.count())
         .select_from(chunks.join(jobs, jobs.c.number == chunks.c.job_number))
@@ -315,7 +337,7 @@ def _queued(connection: Connection) -> int:
 def _private_addresses(settings: Settings) -> Check:
     opened = settings.fetch_allow
     if not opened:
-        found = f"none is fetched from; {PREFIX}FETCH_ALLOW opens those that are yours"
+        found = f"no image is fetched from private addresses; {PREFIX}FETCH_ALLOW opens your own"
         return Check("private addresses", "ok", found)
     found = f"{PREFIX}FETCH_ALLOW opens {', '.join(opened)}"
     openings = [Opening.read(entry) for entry in opened]
@@ -326,7 +348,7 @@ def _private_addresses(settings: Settings) -> Check:
     ]
     if metadata:
         named = ", ".join(map(str, metadata))
-        advice = f"That opens {named}, where clouds hand out credentials: name less."
+        advice = f"This opens {named}, where clouds hand out credentials. Open less."
         return Check("private addresses", "warning", found, advice)
     ports = settings.fetch_ports
     closed = [
@@ -336,28 +358,34 @@ def _private_addresses(settings: Settings) -> Check:
     ]
     if closed:
         found += f"; {PREFIX}FETCH_PORTS keeps {', '.join(closed)} closed"
-        advice = f"Add the port to {PREFIX}FETCH_PORTS, or take the entry out."
+        advice = f"Add the port to {PREFIX}FETCH_PORTS, or remove the entry."
         return Check("private addresses", "warning", found, advice)
     return Check("private addresses", "ok", found)
 
 
 def _ports(settings: Settings) -> Check:
     if not settings.fetch_ports:
-        found = f"every one is fetched from; {PREFIX}FETCH_PORTS names those that may be"
+        found = f"images are fetched from every port; {PREFIX}FETCH_PORTS limits the ports"
         return Check("ports", "ok", found)
-    return Check("ports", "ok", f"fetched from: {', '.join(map(str, settings.fetch_ports))}")
+    return Check(
+        "ports", "ok", f"images are fetched from: {', '.join(map(str, settings.fetch_ports))}"
+    )
 
 
 def _file_folders(settings: Settings) -> Iterator[Check]:
     if not settings.file_roots:
-        found = f"no file is read; {PREFIX}FILE_ROOTS names the folders that may be"
+        found = (
+            f"workers may read no files; {PREFIX}FILE_ROOTS lists the folders that they may read"
+        )
         yield Check("file folders", "ok", found)
     for root in settings.file_roots:
         if not root.is_dir():
-            advice = "Workers and whoever submits must see the same paths."
-            yield Check("file folders", "warning", f"{root} is no folder here", advice)
+            advice = "Workers and the machines that submit must see the same paths."
+            yield Check("file folders", "warning", f"{root} is not a folder here", advice)
         elif root.resolve() == Path("/"):
-            advice = f"Name less in {PREFIX}FILE_ROOTS: every file of this machine is open."
+            advice = (
+                f"Every file of this machine is open. Name fewer folders in {PREFIX}FILE_ROOTS."
+            )
             yield Check("file folders", "warning", "/", advice)
         else:
             yield Check("file folders", "ok", str(root))

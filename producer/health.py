@@ -1,7 +1,7 @@
-"""Whether a dispatcher of this machine is at work: `python -m producer.health [PID]`.
+"""Checks that a dispatcher runs on this machine: `python -m producer.health [PID]`.
 
-It leads, or it stands by and looks every second whether it is to lead: its row in `leaders` says
-so. For health checks of containers, where each dispatcher has a host name of its own.
+Health checks of containers call it. A dispatcher that leads or stands by has a recent row in
+`leaders`. In a container each dispatcher has its own host name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from producer.dispatcher.leader import dead_after_s
 
 
 def fault_of(connection: Connection, settings: Settings, pid: int | None = None) -> str:
-    """What is wrong, as a sentence; empty where a dispatcher leads or stands by."""
+    """What is wrong, as a sentence. Empty if a dispatcher leads or stands by."""
     silent_s = dead_after_s(settings.dispatch_interval_s)
     names = connection.scalars(
         select(leaders.c.holder).where(leaders.c.held_at > db_now(-silent_s))

@@ -1,11 +1,11 @@
-"""The classifier: batches of uint8 pictures in, their five likeliest classes out.
+"""The classifier: batches of uint8 pictures in, their five most likely classes out.
 
     from resnext import load_classifier
     classifier = load_classifier()
     print(classifier.predict(["cat.jpg"])[0].top5[0].label)
 
-A worker calls `load_classifier` once, in the one process that may touch CUDA; then `warm_up`,
-then `start` for every batch. One caller at a time: the batcher's thread.
+A worker calls `load_classifier` once, in the only process that may use CUDA, then `warm_up`, and
+then `start` for every batch. Only one thread may call at once: the batcher's.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from resnext.run.engine import (
     why_not_compiled,
 )
 from resnext.run.faults import first_line, is_broken, is_out_of_memory
-from resnext.run.gpu import choose_batch_images
+from resnext.run.gpu import choose_batch_images, memory_of
 from resnext.run.layers.choice import Choice
 from resnext.run.layers.fastest import Fastest
 from resnext.run.layers.network import ChosenNetwork
@@ -58,9 +58,9 @@ from resnext.weights.download import Progress
 TOP: Final = 5
 DECODE_LIMITS: Final = DecodeLimits()
 FACTOR: Final = 2
-"""Between sizes of batches: less than half of a batch is padding."""
+"""The factor between sizes of batches. With 2, less than half of a batch is padding."""
 FACTOR_COMPILED: Final = 4
-"""Where each size has to be compiled, which takes minutes."""
+"""The factor if each size must be compiled, which takes minutes."""
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +75,10 @@ class Guess:
 
 @dataclass(frozen=True)
 class Answer:
-    """What `predict` says of one picture: its classes, or why it has none."""
+    """The result of `predict` for one picture: its classes, or an error."""
 
     top5: tuple[Guess, ...] = ()
-    """The likeliest first; empty where there is an error."""
+    """The most likely class first. Empty if there is an error."""
     error: str | None = None
     """`code: detail`."""
 
@@ -89,7 +89,7 @@ Picture = bytes | str | os.PathLike[str] | Image.Image
 
 
 class Pending:
-    """A batch's predictions, which may still be computed."""
+    """A batch's predictions, which may not be computed yet."""
 
     def __init__(self, parts: Sequence[Started]) -> None:
         self._parts = parts
@@ -98,7 +98,7 @@ class Pending:
         return all(part.is_done() for part in self._parts)
 
     def result(self) -> Predictions:
-        """Waits for them."""
+        """Waits for the predictions."""
         ids, scores, finite = zip(*(part.result() for part in self._parts), strict=True)
         return Predictions(
             torch.cat(ids).numpy(), torch.cat(scores).numpy(), torch.cat(finite).numpy()
@@ -106,7 +106,7 @@ class Pending:
 
 
 class Classifier:
-    """A network on its device. Owns the device's memory; not for two threads at once."""
+    """A network on its device. Owns the device's memory. Only one thread may use it at once."""
 
     def __init__(  # noqa: PLR0913  (what a loaded model is; only load_classifier calls it)
         self,
@@ -123,7 +123,7 @@ class Classifier:
         orientation: Orientation = "ignore",
         cache: Path | None = None,
     ) -> None:
-        """`cache` keeps what is measured of layers on a GPU; None: nothing is kept."""
+        """`cache` keeps measurements of layers on a GPU. With None, nothing is kept."""
         self.spec = spec
         self.model = spec.name
         self.weights = weights
@@ -137,13 +137,12 @@ class Classifier:
         self._module = module
         self._device = device
         self._cache = cache
-        self._most = batch_images  # that fit into the device's memory, as far as is known
+        self._most = batch_images  # the most that fit into the device's memory, as far as known
         self._use(engine)
 
     def warm_up(self) -> None:
-        """Runs every size of batch that will ever be served, the largest first, in all of the
-        runner's memory: what does not fit the device or cannot be compiled shows here, and nothing
-        is planned later.
+        """Runs every size of batch that will be used, the largest first, in all of the runner's
+        memory. So problems with memory or the compiler appear here, and nothing is planned later.
 
         Raises:
             DeviceBroken: the device fails on everything.
@@ -164,34 +163,50 @@ class Classifier:
                 self.classify(np.zeros((bucket, crop, crop, 3), np.uint8))
 
     def classify(self, images: Pixels) -> Predictions:
-        """
+        """Classifies a batch.
+
         Args:
-            images: (N, crop, crop, 3) uint8 RGB, 1 ≤ N ≤ batch_images; read, not kept.
+            images: (N, crop, crop, 3) uint8 RGB, 1 ≤ N ≤ batch_images; not kept.
 
         Raises:
-            ValueError: another shape or type.
-            DeviceBroken: no batch will be classified any more in this process.
+            ValueError: the shape or type is wrong.
+            DeviceBroken: this process can classify no more batches.
         """
         return self.start(images).result()
 
     def logits(self, images: Pixels) -> np.ndarray:
-        """(N, crop, crop, 3) uint8 → (N, classes) float32, computed as `classify` does: compiled
-        where it is, and on CUDA by a graph. For comparisons; it costs memory and time of its own.
+        """(N, crop, crop, 3) uint8 → (N, classes) float32, computed like `classify`, with the same
+        engine and on CUDA by a graph. It is for comparisons, and needs extra memory and time.
         """
         self._check(images)
         runner = self._make_runner(lambda logits: (logits, logits, logits.isfinite().all(dim=1)))
         return runner.start(images, self._bucket(len(images))).result()[0].numpy()
 
     def room(self) -> Pixels:
-        """(batch_images, crop, crop, 3) uint8: a batch whose pictures are written here, from the
-        first one on, is classified without another copy. It is the next batch's alone; ask anew
-        for the one after.
+        """(N, crop, crop, 3) uint8, N ≤ batch_images: memory for the next batch. A batch that is
+        written here, from the first place on, is classified without another copy. It has room for
+        as many pictures as fit into the device's memory, as far as known. Call this again for each
+        batch.
         """
-        return self._runner.room()
+        return self._runner.room()[: self._most]
+
+    @property
+    def overwrites(self) -> int:
+        """How often a batch from other memory was copied into a `room`, over its content. A batch
+        in its own `room` stays valid until the second next call of `room`, unless this has changed.
+        """
+        return self._runner.overwrites
+
+    @property
+    def device_memory(self) -> dict[str, int]:
+        """Bytes by kind: `allocated`, `reserved` and `total` of a GPU. Empty on a CPU. Any thread
+        may read this.
+        """
+        return memory_of(self._device)
 
     def start(self, images: Pixels) -> Pending:
-        """As `classify`; on CUDA it returns while the batch is computed, and up to two may be
-        under way.
+        """Like `classify`, but on CUDA it returns while the batch is computed. Two batches may be
+        in flight.
         """
         self._check(images)
         parts = []
@@ -205,8 +220,8 @@ class Classifier:
         return Pending(parts)
 
     def _start_if_it_fits(self, batch: Pixels) -> Started | None:
-        """None: it needs more memory than there is. What the try held is free when this returns,
-        since its exception, which knows all of it, is gone.
+        """Starts a batch. Returns None if it needs too much memory. The memory of the failed try is
+        then free, because the exception that refers to it is gone.
         """
         try:
             return self._runner.start(batch, self._bucket(len(batch)))
@@ -216,8 +231,8 @@ class Classifier:
             return None
 
     def layer_choices(self, images: int) -> list[Choice]:
-        """How each layer of the network is computed in batches of this size, and why: measured now
-        if it has not been yet. Empty where nothing is chosen: on a CPU, or compiled alone.
+        """How each layer of the network is computed in batches of this size, and why. Measures what
+        is not measured yet. Empty on a CPU, and if only the compiled network is used.
         """
         layers = next(
             (part for part in self._module.modules() if isinstance(part, ChosenNetwork)), None
@@ -228,19 +243,20 @@ class Classifier:
         return [*layers.choose(images), *([] if network is None else [network])]
 
     def predict(self, pictures: Iterable[Picture]) -> list[Answer]:
-        """One answer a picture, in their order: bytes of a file, a path, or a Pillow image.
+        """Returns one answer per picture, in their order. A picture is the bytes of a file, a path,
+        or a Pillow image.
 
-        A picture without an answer has its reason, and harms no other.
+        A picture that fails has an error in its answer, and does not affect the others.
 
         Raises:
-            TypeError: a single picture in place of several, or something else than pictures.
+            TypeError: a single picture instead of several, or values that are not pictures.
         """
         return list(self.predict_each(pictures))
 
     def predict_each(self, pictures: Iterable[Picture]) -> Iterator[Answer]:
-        """As `predict`, batch by batch; memory does not grow with the pictures."""
+        """Like `predict`, but batch by batch, so memory does not grow with the pictures."""
         if isinstance(pictures, bytes | str | os.PathLike | Image.Image):
-            raise TypeError("a list of pictures is taken; write [picture] for a single one")
+            raise TypeError("expected a list of pictures; write [picture] for a single one")
         return self._predict_each(iter(pictures))
 
     def _predict_each(self, pictures: Iterator[Picture]) -> Iterator[Answer]:
@@ -265,12 +281,12 @@ class Classifier:
         shape = (self.batch_images, crop, crop, 3)
         if self._device.type == "cuda":
             return CudaRunner(self._forward, top, shape, self._device)
-        # The other engines divide the work by themselves.
+        # The other engines divide the work among cores themselves.
         in_streams = self.engine == "eager"
         return CpuRunner(CpuStreams(self._forward) if in_streams else self._forward, top, shape)
 
     def _classify_anyhow(self, images: Pixels) -> Predictions:
-        """As `classify`; uncompiled from here on where it turns out that nothing compiles."""
+        """Like `classify`. If compiling fails, it runs uncompiled from here on."""
         try:
             return self.classify(images)
         except Exception as error:
@@ -280,7 +296,7 @@ class Classifier:
             return self.classify(images)
 
     def _is_for_want_of_a_compiler(self, error: Exception) -> bool:
-        """Or so it seems: neither memory nor device is at fault."""
+        """Whether a compiled network failed, and neither memory nor the device is the cause."""
         of_device = isinstance(error, DeviceBroken) or is_broken(error) or is_out_of_memory(error)
         return self.engine == "compiled" and not of_device
 
@@ -288,8 +304,8 @@ class Classifier:
         logger.warning(
             "The network cannot be compiled here and runs uncompiled: %s", first_line(error)
         )
-        torch._dynamo.reset()  # noqa: SLF001  (the public way to drop what was compiled)
-        assert isinstance(self._module, PixelsToLogits)  # noqa: S101  (what was to be compiled)
+        torch._dynamo.reset()  # noqa: SLF001  (the public way to drop compiled code)
+        assert isinstance(self._module, PixelsToLogits)  # noqa: S101  (only this is compiled)
         self._module = _make_eager(
             self._module, self.spec, self._device, self.precision, self._cache
         )
@@ -298,7 +314,7 @@ class Classifier:
     def _halve(self) -> None:
         if self._most == self.batch_images:
             logger.warning(
-                "Batches of %d do not fit into the memory of %s; smaller ones are classified.",
+                "Batches of %d do not fit into the memory of %s. Using smaller batches.",
                 self.batch_images,
                 self.device,
             )
@@ -318,7 +334,7 @@ class Classifier:
             )
 
     def _see(self, picture: Picture) -> Pixels | str:
-        """(crop, crop, 3) uint8, or why there are none."""
+        """Returns the pixels, (crop, crop, 3) uint8, or an error."""
         preprocessing = self.spec.preprocessing
         try:
             if isinstance(picture, Image.Image):
@@ -332,7 +348,7 @@ class Classifier:
             ).pixels
         except DecodeError as error:
             return str(error)
-        except (OSError, ValueError) as error:  # ValueError: no file can be called so
+        except (OSError, ValueError) as error:  # ValueError: not a valid file name
             return f"unreadable: {getattr(error, 'strerror', None) or error}"
 
     def _answers(self, images: Pixels) -> Iterator[Answer]:
@@ -347,9 +363,10 @@ class Classifier:
 def _pixels_of(
     image: Image.Image, preprocessing: Preprocessing, orientation: Orientation
 ) -> Pixels:
-    """
+    """Returns the pixels of a Pillow image, (crop, crop, 3) uint8.
+
     Raises:
-        DecodeError: Pillow reads a file's pixels when they are first asked for, so here.
+        DecodeError: Pillow reads a file's pixels only now, and failed.
     """
     try:
         rgb = to_rgb(image)
@@ -374,23 +391,23 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     orientation: Orientation = "ignore",
     progress: Progress | None = None,
 ) -> Classifier:
-    """A classifier, ready but for `warm_up`; CUDA is touched here for the first time.
+    """Loads a classifier. It is ready for use except for `warm_up`. This is the first use of CUDA.
 
     Args:
         model: a name that `find_spec` knows, or the path of a JSON file (see `own_spec`).
-        weights: a name that the model knows, `random`, or a path; None: the model's own.
+        weights: a name that the model knows, `random`, or a path. None: the model's default.
         precision: `amp` (see `resnext.run.precision`) or `fp32`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         engine: `auto`, `eager`, `compiled` or `openvino` (see `resnext.run.engine`).
-        cache: the folder of downloaded weights, and of what was measured on a GPU; None:
+        cache: the folder for downloaded weights and for measurements on a GPU. None:
             `~/.cache/resnext-queue`.
-        batch_images: the most that one call of `classify` will get; None: by the device's memory
+        batch_images: the most images in one call of `classify`. None: chosen by the device's memory
             (see `resnext.run.gpu`), 32 on a CPU.
-        threads: of torch, in this process; None: one for each core, 1 on CUDA.
-        cores: that this process may use; None: those of its CPU affinity.
-        orientation: `exif` turns what `predict` takes as its EXIF says; `ignore` leaves it as it is
-            stored, as NVIDIA's preprocessing does.
-        progress: told of a download.
+        threads: the number of torch's threads in this process. None: one per core, 1 on CUDA.
+        cores: the number of cores that this process may use. None: those of its CPU affinity.
+        orientation: `exif` turns pictures in `predict` as their EXIF says. `ignore` takes them as
+            they are stored, like NVIDIA's preprocessing.
+        progress: called during a download.
 
     Raises:
         UnknownModelError, BadSpec, WeightsError, DeviceError, EngineError: see `resnext.errors`.
@@ -402,7 +419,7 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     computed, chosen = choose_precision(precision, found), choose_engine(engine, found)
     if engine == "auto" and found.type == "cuda" and chosen == "eager":
         why = "; ".join(why_not_compiled(found))
-        logger.info("Layers are computed in the fastest ways that need no compiler: %s.", why)
+        logger.info("Each layer uses the fastest way that needs no compiler: %s.", why)
     torch.set_num_threads(threads or _threads(found, cores))
     images, kept_in = batch_images or choose_batch_images(found), cache or default_cache()
     make = partial(
@@ -437,7 +454,7 @@ def load_classifier(  # noqa: PLR0913  (all but the first two have one obvious v
     )
 
 
-def _make_module(  # noqa: PLR0913  (what a module follows from)
+def _make_module(  # noqa: PLR0913  (the choices that make a module)
     network: ResNeXt,
     spec: ModelSpec,
     *,
@@ -447,7 +464,7 @@ def _make_module(  # noqa: PLR0913  (what a module follows from)
     batch_images: int,
     cache: Path,
 ) -> nn.Module:
-    """uint8 pixels → logits, for `compiled` not compiled yet."""
+    """Makes the module from uint8 pixels to logits. For `compiled` it is not compiled yet."""
     if engine == "openvino":
         module = prepare(network, spec.preprocessing, device, "fp32")
         return convert(module, spec.preprocessing.crop, precision, torch.get_num_threads())
@@ -468,7 +485,7 @@ def _make_eager(
     precision: Precision,
     cache: Path | None,
 ) -> nn.Module:
-    """With fused convolutions. On a CPU the module is changed."""
+    """Makes the module with fused convolutions. On a CPU this changes `module`."""
     if device.type == "cuda":
         return choose_layers(
             module, spec.preprocessing, device, precision, name=spec.name, cache=cache
@@ -478,14 +495,14 @@ def _make_eager(
 
 
 def _threads(device: torch.device, cores: int | None) -> int:
-    """CUDA computes by itself; a CPU computes with one thread for each core."""
+    """1 with CUDA, which computes without torch's threads. On a CPU, one per core."""
     return 1 if device.type == "cuda" else cores or len(os.sched_getaffinity(0))
 
 
 def batch_sizes(batch_images: int, factor: int = FACTOR) -> list[int]:
-    """The sizes that are served, in order: `batch_images`, and from there down by `factor`.
+    """The sizes of batches, in ascending order: `batch_images`, divided by `factor` down to 1.
 
-    So few that each can be warmed up.
+    They are few, so that each can be warmed up.
     """
     sizes = [batch_images]
     while sizes[0] > 1:
@@ -494,10 +511,10 @@ def batch_sizes(batch_images: int, factor: int = FACTOR) -> list[int]:
 
 
 def _top(logits: Tensor) -> Top:
-    """(N, classes) float32 → the best of each, where the logits are."""
+    """(N, classes) float32 → the best classes of each picture, on the same device."""
     finite = logits.isfinite().all(dim=1)
     probabilities = torch.where(finite[:, None], logits, 0.0).softmax(dim=1)
-    # topk gives ties in any order; a stable sort keeps the lower class id first.
+    # topk returns ties in any order. A stable sort keeps the lower class id first.
     scores, class_ids = probabilities.sort(dim=1, descending=True, stable=True)
     best = min(TOP, logits.shape[1])
     return class_ids[:, :best], scores[:, :best], finite

@@ -1,26 +1,26 @@
-"""What can go wrong with a model, for people: what was wrong, with the value, and what to do.
+"""Errors of models. Their messages are for people: what was wrong, with the value, and what to do.
 
     ModelError
     ├── UnknownModelError     no model has this name
-    ├── BadSpec               a JSON file that describes a model does not
-    ├── DeviceError           the device that was asked for is not there, or cannot be used
-    │   └── DeviceBroken        it fails on everything until this process ends
-    ├── EngineError           the engine that was asked for does not run here
-    ├── ExportError           a model cannot be exported to where it was asked for
-    │   └── ExportUnavailable   a package, a compiler or a place to write is missing here
+    ├── BadSpec               a JSON file does not describe a model
+    ├── DeviceError           the requested device does not exist, or cannot be used
+    │   └── DeviceBroken        the device fails on everything until this process ends
+    ├── EngineError           the requested engine does not run here
+    ├── ExportError           a model cannot be exported to the requested folder
+    │   └── ExportUnavailable   a package or a compiler is missing, or the folder cannot be written
     └── WeightsError          the weights cannot be used
         ├── UnknownWeights    neither a name that the model knows nor a file
-        ├── UnreachableWeights  they cannot be downloaded: worth another try, or another source
-        ├── DamagedWeights    truncated, another hash than published, or no weights file
+        ├── UnreachableWeights  they cannot be downloaded: try again, or use another source
+        ├── DamagedWeights    truncated, not the published hash, or not a weights file
         └── ForeignWeights    weights of another network
 
-Raised before the first image alone, but for `DeviceBroken`, which may come with any batch. An image
-without a prediction is no exception.
+All are raised before the first image, except `DeviceBroken`, which any batch may raise. An image
+without a prediction is not an exception.
 """
 
 
 class ModelError(Exception):
-    """The root; the message is written for the person who chose model and weights."""
+    """The root. The message is for the person who chose the model and the weights."""
 
 
 class UnknownModelError(ModelError):
@@ -60,7 +60,10 @@ class UnknownWeights(WeightsError):
 
 
 class UnreachableWeights(WeightsError):
-    pass
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """The reason without advice, such as `it does not answer within 3 s`."""
 
 
 class DamagedWeights(WeightsError):

@@ -1,6 +1,6 @@
-"""A network with its weights: drawn, shipped, downloaded, or the user's own.
+"""Loads a network with its weights: random, bundled, downloaded, or the user's own.
 
-`load_classifier` and `export_model` begin here; what comes out is as it was trained, on the CPU.
+`load_classifier` and `export_model` start here. The network is as it was trained, on the CPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from resnext.weights.random import draw_weights
 class Loaded:
     network: ResNeXt
     weights: str
-    """The name or path that they were asked for by."""
+    """The name or path by which they were requested."""
     sha256: str
     licence: str
 
@@ -33,12 +33,13 @@ def load_network(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Loaded:
-    """
+    """Loads a network with its weights.
+
     Args:
-        spec: what the network is.
-        weights: a name that the model knows, `random`, or a path; None: the model's own.
-        cache: the folder of downloaded weights; None: `~/.cache/resnext-queue`.
-        progress: told of a download.
+        spec: the network's spec.
+        weights: a name that the model knows, `random`, or a path. None: the model's default.
+        cache: the folder for downloaded weights. None: `~/.cache/resnext-queue`.
+        progress: called during a download.
 
     Raises:
         WeightsError: see `resnext.errors`.
@@ -65,12 +66,12 @@ def load_network(
         )
     fill_network(network, tensors, path)
     if isinstance(file, PublishedWeights):
-        pin(path, sha256)  # what does not load is not trusted
+        pin(path, sha256)  # only after it has loaded
     return Loaded(network=network, weights=name, sha256=sha256, licence=licence)
 
 
 def default_cache() -> Path:
-    """Where a library keeps files of its user."""
+    """The user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnext-queue"
 
 
@@ -79,6 +80,6 @@ def _path_of(weights: str, spec: ModelSpec) -> Path:
     if not path.is_file():
         raise UnknownWeights(
             f"Weights {weights!r} are neither a name that {spec.name} knows "
-            f"({', '.join(spec.weights_names)}) nor a file: there is no {path}."
+            f"({', '.join(spec.weights_names)}) nor a file: {path} does not exist."
         )
     return path

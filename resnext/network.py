@@ -1,8 +1,8 @@
-"""The network itself: a ResNeXt of bottleneck blocks, with what a spec says of it.
+"""The network: a ResNeXt of bottleneck blocks, built from a spec.
 
-`weights` and `random_weights` fill it, the classifier prepares it for its device: batch-norm
-folded into the convolutions before it, then the body in the precision that is computed in.
-Parameters have torchvision's names, which NVIDIA's and timm's files share.
+`resnext.weights` fills it. The classifier prepares it for its device: it folds the batch-norms into
+the convolutions before them, and converts the body to the precision of the device. Parameters have
+torchvision's names, as in NVIDIA's and timm's files.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _STEMS: Final[Mapping[Stem, tuple[int, int]]] = {
     "tiny_imagenet": (3, 2),
     "cifar": (3, 1),
 }
-"""Kernel size and stride of each stem's convolution."""
+"""The kernel size and stride of each stem's convolution."""
 
 
 class Bottleneck(nn.Module):
-    """1x1, grouped 3x3 with the stride, 1x1; and the way around them.
+    """A block: 1x1, grouped 3x3 with the stride, and 1x1 convolutions, with a shortcut.
 
     (N, in_channels, H, W) → (N, out_channels, H / stride, W / stride)
 
@@ -87,7 +87,7 @@ class ResNeXt(nn.Module):
 
 
 def _stage(spec: ModelSpec, n: int, in_channels: int) -> nn.Sequential:
-    """The blocks of stage n; every stage but the first halves height and width."""
+    """The blocks of stage n. Every stage except the first halves height and width."""
     out_channels = spec.stage_channels[n]
     width = spec.cardinality * spec.width_per_group * 2**n
     return nn.Sequential(
@@ -105,16 +105,16 @@ def _stage(spec: ModelSpec, n: int, in_channels: int) -> nn.Sequential:
 
 
 def build_network(spec: ModelSpec) -> ResNeXt:
-    """The network in evaluation mode, on the meta device: shapes without memory or values."""
+    """Returns the network in evaluation mode, on the meta device: shapes without memory."""
     with torch.device("meta"):
         network = ResNeXt(spec)
     return network.eval()
 
 
 def fold_batch_norms(network: nn.Module) -> None:
-    """Puts each batch-norm into the convolution before it: the same function, fewer passes."""
+    """Folds each batch-norm into the convolution before it. The function is the same."""
     for parent in network.modules():
-        # Each batch-norm is registered after its convolution: convN, bnN, and 0, 1 of a
+        # Each batch-norm is registered right after its convolution: convN, bnN, or 0, 1 in a
         # downsample.
         for (name, conv), (next_name, norm) in pairwise(list(parent.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
@@ -123,7 +123,7 @@ def fold_batch_norms(network: nn.Module) -> None:
 
 
 class PoolInFloat32(nn.Module):
-    """Mean over height and width, summed in float32 whatever comes in.
+    """The mean over height and width, summed in float32 for any input type.
 
     (N, C, H, W) any float → (N, C, 1, 1) float32
     """
@@ -133,8 +133,8 @@ class PoolInFloat32(nn.Module):
 
 
 def set_body_dtype(network: ResNeXt, dtype: torch.dtype) -> None:
-    """All but the head in `dtype`, channels last. The head is 0.03% of the work and stays in
-    float32, so that no score is rounded to 8 or 11 bits.
+    """Converts everything except the head to `dtype`, channels last. The head is 0.03% of the work,
+    and stays in float32 so that scores are not rounded to 8 or 11 bits.
     """
     network.avgpool = PoolInFloat32()
     network.to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Real servers for the tests: Valkey, PostgreSQL and SQLite, each test with its own database."""
+"""Fixtures with real servers: Valkey, PostgreSQL and SQLite. Each test has its own database."""
 
 from __future__ import annotations
 
@@ -22,27 +22,31 @@ from tests.profiles import LONG
 from tests.statements import listening
 from worker.embedded.valkey import Valkey
 
-# Of hypothesis; registered here, since pytest asks for it before it reads any test.
+# Hypothesis profiles; registered here because pytest needs them before it reads any test.
 hypothesis_settings.register_profile(
     LONG, max_examples=1_000, stateful_step_count=60, deadline=None
 )
+# On a busy machine an example may take any length of time.
+hypothesis_settings.register_profile("default", hypothesis_settings(), deadline=None)
+hypothesis_settings.load_profile("default")
 
 
 def pytest_configure() -> None:
-    """Who starts the tests in the background may have had Ctrl-C ignored, and so in every
-    command that they start.
+    """Restores Ctrl-C for the tests and for every command that they start.
+
+    A shell that starts the tests in the background may have set SIGINT to be ignored.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: many tests wait for processes and for time to pass."""
+    """One more than the number of cores: many tests wait for processes and for time to pass."""
     return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A developer's own RESNEXT_ variables and .env decide nothing here."""
+    """Keeps a developer's own RESNEXT_ variables and .env out of the tests."""
     for name in list(os.environ):
         if name.startswith(("RESNEXT_", "FLOWER_", "CELERY_")):
             monkeypatch.delenv(name)
@@ -52,7 +56,7 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 @pytest.fixture(autouse=True)
 def _statements_are_sound() -> Iterator[None]:
-    """Whatever SQL a test executes, for whichever database, is checked for both."""
+    """Checks every SQL statement that a test executes, for both databases."""
     faults: list[str] = []
     with listening(faults):
         yield
@@ -69,7 +73,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 @pytest.fixture
 def broker_url(valkey: Valkey) -> str:
-    """An empty broker."""
+    """The URL of an empty broker."""
     with valkey.client() as client:
         client.flushall()
     return valkey.url
@@ -77,10 +81,11 @@ def broker_url(valkey: Valkey) -> str:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """A PostgreSQL server's maintenance database; `template_resnext` in it is migrated.
+    """The URL of a PostgreSQL server's maintenance database.
 
-    Its folder is not one of pytest's: each pytest that starts closes their common folder to other
-    users, and PostgreSQL runs as another one where the tests run as root.
+    The server has a migrated database, `template_resnext`. Its folder is not pytest's tmp_path:
+    each pytest that starts closes their common parent to other users, and if the tests run as root,
+    PostgreSQL runs as another user.
     """
     with TemporaryDirectory(prefix="postgres-") as folder:
         with warnings.catch_warnings():
@@ -152,7 +157,10 @@ def sqlite_database(_migrated_sqlite: bytes, tmp_path: Path) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """Each test that asks for it runs twice: on SQLite and on PostgreSQL."""
+    """The URL of a new, migrated database.
+
+    A test that uses it runs twice: on SQLite and on PostgreSQL.
+    """
     name = {"sqlite": "sqlite_database", "postgresql": "postgres_database"}[request.param]
     url: str = request.getfixturevalue(name)
     return url

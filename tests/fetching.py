@@ -1,4 +1,4 @@
-"""A fetcher for the tests, whose loop runs in the test's own thread while it waits."""
+"""A fetcher for the tests. Its loop runs in the test's own thread while the test waits."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Fetching:
         self.fetcher = Fetcher(FetchSettings.of(Settings(**settings)), self.loop, slots=slots)
 
     def begin(self, uri: str, root: Path | None = None) -> list[Fetched | Failure]:
-        """Where the outcome is put."""
+        """Starts a fetch, and returns the list that will hold its outcome."""
         outcomes: list[Fetched | Failure] = []
         self.fetcher.begin(uri, root, outcomes.append)
         return outcomes
 
     def wait(self, *begun: list[Fetched | Failure]) -> list[Fetched | Failure]:
-        """The outcomes: one of each."""
+        """Waits for the fetches, and returns their outcomes, exactly one each."""
         while not all(begun):
             self.loop.turn()
         assert [len(outcomes) for outcomes in begun] == [1] * len(begun)
@@ -36,18 +36,18 @@ class Fetching:
         return outcome
 
     def body(self, uri: str) -> bytes:
-        """Of what must not fail."""
+        """Fetches a URI that must not fail, and returns its body."""
         fetched = self.fetch(uri)
         assert isinstance(fetched, Fetched), fetched
         return fetched.body
 
     def failure(self, uri: str) -> Failure:
-        """Of what must fail."""
+        """Fetches a URI that must fail, and returns the failure."""
         failure = self.fetch(uri)
         assert isinstance(failure, Failure), failure
         return failure
 
     def fetch_all(self, uris: Iterable[str]) -> dict[str, Fetched | Failure]:
-        """At once, as far as there are slots."""
+        """Fetches all URIs, as many at once as there are slots."""
         outcomes = {uri: self.begin(uri) for uri in uris}
         return dict(zip(outcomes, self.wait(*outcomes.values()), strict=True))

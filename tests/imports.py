@@ -1,4 +1,4 @@
-"""What the modules of the program import, read from their source."""
+"""What the program's modules import, read from their source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def is_in(name: str, package: str) -> bool:
 
 
 def names_in(tree: ast.AST, module: str) -> Iterator[str]:
-    """Every module that is imported or named in a text below this node."""
+    """Yields every module that is imported below this node, or named there in a text."""
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
@@ -36,6 +36,6 @@ def names_in(tree: ast.AST, module: str) -> Iterator[str]:
 
 
 def imports_of(module: str) -> set[str]:
-    """Modules of ours that this one names: at its top, in a function, or for the type checker."""
+    """Returns our modules that this one names: at the top, in functions, for the type checker."""
     named = names_in(ast.parse(MODULES[module].read_text()), module)
     return {name for name in named if name in MODULES and name != module}

@@ -1,4 +1,4 @@
-"""Real pools of loaders, and what comes of the images that a test gives them."""
+"""Real loader pools, and the outcomes of the images that a test gives them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worker.pool.pool import Loaded, LoaderPool, LoadFailed
 
 
 class Pool:
-    """A pool, the names of the images that it loads, and what comes of them."""
+    """A pool, with the outcome of each image by the image's name."""
 
     def __init__(self, settings: Settings, **options: Any) -> None:
         preprocessing = find_spec("resnext101_32x4d").preprocessing
@@ -39,7 +39,7 @@ class Pool:
         return done
 
     def answers(self, number: int) -> list[tuple[str, Failure | None]]:
-        """The next ones; None stands for pixels."""
+        """Returns the next outcomes; None means pixels."""
         try:
             return [self._answers.get(timeout=WITHIN_S) for _ in range(number)]
         except Empty:
@@ -47,7 +47,7 @@ class Pool:
 
 
 class SitePool:
-    """A pool of loaders, and what comes of its images, by host and in any order."""
+    """A pool, with the outcome of each image by the image's host. The order of outcomes varies."""
 
     def __init__(self, settings: Settings, **options: Any) -> None:
         self.inner = LoaderPool(settings, find_spec("resnext101_32x4d").preprocessing, **options)
@@ -66,7 +66,7 @@ class SitePool:
         return done
 
     def answers(self, number: int) -> Counter[tuple[str, bool]]:
-        """The next ones: of which address, and whether there were pixels."""
+        """Counts the next outcomes: by address, and whether there were pixels."""
         try:
             return Counter(self._answers.get(timeout=WITHIN_S) for _ in range(number))
         except Empty:
@@ -77,7 +77,7 @@ MakePool = Callable[..., SitePool]
 
 
 def making_pools(**usual: Any) -> Iterator[MakePool]:
-    """For a fixture: pools that are started, and closed at its end."""
+    """For a fixture: makes and starts pools, and closes them at the end."""
     pools: list[SitePool] = []
 
     def make(*, options: dict[str, Any] | None = None, **settings: Any) -> SitePool:

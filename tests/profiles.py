@@ -1,3 +1,3 @@
-"""Profiles of Hypothesis that a command line may ask for: `--hypothesis-profile=long`."""
+"""Hypothesis profiles for the command line: `--hypothesis-profile=long`."""
 
 LONG = "long"

@@ -1,8 +1,8 @@
-"""Every statement that a test executes, compiled for both databases and checked.
+"""Compiles every statement that a test executes for both databases, and checks it.
 
-`tests/conftest.py` listens while each test runs. SQLAlchemy may render a condition that compares
-two tables without their names, and then it compares a column with itself: such a condition is true
-of every row, and no database reports it.
+`tests/conftest.py` listens while each test runs. SQLAlchemy may render a condition between two
+tables without the tables' names. It then compares a column with itself, which is true for every
+row, and no database reports it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _checked: set[Any] = set()
 
 
 def faults_of(statement: ClauseElement) -> list[str]:
-    """What is wrong with the statement, as either database would get it."""
+    """Returns what is wrong with the statement, as either database would receive it."""
     return [
         f"{dialect.name}: {found.group(0)!r} in {sql}"
         for dialect in DIALECTS
@@ -38,7 +38,7 @@ def faults_of(statement: ClauseElement) -> list[str]:
 
 @contextmanager
 def listening(faults: list[str]) -> Iterator[None]:
-    """Adds the faults of each statement that any engine executes meanwhile."""
+    """Adds to `faults` the faults of each statement that any engine executes in this context."""
 
     def check(_connection: Any, statement: Any, *_: Any) -> None:
         if not isinstance(statement, ClauseElement):
@@ -58,9 +58,9 @@ def listening(faults: list[str]) -> Iterator[None]:
 
 
 def _compiled(statement: ClauseElement, dialect: Any) -> str | None:
-    """None where it is the other database's own statement."""
+    """Returns the SQL; None: only the other database has this statement."""
     with warnings.catch_warnings():
-        # An INSERT is compiled here without the values that it is executed with.
+        # An INSERT is compiled here without its values.
         warnings.simplefilter("ignore", SAWarning)
         try:
             return str(statement.compile(dialect=dialect))

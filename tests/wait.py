@@ -1,4 +1,4 @@
-"""Waiting for what a test has begun, for so long that only a fault makes it longer."""
+"""Waits for what a test started. The limit is so long that only a fault can exceed it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What classifies: a message about a chunk comes in, and a row for each image goes to SQL.
+"""The worker: it takes messages about chunks, and writes a row for each image to SQL.
 
 `main` builds the parts and runs them. An image's way is `chunk` (claim) → `pool` → `loader` (fetch,
 decode) → `batch` (classify) → `chunk` (store).

@@ -1,8 +1,8 @@
-"""Whether a worker of this machine is well, by its row in SQL: `python -m worker.health [PID]`.
+"""Checks by its row in SQL whether a worker of this machine is healthy.
 
-For health checks of containers, where each worker has a host name of its own. Where several workers
-share one, the process id of `resnextq worker` says which is meant. `resnextq up` asks for the one
-that it has started. No torch is loaded.
+`python -m worker.health [PID]` is for health checks of containers, where each worker has its own
+host name. If several workers share a host name, give the process id of `resnextq worker`.
+`resnextq up` looks for the worker that it has started. This module does not load torch.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from contract.settings import Settings
 def find_worker(
     connection: Connection, settings: Settings, pid: int | None = None
 ) -> Row[Any] | None:
-    """The row of a worker of this machine that lives: its lease is not over, it did not crash.
+    """Returns the row of a worker of this machine whose lease has not ended and that did not crash.
 
-    One that takes work goes before one that is stopping.
+    Prefers a worker that takes work to one that is stopping.
     """
     rows = connection.execute(
         select(workers)
@@ -40,13 +40,13 @@ def find_worker(
 
 
 def fault_of(connection: Connection, settings: Settings, pid: int | None = None) -> str:
-    """What is wrong, as a sentence; empty where a worker is well."""
+    """Returns what is wrong, as a sentence, or an empty string if a worker is healthy."""
     worker = find_worker(connection, settings, pid)
     if worker is None:
         which = "" if pid is None else f" with the process id {pid}"
         return (
-            f"No worker on {socket.gethostname()}{which} lives: each has crashed, or has sent no "
-            f"heartbeat for {settings.lease_s:.0f} s."
+            f"No worker is alive on {socket.gethostname()}{which}: each has crashed, or has sent "
+            f"no heartbeat for {settings.lease_s:.0f} s."
         )
     return f"The worker {worker.name} is stopping." if worker.stopping else ""
 

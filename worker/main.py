@@ -1,7 +1,7 @@
-"""The worker below its supervisor: builds every part once, and runs them until a signal comes.
+"""The worker's main process: builds every part once, and runs them until a signal arrives.
 
-It reaches for database, broker and the metrics' port first, so that a mistake is reported before
-weights are loaded; the loaders' processes start before anything touches CUDA.
+It first connects to the database and the broker and opens the metrics' port, so that mistakes are
+reported before it loads weights. The loaders' processes start before anything uses CUDA.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from contract.broker.connection import check_broker, make_celery
 from contract.database.waits import Database
 from contract.errors import ResnextQueueError
 from contract.flow import FIRST_CHUNK_IMAGES
+from contract.log import name_worker
+from contract.metrics.exporter import exporting
 from contract.models import title_of
 from contract.process_name import name_process
 from contract.settings import Settings
@@ -36,7 +38,7 @@ from worker.chunk.stragglers import Stragglers
 from worker.chunk.task import ChunkTask, register_task
 from worker.loader.sandbox.prctl import PR_SET_DUMPABLE, prctl
 from worker.loader.sandbox.protections import tell_protections
-from worker.metrics.exporter import WorkerCollector, exporting
+from worker.metrics.exporter import WorkerCollector
 from worker.metrics.stages import Metrics
 from worker.pool.host_rate import HostRate
 from worker.pool.limits import naming_limits
@@ -49,31 +51,33 @@ from worker.process.identity import Identity, register
 from worker.process.node_name import NodeName
 from worker.process.shutdown import Shutdown
 from worker.process.task_events import tell_failures
+from worker.thumbnail.thumbnails import Thumbnails
 
-if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
+if TYPE_CHECKING:  # torch takes seconds to load; mistakes should be reported before that
     from resnext.classifier import Classifier
 
 log = logging.getLogger(__name__)
 
-FAILED: Final = 1  # Celery's exit status; the command's own is that of the error
-# Each image makes some objects that live for as long as its chunk. By Python's own thresholds the
-# collector looks at all of them again and again, and finds nothing.
+FAILED: Final = 1  # Celery's exit status; the command exits with the status of its error
+# Each image creates objects that live as long as its chunk. With Python's default thresholds the
+# garbage collector visits all of them again and again and finds nothing.
 COLLECT_AFTER: Final = (50_000, 20, 50)
 
 
 def run_worker(settings: Settings, name: str | None = None) -> None:
-    """Returns after a clean stop. `name` is what the supervisor calls this worker.
+    """Runs a worker, and returns after a clean stop. `name` is its name from the supervisor.
 
     Raises:
-        UnavailableError: database, broker or weights are not there, or do not fit; the metrics'
-            port is taken; the loaders are not as protected as `RESNEXT_SANDBOX` requires.
+        UnavailableError: the database, the broker or the weights are missing or do not fit, the
+            metrics' port is taken, or the loaders lack protections that `RESNEXT_SANDBOX` requires.
         UsageError: there is no such model or device.
     """
-    # A decoder that was taken over is of the same user, and would read the passwords in /proc.
+    # A decoder that was taken over runs as the same user. It could otherwise read the passwords in
+    # /proc.
     prctl(PR_SET_DUMPABLE, 0)
     configure_logging(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)  # until there is work
+        signal.signal(number, _leave)  # until `Shutdown` installs its own handlers
     engine = connect(settings)
     app = make_celery(settings)
     check_broker(app)
@@ -112,11 +116,11 @@ def serve(  # noqa: PLR0913, PLR0917  (each part is built once, above)
     *,
     name: str | None = None,
 ) -> None:
-    """Runs chunks until a signal comes, then finishes what the classifier has and hands back
-    the rest. The caller closes `loaders` and `engine`. `name` is the worker's, where a
-    supervisor has given it one.
+    """Runs chunks until a signal arrives, then finishes the images on the device and hands back the
+    rest. The caller closes `loaders` and `engine`. `name` is the worker's name, if a supervisor has
+    given it one.
 
-    With a device that is broken or hangs the process ends here, with status 1.
+    If the device is broken or hangs, the process ends here with status 1.
 
     Raises:
         ResnextQueueError: Celery stopped by itself; the log says why.
@@ -133,7 +137,15 @@ def serve(  # noqa: PLR0913, PLR0917  (each part is built once, above)
     tell_failures(app)
     register_task(app, parts.task)
     node = NodeName(parts.identity.device)
-    registry.register(WorkerCollector(parts.metrics, parts.runs, parts.identity))
+    registry.register(
+        WorkerCollector(
+            parts.metrics,
+            parts.runs,
+            parts.identity,
+            loader_restarts=lambda: loaders.restarts,
+            device_memory=lambda: classifier.device_memory,
+        )
+    )
     celery = CeleryWorker(
         app,
         settings,
@@ -148,37 +160,38 @@ def serve(  # noqa: PLR0913, PLR0917  (each part is built once, above)
     with closing(node), parts.running():
         celery.start()
     if parts.batcher.broken is not None:
-        log.error("Ended, and its chunks are handed back: %s", parts.batcher.broken)
+        log.error("The worker ends, and its chunks are handed back: %s", parts.batcher.broken)
         logging.shutdown()
-        # With a device that is broken or hangs, an orderly end may crash, or never come.
+        # If the device is broken or hangs, a normal exit may crash or hang as well.
         os._exit(FAILED)
     if celery.exitcode:
         raise ResnextQueueError("The worker stopped by itself; the lines above say why.")
-    log.info("Stopped; nothing is left in hand.")
+    log.info("Stopped. The worker holds no images any more.")
 
 
 def _collect_seldom() -> None:
-    """What there is by now stays, so the garbage collector need not look at it."""
+    """Takes all present objects out of garbage collection, because they live until the end."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
 
 
 def _end_broken(batcher: Batcher, shutdown: Shutdown) -> None:
-    """First of all the cause: what the device does to this process next is no image's doing."""
+    """Notes the cause first: if the device now crashes this process, no image is to blame."""
     device_fault.note(batcher.broken or "")
     shutdown.stop(FAILED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a worker is made of, besides Celery."""
+    """The parts of a worker, except Celery."""
 
     identity: Identity
     loaders: LoaderPool
     batcher: Batcher
     runs: Runs
     stragglers: Stragglers
+    thumbnails: Thumbnails
     presence: Presence
     metrics: Metrics
     task: ChunkTask
@@ -186,10 +199,12 @@ class Parts:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Started, and ended in the order in which each needs the others."""
-        with ExitStack() as ending:  # the last one first
+        """Starts the parts in the order in which they depend on each other, and stops them."""
+        with ExitStack() as ending:  # stops them in reverse order
             self.presence.start()
             ending.callback(self.presence.close)
+            self.thumbnails.start()
+            ending.callback(self.thumbnails.close)
             self.batcher.start()
             ending.callback(self.batcher.close)
             self.stragglers.start()
@@ -198,7 +213,7 @@ class Parts:
             yield
 
     def drain(self) -> None:
-        """No image is begun any more; may be called twice."""
+        """Begins no more images. May be called twice."""
         self.presence.announce_stop()
         self.runs.drain()
         self.loaders.stop_accepting()
@@ -213,22 +228,33 @@ def build(  # noqa: PLR0913  (the same)
     when_broken: Callable[[], object],
     name: str | None = None,
 ) -> Parts:
-    """Registers the worker's model and joins the parts; nothing is started."""
+    """Registers the worker's model and connects the parts. Starts nothing."""
     database = Database(engine)
     identity = register(database, settings, classifier, name or name_process())
+    name_worker(identity.worker)
     store = Store(
         database,
         identity,
         max_attempts=settings.max_attempts,
         retry_backoff_s=settings.retry_backoff_s,
     )
+    thumbnails = Thumbnails(
+        database, wanted=settings.thumbnails, classes=len(classifier.spec.categories)
+    )
     metrics = Metrics()
-    runs = Runs(store, chunk_images=settings.chunk_images or FIRST_CHUNK_IMAGES, metrics=metrics)
+    runs = Runs(
+        store,
+        chunk_images=settings.chunk_images or FIRST_CHUNK_IMAGES,
+        metrics=metrics,
+        when_stored=thumbnails.stored,
+        when_left=thumbnails.left,
+    )
     stragglers = Stragglers(runs)
     batcher = Batcher(
         classifier,
         max_wait_s=settings.max_batch_wait_ms / 1000,
         when_broken=when_broken,
+        look=thumbnails.look,
         metrics=metrics,
     )
     presence = Presence(
@@ -246,6 +272,7 @@ def build(  # noqa: PLR0913  (the same)
         runs=runs,
         stragglers=stragglers,
         patience_s=settings.chunk_patience_s,
+        sampled=thumbnails.sampled,
     )
     in_flight = InFlight(
         in_flight_s=settings.in_flight_s,
@@ -262,6 +289,7 @@ def build(  # noqa: PLR0913  (the same)
         batcher=batcher,
         runs=runs,
         stragglers=stragglers,
+        thumbnails=thumbnails,
         presence=presence,
         metrics=metrics,
         task=task,

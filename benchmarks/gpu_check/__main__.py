@@ -1,6 +1,6 @@
-"""The command: runs the steps that are asked for, prints a line a step, and writes the table.
+"""The command: runs the requested steps, prints a paragraph per step, and writes the table.
 
-Exit status 1 where a step fails, 2 where the command line is wrong.
+The exit status is 1 if a step fails, 2 if the command line is wrong.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         steps = find_steps(asked.steps)
     except ValueError as error:
         parser.error(str(error))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and the step is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # this also ends the step
     asked.out.mkdir(parents=True, exist_ok=True)
     results = []
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as scratch:
-        Path(scratch).chmod(0o711)  # a step that is another user finds its own folder there
+        Path(scratch).chmod(0o711)  # so that a step as another user can reach its folder there
         for result in run_steps(
             steps,
             out=asked.out.absolute(),
@@ -59,22 +59,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--steps", nargs="+", default=list(STEPS), metavar="STEP",
-        help=f"by name, or by number from 0, as 0-7: {', '.join(STEPS)}; default: all",
+        help=f"by name, or by number from 0, such as 0-7: {', '.join(STEPS)}; default: all",
     )  # fmt: skip
     parser.add_argument(
         "--deadline", type=float, default=DEADLINE_S, metavar="SECONDS",
-        help=f"no step runs longer than until then; default: {DEADLINE_S:.0f}",
+        help=f"all steps end after this time; default: {DEADLINE_S:.0f}",
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, default=Path("build/gpu-check"), metavar="FOLDER",
-        help="where figures and log are kept; default: build/gpu-check",
+        help="folder for figures and log; default: build/gpu-check",
     )  # fmt: skip
     parser.add_argument("--table", type=Path, metavar="FILE", help="write a table in Markdown")
     return parser
 
 
 def _machine(out: Path) -> str:
-    """As the step `environment` has described it."""
+    """The machine, as the step `environment` has described it."""
     found = read_findings(out / FINDINGS, "environment")
     return next((one.text for one in found if one.what == "machine"), "An unknown machine.")
 

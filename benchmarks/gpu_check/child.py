@@ -1,4 +1,4 @@
-"""A step's own process. `runner` starts it: its exit status is 0 when the step came to its end."""
+"""A step's process, which `runner` starts. Its exit status is 0 if the step ran to its end."""
 
 from __future__ import annotations
 

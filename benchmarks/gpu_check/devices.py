@@ -1,4 +1,4 @@
-"""The classifier on a GPU, or on a double of one where the machine has none.
+"""The classifier on a GPU or, if the machine has none, on a double of CUDA.
 
 `lanes` and `faults` run the same on both. On the double a picture's class is its first byte, and
 nothing takes time.
@@ -23,22 +23,22 @@ from tests.doubles.cuda import Cuda, make_classifier, pictures
 
 GPU_BATCH: Final = 256
 DOUBLE_BATCH: Final = 32
-# Of a score, between a picture's own answer in a batch of its own and that in another one.
+# Largest difference of a score between a picture alone in a batch and in a larger batch.
 SCORE: Final = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
-    """A classifier that is not warmed up, and pictures whose answers are known."""
+    """A classifier that is not warmed up, and pictures with known answers."""
 
     make: Callable[[], Classifier]
     pictures: np.ndarray
     """(K, crop, crop, 3) uint8."""
     double: Cuda | None
-    """None: it is a GPU."""
+    """None on a GPU."""
 
     def table(self, classifier: Classifier) -> Predictions:
-        """Of each picture in a batch of its own."""
+        """The answer to each picture alone in a batch."""
         each = [classifier.classify(self.pictures[k : k + 1]) for k in range(len(self.pictures))]
         ids, scores, finite = zip(
             *((one.class_ids, one.scores, one.finite) for one in each), strict=True
@@ -47,7 +47,7 @@ class Tried:
 
 
 def wrong(found: Predictions, table: Predictions, sent: np.ndarray) -> int:
-    """Answers that are not those of the pictures that were sent, by their places in the table."""
+    """Counts answers that do not match the pictures sent; `sent` has their rows in the table."""
     ids, scores = table.class_ids[sent], table.scores[sent]
     clear = scores[:, 0] - scores[:, 1] > MARGIN
     other = clear & (found.class_ids[:, 0] != ids[:, 0])
@@ -72,7 +72,7 @@ def find(scratch: Path) -> Tried:
 
 @contextmanager
 def counting_captures() -> Iterator[list[Any]]:
-    """The graphs that are captured meanwhile, in any thread."""
+    """Collects the graphs that any thread captures meanwhile."""
     captured: list[Any] = []
     capture = torch.cuda.graph
 

@@ -1,7 +1,7 @@
-"""One fault in this process: `python -m benchmarks.gpu_check.faults NAME SCRATCH FOLDER`.
+"""Causes one fault in this process: `python -m benchmarks.gpu_check.faults NAME SCRATCH FOLDER`.
 
-The step `faults` starts it, and knows how it should end. SCRATCH has the weights, FOLDER is this
-process's alone.
+The step `faults` starts it, and knows how it should end. SCRATCH has the weights; only this process
+uses FOLDER.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.doubles.cuda import make_classifier
 NOBODY: Final = 65534
 _PR_SET_DUMPABLE: Final = 4
 _HUNG_AFTER_S: Final = 3.0
-# Of the SM's clock: half a minute and more.
+# Cycles of the SM's clock: more than half a minute.
 _HANGING_CYCLES: Final = 60_000_000_000
 _LITTLE_BYTES: Final = 10**9  # a batch of 256 needs more for its first activations
 _LARGEST_CACHED: Final = 4
@@ -91,7 +91,7 @@ def capture(scratch: Path, _: Path) -> None:
 
 
 def _uncapturable(forward: Callable[[Any], Any], pixels: Any) -> Any:
-    """To wait is what no graph can hold."""
+    """Waits for the device, which makes a capture fail."""
     found = forward(pixels)
     if torch.cuda.is_current_stream_capturing():
         torch.cuda.synchronize()
@@ -103,13 +103,13 @@ def _refuse(_: int) -> None:
 
 
 def sticky(scratch: Path, _: Path) -> None:
-    """As a user of the library meets it: nothing catches the error."""
+    """The error as a user of the library sees it: nothing catches it."""
     classifier, images = _broken(scratch)
     classifier.classify(images)
 
 
 def sticky_worker(scratch: Path, _: Path) -> None:
-    """As a worker ends: see `worker.main`."""
+    """Ends like a worker: see `worker.main`."""
     classifier, images = _broken(scratch)
     try:
         classifier.classify(images)
@@ -148,8 +148,8 @@ def hang(scratch: Path, _: Path) -> None:
     watchdog = Watchdog(lambda: time.monotonic() - began, _end, hung_after_s=_HUNG_AFTER_S)
     watchdog.start()
     threading.Thread(target=classifier.classify, args=(tried.pictures[:2],), daemon=True).start()
-    time.sleep(10 * _HUNG_AFTER_S)  # the watchdog comes first
-    print("the watchdog has not seen it")
+    time.sleep(10 * _HUNG_AFTER_S)  # the watchdog should end this first
+    print("the watchdog has not noticed that the device hangs")
     sys.exit(2)
 
 
@@ -166,7 +166,7 @@ def compiler(scratch: Path, _: Path) -> None:
     assert double is not None
     for name, stand_in in {
         "compile_module": _find_no_compiler,
-        "PixelsToLogits": torch.nn.Module,  # as what is compiled on the double
+        "PixelsToLogits": torch.nn.Module,  # stands for the compiled module on the double
         "choose_layers": lambda module, *_, **__: module,
     }.items():
         setattr(resnext.classifier, name, stand_in)
@@ -181,9 +181,9 @@ def _find_no_compiler(*_: object) -> Callable[[Any], Any]:
 
 
 def noexec(_: Path, folder: Path) -> None:
-    """On a mount that this machine has anyway, such as /dev/shm in a container."""
+    """Uses a noexec mount that the machine already has, such as /dev/shm in a container."""
     if not torch.cuda.is_available():
-        raise SkippedError("it is a GPU's compiler that loads what it has made")
+        raise SkippedError("needs a GPU: only its compiler loads compiled code")
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     found = [
         Path(path)
@@ -207,7 +207,7 @@ def noexec(_: Path, folder: Path) -> None:
 
 
 def _runs_uncompiled(make: Callable[[], Classifier]) -> None:
-    """The log says so once, and each size is classified."""
+    """Checks that the log says so once, and that every size is classified."""
     told: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
@@ -221,8 +221,8 @@ def _runs_uncompiled(make: Callable[[], Classifier]) -> None:
 
 
 def undumpable(_: Path, folder: Path) -> None:
-    """As a worker in a container starts: without root, and with a /proc/self that is root's, so
-    that neither it nor another process of its user reads its memory there; CUDA comes after that.
+    """Starts like a worker in a container: without root, and with a /proc/self that belongs to
+    root, so that no process of its user can read its memory there. CUDA starts after that.
     """
     if os.geteuid() == 0:
         for needed in (torch.__file__, np.__file__, os.__file__, __file__):

@@ -1,7 +1,7 @@
-"""A way to run the network, measured in a process of its own for one size of batch.
+"""Measures one way to run the network in its own process, for one batch size.
 
-`measure` starts `python -m benchmarks.gpu_check.measured NAME SIZE SCRATCH`, which prints what it
-has found as its last line. What compiles is best left alone in its process.
+`measure` starts `python -m benchmarks.gpu_check.measured NAME SIZE SCRATCH`, which prints its
+result as its last line. A compiling engine is best alone in its process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.gpu_check.step import Given, die_with_parent
 from resnext.run.compiler import CACHE, TRITON_CACHE
 
 _RIVAL: Final = "rival"
-# Before the step itself is ended.
+# Ends a measurement this long before the step itself is ended.
 _REPORT_S: Final = 2.0
 
 
@@ -30,30 +30,31 @@ class NotMeasuredError(Exception):
 
 
 class TooLateError(Exception):
-    """The step's time was over first."""
+    """The step's time ended first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     ready_s: float
-    """From the weights' file to the first answers."""
+    """Time from the weights' file to the first answers."""
     images_s: float
-    """The median of the rounds."""
+    """Median of the rounds."""
     l2: float
-    """Relative, of its logits beside torchvision's in float64."""
+    """Relative error of its logits, compared with torchvision's in float64."""
 
 
 def compile_in(given: Given) -> None:
-    """From an empty cache, which the steps of this check share."""
+    """Sets caches that are empty at first and shared by the steps of this check."""
     os.environ[CACHE] = str(given.scratch / "inductor")
     os.environ[TRITON_CACHE] = str(given.scratch / "triton")
 
 
 def measure(name: str, size: int, given: Given) -> Measured:
-    """`name` is an engine of ours, or `rival`.
+    """Measures `name`: one of our engines, or `rival`.
 
     Raises:
-        NotMeasuredError, TooLateError: see there.
+        NotMeasuredError: the process failed.
+        TooLateError: the step's time ended first.
     """
     command = [sys.executable, "-m", __name__, name, str(size), str(given.scratch)]
     try:

@@ -1,4 +1,4 @@
-"""The network that the steps run, its weights, pictures for it, and what it should answer.
+"""The network that the steps run, its weights, pictures for it, and the expected answers.
 
 Weights are drawn once for all steps of a check. The answers come from torchvision's own network, in
 float64 on the CPU.
@@ -23,18 +23,18 @@ from resnext.weights.random import draw_weights, synthetic_pictures
 
 _PICTURES: Final = Path(__file__).parents[2] / "demo" / "pictures"
 _NAMES: Final = (
-    "astronaut", "chelsea", "clock", "coffee", "coins", "coffee-rotated", "hubble", "rocket",
+    "arch", "bison", "chelsea", "coffee", "coffee-rotated", "goldfish", "koala", "shepherd",
 )  # fmt: skip
 
 DIFFERENT: Final = 12
-"""Pictures in a batch; they come again."""
-# Times which the stem gives 105,000 for the photographs that are sent, and no layer more than
-# 43,000 for a plain picture; fp16 ends at 65,504.
+"""Different pictures in a batch; a larger batch repeats them."""
+# With this factor the stem gives 105,000 for the photographs, and no layer gives more than 43,000
+# for a plain picture. The limit of fp16 is 65,504.
 _OVERFLOWING: Final = 12_000
 
 
 def weights_in(scratch: Path) -> Path:
-    """Of torchvision's names, as `random` draws them; the first step that asks writes the file."""
+    """The file of random weights, with torchvision's names; the first step that asks writes it."""
     path = scratch / "weights.pth"
     if not path.exists():
         spec = find_spec(MODEL)
@@ -47,8 +47,8 @@ def weights_in(scratch: Path) -> Path:
 
 
 def overflowing_weights_in(scratch: Path) -> Path:
-    """The same, but for a stem whose output is beyond fp16 where a picture has contrast, and far
-    below its limit where it has none.
+    """The same weights with another stem: for a picture with contrast its output exceeds fp16, for
+    a picture without contrast it stays far below the limit.
     """
     path = scratch / "overflowing.pth"
     tensors = torch.load(weights_in(scratch), weights_only=True)
@@ -59,12 +59,12 @@ def overflowing_weights_in(scratch: Path) -> Path:
 
 
 def load(scratch: Path, **options: Any) -> Classifier:
-    """What it measures is kept for the steps that come."""
+    """Loads the classifier. Its measurements are kept for later steps."""
     return load_classifier(MODEL, str(weights_in(scratch)), cache=scratch / "cache", **options)
 
 
 def load_for(scratch: Path, size: int, **options: Any) -> Classifier:
-    """Warmed up for batches of this size alone; a worker's smaller ones take time as well."""
+    """Loads and warms up only for batches of this size; other sizes would take more time."""
     classifier = load(scratch, batch_images=size, **options)
     classifier._buckets = [size]
     classifier.warm_up()
@@ -93,12 +93,12 @@ def noise(number: int) -> np.ndarray:
 
 
 def batch_of(size: int) -> np.ndarray:
-    """(size, 224, 224, 3) uint8: photographs and noise, in turn from a few."""
+    """(size, 224, 224, 3) uint8: a few photographs and noise pictures, repeated."""
     return repeated(np.concatenate([photographs(), noise(DIFFERENT - len(_NAMES))]), size)
 
 
 def reference_logits(scratch: Path, number: int) -> np.ndarray:
-    """(number, 1000) float64, of the first pictures of `batch_of`; computed once for all steps."""
+    """(number, 1000) float64 for the first pictures of `batch_of`; computed once for all steps."""
     path = scratch / f"reference-{number}.npy"
     if not path.exists():
         weights_in(scratch)
@@ -111,6 +111,6 @@ def reference_logits(scratch: Path, number: int) -> np.ndarray:
 
 
 def repeated(rows: np.ndarray, number: int) -> np.ndarray:
-    """The rows again and again, `number` of them."""
+    """Repeats the rows until there are `number` of them."""
     made: np.ndarray = rows[np.arange(number) % len(rows)]
     return made

@@ -1,4 +1,4 @@
-"""The steps, by what is known soonest. The seconds are estimates for an H200 with 16 cores."""
+"""The steps, quick ones first. The seconds are estimates for an H200 with 16 cores."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ STEPS = {
 
 
 def find_steps(words: Sequence[str]) -> list[Step]:
-    """By name, number, or numbers from and to, such as 0-7.
+    """Finds steps by name, by number, or by a range such as 0-7.
 
     Raises:
-        ValueError: there is no such step.
+        ValueError: a step does not exist.
     """
     return [STEPS[name] for word in words for name in _named(word)]
 
@@ -50,7 +50,7 @@ def _named(word: str) -> list[str]:
         found = []
     if not found:
         raise ValueError(
-            f"{word!r} is no step: take a number of 0 to {len(names) - 1}, two such as 0-7, or of "
-            f"{', '.join(names)}."
+            f"{word!r} is not a step: give a number from 0 to {len(names) - 1}, a range such as "
+            f"0-7, or one of: {', '.join(names)}."
         )
     return found

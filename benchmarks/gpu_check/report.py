@@ -1,7 +1,7 @@
-"""What a step finds out: figures and marks, a line of JSON each, in a file that outlives it.
+"""The findings of a step: figures and marks, one line of JSON each, in a file that survives it.
 
-A step's own process writes here as it goes, so what it knew is kept when it crashes. `runner` and
-the later steps read it.
+A step's process writes them as it goes, so they are kept if it crashes. `runner` and later steps
+read them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class NotHereError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A figure. `NOTE`: it has no mark."""
+    """One figure. `NOTE`: it has no mark."""
 
     step: str
     what: str
@@ -30,9 +30,9 @@ class Finding:
     unit: str = ""
     mark: str = ""
     text: str = ""
-    """In place of a value, or why there is none."""
+    """Text instead of a value, or why there is no value."""
     details: dict[str, Any] = field(default_factory=dict)
-    """For the file alone."""
+    """Shown only in the file."""
 
     def __str__(self) -> str:
         found = self.text if self.value is None else f"{number(self.value)} {self.unit}".strip()
@@ -42,7 +42,7 @@ class Finding:
 
 
 def number(value: float) -> str:
-    """Three digits that count."""
+    """A number with three significant digits."""
     if float(value).is_integer() and abs(value) < 1e12:
         return f"{int(value):,}"
     if abs(value) < 0.01:
@@ -67,7 +67,7 @@ class Report:
         return self._mark(what, value, f"≥ {number(mark)}", unit, met=value >= mark, **more)
 
     def at_most(self, what: str, value: float, mark: float, unit: str = "", **more: Any) -> bool:
-        """A value that is no number misses it."""
+        """A NaN misses the mark."""
         return self._mark(what, value, f"≤ {number(mark)}", unit, met=value <= mark, **more)
 
     def must(self, what: str, met: bool, text: str = "", **more: Any) -> bool:  # noqa: FBT001
@@ -88,7 +88,7 @@ class Report:
 
 
 def read_findings(path: Path, step: str) -> list[Finding]:
-    """Of the last time that the step ran, as far as it came."""
+    """The findings of the step's last run, which may be incomplete."""
     found: list[Finding] = []
     for line in _lines(path):
         if line.get("began") == step:
@@ -103,5 +103,5 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         for line in path.read_text().splitlines():
             try:
                 yield json.loads(line)
-            except ValueError:  # a step that was ended while it wrote
+            except ValueError:  # the step was ended while it wrote
                 continue

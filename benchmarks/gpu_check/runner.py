@@ -1,6 +1,6 @@
-"""Starts each step as a process, keeps the deadline, and judges what came of it.
+"""Starts each step as a process, keeps the deadline, and judges the outcome.
 
-A GPU's error can take a process with it, so nothing of CUDA happens here.
+A GPU's error can end a process, so this one does not use CUDA.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from benchmarks.gpu_check.report import Finding, Verdict, read_findings
 from benchmarks.gpu_check.step import FINDINGS, Step
 from benchmarks.rig.child import ROOT
 
-# For a process that the driver does not let go at once.
+# The driver may keep a killed process for a while.
 _KILL_WITHIN_S = 10.0
 LOG: Final = "gpu-check.log"
-"""Of what all steps print."""
+"""File with the output of all steps."""
 DEADLINE: Final = "the deadline"
 CPU_PATIENCE: Final = 4.0
-"""Times the limits, where there is no GPU: see `Given.patience`."""
+"""Multiplies the limits if there is no GPU: see `Given.patience`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +44,18 @@ class Ended:
     """How a step's process ended."""
 
     status: int
-    """Below zero: by this signal."""
+    """Below zero: ended by this signal."""
     seconds: float
     cut_by: str = ""
-    """What ended it in its place: its limit or the deadline."""
+    """What ended it early: its limit or the deadline."""
     last_line: str = ""
-    """Of what it printed."""
+    """The last line that it printed."""
 
 
 def run_steps(
     steps: Iterable[Step], *, out: Path, scratch: Path, ends_at: float, has_gpu: bool
 ) -> Iterator[Result]:
-    """`ends_at` is by `time.time`. Each result as soon as it is known."""
+    """Yields each result as soon as it is known. `ends_at` is by `time.time`."""
     for step in steps:
         left_s = ends_at - time.time()
         if not has_gpu and not step.on_cpu:
@@ -73,8 +73,8 @@ def run_steps(
 
 
 def judge(step: Step, ended: Ended, findings: list[Finding]) -> Result:
-    """FAIL where a mark was missed, or the process did not come to its end or found nothing; SKIP
-    where nothing could be tried.
+    """FAIL if a mark was missed, or if the process did not run to its end or found nothing; SKIP if
+    nothing could be tried.
     """
     verdict: Verdict = "PASS"
     why = ""
@@ -118,7 +118,7 @@ def _run(step: Step, out: Path, scratch: Path, ends_at: float, patience: float) 
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # it is ended with all that it has started
+            start_new_session=True,  # so that it can be ended with all its children
         )
         cut_by = ""
         try:
@@ -141,7 +141,7 @@ def _path() -> str:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Its whole group; the step itself may have ended before what it started."""
+    """Kills the whole process group; the step may have ended before its children."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""What a step is, and what it is given."""
+"""What a step is, and what it gets from the check."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Step:
     check: str
     """`module:function`; see `Check`."""
     estimate_s: float
-    """On a GPU: it starts only if so much is left."""
+    """On a GPU. The step starts only if so much time is left."""
     limit_s: float
-    """It hangs if it takes longer, and is ended."""
+    """A step that takes longer counts as hanging and is ended."""
     on_cpu: bool = False
-    """It has something to say without a GPU, too."""
+    """Whether the step also runs without a GPU."""
     may_be_cut: bool = False
-    """The deadline may come while it runs: what it has found counts, the rest is skipped."""
+    """Whether the deadline may end it: its findings count, the rest is skipped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +35,21 @@ class Given:
     """What a step's process gets from the check."""
 
     out: Path
-    """For what is kept."""
+    """Folder for files that are kept."""
     scratch: Path
-    """Of all steps of this check, and gone after it."""
+    """Folder that all steps of this check share; deleted at the end."""
     ends_at: float
-    """By `time.time`: the step is ended then."""
+    """When the step is ended, by `time.time`."""
 
     patience: float = 1.0
-    """Times the limits. A CPU is shared with others, and costs nobody device time."""
+    """Multiplies the limits. A CPU is shared with other programs, and costs no device time."""
 
     @property
     def left_s(self) -> float:
         return self.ends_at - time.time()
 
     def earlier(self, step: str, what: str) -> float | None:
-        """A figure of a step before this one, or of an earlier check with the same `out`."""
+        """A figure from a step before this one, or from an earlier check with the same `out`."""
         found = read_findings(self.out / FINDINGS, step)
         return next((one.value for one in found if one.what == what), None)
 
@@ -58,5 +58,5 @@ Check = Callable[[Given, Report], None]
 
 
 def die_with_parent() -> None:
-    """Has the kernel end this process when the one that started it ends, however that comes."""
+    """Makes the kernel kill this process when its parent ends, for whatever reason."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""Results in words: a paragraph a step for a terminal, a table in Markdown for the documents."""
+"""Shows results: a paragraph per step for a terminal, a table in Markdown for the docs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WIDTH = 80
 
 
 def paragraph(result: Result) -> str:
-    """Its verdict and figures, those with a mark first."""
+    """A step's verdict and figures, failures first."""
     head = f"{result.verdict}  {result.step}, {result.seconds:.0f} s"
     said = "; ".join([*([result.why] if result.why else []), *map(str, _ordered(result.findings))])
     text = f"{head}: {said}" if said else head
@@ -35,6 +35,6 @@ def _cell(result: Result) -> str:
 
 
 def _ordered(findings: Sequence[Finding]) -> list[Finding]:
-    """Those that failed first."""
+    """Sorts the failed ones to the front."""
     place = {"FAIL": 0, "PASS": 1, "NOTE": 2, "SKIP": 3}
     return sorted(findings, key=lambda finding: place[finding.verdict])

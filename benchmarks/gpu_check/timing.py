@@ -1,4 +1,4 @@
-"""Images a second on a GPU, with as many batches in flight as a worker has."""
+"""Measures images per second on a GPU, with as many batches in flight as a worker has."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from resnext.classifier import Pending
 
 ROUND_S: Final = 1.0
 ROUNDS: Final = 3
-_BEFORE: Final = 4  # batches that are not counted
+_BEFORE: Final = 4  # batches that do not count
 _IN_FLIGHT: Final = 2
 
 
@@ -26,12 +26,12 @@ class Batches(Protocol):
         """Starts a batch, and waits until no more than two are in flight."""
 
     def finish(self) -> None:
-        """Waits for all of them."""
+        """Waits for all batches."""
 
 
 @dataclass
 class Replaying:
-    """A CUDA graph by itself: no copies."""
+    """Replays a CUDA graph, without copies."""
 
     graph: Any
     stream: Any
@@ -51,8 +51,8 @@ class Replaying:
 
 
 class Serving:
-    """The classifier, as a worker's batcher calls it, but for the copy into its memory: that is
-    done before.
+    """Calls the classifier like a worker's batcher, except that the pixels are copied into its
+    memory beforehand.
     """
 
     def __init__(self, classifier: Classifier, images: np.ndarray) -> None:
@@ -102,7 +102,7 @@ def images_per_s(batches: Batches, size: int, seconds: float = ROUND_S) -> float
 def in_rounds(
     contenders: dict[str, tuple[Batches, int]], rounds: int = ROUNDS
 ) -> dict[str, list[float]]:
-    """Images/s of each, round by round, so that what the machine does else meets all of them."""
+    """Images/s of each contender, round by round, so that other load affects all of them."""
     found: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, (batches, size) in contenders.items():

@@ -1,17 +1,17 @@
-"""The classifier beside what else a user could run, on the same device in the same run.
+"""Compares the classifier with other engines, on the same device in the same run.
 
     make bench-model [PHOTOGRAPHS=photos.tar]
     python -m benchmarks.model.comparison [--photographs photos.tar] [--batches 1 8 32] [--rounds 5]
     python -m benchmarks.model.comparison --shortlist --batches 1 32
 
-`--shortlist` leaves the reference, OpenVINO, and ours by default and eager, in both precisions.
-Every contender is a process of its own with the same weights (drawn by seed), and is let go in
-turn: round by round each classifies for about a second, so that whatever else the machine does
-meets all of them. Prints, for each size of batch, images/s (median, slowest and fastest round),
-the ratio to the first contender (median, lowest and highest round, each within its round), the
-CPU time of an image, how long it took from its start to its first answer, its memory, and the
-relative L2 error of its logits against the first one's. On a GPU also the share of the roofline
-(`benchmarks/model/roofline.py`) of an H200.
+`--shortlist` keeps only the reference, OpenVINO, and our default and eager engines in both
+precisions. Each contender is a process with the same weights (drawn by seed). They take turns:
+round by round each classifies for about a second, so that other load affects all of them. Prints,
+for each batch size, images/s (median, slowest and fastest round), the ratio to the first contender
+(median, lowest and highest, each within its round), the CPU time per image, the time from the
+process's start to its first answer, its memory, and the relative L2 error of its logits against
+the first contender's. On a GPU it also prints the share of an H200's roofline
+(`benchmarks/model/roofline.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from benchmarks.rig.child import ROOT
 from benchmarks.rig.machine import device, machine
 
 CROP = 224
-# Of an H200, from benchmarks/model/roofline.py.
+# An H200's roofline, from benchmarks/model/roofline.py.
 ROOFLINE_IMAGES_S = 35_000
 OF_ONNX = {"onnx_runtime", "openvino_fp32", "openvino_bf16"}
 SHORTLIST = [
@@ -60,7 +60,7 @@ class Contender:
     memory: int = 0
 
     def ask(self) -> dict[str, Any] | None:
-        """None if it has ended."""
+        """Asks for the next answer; None if the process has ended."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             with contextlib.suppress(ValueError):
@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def prepare(folder: Path, *, with_onnx: bool) -> None:
-    """The weights that all contenders load, and the ONNX file."""
+    """Writes the weights that all contenders load, and the ONNX file."""
     import torch
 
     from resnext.network import build_network
@@ -134,7 +134,7 @@ def prepare(folder: Path, *, with_onnx: bool) -> None:
 
 
 def pictures(photographs: Path | None, n: int) -> np.ndarray:
-    """(n, 224, 224, 3) uint8: photographs if there are any, else what looks a little like some."""
+    """(n, 224, 224, 3) uint8: photographs, or synthetic pictures if there are none."""
     import torch
     from PIL import Image
 
@@ -161,7 +161,7 @@ def pictures(photographs: Path | None, n: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def contending(folder: Path, names: list[str]) -> Iterator[list[Contender]]:
-    """Those that can start; the others are told of. They start one after the other."""
+    """Starts the contenders in sequence. Prints which ones cannot start, and leaves them out."""
     contenders = []
     for name in names:
         began = time.perf_counter()
@@ -180,7 +180,7 @@ def contending(folder: Path, names: list[str]) -> Iterator[list[Contender]]:
             print(f"left out: {CONTENDERS[name][0]}: {lines[-1]}", file=sys.stderr)
             continue
         contender.ready_s = time.perf_counter() - began
-        contender.ask()  # it has settled: nothing else runs while the next one starts
+        contender.ask()  # now it is idle, so nothing else runs while the next one starts
         contenders.append(contender)
     try:
         yield contenders
@@ -195,7 +195,7 @@ def table_of(folder: Path, contenders: list[Contender], batch: int, kind: str) -
     first = contenders[0]
     expected = np.load(folder / f"{first.name}.npy")
     columns = ["", "images/s", "slowest to fastest", "ratio", "lowest to highest"]
-    columns += ["CPU ms an image", "ready s", "memory MB", "L2 error"]
+    columns += ["CPU ms per image", "ready s", "memory MB", "L2 error"]
     table = Table(*columns, *(["of roofline"] if kind == "cuda" else []), title=f"batch {batch}")
     for contender in contenders:
         median = statistics.median(contender.seconds)

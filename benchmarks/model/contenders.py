@@ -1,9 +1,9 @@
-"""What the classifier is compared with: each contender loads the same weights in its own process.
+"""The engines that the classifier is compared with: same weights, each in its own process.
 
     python -m benchmarks.model.contenders NAME FOLDER
 
-Started by benchmarks/model/comparison.py, which has prepared the folder. A contender answers each
-line of its standard input with the seconds that a batch took and its memory, as a line of JSON.
+benchmarks/model/comparison.py prepares the folder and starts this. A contender answers each line of
+its standard input with a line of JSON: the seconds that a batch took, and its memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.rig.machine import device
 MODEL = "resnext101_32x4d"
 ROUND_S = 1.0
 Run = Callable[[], np.ndarray]
-"""Classifies the batch and returns its logits, or for ours nothing of use."""
+"""Classifies the batch and returns its logits; for our classifier the result is not used."""
 
 
 def torchvision_network(folder: Path) -> Any:
@@ -46,7 +46,7 @@ def normal(pixels: np.ndarray) -> Any:
 
 
 def run_torch(network: Any, pixels: np.ndarray, *, amp: bool) -> Run:
-    """On ready tensors on the device; waits for it."""
+    """Runs on tensors that are already on the device, and waits for it."""
     import torch
 
     where = device()
@@ -126,7 +126,7 @@ def openvino_bf16(folder: Path, pixels: np.ndarray) -> Run:
 
 
 def run_ours(folder: Path, pixels: np.ndarray, engine: Any, precision: Any = "amp") -> Run:
-    """From uint8 pixels in the CPU's memory to classes, as the worker's batcher calls it."""
+    """Runs from uint8 pixels in the CPU's memory to classes, like the worker's batcher."""
     from resnext import load_classifier
 
     classifier = load_classifier(
@@ -136,20 +136,20 @@ def run_ours(folder: Path, pixels: np.ndarray, engine: Any, precision: Any = "am
         precision=precision,
         batch_images=len(pixels),
     )
-    # This size alone; a worker warms up the smaller ones as well.
+    # Only this size; a worker also warms up smaller ones.
     classifier._buckets = [len(pixels)]
     classifier.warm_up()
     if engine not in {"auto", classifier.engine}:
         raise RuntimeError(f"ran {classifier.engine}")
 
     def run() -> np.ndarray:
-        # Two under way, as the batcher has them; on a CPU each is done at once.
+        # Two batches in flight, as in the batcher; on a CPU each is done at once.
         first, second = classifier.start(pixels), classifier.start(pixels)
         first.result()
         second.result()
         return np.empty(0)
 
-    # Compiled, and on a GPU from a graph, as in `run`: a wrong kernel shows in the L2 error.
+    # Compiled, and on a GPU in a graph, as in `run`, so that a wrong kernel shows in the L2 error.
     run.logits = lambda: classifier.logits(pixels)  # type: ignore[attr-defined]
     run.batches = 2  # type: ignore[attr-defined]
     return run
@@ -191,7 +191,7 @@ CONTENDERS: dict[str, tuple[str, Callable[[Path, np.ndarray], Run], str]] = {
     "openvino_fp32": ("(d) OpenVINO, fp32", openvino_fp32, "cpu"),
     "openvino_bf16": ("(d) OpenVINO, bf16", openvino_bf16, "cpu"),
     "timm": ("(e) timm, eager, AMP NHWC", timm_amp, "any"),
-    "ours_auto": ("ours, the faster of both", ours_auto, "cuda"),
+    "ours_auto": ("ours, the faster of the two", ours_auto, "cuda"),
     "ours": ("ours, the default", ours, "any"),
     "ours_eager": ("ours, eager", ours_eager, "any"),
     "ours_compiled": ("ours, compiled", ours_compiled, "any"),
@@ -202,12 +202,12 @@ CONTENDERS: dict[str, tuple[str, Callable[[Path, np.ndarray], Run], str]] = {
 
 
 def contend(name: str, folder: Path) -> None:
-    """Answers a line of standard input with a line of JSON on standard output."""
+    """Answers each line of standard input with a line of JSON on standard output."""
     warnings.simplefilter("ignore")
     pixels = np.load(folder / "pixels.npy")
     run = CONTENDERS[name][1](folder, pixels)
     logits = getattr(run, "logits", run)()
-    print(json.dumps({"ready": True}), flush=True)  # it has given its first answer
+    print(json.dumps({"ready": True}), flush=True)  # the first answer is ready
     np.save(folder / f"{name}.npy", logits)
     run()
     began = time.perf_counter()
@@ -228,11 +228,11 @@ def contend(name: str, folder: Path) -> None:
 
 
 def memory_bytes() -> int:
-    """The most so far: of the GPU where there is one, else of the process."""
+    """The peak so far, of the GPU's memory if there is a GPU, otherwise of the process's."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    # Of this program alone: getrusage's ru_maxrss begins with that of the process it came from.
+    # Counts this program only: getrusage's ru_maxrss starts with its parent's value.
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 

@@ -1,11 +1,11 @@
-"""How fast ResNeXt101-32x4d could be on a device at best, layer by layer.
+"""Computes how fast ResNeXt101-32x4d could be on a device at best, layer by layer.
 
     python -m benchmarks.model.roofline [--memory-tb-s 4.3] [--compute-tflop-s 790] [--batch 256]
 
-Each convolution with its batch-norm and ReLU (and the addition, where there is one) is taken
-for one kernel that reads its input and its weights once and writes its output once, in 2-byte
-numbers; it takes as long as its memory traffic or its arithmetic, whichever is longer. The
-defaults are what was measured on an NVIDIA H200. Prints a table and the images/s.
+Each convolution with its batch-norm and ReLU (and its addition, if any) counts as one kernel that
+reads its input and its weights once and writes its output once, in 2-byte numbers. It takes as long
+as its memory traffic or its arithmetic, whichever is longer. The defaults were measured on an
+NVIDIA H200. Prints a table and the images/s.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ BYTES = 2
 @dataclass(frozen=True)
 class Layer:
     name: str
-    macs: int  # an image
-    activations: int  # read and written, an image
+    macs: int  # per image
+    activations: int  # read and written, per image
     weights: int
 
     def bytes(self, batch: int) -> float:
-        """Of an image; the weights are read once a batch."""
+        """Bytes per image; the weights are read once per batch."""
         return BYTES * (self.activations + self.weights / batch)
 
     def seconds(self, batch: int, bytes_a_s: float, flops_a_s: float) -> float:
@@ -40,7 +40,7 @@ class Layer:
 
 
 def count_layers() -> list[Layer]:
-    """Every convolution, the pools and the last layer, as one image runs through them."""
+    """Counts the work of every convolution, the pools and the last layer for one image."""
     spec = find_spec("resnext101_32x4d")
     network = build_network(spec)
     layers: list[Layer] = []
@@ -92,7 +92,7 @@ def main() -> None:
     traffic = sum(layer.bytes(chosen.batch) for layer in layers)
     grouped = sum(layer.macs for layer in layers if layer.name.endswith("conv2"))
     print(
-        f"{macs / 1e9:.3f} GMAC and {traffic / 1e6:.0f} MB an image; grouped convolutions "
+        f"{macs / 1e9:.3f} GMAC and {traffic / 1e6:.0f} MB per image; grouped convolutions "
         f"{grouped / macs:.0%} of the arithmetic; at best {1 / total:,.0f} images/s"
     )
 

@@ -1,1 +1,1 @@
-"""What the pipeline is compared with: a plain loop, a Celery task an image, img2dataset."""
+"""The pipeline's peers: a plain loop, one Celery task per image, img2dataset."""

@@ -1,7 +1,7 @@
-"""img2dataset, run as its users run it, on a list of URIs and without output.
+"""Runs img2dataset like its users do, on a list of URIs and without output.
 
-It holds libraries back at old versions and brings a stand-in for a module of the standard library,
-so it gets an environment of its own, thrown away at the end.
+It needs old versions of libraries and installs a stand-in for a module of the standard library. So
+it gets its own environment, which is deleted at the end.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOCK = ROOT / "requirements" / "img2dataset.txt"
 
 
 def install_img2dataset(scratch: Path) -> Path:
-    """The command, in an environment of its own."""
+    """Installs it into a new environment; gives the path of its command."""
     tell("installing img2dataset")
     folder = scratch / "img2dataset"
     python = folder / "bin" / "python"
@@ -34,7 +34,7 @@ def install_img2dataset(scratch: Path) -> Path:
 
 
 def make_run(img2dataset: Path, scratch: Path, uris: list[str], threads: int) -> Callable[[], None]:
-    """One run of it, with a shard a process, so that none waits for the next one to begin."""
+    """Makes a run with one shard per process, so that no process waits for another shard."""
     processes = len(os.sched_getaffinity(0))
     options = {
         "url_list": scratch / "urls.txt",

@@ -1,10 +1,10 @@
-"""The plain loop: fetch an image, decode it, classify it alone, and go on to the next.
+"""The plain loop: fetches an image, decodes it, classifies it alone, and continues with the next.
 
     python -m benchmarks.peers.seed_way FOLDER
 
-The folder has the weights, as benchmarks/model/comparison.py prepares them. Started by
-benchmarks/pipeline.py; for `{"uris": […]}` on its standard input it answers with the
-seconds that they took. Nothing is stored, which is in its favour.
+The folder has the weights, as benchmarks/model/comparison.py prepares them. benchmarks/pipeline.py
+starts it. It answers `{"uris": […]}` on its standard input with the seconds that they took. It
+stores nothing, which is in its favour.
 """
 
 from __future__ import annotations

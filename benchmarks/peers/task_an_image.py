@@ -1,9 +1,9 @@
-"""The usual way to put images through Celery: one task an image on a prefork pool.
+"""The usual way to process images with Celery: one task per image on a prefork pool.
 
-Started by benchmarks/pipeline.py as `celery --app benchmarks.peers.task_an_image worker`, on the
-broker of an installation and a queue of its own. A task fetches by `requests` over kept
-connections, decodes and crops as ours does, and counts itself in Redis. It stores no result, which
-is in its favour.
+benchmarks/pipeline.py starts it as `celery --app benchmarks.peers.task_an_image worker`, on an
+installation's broker, with its own queue. A task fetches with `requests` over kept connections,
+decodes and crops like ours, and counts itself in Redis. It stores no result, which is in its
+favour.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from benchmarks.rig.child import ROOT
 from resnext.picture.preprocess import resize_and_crop, to_rgb
 from resnext.spec.catalogue import find_spec
 
-if TYPE_CHECKING:  # a process of the pool needs no database server
+if TYPE_CHECKING:  # the pool's processes need no database server
     from benchmarks.rig.installation import Installation
 
 TIMEOUT_S = 20.0
 READY_WITHIN_S = 120.0
 POLL_S = 0.1
-# Of the web: a connection to each is kept.
+# Hosts of the web: a connection to each is kept.
 HOSTS = 64
 PREPROCESSING = find_spec("resnext101_32x4d").preprocessing
-# What a process of the pool is told.
+# Variables for the pool's processes.
 QUEUE, BROKER = "TASK_AN_IMAGE_QUEUE", "RESNEXT_BROKER_URL"
 
 app = Celery("task_an_image", broker=os.environ.get(BROKER), set_as_current=False)
@@ -44,14 +44,14 @@ app.conf.update(task_ignore_result=True, task_default_queue=os.environ.get(QUEUE
 
 
 def client_of(broker_url: str) -> redis.Redis:
-    """Not Celery's: that one may be waiting for a reply to a ping."""
+    """A separate Redis client, because Celery's may be waiting for a reply to a ping."""
     url = broker_url.replace("redis+socket:", "unix:").replace("virtual_host=", "db=")
     return redis.Redis.from_url(url)
 
 
 @cache
 def session() -> requests.Session:
-    """One a process."""
+    """The process's only session."""
     opened = requests.Session()
     opened.trust_env = False
     opened.mount("http://", HTTPAdapter(pool_connections=HOSTS))
@@ -69,13 +69,13 @@ def classify_image(uri: str) -> None:
         body = session().get(uri, timeout=TIMEOUT_S).content
         resize_and_crop(to_rgb(Image.open(io.BytesIO(body))), PREPROCESSING)
     except (requests.RequestException, OSError):
-        pass  # a failure is an answer as well
+        pass  # a failure counts as an answer
     finally:
         counter().incr(app.conf.task_default_queue + ".done")
 
 
 class Pool:
-    """The producer's side."""
+    """The producer's side of the pool."""
 
     def __init__(self, broker_url: str, queue: str) -> None:
         self._app = Celery("producer", broker=broker_url, set_as_current=False)
@@ -89,7 +89,7 @@ class Pool:
                 raise RuntimeError(f"{self._queue} does not answer")
 
     def run(self, uris: list[str]) -> float:
-        """The seconds from the first message to the last task's end."""
+        """Runs the tasks; returns the seconds from the first message to the last task's end."""
         done, began = self._done, time.monotonic()
         done.set(f"{self._queue}.done", 0)
         with self._app.producer_pool.acquire(block=True) as producer:

@@ -1,4 +1,4 @@
-"""What the other rooms measure with: a web to fetch from, an installation, simulated workers.
+"""Tools of the other benchmarks: a web to fetch from, an installation, simulated workers.
 
 Nothing here measures by itself.
 """

@@ -1,7 +1,7 @@
-"""How a benchmark talks to a process that it has started: in lines of JSON, question and answer.
+"""How a benchmark talks to a process that it started: questions and answers, as lines of JSON.
 
-`Child` is the asking side, `answer_questions` what the child runs. A pipe holds the two together:
-it closes when the parent ends, however that comes, and the child ends with it.
+`Child` asks, and `answer_questions` runs in the child. A pipe connects the two. It closes when the
+parent ends, for whatever reason, and then the child ends, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-# From where `benchmarks` is imported, whatever folder a benchmark is started in.
+# `benchmarks` is imported from here, whatever the current folder.
 ROOT = Path(__file__).parents[2]
 END_WITHIN_S = 60.0
 
@@ -26,7 +26,7 @@ class Child:
     def __init__(
         self, program: str, *options: str, log: Path, environment: Mapping[str, str] | None = None
     ) -> None:
-        """`program` is a module's name, such as `benchmarks.rig.web`."""
+        """`program` is the name of a module, such as `benchmarks.rig.web`."""
         self._program = program
         self.log = log
         command = [sys.executable, "-m", program, *options]
@@ -38,7 +38,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                start_new_session=True,  # Ctrl-C is ours to answer
+                start_new_session=True,  # we handle Ctrl-C
             )
 
     @property
@@ -51,16 +51,16 @@ class Child:
 
     def ask(self, **question: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # `read` says it better
+        with contextlib.suppress(BrokenPipeError):  # `read` reports it better
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
         return self.read()
 
     def read(self) -> dict[str, Any]:
-        """Its next answer; libraries may have said other things in between.
+        """Reads the child's next answer. Skips other lines, which libraries may print.
 
         Raises:
-            RuntimeError: it has ended.
+            RuntimeError: the child has ended.
         """
         assert self._process.stdout is not None
         for line in self._process.stdout:
@@ -90,7 +90,7 @@ class Child:
 
 
 def answer_questions(answer: Callable[..., Mapping[str, Any]]) -> None:
-    """In the child: until the parent ends or has no more questions."""
+    """Runs in the child, until the parent ends or has no more questions."""
     for line in sys.stdin:
         say(answer(**json.loads(line)))
 

@@ -1,4 +1,4 @@
-"""How figures and progress are shown."""
+"""Shows figures and progress."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 
 def tell(what: str) -> None:
-    """Progress, with the time."""
+    """Prints progress, with the time."""
     print(f"  {time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
 def shown(value: float) -> str:
-    """Three digits that count."""
+    """A number with three significant digits."""
     decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:,.{decimals}f}"
 

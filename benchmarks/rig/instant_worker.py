@@ -1,12 +1,12 @@
-"""A real worker whose loaders have every picture at once, and whose device takes no time.
+"""A real worker whose loaders have every picture instantly, and whose device takes no time.
 
     python -m benchmarks.rig.instant_worker BATCH_IMAGES
 
-Started by benchmarks/stage/worker_cpu.py with the environment of an installation: what is left is
-the main process, flat out. It answers each line `{}` of its standard input with the CPU time of
-its process, by part, and stops when standard input ends. Celery, claims, pool, batches and stores
-are the worker's own. In the place of each loader stands a process that writes pixels at once and
-sends each answer in a packet of its own, as a loader does that decodes one image after the other.
+benchmarks/stage/worker_cpu.py starts it with an installation's environment, so that the main
+process is the only limit. It answers each line `{}` of its standard input with its process's CPU
+time, by part, and stops when standard input ends. Celery, claims, pool, batches and stores are the
+worker's own. Each loader is replaced by a process that writes pixels at once and sends each answer
+in its own packet, like a loader that decodes images in sequence.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Final
 import worker.batch.batcher
 import worker.pool.process
 from benchmarks.rig.child import answer_questions
-from benchmarks.rig.simulated_worker import GATHER, REST, Device, Ledger, run
+from benchmarks.rig.simulated_worker import GATHER, REST, THUMBNAILS, Device, Ledger, run
 from contract.settings import load_settings
 from worker.chunk.live_runs import Runs
 from worker.chunk.outcome import Provenance
@@ -40,18 +40,20 @@ from worker.pool.wire import (
     unpack_request,
 )
 from worker.process.celery_worker import configure_logging
+from worker.thumbnail.thumbnails import Thumbnails
 
 CELERY, CLAIM, HAND_OUT, TAKE_IN, BATCH, STORE = (
     "Celery", "claim", "hand out", "take in", "batch", "store",
 )  # fmt: skip
-PARTS: Final = (CELERY, CLAIM, HAND_OUT, TAKE_IN, BATCH, GATHER, STORE, REST)
-# By the beginnings of threads' names.
+PARTS: Final = (CELERY, CLAIM, HAND_OUT, TAKE_IN, BATCH, GATHER, STORE, THUMBNAILS, REST)
+# By the start of threads' names.
 THREADS: Final = {
     "MainThread": CELERY,
     "ThreadPoolExecutor": CELERY,
     "loader-": TAKE_IN,
     "batcher": BATCH,
     "stragglers": STORE,
+    "thumbnails": THUMBNAILS,
 }
 CAME: Final = Provenance(bytes=108_000, sha256="c3" * 32, format="JPEG", width=640, height=480)
 MEASURED: Final = (0.1, 0.001, 0.003)
@@ -59,7 +61,7 @@ ANSWER: Final = "--answer"
 
 
 def answer(descriptor: int, memory: int) -> None:
-    """What stands in a loader's place. It ends when its worker closes the connection."""
+    """Runs in place of a loader. Ends when its worker closes the connection."""
     connection = socket.socket(fileno=descriptor)
     config = LoaderConfig.decode(connection.recv(MAX_PACKET_BYTES))
     slots = Slots(memory, count=config.slots, crop=config.preprocessing.crop)
@@ -76,7 +78,7 @@ def answer(descriptor: int, memory: int) -> None:
 def start_answering(
     _module: str, *arguments: str, inherited: Sequence[int], **_: Any
 ) -> subprocess.Popen[bytes]:
-    """In the place of `worker.loader.sandbox.spawn.spawn`."""
+    """Replaces `worker.loader.sandbox.spawn.spawn`."""
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.rig.instant_worker", ANSWER, *arguments],
         pass_fds=inherited,
@@ -88,11 +90,13 @@ def start_answering(
 
 
 def measure(ledger: Ledger) -> None:
-    """Books what is done for a chunk or a batch to its part, whatever thread does it."""
+    """Counts work for a chunk or a batch under its part, whichever thread does it."""
     for owner, name, part in (
         (ChunkTask, "_claim", CLAIM),
         (ChunkTask, "_load", HAND_OUT),
         (Runs, "store", STORE),
+        (Thumbnails, "sampled", THUMBNAILS),
+        (Thumbnails, "look", THUMBNAILS),
         (worker.batch.batcher, "_gather", GATHER),
     ):
         setattr(owner, name, ledger.timed(part, getattr(owner, name)))

@@ -1,4 +1,4 @@
-"""What machine a benchmark runs on: its name for the first line, and the device to compute on."""
+"""Describes the machine for a benchmark's first line, and chooses the device to compute on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CPU time and memory of processes and all that they have started, from Linux' /proc."""
+"""CPU time and memory of processes and all their descendants, from Linux's /proc."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TIMES = slice(11, 15)  # utime, stime, and of children that have ended and been
 
 
 def cpu_s(roots: Iterable[int], *, without: Iterable[int] = ()) -> float:
-    """User and system time of these and their descendants, those that have ended included.
+    """User and system time of these processes and their descendants, including ended ones.
 
-    `without` are not counted, nor what they have started.
+    Leaves out the processes in `without` and their descendants.
     """
     stats = dict(_stats())
     left_out = set(without)
@@ -27,7 +27,7 @@ def cpu_s(roots: Iterable[int], *, without: Iterable[int] = ()) -> float:
 
 
 def pss_bytes(root: int) -> int:
-    """The memory of a process and its descendants; what several share is counted once."""
+    """The memory of a process and its descendants; shared memory counts once."""
     sizes = []
     for pid in _family(dict(_stats()), [root], set()):
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -38,7 +38,7 @@ def pss_bytes(root: int) -> int:
 def _stats() -> Iterator[tuple[int, list[str]]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
-            with suppress(OSError):  # it has ended
+            with suppress(OSError):  # the process has ended
                 yield int(entry.name), (entry / "stat").read_text().rpartition(")")[2].split()
 
 

@@ -1,13 +1,13 @@
-"""A real worker whose device is simulated: it takes its time and computes nothing.
+"""A real worker with a simulated device, which takes time but computes nothing.
 
     python -m benchmarks.rig.simulated_worker IMAGES_S     (0: it takes no time)
 
-Started by benchmarks/pipeline.py with the environment of an installation. It answers each line
-`{}` of its standard input with what its device has done and the CPU time of this process, by
-part; when standard input ends it stops like a worker that gets SIGTERM.
+benchmarks/pipeline.py starts it with an installation's environment. It answers each line `{}` of
+its standard input with its device's work and this process's CPU time, by part. When standard input
+ends, it stops like a worker that gets SIGTERM.
 
-The device is like a GPU: a batch is begun when the one before is done, the caller waits for none,
-and an image takes its part of a second, however the batches are filled.
+The device behaves like a GPU: a batch begins when the previous one is done, the caller does not
+wait, and each image takes the same time, however full the batches are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,8 @@ from worker.process.celery_worker import configure_logging
 from worker.process.database import connect
 
 TOP = 5
-# The part of the worker that a thread's CPU time belongs to, by the beginning of its name.
+THUMBNAILS = "thumbnails"
+# The part of the worker that a thread belongs to, by the start of the thread's name.
 PARTS = {
     "MainThread": "Celery",
     "ThreadPoolExecutor": "Celery",
@@ -49,6 +50,7 @@ PARTS = {
     "decode-watch": "hand-over",
     "batcher": "batching",
     "stragglers": "SQL",
+    "thumbnails": THUMBNAILS,
     "presence": "SQL",
 }
 REST = "the rest"
@@ -57,10 +59,12 @@ GATHER = "gather"
 
 
 class Device:
-    """What the batcher takes for a classifier."""
+    """Replaces the classifier for the batcher."""
 
     licence, engine, device, precision = "none", "eager", "simulated", "fp32"
     weights_sha256 = "0" * 64
+    overwrites = 0
+    device_memory: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, settings: Settings, images_s: float) -> None:
         self.spec = find_model(settings)
@@ -70,7 +74,10 @@ class Device:
         self._images = self._batches = 0
         self._promised_s = 0.0
         self._done_at = 0.0
-        self._class_ids = np.tile(np.arange(TOP), (self.batch_images, 1))
+        classes = len(self.spec.categories)
+        # Every class in turn, however full the batches are.
+        first = np.arange(classes + self.batch_images)[:, None]
+        self._class_ids = (first + np.arange(TOP)) % classes
         self._scores = np.full((self.batch_images, TOP), 1 / TOP, np.float32)
         self._finite = np.ones(self.batch_images, bool)
         crop = self.spec.preprocessing.crop
@@ -81,6 +88,7 @@ class Device:
 
     def start(self, images: np.ndarray) -> SimpleNamespace:
         n = len(images)
+        at = self._images % len(self.spec.categories)
         self._images += n
         self._batches += 1
         if self._images_s:
@@ -88,7 +96,9 @@ class Device:
             self._done_at = max(self._done_at, time.monotonic()) + n / self._images_s
         done_at = self._done_at
         found = SimpleNamespace(
-            class_ids=self._class_ids[:n], scores=self._scores[:n], finite=self._finite[:n]
+            class_ids=self._class_ids[at : at + n],
+            scores=self._scores[:n],
+            finite=self._finite[:n],
         )
 
         def result() -> SimpleNamespace:
@@ -104,17 +114,17 @@ class Device:
 
 
 class Ledger:
-    """CPU time by part: each thread's, less what it did for another part."""
+    """CPU time by part: each thread's time, minus its work for other parts."""
 
     def __init__(self, threads: Mapping[str, str] = PARTS) -> None:
-        """`threads`: the part of each thread, by the beginning of its name; of others `REST`."""
+        """`threads`: the part of each thread, by the start of its name; all others are `REST`."""
         self._threads = threads
         self._moved_s: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def timed(self, part: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        """`work`, whichever thread does it, is booked to this part; once a chunk or batch, not an
-        image.
+        """Counts `work` under this part, whichever thread does it. It is for work per chunk or
+        batch, not per image.
         """
 
         def timing(*arguments: Any, **options: Any) -> Any:
@@ -132,7 +142,7 @@ class Ledger:
             self._moved_s[self._part_of(threading.current_thread())] -= seconds
 
     def cpu_s(self) -> dict[str, float]:
-        """Of this process since its start."""
+        """CPU time of this process since its start."""
         with self._lock:
             by_part = Counter(self._moved_s)
         for thread in threading.enumerate():
@@ -148,16 +158,16 @@ class Ledger:
 
 
 def _cpu_s(thread: threading.Thread) -> float:
-    """From sched-stats of Linux: nanoseconds on a CPU, and others."""
+    """Reads Linux's schedstat, whose first number is nanoseconds on a CPU."""
     try:
         stats = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text()
-    except OSError:  # it has ended
+    except OSError:  # the thread has ended
         return 0.0
     return int(stats.split()[0]) / 1e9
 
 
 def _switches() -> int:
-    """From one thread of this process to another one, or to another process."""
+    """Context switches from this process's threads to other threads or processes."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_nvcsw + used.ru_nivcsw
 
@@ -182,7 +192,7 @@ def main() -> None:
 
 
 def run(settings: Settings, device: Device) -> None:
-    """As `worker.main.run_worker`, but for the device."""
+    """Runs like `worker.main.run_worker`, except for the device."""
     engine = connect(settings)
     app = make_celery(settings)
     check_broker(app)

@@ -1,10 +1,10 @@
-"""A web server whose every answer takes a new TLS connection, with a full handshake.
+"""A web server that needs a new TLS connection, with a full handshake, for every answer.
 
     python -m benchmarks.rig.tls_web
 
-It prints its port, answers each request with a few bytes, and hangs up. It gives out no tickets, so
-no client resumes a session: each connection costs what the first one to a host costs. It ends when
-its standard input does. Benchmarks start it by `serving_tls`.
+It prints its port, answers each request with a few bytes, and closes the connection. It issues no
+session tickets, so no client can resume a session: each connection costs as much as the first one
+to a host. It ends when its standard input ends. Benchmarks start it with `serving_tls`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ async def serve() -> None:
 
 @contextlib.contextmanager
 def serving_tls() -> Iterator[str]:
-    """Its address."""
+    """Runs the server; gives its address."""
     with (
         tempfile.TemporaryDirectory() as scratch,
         Child("benchmarks.rig.tls_web", log=Path(scratch, "log")) as child,

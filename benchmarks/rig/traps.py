@@ -1,10 +1,10 @@
-"""Servers that mean harm, played by one process: what a URI does depends on its path alone.
+"""One process that plays hostile servers. What a URI does depends only on its path.
 
     python -m benchmarks.rig.traps [--hosts 64]
 
-At the same addresses as benchmarks/rig/web.py, on a port of its own that it prints. `/KIND/n.jpg`
-is a trap of that kind: `QUICK` ones are given up at once, `SLOW` ones keep whoever asks waiting or
-busy. It ends when its standard input does. Benchmarks start it by `setting_traps`.
+It uses the same addresses as benchmarks/rig/web.py, on another port, which it prints. `/KIND/n.jpg`
+is a trap of that kind. A worker gives up `QUICK` ones at once; `SLOW` ones keep it waiting or busy.
+It ends when its standard input ends. Benchmarks start it with `setting_traps`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ANSWERS = {
     "headers": OK + b"Some: words\r\n" * 10_000,
     "page": OK + b"Content-Type: image/jpeg\r\n" + LENGTH % len(PAGE) + PAGE,
 }
-# Never asked by anybody who looks where they lead.
+# A client that checks where they lead never requests them.
 ADDRESSES = ("http://10.0.0.1/{}.jpg", "http://0xa9fea9fe/{}.jpg", "http://[fd00::1]/{}.jpg")
 QUICK = (*ADDRESSES, *ANSWERS)
 SLOW = ("hang", "drip", "bomb")
@@ -71,7 +71,7 @@ class _Trap(asyncio.Protocol):
             self._drip()
 
     def _drip(self) -> None:
-        """A byte a second."""
+        """Sends one byte per second."""
         if not self._transport.is_closing():
             self._transport.write(b"\xff")
             asyncio.get_running_loop().call_later(DRIP_S, self._drip)
@@ -79,13 +79,13 @@ class _Trap(asyncio.Protocol):
 
 @functools.cache
 def _bomb() -> bytes:
-    """What unpacks to more than is taken of an image."""
+    """A compressed body that unpacks to more than the largest allowed image."""
     body = gzip.compress(bytes(BOMB_BYTES))
     return OK + b"Content-Encoding: gzip\r\n" + LENGTH % len(body) + body
 
 
 async def serve(hosts: int) -> None:
-    """Until standard input ends."""
+    """Serves until standard input ends."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     sockets = listen(hosts, 0)
     for opened in sockets:
@@ -108,7 +108,7 @@ def main() -> None:
     os._exit(0)
 
 
-# What benchmarks see of it
+# What benchmarks use
 
 
 class Traps:
@@ -118,7 +118,7 @@ class Traps:
         self._numbers = itertools.count()
 
     def uris(self, number: int, kinds: tuple[str, ...]) -> list[str]:
-        """New ones, of these kinds in turn."""
+        """New URIs, of these kinds in turn."""
         found = itertools.cycle(kinds)
         return [self._uri(next(found), next(self._numbers)) for _ in range(number)]
 

@@ -1,12 +1,13 @@
-"""The web, played by one process: what a URI does depends on a seed and its path alone.
+"""One process that plays the web. What a URI does depends only on a seed and its path.
 
     python -m benchmarks.rig.web [--photographs photos.tar] [--seed 1] [--hosts 64] ...
 
-Serves the photographs of a tar file, or small pictures of its own making, from memory at
-127.0.0.1, 127.0.0.2 and so on, as a crawl has many hosts, all on one port that it prints. Some
-URIs hang, are not there, break off, are too busy or come damaged; `Script` says how many, and how
-long the others take. It answers each line `{}` of its standard input with what it has served and
-the CPU time that took, and ends when its standard input does. Benchmarks start it by `playing`.
+Serves the photographs of a tar file, or small pictures that it makes, from memory. Like a crawl it
+has many hosts: 127.0.0.1, 127.0.0.2 and so on, all on one port, which it prints. Some URIs hang,
+are missing, reset the connection, are too busy or send damaged pictures; `Script` says how many,
+and how long the others take. It answers each line `{}` of its standard input with the numbers of
+its answers and the CPU time they took, and ends when its standard input ends. Benchmarks start it
+with `playing`.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from typing import Any
 
 from benchmarks.rig.child import Child, answer_questions, say
 
-# Of the pictures that it makes where there are no photographs.
+# The pictures that it makes if there are no photographs.
 PICTURES = 64
 PICTURE_SIDE = 64
 RETRY_AFTER_S = 1
-# The kernel doubles it: a photograph goes out in one call.
+# The kernel doubles this, so a photograph goes out in one call.
 SEND_BUFFER_BYTES = 200 * 1024
 KINDS = ("picture", "hang", "not_found", "reset", "busy", "broken")
 PORT_TRIES = 100
@@ -52,28 +53,28 @@ class Behaviour:
     kind: str
     latency_s: float
     picture: int
-    """A number to be taken modulo the number of pictures."""
+    """Chooses the picture, modulo the number of pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """What shares of the URIs do what, and how long an answer takes: log-normal."""
+    """Which share of the URIs does what, and how long an answer takes (log-normal)."""
 
     seed: int = 1
     latency_ms: float = 100.0
-    """The median; 0: at once."""
+    """Median latency; 0: answers at once."""
     sigma: float = 0.8
-    """Of the latency's logarithm: with 0.8 one answer of a hundred takes more than 6.4 medians."""
+    """Sigma of the latency's logarithm. With 0.8, 1% of the answers take over 6.4 medians."""
     hang: float = 0.03
-    """Accepted, never answered."""
+    """Accepts the connection and never answers."""
     not_found: float = 0.03
-    """404."""
+    """Answers 404."""
     reset: float = 0.02
-    """The connection is reset in place of an answer."""
+    """Resets the connection instead of answering."""
     busy: float = 0.01
-    """503 with Retry-After."""
+    """Answers 503 with Retry-After."""
     broken: float = 0.02
-    """The first half of a picture."""
+    """Sends the first half of a picture."""
 
     def of(self, path: str) -> Behaviour:
         digest = hashlib.blake2b(f"{self.seed} {path}".encode(), digest_size=_DRAWS.size).digest()
@@ -92,14 +93,14 @@ class Script:
         return self.latency_ms / 1000 * math.exp(self.sigma * normal)
 
     def options(self) -> list[str]:
-        """Of the command line."""
+        """The options for the command line."""
         return [f"--{_option(one.name)}={getattr(self, one.name)}" for one in fields(self)]
 
 
 NO_FAULTS = {"hang": 0.0, "not_found": 0.0, "reset": 0.0, "busy": 0.0, "broken": 0.0}
 
 
-# What the process does
+# The process
 
 
 class Server:
@@ -117,7 +118,7 @@ class Server:
         }
 
     def answer_to(self, behaviour: Behaviour) -> bytes:
-        """In whole; nothing for what gets no answer."""
+        """The complete answer; empty if there is none."""
         self.served[behaviour.kind] += 1
         answers = self._answers.get(behaviour.kind, [b""])
         return answers[behaviour.picture % len(answers)]
@@ -132,7 +133,7 @@ class Server:
 
 
 class _Connection(asyncio.Protocol):
-    """One request at a time, as clients send them."""
+    """Answers one request after the other, as clients send them."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -163,7 +164,7 @@ class _Connection(asyncio.Protocol):
             self._transport.write(answer)
 
     def _reset(self) -> None:
-        """Closed with no time to linger: the other side gets RST in place of FIN."""
+        """Closes without lingering, so that the other side gets RST instead of FIN."""
         connection = self._transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
@@ -195,7 +196,7 @@ def _make_picture(n: int) -> bytes:
 
 
 def listen(hosts: int, port: int) -> list[socket.socket]:
-    """One socket for each host, on one port; 0: any that is free on all of them."""
+    """Opens one socket per host, all on one port; 0: any port that is free on all hosts."""
     for _ in range(PORT_TRIES):
         with contextlib.ExitStack() as opened:
             sockets = [opened.enter_context(_socket("127.0.0.1", port))]
@@ -224,7 +225,7 @@ def _socket(host: str, port: int) -> socket.socket:
 
 
 async def serve(server: Server, sockets: list[socket.socket]) -> None:
-    """Until standard input ends."""
+    """Serves until standard input ends."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
     def listen_to_parent() -> None:
@@ -240,7 +241,7 @@ async def serve(server: Server, sockets: list[socket.socket]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photographs", type=Path, help="a tar file; none: small made pictures")
+    parser.add_argument("--photographs", type=Path, help="tar file; default: small made pictures")
     parser.add_argument("--hosts", type=int, default=64, help="127.0.0.1 to 127.0.0.HOSTS")
     parser.add_argument("--port", type=int, default=0, help="0: any")
     for one in fields(Script):
@@ -256,14 +257,14 @@ def main() -> None:
     share = counts["cpu_s"] / counts["seconds"]
     print(f"{server.served.total()} requests, {share:.0%} of a core", file=sys.stderr)
     sys.stdout.flush()
-    os._exit(0)  # the thread that reads standard input cannot be ended
+    os._exit(0)  # the thread that reads standard input cannot be stopped
 
 
 def _option(name: str) -> str:
     return name.replace("_", "-")
 
 
-# What benchmarks see of it
+# What benchmarks use
 
 
 class Web:
@@ -283,11 +284,11 @@ class Web:
         ]
 
     def counts(self) -> dict[str, Any]:
-        """See `Server.counts`."""
+        """The server's counts: see `Server.counts`."""
         return self._child.ask()
 
     def burden(self) -> str:
-        """What it has taken of the machine since it was started."""
+        """The share of the machine that it has taken since its start."""
         counts = self.counts()
         cores = len(os.sched_getaffinity(0))
         share = counts["cpu_s"] / counts["seconds"] / cores

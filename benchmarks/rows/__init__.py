@@ -1,1 +1,1 @@
-"""The rows of `benchmarks/pipeline.py`: each runs a whole installation and returns its table."""
+"""The rows of `benchmarks/pipeline.py`. Each runs a whole installation and returns its table."""

@@ -1,8 +1,8 @@
-"""Rows with URIs that mean harm: what they cost the good ones that come with them.
+"""Rows with hostile URIs: what they cost the good URIs in the same job.
 
-Called by benchmarks/pipeline.py. On a device that takes no time the machine is what is short, and
-every millisecond that a trap costs is one that the good images do not have; on one of half of
-that speed it is the device, as it should be. Everything is tried once.
+Called by benchmarks/pipeline.py. With a device that takes no time, the machine is the limit: every
+millisecond for a trap is missing for good images. With a device of half that speed, the device is
+the limit, as it should be. Each image is tried once.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ HALF = 2
 
 @dataclass
 class Place:
-    """A web that answers at once, traps beside it, and an installation without a worker."""
+    """A web that answers at once, traps, and an installation without a worker."""
 
     web: Web
     traps: Traps
     installation: Installation
     good: int
-    """Images of a job that are no traps."""
+    """A job's images that are not traps."""
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @contextmanager
     def worker(self, images_s: float) -> Iterator[None]:
-        """With a device of this speed; it has found its rate."""
+        """Runs a worker with a device of this speed; yields when its rate is known."""
         with self.installation.simulated_worker(images_s, f"worker-{next(self._numbers)}"):
             self.run(0, QUICK)
             yield
 
     def run(self, traps: int, kinds: tuple[str, ...]) -> Done:
-        """A job of the good images, and so many traps.
+        """Runs a job of the good images and so many traps.
 
         Raises:
             RuntimeError: a good image has no classes.
@@ -70,12 +70,12 @@ def prepared(conditions: Conditions) -> Iterator[Place]:
 
 
 def quick_traps(conditions: Conditions) -> Table:
-    """Half of a job's URIs are traps that are given up at once; beside it the good half alone."""
+    """Half of a job's URIs are traps that are given up at once. The peer is the good half alone."""
     columns = ("the good half alone", "spread", "with as many traps", "spread", "ratio", "spread")
     table = Table("device", *columns, title="Good images/s beside URIs that fail at once")
     verdicts, images_s = [], 0.0
     with prepared(conditions) as place:
-        for device in ("takes no time", "of half of that speed"):
+        for device in ("takes no time", "has half that speed"):
             alone, with_them = Series(f"alone, device {device}"), Series(f"traps, device {device}")
             with place.worker(images_s):
                 for _ in range(conditions.rounds):
@@ -89,12 +89,12 @@ def quick_traps(conditions: Conditions) -> Table:
             verdicts.append(verdict(f"device {device}:", times, 0.9))
             images_s = alone.median / HALF
         burden = place.web.burden()
-    table.caption = "\n".join([*verdicts, f"{place.good:,} good images a round; {burden}"])
+    table.caption = "\n".join([*verdicts, f"{place.good:,} good images per round; {burden}"])
     return table
 
 
 def slow_traps(conditions: Conditions) -> Table:
-    """A few URIs hang or come a byte a second, until the deadline of 20 s, or are bombs."""
+    """A few URIs hang, send a byte per second (until the deadline of 20 s), or are bombs."""
     with prepared(conditions) as place, place.worker(0):
         slow = round(place.good * SLOW_SHARE)
         title = f"Slow URIs, {slow} beside {place.good:,} good ones"
@@ -113,7 +113,7 @@ def slow_traps(conditions: Conditions) -> Table:
 
 
 def interleave(good: list[str], traps: list[str]) -> list[str]:
-    """So that each chunk has its part of both."""
+    """Mixes good URIs and traps, so that each chunk has its share of both."""
     every = max(1, len(good) // max(1, len(traps)))
     rest, mixed = iter(traps), []
     for n, uri in enumerate(good):

@@ -1,7 +1,7 @@
-"""The row that fetches, decodes and crops, and does nothing else, beside img2dataset.
+"""The row that only fetches, decodes and crops, beside img2dataset.
 
-Called by benchmarks/pipeline.py. Both are timed by what the web has served, between 20% and 80% of
-a run, and so is the CPU that they take; below the table stands what takes it.
+Called by benchmarks/pipeline.py. Speed and CPU time of both are measured between 20% and 80% of a
+run, by what the web has served. Below the table, the CPU time is split into parts.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from worker.loader.fetch.loop import Loop
 from worker.loader.fetch.settings import FetchSettings
 from worker.pool.pool import LineFull, Loaded, LoaderPool, LoadFailed
 
-# So many that what img2dataset fetches ahead of its decoder, two images a thread, is over before
-# the middle of the run, in which both are timed.
+# Enough that img2dataset's start, when it fetches two images per thread ahead of its decoder, ends
+# before the middle of the run, in which both are timed.
 IMAGES = 12_000
 EXACT_IMAGES = 50
 PARTS_IMAGES = 100
 ALLOWED = ("127.0.0.0/8",)
-# Its own default, and as many as one of our loaders has.
+# img2dataset's default, and as many as one of our loaders has.
 THREADS = (256, 32)
 STEADY = (0.2, 0.8)
 POLL_S = 0.5
@@ -52,18 +52,18 @@ TIMEOUT_S = 20.0
 
 @dataclass(frozen=True)
 class Steady:
-    """The middle of a run; milliseconds are of CPU, for each image."""
+    """Figures from the middle of a run; milliseconds are CPU time per image."""
 
     images_s: float
     cpu_ms: float
-    """Of all processes but the web."""
+    """CPU time of all processes but the web."""
     own_ms: float
-    """The part of it that this process took, which gives the images out to our loaders."""
+    """The part of this process, which passes the images to our loaders."""
     web_ms: float
 
     @property
     def busy(self) -> float:
-        """The share of all cores that these took."""
+        """The share of all cores that was busy with it."""
         cores = len(os.sched_getaffinity(0))
         return self.images_s * (self.cpu_ms + self.web_ms) / 1000 / cores
 
@@ -71,7 +71,7 @@ class Steady:
 def beside_img2dataset(conditions: Conditions) -> Table:
     images = conditions.images(IMAGES)
     ours = Series("ours")
-    peers = {threads: Series(f"img2dataset, {threads} threads a process") for threads in THREADS}
+    peers = {threads: Series(f"img2dataset, {threads} threads per process") for threads in THREADS}
     with (
         conditions.web(Script(**NO_FAULTS)) as web,
         tempfile.TemporaryDirectory(dir=conditions.scratch) as scratch,
@@ -91,8 +91,8 @@ def beside_img2dataset(conditions: Conditions) -> Table:
     title = "Fetch, decode and crop alone"
     table = comparison(title, "images/s", ours, list(peers.values()), 1.3)
     table.caption = (
-        f"{table.caption}\nours equal torchvision's to the bit: {exact} of {exact}; img2dataset "
-        f"encodes what it has cropped\n{images:,} images a round; {burden}\n"
+        f"{table.caption}\nours equal torchvision's, bit for bit: {exact} of {exact}; img2dataset "
+        f"encodes what it has cropped\n{images:,} images per round; {burden}\n"
         f"{where_ours_goes(parts, middles)}"
     )
     return table
@@ -105,20 +105,20 @@ def note(series: Series, middle: Steady) -> Steady:
 
 
 def where_ours_goes(parts: dict[str, float], middles: Sequence[Steady]) -> str:
-    """Medians of the rounds."""
+    """Describes where ours spends its CPU time; medians of the rounds."""
     loaders, own, web, busy = np.median(
         [(m.cpu_ms - m.own_ms, m.own_ms, m.web_ms, m.busy) for m in middles], axis=0
     )
     alone = ", ".join(f"{part} {shown(ms)}" for part, ms in parts.items())
     return (
-        f"CPU ms of an image of ours: loaders {shown(loaders)}, hand-over {shown(own)}, "
+        f"our CPU ms per image: loaders {shown(loaders)}, hand-over {shown(own)}, "
         f"and the web {shown(web)}; all cores {busy:.0%} busy with it\n"
-        f"of the loaders' part, on one thread and one after the other: {alone}"
+        f"the loaders' part, on one thread, in sequence: {alone}"
     )
 
 
 def measure_parts(uris: Sequence[str]) -> dict[str, float]:
-    """CPU milliseconds an image of what a loader does with it, on this thread alone."""
+    """CPU milliseconds per image for each part of a loader's work, on this thread alone."""
     loop = Loop()
     fetcher = Fetcher(FetchSettings.of(Settings(fetch_allow=ALLOWED)), loop, slots=1)
     preprocessing = find_model(load_settings()).preprocessing
@@ -131,7 +131,7 @@ def measure_parts(uris: Sequence[str]) -> dict[str, float]:
 
 
 def fetch(fetcher: Fetcher, loop: Loop, uri: str) -> bytes:
-    """In this thread, which runs the loop meanwhile."""
+    """Fetches in this thread, which runs the loop meanwhile."""
     came: list[Fetched | Failure] = []
     fetcher.begin(uri, None, came.append)
     while not came:
@@ -141,7 +141,7 @@ def fetch(fetcher: Fetcher, loop: Loop, uri: str) -> bytes:
 
 
 def clocked(work: Callable[[Any], Any], of: Sequence[Any]) -> tuple[list[Any], float]:
-    """What it gives, and CPU milliseconds of each; one goes first, for what is made only once."""
+    """The results, and CPU milliseconds per item. One warm-up call does what is done only once."""
     work(of[0])
     began = time.thread_time()
     given = [work(each) for each in of]
@@ -149,12 +149,12 @@ def clocked(work: Callable[[Any], Any], of: Sequence[Any]) -> tuple[list[Any], f
 
 
 def decode_alone(web: Web, images: int) -> float:
-    """Images/s of the loaders where nothing waits behind them."""
+    """Images/s of the loaders alone, with nothing after them."""
     return steady(web, images, lambda: load(web.uris(images))).images_s
 
 
 def load(uris: Sequence[str], keep: Callable[[str, np.ndarray], object] | None = None) -> None:
-    """Every image by the worker's loaders; `keep` sees its pixels, which are then given back."""
+    """Loads every image with the worker's loaders. `keep` gets its pixels, which are then freed."""
     settings = load_settings(fetch_allow=ALLOWED)
     pool = LoaderPool(settings, find_model(settings).preprocessing)
     settled = threading.Semaphore(0)
@@ -178,7 +178,7 @@ def load(uris: Sequence[str], keep: Callable[[str, np.ndarray], object] | None =
 
 
 def _is_taken(pool: LoaderPool, uri: str, done: Callable[[Loaded | LoadFailed], None]) -> bool:
-    """False where too many images of its host wait already."""
+    """Whether the pool takes the image; False if too many images of its host wait already."""
     try:
         pool.load(uri, done)
     except LineFull:
@@ -187,10 +187,10 @@ def _is_taken(pool: LoaderPool, uri: str, done: Callable[[Loaded | LoadFailed], 
 
 
 def check_exact(web: Web, images: int) -> int:
-    """The number of images that are equal to torchvision's to the bit.
+    """Checks that images equal torchvision's, bit for bit; returns their number.
 
     Raises:
-        RuntimeError: one is not.
+        RuntimeError: an image differs.
     """
     uris, found = web.uris(images), dict[str, np.ndarray]()
     load(uris, lambda uri, pixels: found.update({uri: pixels.copy()}))
@@ -198,12 +198,12 @@ def check_exact(web: Web, images: int) -> int:
         uri for uri in uris if uri not in found or not np.array_equal(found[uri], expected(uri))
     ]
     if wrong:
-        raise RuntimeError(f"not as torchvision has them: {wrong}")
+        raise RuntimeError(f"different from torchvision's: {wrong}")
     return len(uris)
 
 
 def expected(uri: str) -> np.ndarray:
-    """What the reference makes of it."""
+    """The reference's result for a picture."""
     from torchvision import transforms
 
     preprocessing = find_model(load_settings()).preprocessing
@@ -215,7 +215,7 @@ def expected(uri: str) -> np.ndarray:
 
 
 def steady(web: Web, images: int, run: Callable[[], None]) -> Steady:
-    """What the web and the processes' clocks say of the middle of the run."""
+    """Measures the middle of a run, by the web's counts and the processes' CPU clocks."""
     before = sum(web.counts()["served"].values())
     running = threading.Thread(target=run)
     running.start()
@@ -237,6 +237,6 @@ def steady(web: Web, images: int, run: Callable[[], None]) -> Steady:
 
 
 def _clocks(web: Web) -> tuple[float, float]:
-    """CPU seconds of all processes but the web, and of this one; without this thread's looks."""
+    """CPU seconds of all processes but the web, and of this one, without this measuring thread."""
     looks_s = time.thread_time()
     return cpu_s([os.getpid()], without=[web.pid]) - looks_s, time.process_time() - looks_s

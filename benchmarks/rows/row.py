@@ -1,4 +1,4 @@
-"""What the rows of benchmarks/pipeline.py have in common: conditions, and how figures look."""
+"""The common part of the rows in benchmarks/pipeline.py: conditions, and the look of figures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.rig.web import Script, Web, playing
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What a row is measured under."""
+    """The conditions for measuring a row."""
 
     scratch: Path
     photographs: Path | None
@@ -27,14 +27,14 @@ class Conditions:
     rounds: int
     database: str
     scale: float
-    """Of all counts and times: less than 1 for a look, whose figures say nothing."""
+    """Multiplies all counts and times. Below 1 only for a quick try: such figures mean nothing."""
 
     def web(self, script: Script, *, small: bool = False) -> contextlib.AbstractContextManager[Web]:
         return playing(script, None if small else self.photographs)
 
     @contextlib.contextmanager
     def installed(self, wanted: Mapping[str, str]) -> Iterator[Installation]:
-        """With what `RESNEXT_` variables of our own environment say before what a row wants."""
+        """Makes an installation. `RESNEXT_` variables of our environment override the row's."""
         set_by_user = {name for name in os.environ if name.startswith("RESNEXT_")}
         wanted = {name: wanted[name] for name in wanted if name not in set_by_user}
         folder = self.scratch / f"installation-{time.monotonic_ns()}"
@@ -59,12 +59,12 @@ class Row:
 
 @dataclass
 class Series:
-    """One contender's figures, a round each."""
+    """One contender's figures, one per round."""
 
     name: str
     values: list[float] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)
-    """Of an image, where that is asked as well."""
+    """CPU milliseconds per image, in rows that measure them."""
 
     @property
     def median(self) -> float:
@@ -76,7 +76,7 @@ class Series:
 
 
 def verdict(what: str, values: Sequence[float], mark: float, *, least: bool = True) -> str:
-    """Whether the median of these is on the right side of the mark."""
+    """Says whether the values' median meets the mark."""
     median = statistics.median(values)
     met = median >= mark if least else median <= mark
     sign = "≥" if least else "≤"
@@ -87,14 +87,14 @@ def verdict(what: str, values: Sequence[float], mark: float, *, least: bool = Tr
 
 
 def ratios(ours: Series, peer: Series) -> list[float]:
-    """Round by round."""
+    """Ratios, round by round."""
     return [a / b for a, b in zip(ours.values, peer.values, strict=True)]
 
 
 def comparison(title: str, unit: str, ours: Series, peers: Sequence[Series], mark: float) -> Table:
-    """Ours beside its peers; the best of them is what the mark is about."""
+    """Makes a table of ours and its peers. The mark applies to the best peer."""
     best = max(peers, key=lambda peer: peer.median)
-    cpu = ["CPU ms an image", "spread"] if ours.cpu_ms else []
+    cpu = ["CPU ms per image", "spread"] if ours.cpu_ms else []
     table = Table("", unit, "spread", "ours to it", "spread", *cpu, title=title)
     for one in (ours, *peers):
         times = ratios(ours, one)

@@ -1,7 +1,7 @@
-"""Rows that look at a job while it is under way: busy devices, CPU, memory, hanging URIs, workers.
+"""Rows that measure a job while it runs: busy devices, CPU, memory, hanging URIs, more workers.
 
-Called by benchmarks/pipeline.py. The job is larger than what is looked at, so that neither its
-beginning nor its end counts; the devices are simulated (see simulated_worker.py).
+Called by benchmarks/pipeline.py. The job is larger than the part that is measured, so neither its
+beginning nor its end counts. The devices are simulated (see simulated_worker.py).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from benchmarks.rig.web import NO_FAULTS, Script, Web
 from benchmarks.rows.row import Conditions, Series, comparison, ratios, verdict
 
 CORES = len(os.sched_getaffinity(0))
-# More than a core loads in a second, whatever the pictures: what a job is sized by.
+# More than a core loads in a second, whatever the pictures. Jobs are sized by this.
 MOST_IMAGES_S = 1_000 * CORES
-# The same of photographs.
+# The same for photographs.
 MOST_PHOTOGRAPHS_S = 500 * CORES
-# In hand at most before anything is stored, times what a dozen workers may have.
+# The most images that a dozen workers hold before anything is stored.
 IN_HAND = 20_000
-# By then the first URIs that hang have run into their deadline, so as many come as go.
+# By then the first hanging URIs have reached their deadline, so their number stays the same.
 WARM_S = 30.0
 WINDOW_S = 10.0
-# By then the first URIs have hung three times, and as many come as go for the last time.
+# By then the first URIs have hung three times, so the number of hanging URIs stays the same.
 HANGING_LOOK = {"warm_s": 80.0, "window_s": 20.0}
 POLL_S = 0.2
 HALF_BUSY, FEWER = 2, 16
@@ -52,7 +52,7 @@ WITHOUT_MODEL = f"all but {GATHER}"
 
 @dataclass(frozen=True)
 class Sample:
-    """All counts from the start on."""
+    """All counts since the start."""
 
     at: float
     classified: int
@@ -70,34 +70,34 @@ class Window:
 
     @property
     def classified_s(self) -> float:
-        """Images/s that have come to SQL."""
+        """Images/s stored in SQL."""
         return (self.after.classified - self.before.classified) / self.seconds
 
     @property
     def images_s(self) -> float:
-        """That the devices have taken."""
+        """Images/s that the devices have taken."""
         return sum(self._a_second("images"))
 
     @property
     def busy_shares(self) -> list[float]:
-        """Of each device."""
+        """The busy share of each device."""
         return self._a_second("busy_s")
 
     @property
     def pace(self) -> dict[str, float]:
-        """Of the first worker: how seldom it is woken is what its CPU depends on."""
+        """The first worker's pace. Its CPU time depends on how often it is woken."""
         before, after = self.before.devices[0], self.after.devices[0]
         images, batches, switches = (
             after[what] - before[what] for what in ("images", "batches", "switches")
         )
         return {
             "images/s": self.images_s,
-            "images a batch": images / batches,
-            "switches of threads an image": switches / images,
+            "images per batch": images / batches,
+            "thread switches per image": switches / images,
         }
 
     def cpu_us(self) -> dict[str, float]:
-        """Of the first worker's main process, an image and part."""
+        """CPU µs per image of the first worker's main process, by part."""
         before, after = self.before.devices[0], self.after.devices[0]
         images = after["images"] - before["images"]
         return {
@@ -106,14 +106,14 @@ class Window:
         }
 
     def _a_second(self, what: str) -> list[float]:
-        """Of each device, by its own worker's clock."""
+        """A rate per second for each device, by its own worker's clock."""
         pairs = zip(self.before.devices, self.after.devices, strict=True)
         return [(b[what] - a[what]) / (b["at"] - a["at"]) for a, b in pairs]
 
 
 @dataclass(frozen=True)
 class UnderWay:
-    """A job at work."""
+    """A running job."""
 
     web: Web
     installation: Installation
@@ -121,7 +121,7 @@ class UnderWay:
     job: str
 
     def settled(self) -> int:
-        """Images that are done, however."""
+        """The number of finished images, classified or failed."""
         job = self.installation.job(self.job)
         return job.classified + job.failed
 
@@ -129,7 +129,7 @@ class UnderWay:
         devices = [worker.ask() for worker in self.workers]
         at, job = time.monotonic(), self.installation.job(self.job)
         if not job.pending:
-            raise RuntimeError(f"the job of {job.total} images was done before it was looked at")
+            raise RuntimeError(f"the job of {job.total} images ended before it was measured")
         return Sample(at, job.classified, devices)
 
     def windows(
@@ -152,7 +152,7 @@ class UnderWay:
 
 
 @contextmanager
-def under_way(  # noqa: PLR0913  (what a row says of its job)
+def under_way(  # noqa: PLR0913  (a row's options for its job)
     conditions: Conditions,
     script: Script,
     devices: Sequence[float],
@@ -161,7 +161,7 @@ def under_way(  # noqa: PLR0913  (what a row says of its job)
     small: bool = False,
     wanted: Mapping[str, str] | None = None,
 ) -> Iterator[UnderWay]:
-    """A job on one worker for each device, whose images/s are given; 0: it takes no time."""
+    """Runs a job with one worker per device. `devices` are images/s; 0: a device takes no time."""
     with ExitStack() as stack:
         web = stack.enter_context(conditions.web(script, small=small))
         installation = stack.enter_context(
@@ -189,7 +189,7 @@ def enough_images(
 
 
 def find_ceiling(conditions: Conditions, script: Script) -> float:
-    """Images/s that come to a device which takes no time."""
+    """Images/s that reach a device that takes no time."""
     ceiling, rounds = Series("the pipeline's ceiling"), conditions.rounds
     images = enough_images(conditions, rounds)
     with under_way(conditions, script, [0], images=images) as job:
@@ -199,7 +199,7 @@ def find_ceiling(conditions: Conditions, script: Script) -> float:
 
 
 def busy_share(conditions: Conditions) -> Table:
-    """A device that takes half of what the pipeline could give it."""
+    """How busy the pipeline keeps a device with half of the pipeline's speed."""
     script = Script()
     ceiling = find_ceiling(conditions, script)
     share, stored = Series("busy"), Series("classified")
@@ -219,10 +219,10 @@ def busy_share(conditions: Conditions) -> Table:
 
 
 def main_process_cpu(conditions: Conditions) -> Table:
-    """CPU of the worker's main process where the classifier costs nothing."""
+    """CPU time of the worker's main process if the classifier costs nothing."""
     by_chunk = {chunk: _cpu_us(conditions, chunk) for chunk in CHUNKS}
     columns = [column for chunk in CHUNKS for column in (f"µs, chunks of {chunk}", "spread")]
-    table = Table("", *columns, title="CPU of the worker's main process, an image")
+    table = Table("", *columns, title="CPU of the worker's main process, per image")
     for part in by_chunk[CHUNKS[0]]:
         values = [by_chunk[chunk][part] for chunk in CHUNKS]
         table.add_row(
@@ -236,7 +236,7 @@ def main_process_cpu(conditions: Conditions) -> Table:
 
 
 def _cpu_us(conditions: Conditions, chunk: int) -> dict[str, list[float]]:
-    """By part; small pictures at once, so that what is done once a second counts little."""
+    """CPU µs by part. Small pictures come at once, so work done once per second counts little."""
     found: dict[str, list[float]] = defaultdict(list)
     script, images = (
         Script(latency_ms=0.0, **NO_FAULTS),
@@ -247,7 +247,7 @@ def _cpu_us(conditions: Conditions, chunk: int) -> dict[str, list[float]]:
         for window in job.windows(conditions, conditions.rounds):
             parts = window.cpu_us()
             all_us = sum(parts.values())
-            tell(f"chunks of {chunk}: {shown(window.images_s)} images/s, {all_us:.0f} µs an image")
+            tell(f"chunks of {chunk}: {shown(window.images_s)} images/s, {all_us:.0f} µs per image")
             for part, value in sorted(parts.items()):
                 found[part].append(value)
             found[WITHOUT_MODEL].append(all_us - parts[GATHER])
@@ -258,8 +258,8 @@ def _cpu_us(conditions: Conditions, chunk: int) -> dict[str, list[float]]:
 
 
 def hanging(conditions: Conditions) -> Table:
-    """A fast device, with URIs that hang and without."""
-    with_them, without = Series(f"{HANGING:.0%} of the URIs hang"), Series("none hangs")
+    """A fast device, with hanging URIs and without."""
+    with_them, without = Series(f"{HANGING:.0%} of the URIs hang"), Series("no URI hangs")
     for _ in range(conditions.rounds):
         for series, share in ((without, 0.0), (with_them, HANGING)):
             script = Script(**NO_FAULTS | {"latency_ms": 0.0, "hang": share})
@@ -275,7 +275,7 @@ def hanging(conditions: Conditions) -> Table:
 
 
 def memory(conditions: Conditions) -> Table:
-    """The whole worker's, of a job that goes on."""
+    """Memory of the whole worker after many images of one job."""
     few, many = conditions.images(FEW_IMAGES), conditions.images(MANY_IMAGES)
     script = Script(latency_ms=0.0, **NO_FAULTS)
     table = Table("after images", "MB", "spread", title="Memory of the whole worker (PSS)")
@@ -296,7 +296,7 @@ def memory(conditions: Conditions) -> Table:
 
 
 def more_workers(conditions: Conditions) -> Table:
-    """One queue, and devices of a sixteenth of the ceiling each."""
+    """Several workers on one queue, each with a device of a sixteenth of the ceiling."""
     script = Script(**NO_FAULTS)
     device_images_s = find_ceiling(conditions, script) / FEWER
     series = {n: Series(f"{n} workers" if n > 1 else "1 worker") for n in (1, *WORKERS)}

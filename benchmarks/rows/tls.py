@@ -1,6 +1,6 @@
-"""The row of new HTTPS connections: the CPU that each of them takes in a loader's loop.
+"""The row for new HTTPS connections: the CPU time of each one in a loader's loop.
 
-Called by benchmarks/pipeline.py. Every fetch is a connection of its own with a full handshake, and
+Called by benchmarks/pipeline.py. Every fetch opens a new connection with a full handshake, and
 trusts all of certifi's authorities, as loaders do by default.
 """
 
@@ -36,7 +36,7 @@ def new_connections(conditions: Conditions) -> Table:
         loop = Loop()
         settings = FetchSettings.of(Settings(fetch_allow=(HOST,)))
         fetcher = Fetcher(settings, loop, slots=AT_ONCE)
-        fetch(fetcher, loop, address, 1)  # which reads the authorities, once in a loader's life
+        fetch(fetcher, loop, address, 1)  # reads the authorities, which a loader does once
         for _ in range(conditions.rounds):
             began = time.thread_time()
             fetch(fetcher, loop, address, connections)
@@ -44,8 +44,8 @@ def new_connections(conditions: Conditions) -> Table:
     table = Table("", "CPU ms", "spread", title="New HTTPS connections in a loader")
     table.add_row(series.name, shown(series.median), spread(series.values))
     table.caption = (
-        f"{verdict('CPU ms:', series.values, MARK_MS, least=False)}\n{connections:,} a round, "
-        f"{AT_ONCE} at once, nothing is resumed"
+        f"{verdict('CPU ms:', series.values, MARK_MS, least=False)}\n{connections:,} per round, "
+        f"{AT_ONCE} at once, no session is resumed"
     )
     return table
 
@@ -53,7 +53,7 @@ def new_connections(conditions: Conditions) -> Table:
 def fetch(fetcher: Fetcher, loop: Loop, address: str, number: int) -> None:
     """
     Raises:
-        RuntimeError: one of them failed.
+        RuntimeError: a fetch failed.
     """
     came: list[object] = []
     for n in range(number):
@@ -67,7 +67,7 @@ def fetch(fetcher: Fetcher, loop: Loop, address: str, number: int) -> None:
 
 @contextmanager
 def trusting(folder: Path) -> Iterator[None]:
-    """Certifi's authorities, and that of the tests."""
+    """Certifi's authorities, plus the tests' own."""
     path = folder / "authorities.pem"
     path.write_bytes(Path(certifi.where()).read_bytes() + AUTHORITY.read_bytes())
     before = os.environ.get("REQUESTS_CA_BUNDLE")

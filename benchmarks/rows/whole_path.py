@@ -1,7 +1,7 @@
 """Rows that time a job from its `submit` to its last row in SQL, beside other ways to do the same.
 
-Called by benchmarks/pipeline.py. No URI hangs here: what waits for a deadline and is tried again
-would say nothing of how fast the rest is.
+Called by benchmarks/pipeline.py. No URI hangs here: waiting for deadlines and retries would hide
+how fast the rest is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from benchmarks.rows.loading import decode_alone
 from benchmarks.rows.row import Conditions, Series, comparison, ratios, verdict
 from contract.settings import load_settings
 
-# On a CPU about a minute's; on a GPU, which is a few hundred times as fast, half of one.
+# About a minute's work on a CPU; half a minute's on a GPU, which is a few hundred times as fast.
 CPU_IMAGES, CUDA_IMAGES = 1_280, 60_000
 ALONE_S = 15.0
 SEED_IMAGES, BESIDE_SEED_IMAGES = 60, 480
@@ -48,7 +48,7 @@ def real_worker(conditions: Conditions) -> Iterator[Installation]:
 
 
 def beside_classifier(conditions: Conditions) -> Table:
-    """The whole path, the classifier alone, and on a GPU what decodes for it."""
+    """The whole path beside the classifier alone and, on a GPU, the decoders alone."""
     on_gpu = device().type == "cuda"
     images = conditions.images(CUDA_IMAGES if on_gpu else CPU_IMAGES)
     ours, alone, decoded = Series("whole path"), Series("classifier alone"), Series("decode alone")
@@ -74,12 +74,12 @@ def beside_classifier(conditions: Conditions) -> Table:
     )
     if on_gpu:
         add_gpu(table, ours, alone, decoded, busy)
-    table.caption = f"{table.caption}\n{images:,} images a round; {burden}"
+    table.caption = f"{table.caption}\n{images:,} images per round; {burden}"
     return table
 
 
 def add_gpu(table: Table, ours: Series, alone: Series, decoded: Series, busy: Series) -> None:
-    """The mark is then the slower of classifier and decoders."""
+    """Adds the decoders. The mark then applies to the slower of classifier and decoders."""
     times = ratios(ours, decoded)
     median = f"{statistics.median(times):.2f}"
     table.add_row(
@@ -94,7 +94,7 @@ def add_gpu(table: Table, ours: Series, alone: Series, decoded: Series, busy: Se
 
 @contextlib.contextmanager
 def classifier_alone(conditions: Conditions) -> Iterator[Contender]:
-    """As benchmarks/model/comparison.py runs it, with the batches and the engine of the worker."""
+    """Runs it like benchmarks/model/comparison.py, with the worker's batch size and engine."""
     name = "ours_auto" if device().type == "cuda" else "ours_eager"
     with tempfile.TemporaryDirectory(dir=conditions.scratch) as scratch:
         prepare(Path(scratch), with_onnx=False)
@@ -105,14 +105,14 @@ def classifier_alone(conditions: Conditions) -> Iterator[Contender]:
 
 
 def batch_images() -> int:
-    """As the worker decides."""
+    """The batch size that the worker would choose."""
     from resnext.run.gpu import choose_batch_images
 
     return load_settings().batch_images or choose_batch_images(device())
 
 
 def rate_of(contender: Contender, seconds: float) -> float:
-    """Images/s of batches for about so long."""
+    """Images/s, measured for about so long."""
     batch = batch_images()
     ends_at, began = time.monotonic() + seconds, len(contender.seconds)
     contender.go()
@@ -123,7 +123,7 @@ def rate_of(contender: Contender, seconds: float) -> float:
 
 @contextlib.contextmanager
 def gpu_share(busy: Series) -> Iterator[None]:
-    """Asks the driver twice a second which share of the time the GPU has been computing."""
+    """Asks the driver twice per second for which share of the time the GPU was computing."""
     query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     ended, seen = threading.Event(), []
 
@@ -142,7 +142,7 @@ def gpu_share(busy: Series) -> Iterator[None]:
 
 
 def beside_seed(conditions: Conditions) -> Table:
-    """The whole path, and a loop that does one image after the other."""
+    """The whole path beside a loop that handles one image after the other."""
     ours, seed = Series("whole path"), Series("requests, Pillow, batch of 1, eager")
     images, beside = conditions.images(SEED_IMAGES), conditions.images(BESIDE_SEED_IMAGES)
     with (
@@ -160,21 +160,21 @@ def beside_seed(conditions: Conditions) -> Table:
                 seed.note(images / answer["seconds"], "images/s")
         burden = web.burden()
     table = comparison("The whole path, and the plain loop", "images/s", ours, [seed], 4.0)
-    table.caption = f"{table.caption}\n{beside} and {images} images a round; {burden}"
+    table.caption = f"{table.caption}\n{beside} and {images} images per round; {burden}"
     return table
 
 
 def beside_task_an_image(conditions: Conditions) -> Table:
-    """The whole path without a network, and one Celery task an image on a prefork pool.
+    """The whole path without a network, beside one Celery task per image on a prefork pool.
 
-    All of them wait for work all the time, and get it in turn. Ours tries each image once, as
-    the peer does. A small pool gets fewer images: two processes that wait for the web one image
-    after the other would take six minutes for all of them.
+    All programs run all the time and get work in turn. Ours tries each image once, like the peer. A
+    small pool gets fewer images: two processes that fetch one image after the other would take six
+    minutes for all of them.
     """
     firsts = itertools.count(0, TASK_IMAGES)
     shares = [1.0, *(n / max(CONCURRENCIES) for n in CONCURRENCIES)]
     ours = Series("whole path, a classifier that costs nothing")
-    peers = [Series(f"a task an image, prefork, concurrency {n}") for n in CONCURRENCIES]
+    peers = [Series(f"one task per image, prefork, concurrency {n}") for n in CONCURRENCIES]
     with contextlib.ExitStack() as stack:
         web = stack.enter_context(conditions.web(Script(hang=0.0)))
         wanted = RANDOM_WEIGHTS | {"RESNEXT_MAX_ATTEMPTS": "1"}
@@ -191,7 +191,7 @@ def beside_task_an_image(conditions: Conditions) -> Table:
                 spent_s = installation.cpu_s(without=[web.pid]) - before_s
                 series.cpu_ms.append(1000 * spent_s / images)
         burden = web.burden()
-    title = "The whole path without a network, and one Celery task an image"
+    title = "The whole path without a network, and one Celery task per image"
     table = comparison(title, "images/s", ours, peers, 1.5)
-    table.caption = f"{table.caption}\n{images:,} images a round; {burden}"
+    table.caption = f"{table.caption}\n{images:,} images per round; {burden}"
     return table

@@ -1,1 +1,1 @@
-"""One stage alone: decoding, the main process's CPU, the start of the command line."""
+"""One stage alone: decoding, the main process's CPU time, the start of the command line."""

@@ -1,11 +1,12 @@
-"""What a command costs before it does anything: CPU time beside a bare Typer program's.
+"""Measures what a command costs before it does anything: its CPU time beside a bare Typer program.
 
     python -m benchmarks.stage.cli_startup [--runs N]
 
-Runs in turn, N times each: a Typer program of one command with `--help`, `resnextq --help`, and
-`resnextq status JOB` (with and without `--json`) on a SQLite database with one job. Prints the
-user and system CPU time of each, median and spread, and its ratio to the bare program's median
-in the same run.
+Runs each of these N times, in turn: a Typer program of one command with `--help`, `resnextq
+--help`, `resnextq status JOB` (with and without `--json`) on a SQLite database with one job, Python
+alone, and Python that imports the client, `resnextq`. Prints the user and system CPU time of each
+(median and spread), its ratio to the bare program's median in the same run, and the cost of
+importing the client with its mark.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
-HELP_LIMIT = 3.0  # what the project allows `resnextq --help`, as a ratio
+HELP_LIMIT = 3.0  # the mark for `resnextq --help`, as a ratio
+IMPORT_LIMIT_MS = 150  # the mark for importing the client
+CLIENT = Path(__file__).parents[2] / "client"
+NOTHING, IMPORT = "Python alone", "Python, import resnextq (the client)"
 BARE = '''
 import typer
 
@@ -43,7 +47,7 @@ if __name__ == "__main__":
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=20, help="of each command")
+    parser.add_argument("--runs", type=int, default=20, help="runs of each command")
     runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -51,6 +55,7 @@ def main() -> None:
         environment = os.environ | {
             "RESNEXT_HOME": scratch,
             "RESNEXT_DATABASE_URL": f"sqlite:///{folder / 'resnext.db'}",
+            "PYTHONPATH": str(CLIENT),
         }
         commands = make_commands(folder, environment)
         for command in commands.values():  # the first run compiles bytecode
@@ -77,6 +82,8 @@ def make_commands(folder: Path, environment: dict[str, str]) -> dict[str, list[s
         "resnextq --help": [resnextq, "--help"],
         "resnextq status JOB --json": [resnextq, "status", job, "--json"],
         "resnextq status JOB": [resnextq, "status", job],
+        NOTHING: [sys.executable, "-c", "pass"],
+        IMPORT: [sys.executable, "-c", "import resnextq"],
     }
 
 
@@ -98,6 +105,9 @@ def report(times: dict[str, list[float]]) -> None:
     Console().print(table)
     verdict = "within" if ours <= HELP_LIMIT * bare else "ABOVE"
     print(f"resnextq --help: {ours / bare:.2f} times the bare program, {verdict} {HELP_LIMIT:.0f}")
+    import_ms = 1000 * (statistics.median(times[IMPORT]) - statistics.median(times[NOTHING]))
+    verdict = "within" if import_ms <= IMPORT_LIMIT_MS else "ABOVE"
+    print(f"import of the client: {import_ms:.0f} ms of CPU, {verdict} {IMPORT_LIMIT_MS}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""From a photograph's bytes to the pixels that the network sees: the routes, and what they change.
+"""Compares the routes from a photograph's bytes to the network's pixels: speed and differences.
 
     python -m benchmarks.stage.decode photographs.tar
 
-One core, CPU time, each route in turn in every round, after one that does not count. The fast
-route is then held against the exact one: how far pixels lie apart, and how often the network
-names the same class, and the same five. The reference is torchvision's `Resize` and `CenterCrop`
-on Pillow's picture. Then the resize and crop of a decoded picture alone, by each way to do it
-that gives the same bits. Where CUDA is there, so are nvJPEG and the device's own resize, in
-batches: by the clock, since the device computes beside the core.
+Measures CPU time on one core. Every round runs each route in turn; the first round does not count.
+Then it compares the fast route with the exact one: how far pixels differ, and how often the network
+names the same class and the same five classes. The reference is torchvision's `Resize` and
+`CenterCrop` on Pillow's picture. Then it times resize and crop of a decoded picture alone, in each
+way that gives the same bits. With CUDA it also measures nvJPEG and a resize on the device, in
+batches and by wall clock, because the device computes beside the core.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main() -> None:
     except RuntimeError as error:  # a torchvision that was built without it
         console.print(f"nvJPEG: not measured: {error}")
         return
-    console.print(f"nvJPEG: {statistics.median(ms):.2f} ms an image by the clock ({spread(ms)})")
+    console.print(f"nvJPEG: {statistics.median(ms):.2f} ms per image by wall clock ({spread(ms)})")
     print_effect("nvJPEG", exact, on_device, chosen.model, chosen.weights)
 
 
@@ -99,7 +99,7 @@ def by(body: bytes, *, route: Route) -> Pixels:
 def measure(
     routes: dict[str, Callable[[bytes], Pixels]], bodies: list[bytes], rounds: int
 ) -> dict[str, list[float]]:
-    """CPU milliseconds an image, of each route in each round."""
+    """CPU milliseconds per image, for each route in each round."""
     found: dict[str, list[float]] = {name: [] for name in routes}
     for turn in track(range(rounds + 1), "decoding", console=console, transient=True):
         for name, route in routes.items():
@@ -112,8 +112,8 @@ def measure(
 
 
 def measure_resizing(bodies: list[bytes], rounds: int) -> dict[str, list[float]]:
-    """CPU milliseconds an image from Pillow's picture to the crop. The ways take turns to be the
-    first, which finds the picture in no cache.
+    """CPU milliseconds per image from Pillow's picture to the crop. The ways take turns in going
+    first, because the first one finds the picture in no cache.
     """
     ways = resizing_ways()
     names = [*ways]
@@ -164,7 +164,7 @@ def resizing_ways() -> dict[str, Callable[[Image.Image], Pixels]]:
 def with_instead(
     of: Any, name: str, instead: object, work: Callable[..., Pixels], *arguments: object
 ) -> Pixels:
-    """What `work` gives with something else under this name of a module."""
+    """Runs `work` while a module's name stands for something else."""
     before = getattr(of, name)
     setattr(of, name, instead)
     try:
@@ -174,7 +174,7 @@ def with_instead(
 
 
 def print_times(found: dict[str, list[float]]) -> None:
-    table = Table("", "CPU ms an image", "fastest to slowest", "ratio")
+    table = Table("", "CPU ms per image", "fastest to slowest", "ratio")
     peer = statistics.median(next(iter(found.values())))
     for name, times in found.items():
         median = statistics.median(times)
@@ -187,7 +187,7 @@ def spread(times: list[float]) -> str:
 
 
 def decode_on_device(bodies: list[bytes], rounds: int) -> tuple[list[Pixels], list[float]]:
-    """The pixels by nvJPEG, and milliseconds an image of each round."""
+    """The pixels from nvJPEG, and milliseconds per image for each round."""
     files = [torch.frombuffer(bytearray(body), dtype=torch.uint8) for body in bodies]
     batches = [files[first : first + BATCH] for first in range(0, len(files), BATCH)]
     times: list[float] = []

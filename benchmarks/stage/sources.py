@@ -1,11 +1,11 @@
-"""What `resnextq submit` costs by the format of its list: URIs a second of CPU, and peak memory.
+"""Measures `resnextq submit` by list format: URIs per second of CPU time, and peak memory.
 
     python -m benchmarks.stage.sources [--images N] [--formats csv csv.gz ...] [--unique]
 
-Writes a list of N URIs with an id and a caption in each format, and submits each by the real
-command to a SQLite database of its own. Prints URIs by second of CPU time, user and system, all
-threads together (a core's rate), and the process's peak memory (RSS), beside the marks. What the
-command costs with a list of one URI is subtracted from the time, not from the memory.
+Writes a list of N URIs with an id and a caption in each format, and submits each with the real
+command to a new SQLite database. Prints URIs per second of CPU time (user and system of all
+threads: the rate of one core) and the process's peak memory (RSS), with their marks. The cost of
+the command with a list of one URI is subtracted from the time, but not from the memory.
 """
 
 from __future__ import annotations
@@ -54,13 +54,15 @@ def main() -> None:
     parser.add_argument("--formats", nargs="*", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--unique", action="store_true", help="submit with --unique")
     parser.add_argument("--ids", action="store_true", help="submit with --id-column id")
-    parser.add_argument("--write", type=Path, help="only write a list of the first format there")
+    parser.add_argument(
+        "--write", type=Path, help="only write a list in the first format to this file"
+    )
     chosen = parser.parse_args()
     if chosen.write is not None:
         write(chosen.write, chosen.formats[0], chosen.images)
         return
     title = f"submit of {chosen.images:,} images to SQLite"
-    columns = ("list", "MB", "CPU s", "URIs/s a core", "mark", "peak MB", "mark")
+    columns = ("list", "MB", "CPU s", "URIs/s per core", "mark", "peak MB", "mark")
     table = Table(*columns, title=title)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -97,7 +99,7 @@ def measured(folder: Path, layout: str, images: int, options: list[str]) -> tupl
 
 
 def submit(folder: Path, listed: Path, options: list[str]) -> Cost:
-    """The real command, on a new database."""
+    """Runs the real command, on a new database."""
     database = folder / "resnext.db"
     environment = os.environ | {
         "RESNEXT_HOME": str(folder),
@@ -120,7 +122,7 @@ def submit(folder: Path, listed: Path, options: list[str]) -> Cost:
 
 
 def rows_of(images: int) -> Iterator[Row]:
-    """As of a crawl: sorted by host, the rest without a pattern; URIs of 72 bytes."""
+    """Rows like a crawl's: sorted by host, the rest without a pattern; URIs of 72 bytes."""
     seeded = random.Random(1)
     for number in range(images):
         digits = seeded.randbytes(16).hex()
@@ -129,7 +131,7 @@ def rows_of(images: int) -> Iterator[Row]:
 
 
 def written(path: Path, layout: str, images: int) -> Path:
-    """By a process of its own: a submit that this one starts would inherit its peak of memory."""
+    """Writes the list in another process, because a submit would inherit this one's peak memory."""
     program = [sys.executable, "-m", "benchmarks.stage.sources", "--write", str(path)]
     subprocess.run([*program, "--formats", layout, "--images", str(images)], check=True)
     return path

@@ -1,22 +1,25 @@
-"""CPU time of the worker's main process an image, by part, flat out.
+"""Measures the CPU time per image of the worker's main process, by part, at full load.
 
     python -m benchmarks.stage.worker_cpu [--rounds N] [--images N] [--batch N] [--database NAME]
+                                          [--thumbnails N] [--chunk N]
 
-Runs a whole worker on SQLite and on PostgreSQL, Celery and a real broker included. Its loaders
-have every picture at once and its device takes no time (benchmarks/rig/instant_worker.py), so it
-is the main process alone that is short. Each round submits a job, queues all of it as the
-dispatcher does, and waits until all rows are in SQL. Prints, for each database and size of chunk,
-the median over the rounds and the spread, in microseconds of CPU an image. Databases and sizes
-take turns within a round, so that a busy machine is unfair to none.
+Runs a whole worker on SQLite and on PostgreSQL, with Celery and a real broker. Its loaders have
+every picture instantly and its device takes no time (benchmarks/rig/instant_worker.py), so the main
+process is the only limit. Each round submits a job, queues all of it like the dispatcher, and waits
+until all rows are in SQL. Prints, for each database and chunk length, the median over the rounds
+and the spread, in microseconds of CPU time per image. Databases and lengths take turns within a
+round, so that other load affects all of them. `--thumbnails 0 --thumbnails 500 --images 100000`
+compares a large job with and without thumbnails; its images have all classes in turn.
 
-    Celery      messages taken and acknowledged, events, and the threads of the tasks
-    claim       from the message to the chunk's images, SQL
-    hand out    to the loaders, by the task's thread
-    take in     the loaders' answers, by their reader
-    batch       images put together, answers settled, by the batcher
-    gather      pixels copied into the classifier's memory: the model's input
+    Celery      takes and acknowledges messages, sends events, runs the tasks' threads
+    claim       from the message to the chunk's images, in SQL
+    hand out    images to the loaders, in the task's thread
+    take in     the loaders' answers, in their reader
+    batch       assembles batches and handles their answers, in the batcher
+    gather      copies pixels into the classifier's memory: the model's input
     store       rows into SQL, and the metrics
-    the rest    other threads: heartbeat, watching over the loaders
+    thumbnails  chooses images, makes their JPEGs and stores them
+    the rest    other threads: heartbeat, supervision of the loaders
     all         the whole process
 """
 
@@ -27,7 +30,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -51,8 +54,9 @@ from producer.submit.submission import submit
 
 CHUNK_IMAGES: Final = (64, 256)
 DATABASES: Final = ("sqlite", "postgresql")
+DEFAULT_THUMBNAILS: Final = Settings.model_fields["thumbnails"].default
 HOSTS: Final = 64
-"""Of the images, in turn: a crawl has many."""
+"""Hosts of the images, in turn, because a crawl has many hosts."""
 WANTED: Final = RANDOM_WEIGHTS | {"RESNEXT_LOADERS": "2"}
 ALL: Final = "all"
 POLL_S: Final = 0.05
@@ -60,7 +64,7 @@ WITHIN_S: Final = 300.0
 
 
 class Bench:
-    """A worker on one database, with all that it takes to give it work."""
+    """A worker on one database, and what is needed to give it work."""
 
     def __init__(self, installation: Installation, worker: Child) -> None:
         self._installation = installation
@@ -71,7 +75,7 @@ class Bench:
         )
 
     def measure(self, images: int, chunk_images: int) -> dict[str, float]:
-        """µs an image, by part."""
+        """Measures µs per image, by part."""
         settings = Settings(chunk_images=chunk_images, **self._model())
         uris = (
             (f"https://images-{n % HOSTS}.example.com/some/path/to/a/picture-{n}.jpg", None)
@@ -93,7 +97,7 @@ class Bench:
         return parts | {ALL: sum(parts.values())}
 
     def _publish(self, job: str, images: int) -> int:
-        """All of it at once; the number of the job."""
+        """Publishes all of it at once; returns the job's number."""
         with self._engine.begin() as connection:
             number: int = connection.execute(
                 select(jobs.c.number).where(jobs.c.id == job)
@@ -122,8 +126,9 @@ class Bench:
 
 
 @contextmanager
-def bench(folder: Path, database: str, batch_images: int) -> Iterator[Bench]:
-    with installed(folder, WANTED, database=database) as installation:
+def bench(folder: Path, database: str, batch_images: int, thumbnails: int) -> Iterator[Bench]:
+    wanted = WANTED | {"RESNEXT_THUMBNAILS": str(thumbnails)}
+    with installed(folder, wanted, database=database) as installation:
         log, environment = installation.log("worker"), installation.environment
         program = "benchmarks.rig.instant_worker"
         with Child(program, str(batch_images), log=log, environment=environment) as worker:
@@ -131,22 +136,27 @@ def bench(folder: Path, database: str, batch_images: int) -> Iterator[Bench]:
             yield Bench(installation, worker)
 
 
-Figures = dict[tuple[str, int], list[dict[str, float]]]
+Benches = dict[tuple[str, int], Bench]
+"""By database and thumbnails per job."""
+Figures = dict[tuple[str, int, int], list[dict[str, float]]]
+"""By database, thumbnails per job and images per chunk."""
 
 
-def measure(benches: dict[str, Bench], rounds: int, images: int) -> Figures:
-    figures: Figures = {(name, size): [] for name in benches for size in CHUNK_IMAGES}
+def measure(benches: Benches, rounds: int, images: int, sizes: Sequence[int]) -> Figures:
+    figures: Figures = {(*which, size): [] for which in benches for size in sizes}
     for n in range(rounds + 1):
-        for (name, size), rows in figures.items():
-            row = benches[name].measure(images, size)
-            if n:  # in the first one connections are made and statements compiled
+        for (database, thumbnails, size), rows in figures.items():
+            row = benches[database, thumbnails].measure(images, size)
+            if n:  # the first round makes connections and compiles statements
                 rows.append(row)
     return figures
 
 
 def report(figures: Figures) -> None:
-    columns = [f"{name}, chunks of {size}" for name, size in figures]
-    table = Table("µs an image", *columns)
+    columns = [
+        f"{name}, {thumbnails} thumbnails, chunks of {size}" for name, thumbnails, size in figures
+    ]
+    table = Table("µs per image", *columns)
     for part in (*PARTS, ALL):
         cells = []
         for rows in figures.values():
@@ -160,20 +170,33 @@ def report(figures: Figures) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=16_384, help="a round, of each row")
-    parser.add_argument("--batch", type=int, default=256, help="images a batch; a large GPU's: 256")
+    parser.add_argument("--images", type=int, default=16_384, help="images per round")
+    parser.add_argument("--batch", type=int, default=256, help="images per batch; default: 256")
     parser.add_argument("--database", choices=DATABASES, action="append", help="default: both")
+    parser.add_argument(
+        "--thumbnails",
+        type=int,
+        action="append",
+        help="per job; repeat it to compare; default: 500",
+    )
+    parser.add_argument(
+        "--chunk", type=int, action="append", help="images per chunk; default: 64 and 256"
+    )
     chosen = parser.parse_args()
     for name in [name for name in os.environ if name.startswith("RESNEXT_")]:
         del os.environ[name]
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         folder = Path(scratch)
-        folder.chmod(0o755)  # PostgreSQL runs as another user where we are root
+        folder.chmod(0o755)  # PostgreSQL runs as another user if we are root
         benches = {
-            name: stack.enter_context(bench(folder / name, name, chosen.batch))
+            (name, thumbnails): stack.enter_context(
+                bench(folder / f"{name}-{thumbnails}", name, chosen.batch, thumbnails)
+            )
             for name in chosen.database or DATABASES
+            for thumbnails in chosen.thumbnails or (DEFAULT_THUMBNAILS,)
         }
-        report(measure(benches, chosen.rounds, chosen.images))
+        sizes = chosen.chunk or CHUNK_IMAGES
+        report(measure(benches, chosen.rounds, chosen.images, sizes))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The whole system by its real commands: the main job on photographs, and ten million images."""
+"""The whole system with its real commands: the main job on photographs, and ten million images."""

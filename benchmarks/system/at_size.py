@@ -1,13 +1,13 @@
-"""What a job of ten million images costs, with a thousand small jobs beside it.
+"""Measures a job of ten million images, with a thousand small jobs beside it.
 
     make bench-size
     python -m benchmarks.system.at_size [--images N] [--small-jobs N] [--seconds S]
 
-Runs a whole installation on PostgreSQL: the real `submit` and dispatcher, and a real worker whose
-network and device are simulated (netless_worker.py). The small jobs are submitted by the client,
-the large one by the command, from a file; then the worker starts, and while it works through the
-small jobs, and through the large one after them, jobs of ten images are submitted behind all of
-it. Last, `submit` on SQLite, beside another writer. Prints one table with the marks.
+Runs a whole installation on PostgreSQL: the real `submit` and dispatcher, and a real worker with
+simulated network and device (netless_worker.py). The client submits the small jobs, the command
+submits the large one from a file. Then the worker starts. While it works through the small jobs,
+and then through the large one, jobs of ten images are submitted behind all of them. Last comes
+`submit` on SQLite, beside another writer. Prints one table with the marks.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from producer.jobs.job import find_job, live_workers
 from producer.submit.submission import submit
 
 DEVICE_IMAGES_S = 2_000
-# A chunk each: while there are many of them, the dispatcher has that many jobs to be fair to.
+# One chunk each. While there are many of them, the dispatcher must be fair to that many jobs.
 SMALL_JOB_IMAGES = 64
 FEW_IMAGES = 10
 FEW_ROUNDS = 3
-# A tenth, since SQLite is for one machine, and its database is on the same disk.
+# A tenth, because SQLite is for one machine, and its database is on the same disk.
 SQLITE_PART = 10
 WRITER_PAUSE_S = 0.02
 STATUS_PAUSE_S = 0.05
@@ -62,14 +62,14 @@ RATE_MARK, STATUS_MARK_MS, REDIS_MARK_MB, FIRST_MARK_S = 300_000, 20, 100, 5
 
 @dataclass(frozen=True)
 class Figure:
-    """A line of the table; without a mark it is there to be known."""
+    """A line of the table; without a mark it is only for information."""
 
     what: str
     values: Sequence[float]
     unit: str
     mark: float | None = None
     least: bool = False
-    """The mark is what it is to reach, and not what it is to stay below."""
+    """True if the figure must reach the mark; False if it must stay below it."""
 
     @property
     def verdict(self) -> str:
@@ -93,7 +93,7 @@ class Figure:
 
 @dataclass
 class Watch:
-    """What is looked at again and again while the worker works."""
+    """What is measured repeatedly while the worker works."""
 
     status_ms: list[float] = field(default_factory=list)
     dispatcher_share: list[float] = field(default_factory=list)
@@ -101,16 +101,16 @@ class Watch:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=10_000_000, help="of the large job")
+    parser.add_argument("--images", type=int, default=10_000_000, help="images of the large job")
     parser.add_argument("--small-jobs", type=int, default=1_000)
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each look at the worker")
+    parser.add_argument("--seconds", type=float, default=30.0, help="length of each measurement")
     chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and everything is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # this also stops everything
     title = f"{chosen.images:,} images in one job, {chosen.small_jobs:,} small jobs beside it"
     table = Table("", "figure", "spread", "mark", title=title)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        folder.chmod(0o755)  # PostgreSQL runs as another user where we are root
+        folder.chmod(0o755)  # PostgreSQL runs as another user if we are root
         listed = write_list(folder / "uris.txt", chosen.images)
         with installed(folder / "postgresql", RANDOM_WEIGHTS) as installation:
             for figure in on_postgresql(installation, listed, chosen):
@@ -124,7 +124,7 @@ def main() -> None:
 
 
 def write_list(path: Path, images: int) -> Path:
-    """URIs as of a crawl: sorted by host, the rest without a pattern; 73 bytes a line."""
+    """Writes URIs like a crawl's: sorted by host, the rest without a pattern; 73 bytes per line."""
     seeded = random.Random(1)
     with path.open("w") as lines:
         for first in range(0, images, LINES_A_WRITE):
@@ -150,22 +150,22 @@ def on_postgresql(
     yield Figure("submit", [chosen.images / submit_s], "URIs/s", RATE_MARK, least=True)
     tell(f"the large job is submitted in {submit_s:.1f} s")
     grown_bytes = database_bytes(installation) - before_bytes
-    yield Figure("database, an image that waits", [grown_bytes / chosen.images], "bytes")
+    yield Figure("database, per waiting image", [grown_bytes / chosen.images], "bytes")
     worker = netless_worker(installation)
     with worker:
         watch, first_s = looked_at(installation, dispatcher.pid, large, chosen.seconds)
-        yield from watched(watch, "while the small jobs are worked off")
+        yield from watched(watch, "while the small jobs run")
         yield Figure("first result of ten images, behind all of them", [first_s], "s")
         await_small(installation, large)
         watch, first_s = looked_at(installation, dispatcher.pid, large, chosen.seconds)
-        yield from watched(watch, "while the large job is")
+        yield from watched(watch, "while the large job runs")
         more = [first_result_s(installation) for _ in range(FEW_ROUNDS - 1)]
         firsts = [first_s, *more]
         yield Figure("first result of ten images, behind it", firsts, "s", FIRST_MARK_S)
         yield Figure("dispatcher's memory (PSS)", [pss_bytes(dispatcher.pid) / 1e6], "MB")
         peak_mb = redis_peak_bytes(installation) / 1e6
-        yield Figure("Redis' memory, peak", [peak_mb], "MB", REDIS_MARK_MB)
-    yield Figure("database, a result", [bytes_a_result(installation)], "bytes")
+        yield Figure("Redis's memory, peak", [peak_mb], "MB", REDIS_MARK_MB)
+    yield Figure("database, per result", [bytes_a_result(installation)], "bytes")
 
 
 def watched(watch: Watch, when: str) -> Iterator[Figure]:
@@ -187,7 +187,7 @@ def submit_small(installation: Installation, number: int) -> None:
 
 
 def await_small(installation: Installation, large: str) -> None:
-    """Until the large job is the only one."""
+    """Waits until the large job is the only one."""
     others = select(func.count()).where(jobs.c.state == "running", jobs.c.id != large)
     await_true(lambda: ask(installation, others) == 0)
     tell("the small jobs are complete")
@@ -206,9 +206,7 @@ def netless_worker(installation: Installation) -> Iterator[None]:
 def looked_at(
     installation: Installation, dispatcher: int, job: str, seconds: float
 ) -> tuple[Watch, float]:
-    """For so long; meanwhile a job of ten images is submitted, of which the first result is
-    waited for.
-    """
+    """Measures for so long. Meanwhile submits a job of ten images and times its first result."""
     watch, first_s = Watch(), []
     submitting = threading.Thread(target=lambda: first_s.append(first_result_s(installation)))
     submitting.start()
@@ -226,7 +224,7 @@ def looked_at(
 
 
 def status_ms(installation: Installation, job: str) -> float:
-    """What `status` asks of the server, over one connection; its time is no longer than this."""
+    """The time of the queries that `status` sends, over one connection, in milliseconds."""
     with reading(installation.engine) as connection:
         connection.execute(select(1))
         began = time.monotonic()
@@ -236,7 +234,7 @@ def status_ms(installation: Installation, job: str) -> float:
 
 
 def first_result_s(installation: Installation) -> float:
-    """From the start of `submit` to a row in SQL, by the database's clock."""
+    """Seconds from the start of `submit` to the first row in SQL, by the database's clock."""
     began_at = ask(installation, select(db_now()))
     job = installation.submit([f"https://few.example/{n}.jpg" for n in range(FEW_IMAGES)])
     of_job = results.join(jobs, results.c.job_number == jobs.c.number)
@@ -249,7 +247,7 @@ def first_result_s(installation: Installation) -> float:
 
 
 def check_classified(installation: Installation) -> None:
-    """Nothing here can fail: where something has, no figure is worth anything."""
+    """Checks that no image has failed: none should, and otherwise the figures are worthless."""
     failed = select(results.c.error_code).where(results.c.error_code.is_not(None)).limit(1)
     if (code := ask(installation, failed)) is not None:
         raise RuntimeError(f"an image has failed with {code!r}; see {installation.log('worker')}")
@@ -273,7 +271,7 @@ def database_bytes(installation: Installation) -> int:
 
 
 def bytes_a_result(installation: Installation) -> float:
-    """With its indexes."""
+    """Bytes per result, including indexes."""
     size = ask(installation, text("SELECT pg_total_relation_size('results')"))
     return float(size / ask(installation, select(func.count()).select_from(results)))
 
@@ -287,7 +285,7 @@ def redis_peak_bytes(installation: Installation) -> int:
 
 
 def on_sqlite(installation: Installation, listed: Path, images: int) -> Iterator[Figure]:
-    """A worker's heartbeat is what else is written."""
+    """Measures `submit` on SQLite while a worker's heartbeat is written."""
     waits_ms: list[float] = []
     ended = threading.Event()
     beating = threading.Thread(target=lambda: waits_ms.extend(beats_ms(installation, ended)))

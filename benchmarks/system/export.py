@@ -1,12 +1,13 @@
-"""What an export costs: rows a second of one core, and memory, by format and database.
+"""Measures an export by format and database: rows per second of one core, and memory.
 
     python -m benchmarks.system.export [--rows N] [--databases sqlite postgresql] [--resume]
 
-Each line is a process of its own that exports a job of a million images, of which one in twenty has
-failed, to a file. Its CPU time is that of the process from the moment in which it has found the
-job, its memory the peak of its whole life; the database's own are not in them. "present" is the way
-before this one: a record for each row by SQLAlchemy and `json.dumps`. `--resume` also exports to a
-folder, kills that half-way, resumes it, and compares all bytes with an export that was not killed.
+For each line, a new process exports a job of a million images, of which one in twenty has failed,
+to a file. CPU time counts from the moment when the process has found the job; memory is the peak of
+its whole life. Neither includes the database server's. "present" is the previous implementation: a
+record for each row with SQLAlchemy and `json.dumps`. `--resume` also exports to a folder with
+`resnextq results`, kills it half-way (SIGKILL), resumes it, and compares all bytes with an export
+that was not killed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import hashlib
 import json
 import os
 import resource
-import signal
 import struct
 import subprocess
 import sys
@@ -33,10 +33,12 @@ from benchmarks.system.sql import analyze, fill
 from contract.database.engine import make_engine, reading
 from contract.database.tables import results
 from migrations.upgrade import upgrade
+from producer.jobs.export.folder import RECORD
 
+RESNEXTQ: Final = Path(sys.executable).with_name("resnextq")
 ROWS: Final = 1_000_000
 FORMATS: Final = ("present", "jsonl", "csv", "parquet")
-# As a classifier scores: far apart, and with all digits of a float32. One job has all rows.
+# Scores like a classifier's: far apart, with all digits of a float32. One job has all rows.
 ONE_JOB: Final = {
     "postgresql": "random()::real",
     "sqlite": "(abs(random()) % 16777216) / 16777216.0",
@@ -59,7 +61,7 @@ def make_rows(engine: Engine, rows: int) -> None:
 
 
 def export(url: str, form: str, output: str) -> None:
-    """In a process of its own: prints what it has cost."""
+    """Exports in a separate process, which prints its cost."""
     from contract.settings import Settings
     from producer.jobs.export.export import Export
     from producer.jobs.export.sinks import target_of
@@ -84,7 +86,7 @@ def export(url: str, form: str, output: str) -> None:
 
 
 def present(engine: Engine, job: Any, output: str) -> int:
-    """As `results --output FILE` did it: SQLAlchemy's rows, a record for each, a line of it."""
+    """Does what `results --output FILE` did before: a record and a line for each SQLAlchemy row."""
     from contract.record import classified, failed, make_record
     from producer.jobs.export.rows import Vocabulary
 
@@ -129,7 +131,7 @@ def present(engine: Engine, job: Any, output: str) -> int:
 
 
 def classified_before(guesses: list[Any], classified: Any) -> dict[str, Any]:
-    """Scores one by one, by text."""
+    """Converts scores one by one, as text."""
     answer: dict[str, Any] = classified([])
     answer["top5"] = [
         {"label": label, "class_id": class_id, "score": shortest_before(score)}
@@ -152,23 +154,30 @@ def in_a_process(url: str, form: str, output: Path | str) -> subprocess.Popen[st
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
+def by_the_command(url: str, form: str, folder: Path) -> subprocess.Popen[str]:
+    command = [RESNEXTQ, "results", "JOB", "--format", form, "--output", f"{folder}/"]
+    environment = os.environ | {"RESNEXT_DATABASE_URL": url.replace("+psycopg", "")}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
 def killed_and_resumed(url: str, form: str, scratch: Path, rows: int) -> str:
-    """Whether a folder that was killed half-way and resumed has the bytes of one that was not."""
+    """Compares an export that was killed half-way and resumed with one that was not killed."""
     whole, resumed = scratch / f"whole-{form}", scratch / f"resumed-{form}"
-    in_a_process(url, form, f"{whole}/").communicate()
-    child = in_a_process(url, form, f"{resumed}/")
+    by_the_command(url, form, whole).communicate()
+    child = by_the_command(url, form, resumed)
     parts = -(-rows // 100_000)
     while len(list(resumed.glob("part-*"))) < parts // 2 and child.poll() is None:
         time.sleep(0.01)
-    os.killpg(child.pid, signal.SIGKILL)
+    child.kill()
     child.communicate()
     left = len(list(resumed.glob(f"part-*.{form}")))
-    in_a_process(url, form, f"{resumed}/").communicate()
-    names = [sorted(p.name for p in folder.glob(f"*.{form}")) for folder in (whole, resumed)]
+    print(by_the_command(url, form, resumed).communicate()[1].strip().splitlines()[-1], flush=True)
+    names = [sorted(path.name for path in folder.iterdir()) for folder in (whole, resumed)]
     same = names[0] == names[1] and all(
-        digest(whole / name) == digest(resumed / name) for name in names[0]
+        digest(whole / name) == digest(resumed / name) for name in names[0] if name != RECORD
     )
-    return f"killed after {left} of {len(names[0])} parts, {'equal' if same else 'NOT EQUAL'}"
+    killed = f"killed after {left} of {len(names[0]) - 1} parts (exit status {child.returncode})"
+    return f"{killed}, {'equal' if same else 'NOT EQUAL'}"
 
 
 def digest(path: Path) -> str:
@@ -183,7 +192,7 @@ def database(dialect: str, scratch: Path) -> Iterator[str]:
         return
     from benchmarks.rig.installation import postgresql_server
 
-    scratch.chmod(0o755)  # PostgreSQL runs as another user where we are root
+    scratch.chmod(0o755)  # PostgreSQL runs as another user if we are root
     with postgresql_server(scratch / "postgresql") as (url, _):
         yield url.replace("postgresql:", "postgresql+psycopg:")
 
@@ -204,7 +213,7 @@ def main() -> None:
         export(*chosen.child)
         return
     table = Table(title=f"{chosen.rows:,} rows to a file, rates by CPU time")
-    for column in ("database", "format", "rows/s a core", "times present", "peak MB", "wall s"):
+    for column in ("database", "format", "rows/s per core", "times present", "peak MB", "wall s"):
         table.add_column(column, justify="left" if column in ("database", "format") else "right")
     for dialect in chosen.databases:
         with tempfile.TemporaryDirectory() as folder, database(dialect, Path(folder)) as url:
@@ -230,7 +239,9 @@ def measure(  # noqa: PLR0913
         before = before or rate
         cells = (f"{rate:,.0f}", f"{rate / before:.1f}", f"{figures['rss_mb']:.0f}")
         table.add_row(dialect, form, *cells, f"{figures['wall_s']:.1f}")
-        print(dialect, form, figures, flush=True)  # where it is broken off, something is told
+        print(
+            dialect, form, figures, flush=True
+        )  # so that something is printed before an interruption
         if resume and form != "present":
             print(f"{dialect}, {form}: {killed_and_resumed(url, form, scratch, rows)}", flush=True)
 

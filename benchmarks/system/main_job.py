@@ -1,12 +1,12 @@
-"""The main job on photographs: every image exactly one row, the same answers on both databases.
+"""Runs the main job on photographs: exactly one row per image, the same answers on both databases.
 
     python -m benchmarks.system.main_job PHOTOGRAPHS.tar [--kill] [--precision fp32]
 
 Serves the photographs over loopback HTTP and runs the real commands (`dispatch`, `worker`,
 `submit`, `results`) on SQLite and on PostgreSQL. Prints, for each database, the rows, the
-classified images and images/s; then how far the answers lie apart. With `--kill` the worker
+classified images and images/s; then how far the answers differ. With `--kill` the worker
 is killed (SIGKILL, its whole process group) in the middle of each job and started again.
-Exit status 1 where a row is missing, doubled or failed, or where the answers differ.
+The exit status is 1 if a row is missing, doubled or failed, or if the answers differ.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rich.table import Table
 from benchmarks.rig.installation import Installation, installed
 
 POLL_S = 0.2
-# What fp32 scores of one picture may differ by, in batches of different neighbours.
+# How much the fp32 scores of one picture may differ between batches with other pictures.
 TOLERANCE = 1e-4
 
 
@@ -60,7 +60,7 @@ class Job:
         self.installation = installation
 
     def run(self, uris: list[str], *, kill: bool) -> tuple[list[dict[str, Any]], float]:
-        """The results, and the seconds from the first classified image to the last."""
+        """Returns the results, and the seconds from the first classified image to the last."""
         job = self.installation.submit(uris)
         self.installation.start("dispatch")
         worker = self.installation.start("worker")
@@ -69,7 +69,7 @@ class Job:
             self._wait(job, at_least=len(uris) // 2)
             os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
-            print(f"killed with {self._settled(job)} of {len(uris)} images settled")
+            print(f"killed with {self._settled(job)} of {len(uris)} images finished")
             self.installation.start("worker")
         ended = self._wait(job, at_least=len(uris))
         lines = self.installation.command("results", job).splitlines()
@@ -93,7 +93,7 @@ def main() -> int:
     chosen = arguments.parse_args()
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         folder = Path(scratch)
-        folder.chmod(0o755)  # PostgreSQL runs as another user where we are root
+        folder.chmod(0o755)  # PostgreSQL runs as another user if we are root
         with tarfile.open(chosen.photographs) as archive:
             archive.extractall(folder / "web", filter="data")
         web = stack.enter_context(serving(folder / "web"))
@@ -102,7 +102,7 @@ def main() -> int:
         answers = {}
         table = Table("database", "rows", "classified", "attempts > 1", "images/s")
         wanted = {"RESNEXT_WEIGHTS": "random", "RESNEXT_PRECISION": chosen.precision}
-        if chosen.kill:  # so small that it does not have all of them in hand at the end
+        if chosen.kill:  # so small that it never holds all of them at once
             wanted |= {"RESNEXT_CHUNK_IMAGES": "8", "RESNEXT_CHUNKS_IN_FLIGHT": "4"}
         for name in ("SQLite", "PostgreSQL"):
             database = name.lower()
@@ -115,7 +115,7 @@ def main() -> int:
 def run_on(
     folder: Path, database: str, uris: list[str], wanted: dict[str, str], *, kill: bool = False
 ) -> tuple[list[dict[str, Any]], float]:
-    """The results of a whole installation with these settings, and the seconds that they took."""
+    """Runs the job in a whole installation with these settings; returns results and seconds."""
     with installed(folder, {"RESNEXT_LEASE_S": "5", **wanted}, database=database) as installation:
         return Job(installation).run(uris, kill=kill)
 
@@ -145,7 +145,7 @@ def verdict(answers: dict[str, list[dict[str, Any]]], images: int) -> int:
 
 
 def difference(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> float:
-    """Of scores, rank by rank, the largest; infinite where classes differ but for ties."""
+    """The largest difference of scores, rank by rank; infinite if classes differ without a tie."""
     worst = 0.0
     for one, other in zip(a, b, strict=True):
         apart = abs(one["score"] - other["score"])

@@ -1,12 +1,12 @@
-"""A job whose worker is killed in the middle, straight to PostgreSQL and behind PgBouncer.
+"""Kills a worker in the middle of a job, on PostgreSQL directly and behind PgBouncer.
 
     python -m benchmarks.system.pgbouncer [--images N] [--rounds N]
 
-Runs a whole installation: the real `submit`, dispatcher and two workers, whose network and device
-are simulated (netless_worker.py). Once half of the images have their rows, one worker gets SIGKILL.
-PgBouncer is the one that is installed, in transaction mode with few connections. Prints the images
-a second, kill and lease included; exit status 1 where a row is missing or a log has an error or
-says that a server does not answer.
+Runs a whole installation: the real `submit`, the dispatcher and two workers with simulated network
+and device (netless_worker.py). Once half of the images have their rows, one worker gets SIGKILL. It
+uses the installed PgBouncer, in transaction mode with few connections. Prints images/s, including
+the kill and the lease. The exit status is 1 if a row is missing, or if a log has an error or says
+that a server does not answer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DEVICE_IMAGES_S: Final = 2000.0
 LOOK_S: Final = 0.2
 WAYS: Final = ("direct", "PgBouncer")
 SETTINGS: Final = {"RESNEXT_WEIGHTS": "random", "RESNEXT_LEASE_S": str(LEASE_S)}
-# A killed worker is a warning of its own, as it should be.
+# A killed worker rightly causes a warning, which does not count.
 TROUBLE: Final = re.compile("ERROR|Traceback|does not answer")
 
 
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def run(way: str, images: int, troubles: list[str]) -> float:
-    """Images a second of one job; what went wrong is added to `troubles`."""
+    """Images per second of one job; adds what went wrong to `troubles`."""
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         installation = stack.enter_context(installed(Path(scratch) / "installation", SETTINGS))
         if way != "direct":

@@ -21,7 +21,16 @@ from resnextq.errors import (
     TooManyRequests,
 )
 from resnextq.job import Job
-from resnextq.shapes import ClassCount, ErrorCount, Failure, Guess, JobStatus, Result, Retried
+from resnextq.shapes import (
+    ClassCount,
+    ErrorCount,
+    Failure,
+    Guess,
+    JobStatus,
+    Result,
+    Retried,
+    Thumbnail,
+)
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,6 +49,7 @@ __all__ = [
     "Result",
     "Retried",
     "ServerUnavailable",
+    "Thumbnail",
     "TimedOut",
     "TooManyRequests",
 ]

@@ -1,4 +1,4 @@
-"""The way in: a server, and a key."""
+"""The client: connects to a server with a key."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAGE: Final = 100
 
 
 class Client:
-    """A server of resnext-queue. Safe for many threads."""
+    """A connection to a resnext-queue server. Safe for many threads."""
 
     def __init__(
         self,
@@ -35,12 +35,11 @@ class Client:
     ) -> None:
         """
         Args:
-            url: of the server, `https://host[:port]`; by default RESNEXTQ_URL, or the server that
-                `resnextq up` runs on this machine.
-            key: by default RESNEXTQ_API_KEY, or the key that `up` keeps.
-            timeout_s: for each request as a whole, tries and waits included.
-            ca_file: authorities that may have signed the server's certificate, in PEM; by default
-                those of the system.
+            url: address of the server, `https://host[:port]`; by default RESNEXTQ_URL, or the
+                server that `resnextq up` runs on this machine.
+            key: API key; by default RESNEXTQ_API_KEY, or the key that `up` keeps.
+            timeout_s: limit for each call, including retries and waits.
+            ca_file: PEM file with the authorities to trust; by default the system's.
         """
         url = url or os.environ.get(URL_VARIABLE) or _kept("api-url")
         key = key or os.environ.get(KEY_VARIABLE) or _kept("api-key")
@@ -48,15 +47,15 @@ class Client:
             raise Error(f"No server: pass `url`, or set {URL_VARIABLE}.")
         if not key:
             raise Error(
-                f"No key: pass `key`, or set {KEY_VARIABLE}. On the server, "
-                "`resnextq keys create NAME` makes one."
+                f"No key: pass `key`, or set {KEY_VARIABLE}. "
+                "`resnextq keys create NAME` on the server creates one."
             )
         self._transport = Transport(url, key, timeout_s=timeout_s, ca_file=ca_file)
 
     def __repr__(self) -> str:
         return f"Client({self._transport.url!r})"
 
-    def submit(  # noqa: PLR0913  (all but the first are by keyword)
+    def submit(  # noqa: PLR0913  (all but the first are keyword-only)
         self,
         images: Iterable[str] | Iterable[tuple[str, str | None]] | str | os.PathLike[str] | Any,  # noqa: ANN401
         *,
@@ -71,31 +70,31 @@ class Client:
         precision: str | None = None,
         tags: Mapping[str, str] | None = None,
         timeout_s: float = SUBMIT_TIMEOUT_S,
-        **more: Any,  # noqa: ANN401  (what a newer server takes)
+        **more: Any,  # noqa: ANN401  (parameters of a newer server)
     ) -> Job:
-        """Submits images; all of them or, where one is refused, none.
+        """Submits images. If one is refused, nothing is submitted.
 
         Args:
-            images: URIs, or pairs of URI and an id of your own; or the path of a list (text, CSV,
-                TSV, JSON, JSONL or Parquet, also packed by gzip or zstd); or a table of pandas,
+            images: URIs, or pairs of URI and your own id; or the path of a list (text, CSV, TSV,
+                JSON, JSONL or Parquet, also compressed with gzip or zstd); or a table from pandas,
                 polars or pyarrow.
-            column: of a file or table, where the URIs are.
-            id_column: where your own ids are.
-            name: for people.
-            key: of your own: the same submit repeated with it is the same job. Only with a key is
-                a submit tried again whose answer was lost.
-            priority: -1000 to 1000; each step doubles the job's part of the workers.
-            expires_s: gives up what is not done after so many seconds.
-            model: instead of the server's.
-            weights: instead of the server's, or of the model's own.
+            column: column with the URIs, in a file or table.
+            id_column: column with your own ids.
+            name: name of the job, for people.
+            key: idempotency key: submitting again with the same key returns the existing job. Only
+                with a key is a submit sent again if its answer was lost.
+            priority: -1000 to 1000. Each step doubles the job's share of the workers.
+            expires_s: time limit. Images not done after so many seconds get the error `expired`.
+            model: model, instead of the server's.
+            weights: weights, instead of the server's or the model's.
             precision: `amp` or `fp32`, instead of the server's.
-            tags: for `Client.jobs`.
-            timeout_s: for all of it.
+            tags: tags to find the job with `Client.jobs`.
+            timeout_s: limit for the whole call.
             more: other query parameters of the API.
 
         Raises:
             Refused: a URI or a value is refused; nothing is submitted.
-            Conflict: another submit with this key goes on.
+            Conflict: another submit with this key is still in progress.
         """
         query: dict[str, Any] = {
             "name": name,
@@ -125,9 +124,9 @@ class Client:
         return Job(self._transport, told["id"])
 
     def job(self, job_id: str) -> Job:
-        """The job with this id. Nothing is asked yet: see `Job.status`."""
+        """The job with this id. Sends no request yet: see `Job.status`."""
         if not (job_id.isascii() and job_id.isalnum()):
-            raise Error(f"{job_id!r} is no id of a job.")
+            raise Error(f"{job_id!r} is not a job's id: an id has only letters and digits.")
         return Job(self._transport, job_id)
 
     def jobs(
@@ -138,13 +137,13 @@ class Client:
         tags: Sequence[str] = (),
         since: datetime | None = None,
     ) -> Iterator[JobStatus]:
-        """Jobs, the newest first; read page by page as they are asked for.
+        """Lists jobs, newest first. Reads page by page as you iterate.
 
         Args:
-            state: only those in this state.
-            name: only those with this in their name.
-            tags: only those with all of these, each `key` or `key=value`.
-            since: only those created then or later, with a time zone.
+            state: only jobs in this state.
+            name: only jobs with this text in their name.
+            tags: only jobs with all of these tags, each `key` or `key=value`.
+            since: only jobs created at this time or later; needs a time zone.
         """
         query: dict[str, Any] = {
             "state": state,
@@ -162,7 +161,7 @@ class Client:
 
 
 def _kept(name: str) -> str:
-    """What `resnextq up` keeps in its home on this machine; empty: nothing."""
+    """The content of a file in the home of `resnextq up` on this machine; empty if missing."""
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
     home = Path(os.environ.get("RESNEXT_HOME") or Path(data) / "resnext-queue")
     try:

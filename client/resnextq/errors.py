@@ -1,13 +1,13 @@
-"""What can go wrong.
+"""The errors of this package.
 
-Error                   what was wrong, and what to do; the base of all
-├── Refused             the server takes the request for wrong: `code`, `line`, `column` say why
+Error                   what was wrong, and what to do; the base of all errors
+├── Refused             the server refuses the request: `code`, `line`, `column` say why
 │   ├── NotFound        no job has this id
-│   ├── Forbidden       there is no such key, or it may not do this
-│   └── Conflict        the job's state, or another submit with this key, forbids it for now
-├── TooManyRequests     the key sends more than it may; tried again until the time was over
-├── ServerUnavailable   no answer, or the server is not ready; tried again where that is safe
-└── TimedOut            the time that the caller gave is over
+│   ├── Forbidden       the key does not exist, or does not permit this
+│   ├── Conflict        the job's state, or another submit with this key, forbids it for now
+│   └── TooManyRequests the key sends more than it may; retried until the time limit
+├── ServerUnavailable   no answer, or the server is not ready; retried if that is safe
+└── TimedOut            the caller's time limit has passed
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ class Error(Exception):
 
 @dataclass
 class Refused(Error):
-    """An answer of the server that says no."""
+    """The server refuses the request."""
 
     status: int
     code: str
-    """As the API documents it: `bad_source`, `key_conflict`, `unknown_job`, …"""
+    """The API's error code: `bad_source`, `key_conflict`, `unknown_job`, …"""
     detail: str
     line: int | None = None
     column: str | None = None
     retry_after_s: float = 0.0
-    """What the server asks to be left in peace for."""
+    """How long the server asks to wait before another request."""
 
     def __str__(self) -> str:
         return self.detail

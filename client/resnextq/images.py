@@ -1,4 +1,4 @@
-"""What `Client.submit` takes, as the body of a request: a file, a table, or anything iterable."""
+"""Turns what `Client.submit` takes (a file, a table, an iterable) into the body of a request."""
 
 from __future__ import annotations
 
@@ -31,16 +31,17 @@ def opened(
     column: str | None,
     id_column: str | None,
 ) -> Iterator[tuple[IO[bytes], str]]:
-    """The body, which can be read again from its beginning, and its media type.
+    """Opens the body, which can be read again from its beginning; also gives its media type.
 
     Raises:
-        Error: it is nothing that could be submitted.
+        Error: `images` cannot be submitted.
     """
     if isinstance(images, (str, os.PathLike)):
         path = Path(images)
         if not path.is_file():
             raise Error(
-                f"{os.fspath(images)!r} is no file. A list of URIs is a list: submit([uri, …])."
+                f"{os.fspath(images)!r} is not a file. To submit URIs, pass a list: "
+                "submit([uri, …])."
             )
         with path.open("rb") as file:
             yield file, media_type_of(path)
@@ -49,13 +50,13 @@ def opened(
         for line in _lines(_pairs(images, column, id_column)):
             spooled.write(line)
         if not spooled.tell():
-            raise Error("There is no image in what was given, so nothing is submitted.")
+            raise Error("There is no image to submit: `images` is empty.")
         spooled.seek(0)
         yield cast("IO[bytes]", spooled), TEXT
 
 
 def media_type_of(path: Path) -> str:
-    """By the name's ending, without that of packing; what has none is text."""
+    """The media type by the file name's ending, apart from .gz and .zst; the default is text."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     while suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
@@ -67,14 +68,17 @@ def _pairs(
     column: str | None,
     id_column: str | None,
 ) -> Iterable[tuple[Any, Any]]:
-    """URIs with ids, of a table (of pandas, polars or pyarrow) or of an iterable."""
+    """URIs with ids, from a table (pandas, polars or pyarrow) or from an iterable."""
     if hasattr(images, "columns") and hasattr(images, "__getitem__"):
         names = [str(name) for name in _names(images)]
         uris = _column(images, names, column or _likely(names))
         refs = [None] * len(uris) if id_column is None else _column(images, names, id_column)
         return zip(uris, refs, strict=True)
     if column is not None or id_column is not None:
-        raise Error("`column` and `id_column` are for files and tables; here are neither.")
+        raise Error(
+            "`column` and `id_column` need a file or a table, and `images` is neither. "
+            "Leave them out."
+        )
     return (one if isinstance(one, tuple) else (one, None) for one in images)
 
 
@@ -88,12 +92,15 @@ def _likely(names: list[str]) -> str:
             return name
     if len(names) == 1:
         return names[0]
-    raise Error(f"Which column has the URIs? Name it: column=…; there are {', '.join(names)}.")
+    raise Error(
+        "It is not clear which column has the URIs. Name it with column=…; "
+        f"the columns are {', '.join(names)}."
+    )
 
 
 def _column(table: Any, names: list[str], name: str) -> list[Any]:  # noqa: ANN401
     if name not in names:
-        raise Error(f"There is no column {name!r}; there are {', '.join(names)}.")
+        raise Error(f"There is no column {name!r}; the columns are {', '.join(names)}.")
     values = table[name]
     for method in ("to_pylist", "to_list", "tolist"):
         if hasattr(values, method):
@@ -104,15 +111,15 @@ def _column(table: Any, names: list[str], name: str) -> list[Any]:  # noqa: ANN4
 def _lines(pairs: Iterable[tuple[Any, Any]]) -> Iterator[bytes]:
     """
     Raises:
-        Error: a URI or an id is no text, or cannot stand in a line.
+        Error: a URI or an id is not text, or does not fit into a line.
     """
     for number, (uri, ref) in enumerate(pairs):
         if not isinstance(uri, str) or not uri.strip():
-            raise Error(f"Image {number} has the URI {uri!r}; it is a text.")
+            raise Error(f"Image {number} has the URI {uri!r}; a URI must be non-empty text.")
         text = uri if ref is None else f"{uri}\t{ref}"
         if any(mark in text for mark in "\n\r\0") or "\t" in uri:
-            raise Error(f"Image {number}: a line break, TAB or NUL in {text!r}.")
+            raise Error(f"Image {number}: {text!r} contains a line break, TAB or NUL. Remove it.")
         try:
             yield f"{text}\n".encode()
         except UnicodeEncodeError as error:
-            raise Error(f"Image {number}: {text!r} is no text that UTF-8 can write.") from error
+            raise Error(f"Image {number}: {text!r} cannot be encoded as UTF-8.") from error

@@ -12,18 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from resnextq.errors import Error, TimedOut
-from resnextq.shapes import ClassCount, ErrorCount, JobStatus, Result, Retried
+from resnextq.shapes import ClassCount, ErrorCount, JobStatus, Result, Retried, Thumbnail
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
     from resnextq.transport import Transport
 
-# The server answers when the job is finished, or after this.
+# The server answers when the job is finished, or after this time.
 LONG_POLL_S: Final = 20.0
-# While a bar is shown.
+# The same while progress is shown.
 SHOW_EVERY_S: Final = 1.0
+# Added to the caller's time limit, so that the server's last answer can arrive.
+ANSWER_S: Final = 5.0
+SAVE_TIMEOUT_S: Final = 3_600.0
 PAGE: Final = 5_000
+THUMBNAILS_PAGE: Final = 1_000
 MINUTE_S: Final = 60
 JSON: Final = {"Content-Type": "application/json"}
 HOUR_S: Final = 3_600
@@ -32,7 +36,7 @@ FORMATS: Final = {"parquet": PARQUET, "csv": "text/csv", "jsonl": "application/x
 
 
 class Job:
-    """A job, by its id. Each method asks the server anew; see `Client.job` and `Client.submit`."""
+    """A job on the server, from `Client.job` or `Client.submit`. Each method asks the server."""
 
     def __init__(self, transport: Transport, job_id: str) -> None:
         self._transport = transport
@@ -46,19 +50,19 @@ class Job:
         return f"/v1/jobs/{self.id}"
 
     def status(self) -> JobStatus:
-        """How far it is, with exact counts."""
+        """The job's progress, with exact counts."""
         return JobStatus.read(self._transport.json("GET", self._path))
 
     def wait(self, timeout: float | None = None, progress: bool = True) -> JobStatus:  # noqa: FBT001, FBT002  (as documented)
-        """Returns once no image is left to wait for.
+        """Waits until the job is finished.
 
         Args:
-            timeout: seconds; None: as long as it takes.
-            progress: shows a line with progress, rate and time left, if standard error is a
+            timeout: limit in seconds, plus five for the last answer; None: no limit.
+            progress: show a line with progress, rate and time left, if standard error is a
                 terminal.
 
         Raises:
-            TimedOut: it is not finished in time; the job goes on.
+            TimedOut: the job is not finished in time; it continues.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         shown = _Line() if progress and sys.stderr.isatty() else None
@@ -66,8 +70,7 @@ class Job:
             while True:
                 left_s = LONG_POLL_S if deadline is None else deadline - time.monotonic()
                 wait_s = min(max(0.0, left_s), SHOW_EVERY_S if shown else LONG_POLL_S)
-                told = self._transport.json("GET", self._path, query={"wait_s": round(wait_s, 3)})
-                status = JobStatus.read(told)
+                status = self._status_within(wait_s, None if deadline is None else left_s)
                 if shown:
                     shown.show(status)
                 if status.is_finished:
@@ -75,11 +78,20 @@ class Job:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise TimedOut(
                         f"Job {self.id} is not finished after {timeout:g} s: "
-                        f"{status.pending:,} of {status.total:,} images are left. It goes on."
+                        f"{status.pending:,} of {status.total:,} images are left. It continues."
                     )
         finally:
             if shown:
                 shown.end()
+
+    def _status_within(self, wait_s: float, left_s: float | None) -> JobStatus:
+        """The job's status once it is finished, or after `wait_s`."""
+        limit_s = self._transport.timeout_s
+        if left_s is not None:
+            limit_s = min(limit_s, max(0.0, left_s) + ANSWER_S)
+        query = {"wait_s": round(wait_s, 3)}
+        told = self._transport.json("GET", self._path, query=query, timeout_s=limit_s)
+        return JobStatus.read(told)
 
     def results(
         self,
@@ -89,41 +101,88 @@ class Job:
         min_score: float | None = None,
         error: str | None = None,
     ) -> Iterator[Result]:
-        """What is settled, in the order of the submit; read page by page as it is asked for, so a
-        connection that breaks costs nothing.
+        """Reads the results of finished images, in the order of the submit. Reads page by page as
+        you iterate, so a broken connection loses nothing.
 
         Args:
             only: `classified` or `failed`.
-            label: whose likeliest class has this label.
-            min_score: whose likeliest class has at least this score.
-            error: that failed with this code.
+            label: only images whose most likely class has this label.
+            min_score: only images whose most likely class has at least this score.
+            error: only images that failed with this code.
         """
         query: dict[str, Any] = {
             "only": only, "label": label, "min_score": min_score, "error": error, "limit": PAGE,
         }  # fmt: skip
+        return map(Result.read, self._pages("results", query))
+
+    def thumbnails(
+        self,
+        *,
+        only: str | None = None,
+        label: str | None = None,
+        min_score: float | None = None,
+    ) -> Iterator[Thumbnail]:
+        """Lists images that have a thumbnail, in the order of the submit. Reads page by page. The
+        arguments are the same as for `results`.
+        """
+        query: dict[str, Any] = {
+            "only": only, "label": label, "min_score": min_score, "limit": THUMBNAILS_PAGE,
+        }  # fmt: skip
+        return map(Thumbnail.read, self._pages("thumbnails", query))
+
+    def thumbnail(self, position: int) -> bytes:
+        """The thumbnail of one image, a JPEG.
+
+        Raises:
+            NotFound: the image has no thumbnail.
+        """
+        path, limit_s = f"{self._path}/thumbnails/{position}", self._transport.timeout_s
+        with self._transport.stream(path, accept="image/jpeg", timeout_s=limit_s) as blocks:
+            return b"".join(blocks)
+
+    def _pages(self, name: str, query: dict[str, Any]) -> Iterator[dict[str, Any]]:
         while True:
-            page = self._transport.json("GET", f"{self._path}/results", query=query)
-            yield from map(Result.read, page["results"])
+            page = self._transport.json("GET", f"{self._path}/{name}", query=query)
+            yield from page[name]
             if page["next"] is None:
                 return
             query["cursor"] = page["next"]
 
-    def save(self, path: str | os.PathLike[str], format: str | None = None, **filters: Any) -> Path:  # noqa: A002, ANN401
-        """Writes what is settled to a file, which appears once it is whole; returns its path.
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        format: str | None = None,  # noqa: A002  (as documented)
+        *,
+        timeout_s: float = SAVE_TIMEOUT_S,
+        **filters: Any,  # noqa: ANN401
+    ) -> Path:
+        """Writes the results of finished images to a file, which appears only when complete.
 
         Args:
-            path: of the file.
-            format: `parquet`, `csv` or `jsonl`; by default the name's ending.
-            filters: as of `results`.
+            path: path of the file.
+            format: `parquet`, `csv` or `jsonl`; by default the file name's ending.
+            timeout_s: limit for the whole call.
+            filters: the arguments of `results`.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ServerUnavailable: the connection ended before the answer was complete.
+            TimedOut: the answer was not complete in time.
         """
         path = Path(path)
         wanted = format or path.suffix.lstrip(".")
         if wanted not in FORMATS:
-            raise Error(f"The format is {wanted!r}; it is one of: {', '.join(FORMATS)}.")
+            raise Error(f"The format must be one of {', '.join(FORMATS)}, got {wanted!r}.")
         part = path.with_name(f"{path.name}.part")
         try:
-            accept = FORMATS[wanted]
-            source = self._transport.stream(f"{self._path}/results", query=filters, accept=accept)
+            source = self._transport.stream(
+                f"{self._path}/results",
+                query=filters,
+                accept=FORMATS[wanted],
+                timeout_s=timeout_s,
+            )
             with source as blocks, part.open("wb") as file:
                 for block in blocks:
                     file.write(block)
@@ -133,12 +192,12 @@ class Job:
         return path
 
     def to_parquet(self, path: str | os.PathLike[str], **filters: Any) -> Path:  # noqa: ANN401
-        """`save` as Parquet: one schema for images that are classified and that have failed."""
+        """Saves as Parquet, with one schema for classified and failed images; see `save`."""
         return self.save(path, "parquet", **filters)
 
     def to_pandas(self, **filters: Any) -> pd.DataFrame:  # noqa: ANN401
-        """A row an image, with the columns of the Parquet file. Needs pandas and pyarrow."""
-        import tempfile  # noqa: PLC0415  (few need these)
+        """One row per image, with the columns of the Parquet file. Needs pandas and pyarrow."""
+        import tempfile  # noqa: PLC0415  (few callers need these)
 
         import pandas  # noqa: ICN001, PLC0415
 
@@ -146,21 +205,21 @@ class Job:
             return pandas.read_parquet(self.to_parquet(Path(folder) / "results.parquet", **filters))
 
     def classes(self, limit: int = 100) -> list[ClassCount]:
-        """How many images have which class as their likeliest, the most frequent first."""
+        """Counts images by most likely class, most frequent first."""
         told = self._transport.json("GET", f"{self._path}/classes", query={"limit": limit})
         return [ClassCount.of(one) for one in told["classes"]]
 
     def errors(self, limit: int = 1_000) -> list[ErrorCount]:
-        """How many images have failed, by code and host, the most frequent first."""
+        """Counts failed images by code and host, most frequent first."""
         told = self._transport.json("GET", f"{self._path}/errors", query={"limit": limit})
         return [ErrorCount.of(one) for one in told["errors"]]
 
     def cancel(self) -> JobStatus:
-        """Stops it. What is done is kept."""
+        """Cancels the job. Finished results are kept."""
         return self._change("cancel")
 
     def pause(self) -> JobStatus:
-        """Gives none of its images out until `resume`."""
+        """Pauses the job: workers get no more of its images until `resume`."""
         return self._change("pause")
 
     def resume(self) -> JobStatus:
@@ -173,7 +232,7 @@ class Job:
         priority: int | None = None,
         tags: Mapping[str, str | None] | None = None,
     ) -> JobStatus:
-        """Changes what is given. An empty name is none; a tag with the value None goes."""
+        """Changes the given values. An empty name removes the name, and None removes a tag."""
         given = {"name": name, "priority": priority, "tags": None if tags is None else dict(tags)}
         body = json.dumps({key: value for key, value in given.items() if value is not None})
         told = self._transport.json(
@@ -182,19 +241,28 @@ class Job:
         return JobStatus.read(told)
 
     def retry(self, errors: Sequence[str] = ()) -> Retried:
-        """Runs failed images again: those with one of these codes, or all."""
+        """Runs failed images again: all, or only those with one of these codes."""
         body = json.dumps({"errors": list(errors)}).encode()
         told = self._transport.json("POST", f"{self._path}/retry", body=body, headers=JSON)
         return Retried.of(told)
 
+    def delete(self) -> None:
+        """Deletes a job that has ended, with its results. Its id is unknown afterwards.
+
+        Raises:
+            Conflict: the job still runs: cancel it first.
+            NotFound: the job is already deleted.
+        """
+        self._transport.json("DELETE", self._path)
+
     def _change(self, what: str) -> JobStatus:
-        # Each of these is as good twice as once.
+        # Each of these requests may be repeated.
         told = self._transport.json("POST", f"{self._path}/{what}", again=True)
         return JobStatus.read(told)
 
 
 class _Line:
-    """One line on standard error that is written over."""
+    """One line on standard error that is overwritten."""
 
     def show(self, status: JobStatus) -> None:
         done = status.total - status.pending

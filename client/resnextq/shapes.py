@@ -1,4 +1,4 @@
-"""What the server tells, as dataclasses. A field that a newer server adds is in `raw`."""
+"""The server's answers as dataclasses. Fields that a newer server adds are in `raw`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, Self
 @dataclass(frozen=True, kw_only=True)
 class _Shape:
     raw: Mapping[str, Any] = field(repr=False, compare=False)
-    """The JSON as it came."""
+    """The server's JSON, unchanged."""
 
     @classmethod
     def of(cls, told: Mapping[str, Any], **read: Any) -> Self:  # noqa: ANN401  (any field's type)
-        """`read` are the fields that JSON has in another form."""
+        """`read` has the fields that need conversion from JSON."""
         names = {one.name for one in fields(cls)} - {"raw"}
         return cls(**{name: told.get(name) for name in names} | read, raw=told)
 
@@ -39,7 +39,7 @@ class JobStatus(_Shape):
     precision: str
     queue: str
     served: int
-    """Workers of its queue that live."""
+    """Number of live workers on its queue."""
     total: int
     classified: int
     failed: int
@@ -50,12 +50,12 @@ class JobStatus(_Shape):
     expires_at: datetime | None
     finished_at: datetime | None
     errors: Mapping[str, int]
-    """Images by error code, the most frequent first."""
+    """Number of images by error code, most frequent first."""
     faults: Mapping[str, int]
 
     @property
     def is_finished(self) -> bool:
-        """No image is left to wait for."""
+        """Whether no image is left to wait for."""
         return self.state == "completed" or (
             self.state in ("cancelled", "expired") and self.finished_at is not None
         )
@@ -82,17 +82,17 @@ class Failure(_Shape):
 
 @dataclass(frozen=True, kw_only=True)
 class Result(_Shape):
-    """What has become of one image."""
+    """The result of one image."""
 
     position: int
-    """In the order of the submit, from 0."""
+    """Its place in the submit, from 0."""
     uri: str
     ref: str | None
-    """Your own id of it."""
+    """Your own id for it."""
     status: str
     """`classified` or `failed`."""
     top5: tuple[Guess, ...]
-    """The likeliest first; empty if it has failed."""
+    """Most likely class first; empty if the image failed."""
     error: Failure | None
     model: str
     attempts: int
@@ -107,12 +107,25 @@ class Result(_Shape):
 
     @classmethod
     def read(cls, told: Mapping[str, Any]) -> Self:
-        error = told.get("error")
-        return cls.of(
-            told,
-            top5=tuple(map(Guess.of, told.get("top5") or ())),
-            error=None if error is None else Failure.of(error),
-        )
+        return cls.of(told, **_answer(told))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thumbnail(_Shape):
+    """An image that has a thumbnail, with its result."""
+
+    position: int
+    uri: str
+    ref: str | None
+    status: str
+    """`classified` or `failed`."""
+    top5: tuple[Guess, ...]
+    """Most likely class first; empty if the image failed."""
+    error: Failure | None
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Self:
+        return cls.of(told, **_answer(told))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +140,7 @@ class ClassCount(_Shape):
 class ErrorCount(_Shape):
     code: str
     host: str | None
-    """None: the images are files."""
+    """None for files."""
     images: int
 
 
@@ -136,7 +149,15 @@ class Retried(_Shape):
     images: int
     """Images that run again."""
     left: int
-    """Failed images whose chunks still run, or have just failed."""
+    """Failed images that were not retried: they have just failed, or their chunks still run."""
+
+
+def _answer(told: Mapping[str, Any]) -> dict[str, Any]:
+    error = told.get("error")
+    return {
+        "top5": tuple(map(Guess.of, told.get("top5") or ())),
+        "error": None if error is None else Failure.of(error),
+    }
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -1,4 +1,4 @@
-"""Redis as both sides see it: a Celery app from the settings, and the message for a chunk.
+"""Redis for both sides: a Celery app from the settings, and the message for a chunk.
 
 The dispatcher encodes a `ChunkMessage` and publishes it; a worker's task decodes it.
 """

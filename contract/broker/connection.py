@@ -1,7 +1,7 @@
 """How every process talks to Redis: one Celery configuration, one queue for each model.
 
-Redis is the transport alone. No result is kept there, and nothing relies on Celery to run a
-message again: a chunk whose message is lost is published again from SQL.
+Redis is only the transport. It keeps no results, and nothing relies on Celery to run a message
+again: if a message is lost, the dispatcher publishes its chunk again from SQL.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from contract.errors import BrokerUnavailable, SettingsError
 from contract.models import short_model
 from contract.settings import PREFIX, Settings
 
-# Far above any chunk's time: a message that is handed out again while it runs is of no use.
+# Far longer than any chunk takes: delivering a message again while its chunk runs is of no use.
 VISIBILITY_TIMEOUT_S: Final = 7 * 24 * 3600
-# Redis answers within milliseconds: a connection that does not is half open. While it is waited
-# for nothing else is done. A poll, which takes a second, is looked at every so often, and given up
-# at the second look: so a worker goes on within 15 s of a network that dropped its packets.
+# Redis answers within milliseconds, so a connection that takes longer is half open. Nothing else is
+# done while waiting for it. A poll takes a second; it is checked at this interval and given up at
+# the second check. So a worker continues within 15 s after a network dropped its packets.
 SOCKET_TIMEOUT_S: Final = 5
 CONNECT_TIMEOUT_S: Final = 5
-# Of a broker's URL, beside those of TLS; see `kombu.Connection`.
+# Options of a broker's URL, besides those for TLS; see `kombu.Connection`.
 KOMBU_OPTIONS: Final = frozenset(("connect_timeout", "credential_provider", "heartbeat"))
 # Kombu's own waits between tries grow to 30 s, and no setting of Celery's changes that.
 LONGEST_RECONNECT_S: Final = 3.0
 
 
 class PromptConnection(Connection):
-    """Outlasts a broker that goes away, and finds it within moments of its being back."""
+    """Survives a broker that goes away, and reconnects soon after the broker is back."""
 
     def get_transport_cls(self) -> Any:  # noqa: ANN401
-        """Imported when it is first used, since it loads the client of Redis."""
+        """Imports the transport on first use, because it loads the Redis client."""
         from contract.broker.transport import Transport  # noqa: PLC0415
 
         return Transport
@@ -48,25 +48,25 @@ class PromptConnection(Connection):
         return super()._ensure_connection(*args, **options)  # type: ignore[no-untyped-call]
 
     def _do_close_transport(self) -> None:
-        """Without taking from the transport what kombu needs to connect again: messages in hand
-        are acknowledged or given back over it later, and an AttributeError then, instead of an
-        error of the connection, would end the worker.
+        """Keeps what the transport needs to connect again. The worker acknowledges or returns the
+        messages that it holds over this transport later. It survives a connection error then, but
+        not the AttributeError that kombu's own method would cause.
         """
         self._transport = None
 
 
 class PromptAMQP(AMQP):  # type: ignore[misc]  # Celery has no types
-    """How a Celery app comes to its connections."""
+    """Gives a Celery app these connections."""
 
     Connection = PromptConnection
 
 
 def make_celery(settings: Settings) -> Celery:
-    """Makes a Celery app for producers and workers alike; it connects on first use.
+    """Makes a Celery app, for producers and workers. It connects on first use.
 
     Raises:
         UnavailableError: no broker is configured.
-        SettingsError: an option of the broker's URL is wrong.
+        SettingsError: an option in the broker's URL is wrong.
     """
     url = settings.broker()
     _check_options(url)
@@ -80,9 +80,9 @@ def make_celery(settings: Settings) -> Celery:
         task_ignore_result=True,
         task_acks_late=True,
         task_default_queue=queue_of(settings.model, settings.weights, settings.precision),
-        # What is prefetched beyond the running tasks helps nobody else.
+        # Other workers cannot take a message that is prefetched beyond the running tasks.
         worker_prefetch_multiplier=1,
-        # After a lost connection; worker.process.celery_worker sets the count anew each second.
+        # Applies after a lost connection. worker.process.celery_worker sets the count every second.
         worker_enable_prefetch_count_reduction=False,
         worker_send_task_events=True,
         worker_enable_remote_control=True,
@@ -101,7 +101,7 @@ def make_celery(settings: Settings) -> Celery:
 
 
 def _check_options(broker_url: str) -> None:
-    """Refuses what Kombu would raise a TypeError for; of a socket's URL it takes any option."""
+    """Refuses options for which kombu would raise a TypeError. A socket's URL may have any."""
     parts = urlsplit(broker_url)
     for name, _ in parse_qsl(parts.query) if parts.scheme != "redis+socket" else ():
         if not (name.startswith("ssl_") or name in KOMBU_OPTIONS):
@@ -113,15 +113,15 @@ def _check_options(broker_url: str) -> None:
 def queue_of(model: str, weights: str, precision: str) -> str:
     """The queue of the workers that serve this model: `resnext101_32x4d.nvidia.amp`.
 
-    Of a file only the name counts, since machines keep it in different folders.
+    For a file only its name counts, because its folder may differ between machines.
     """
     parts = (short_model(model), weights.rsplit("/", 1)[-1], precision)
     return ".".join(re.sub(r"[^A-Za-z0-9_-]+", "-", part) for part in parts)
 
 
 def redis_of(app: Celery) -> Any:  # noqa: ANN401  (kombu gives whichever client fits the URL)
-    """A Redis client with the app's address and time-outs: one for each connection of the app's
-    pool, so as good as always the same. Safe for many threads.
+    """A Redis client with the app's address and timeouts. Each connection in the app's pool has
+    one, so it is almost always the same client. Safe for many threads.
     """
     with app.pool.acquire(block=True) as connection:
         return connection.default_channel.client
@@ -141,7 +141,7 @@ def check_broker(app: Celery) -> None:
         advice = f"Start it, or correct {PREFIX}BROKER_URL."
         if "CERTIFICATE_VERIFY_FAILED" in reason:
             advice = (
-                "Where its certificate is signed by an authority of your own, name that in "
+                "If your own authority signed its certificate, name that authority in "
                 f"{PREFIX}BROKER_URL: ?ssl_ca_certs=/path/to/authority.pem."
             )
         raise BrokerUnavailable(

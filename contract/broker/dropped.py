@@ -1,6 +1,6 @@
-"""Messages that no program of ours can have sent: logged, counted and dropped.
+"""Drops messages that this project cannot have sent; logs and counts them.
 
-Whatever they were about stays as it is in SQL, and the dispatcher publishes it again.
+If such a message was for a chunk, SQL still has the chunk, and the dispatcher publishes it again.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _count = 0
 
 
 def drop(reason: object) -> None:
-    global _count  # noqa: PLW0603  (one for the process, as its metrics are)
+    global _count  # noqa: PLW0603  (one count for the process, like its metrics)
     with _lock:
         _count += 1
     log.error("Dropped a message: %s", reason)
 
 
 def dropped() -> int:
-    """How many this process has dropped."""
+    """How many messages this process has dropped."""
     return _count

@@ -1,9 +1,9 @@
 """The message that stands for a chunk of images: from the dispatcher, through Redis, to a worker.
 
-It travels as the keyword arguments of one Celery task, in JSON. SQL is the truth and this is
-only a notice: a worker claims the chunk's generation in SQL before it runs anything, and then runs
-what SQL says. A chunk stays as it is for as long as it has that generation and waits, so the
-message need not name its images.
+It travels as the keyword arguments of one Celery task, in JSON. SQL is the truth, and the message
+is only a notice: a worker claims the chunk's generation in SQL before it runs anything, and then
+runs what SQL says. A waiting chunk does not change within a generation, so the message need not
+name its images.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from contract.uris import MAX_URI_CHARS
 TASK_NAME: Final = "resnext.classify_chunk"
 MESSAGE_VERSION: Final = 1
 ALONE_VERSION: Final = 2
-"""One image, to be run with nothing else in flight in its worker. Of a version of its own, so
-that a worker which cannot do that leaves it to one that can.
+"""One image that must run while nothing else is in flight in its worker. It has its own version, so
+that a worker that cannot do this leaves it to another one.
 """
 PART_VERSION: Final = 3
-"""Some images of a chunk, while the others wait for a time of their own. A program that does not
-know them would take the message for malformed, and leaves this version to one that does.
+"""Some images of a chunk, while its others wait for another time. A program that does not know such
+messages would call them malformed; because of the version it leaves them to a newer program.
 """
 NOTICE_VERSION: Final = 4
-"""All current images of a chunk, which the message counts and does not name. The versions before
-name them, with their URIs; none of ours sends 1 and 3 any more.
+"""All current images of a chunk. The message counts them but does not name them. Earlier versions
+name them, with their URIs; this program no longer sends versions 1 and 3.
 """
 READ_VERSIONS: Final = (MESSAGE_VERSION, ALONE_VERSION, PART_VERSION, NOTICE_VERSION)
 PUBLISHED_AT_HEADER: Final = "published_at"
-"""Message header: `chunks.published_at` of this publication, ISO 8601, the database's time."""
+"""Message header: `chunks.published_at` of this publication, ISO 8601, by the database's clock."""
 
 MAX_JOB_CHARS: Final = 32
 MAX_NUMBER: Final = 2**63 - 1
@@ -42,16 +42,16 @@ T = TypeVar("T")
 
 
 class UnknownMessageVersion(ValueError):
-    """A newer program sent it: leave it for a newer worker."""
+    """A newer program sent the message: leave it for a newer worker."""
 
 
 class MalformedMessage(ValueError):
-    """No program of ours sent it."""
+    """This project cannot have sent the message."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkMessage:
-    """A chunk's current images, in one of its generations; or one of them alone."""
+    """A chunk's current images in one generation, or one of them alone."""
 
     job: str
     """The public id of the job."""
@@ -61,7 +61,7 @@ class ChunkMessage:
     positions: tuple[int, ...] = ()
     uris: tuple[str, ...] = ()
     images: int = 0
-    """How many there are, for people, where none is named."""
+    """The number of images, for people to read, if the message does not name them."""
     version: int = MESSAGE_VERSION
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class ChunkMessage:
             )
         if self.alone and len(self.uris) != 1:
             raise MalformedMessage(
-                f"chunk {self.chunk} of job {self.job}: {len(self.uris)} images as one alone"
+                f"chunk {self.chunk} of job {self.job}: {len(self.uris)} images, expected one alone"
             )
 
     @property
@@ -84,11 +84,16 @@ class ChunkMessage:
         return self.version == ALONE_VERSION
 
     def __str__(self) -> str:
-        """As people see it in Flower and in logs."""
+        """The text that Flower and logs show."""
         return (
             f"job={self.job} chunk={self.chunk} generation={self.generation} "
             f"images={len(self.uris) or self.images}{' alone' if self.alone else ''}"
         )
+
+    @property
+    def logged(self) -> dict[str, str | int]:
+        """Fields for log lines about this message; see `contract.log`."""
+        return {"job": self.job, "chunk": self.chunk, "generation": self.generation}
 
     @property
     def names_images(self) -> bool:
@@ -106,7 +111,7 @@ class ChunkMessage:
     def decode(cls, fields: Mapping[str, Any]) -> Self:
         """
         Raises:
-            UnknownMessageVersion: a newer program sent it.
+            UnknownMessageVersion: a newer program sent the message.
             MalformedMessage: fields are missing, too large or of the wrong type.
         """
         version = _number(fields, "version")

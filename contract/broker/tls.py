@@ -1,7 +1,7 @@
-"""How TLS to the broker is verified, by the `ssl_` options of its URL.
+"""How TLS to the broker is verified: reads the `ssl_` options of the broker's URL.
 
-`contract.broker.connection` hands it to Celery, from which all clients of Redis take it: workers,
-dispatcher, rates of hosts, dashboard and `resnextq doctor`. Kombu's own default for `rediss://`
+`contract.broker.connection` passes them to Celery, and all Redis clients take them from there:
+workers, dispatcher, host rates, dashboard and `resnextq doctor`. Kombu's default for `rediss://`
 verifies nothing.
 """
 
@@ -15,7 +15,7 @@ from contract.errors import SettingsError
 from contract.settings import PREFIX
 
 VERIFIED: Final[dict[str, Any]] = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
-"""As redis-py names it: by the authorities that this machine trusts, host name included."""
+"""In redis-py's names: check the certificate against this machine's authorities, and the host."""
 _REQUIREMENTS: Final = {
     "required": "required",
     "optional": "optional",
@@ -30,7 +30,7 @@ _TEXTS: Final = frozenset(("ssl_ciphers", "ssl_password"))
 
 
 def tls_of(broker_url: str) -> dict[str, Any] | None:
-    """redis-py's arguments for TLS, None where the URL asks for none.
+    """redis-py's arguments for TLS; None if the URL does not ask for TLS.
 
     Raises:
         SettingsError: an option does not exist, its value is wrong, or its file is missing.
@@ -46,7 +46,7 @@ def tls_of(broker_url: str) -> dict[str, Any] | None:
 
 
 def without_tls_options(broker_url: str) -> str:
-    """The URL as Celery takes it, which gets `tls_of` beside it."""
+    """The URL for Celery, which gets `tls_of` separately."""
     kept = [option for option in _options(broker_url) if not option[0].startswith("ssl_")]
     parts = urlsplit(broker_url)
     if len(kept) == len(_options(broker_url)):
@@ -55,7 +55,7 @@ def without_tls_options(broker_url: str) -> str:
 
 
 def why_unverified(broker_url: str) -> str:
-    """The option by which the server is not verified; empty where it is, or without TLS."""
+    """The option that turns verification off; empty if the server is verified, or without TLS."""
     tls = tls_of(broker_url)
     if tls is None:
         return ""

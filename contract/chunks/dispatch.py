@@ -1,4 +1,4 @@
-"""The dispatcher's moves of chunks that wait: publish, and take back what no worker claimed."""
+"""The dispatcher's moves for waiting chunks: publish, and take back unclaimed ones."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from contract.database.tables import chunk_uris, chunks, jobs
 
 
 def due(job_number: Column[int] | int, *, most: int) -> Select[tuple[int, int]]:
-    """Due chunks of a job and their images, in the order in which they go out.
+    """Due chunks of a job, with their counts of images, in the order of publication.
 
-    The order is random, since neighbours in a crawl share a host.
+    The order is random, because neighbours in a crawl share a host.
     """
     return (
         select(chunks.c.chunk, chunks.c.remaining_images)
@@ -34,10 +34,10 @@ def due(job_number: Column[int] | int, *, most: int) -> Select[tuple[int, int]]:
 def publish(
     connection: Connection, job_number: int, images: float, *, most: int
 ) -> tuple[datetime, Sequence[Row[Any]]]:
-    """Queues due chunks that have so many images together; the last of them may have more.
+    """Queues due chunks with about `images` images in all; the last chunk may exceed that.
 
     Returns:
-        When they were published, and the chunks, in the order of `shuffle`.
+        The time of publication, and the chunks in the order of `shuffle`.
     """
     now = connection.scalar(select(db_now()))
     assert now is not None  # noqa: S101  (a clock always answers)
@@ -85,7 +85,7 @@ def _queue(
 
 
 def uri_of(connection: Connection, job_number: int, chunk: int, offset: int) -> str:
-    """Of one image of a chunk."""
+    """The URI of one image of a chunk."""
     uris = connection.execute(
         select(chunk_uris.c.uris).where(
             chunk_uris.c.job_number == job_number, chunk_uris.c.chunk == chunk
@@ -95,7 +95,7 @@ def uri_of(connection: Connection, job_number: int, chunk: int, offset: int) -> 
 
 
 def queued_images(connection: Connection, queue: str) -> dict[int, int]:
-    """Images that wait in Redis, by job; a job without any is left out."""
+    """The number of images that wait in Redis, by job. Leaves out jobs without any."""
     rows = connection.execute(
         select(chunks.c.job_number, func.sum(chunks.c.remaining_images).label("queued"))
         .select_from(chunks.join(jobs, jobs.c.number == chunks.c.job_number))
@@ -106,7 +106,11 @@ def queued_images(connection: Connection, queue: str) -> dict[int, int]:
 
 
 def take_back_unclaimed(connection: Connection, queue: str, before: datetime) -> int:
-    """Makes chunks pending again that were published before this time and not claimed."""
+    """Makes chunks pending again if they were published before this time and never claimed.
+
+    Returns:
+        The number of chunks.
+    """
     of_queue = select(jobs.c.number).where(jobs.c.queue == queue, jobs.c.state == "running")
     gone = (
         select(chunks.c.job_number, chunks.c.chunk)
@@ -115,7 +119,7 @@ def take_back_unclaimed(connection: Connection, queue: str, before: datetime) ->
             chunks.c.published_at < before,
             chunks.c.job_number.in_(of_queue),
         )
-        # One that is being claimed is not lost; its worker may hang in mid-transaction.
+        # A chunk that is being claimed is not lost; its worker may hang in mid-transaction.
         .with_for_update(skip_locked=True)
         .cte("gone")  # evaluated once, whatever the plan
     )

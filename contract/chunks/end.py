@@ -1,4 +1,4 @@
-"""The move that ends what is left of a job that was cancelled or has expired."""
+"""The move that ends the remaining chunks of a job that was cancelled or has expired."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from contract.failure import Failure
 
 
 def end(connection: Connection, job_number: int, code: str, *, most: int) -> int:
-    """Gives each image of some chunks that no worker runs a row with this code.
+    """Ends up to `most` chunks that no worker runs: each remaining image gets a row with this code.
 
-    Their generation rises: a worker that ran one of them before and comes late can tell that it
-    was not its own store that has ended the chunk.
+    The chunks' generation rises, so a worker that ran one of them before, and stores late, can tell
+    that another program ended the chunk.
 
     Returns:
-        The number of chunks, `most` of them at most.
+        The number of chunks.
     """
     left = connection.execute(
         select(chunks, chunk_uris.c.uris, chunk_uris.c.refs)
@@ -29,7 +29,7 @@ def end(connection: Connection, job_number: int, code: str, *, most: int) -> int
             chunks.c.state.in_((ChunkState.PENDING, ChunkState.QUEUED)),
         )
         .limit(most)
-        # One that is just being claimed is its worker's.
+        # Skips a chunk that a worker is claiming right now.
         .with_for_update(of=chunks, skip_locked=True)
     ).all()
     if not left:

@@ -1,33 +1,42 @@
-"""Faults of this program that runs of chunks meet, while they meet them.
+"""Errors in this program that runs of chunks meet at the moment.
 
-A run notes its fault in the chunk's row, and the next run that meets none clears it.
+A run records its error in the chunk's column `fault`. The next run without an error clears it.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection
+from functools import cache
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Select, bindparam, func, select
 
 from contract.database.tables import chunks, jobs
 
 
 def faults_of(connection: Connection, job_numbers: Collection[int]) -> dict[int, Counter[str]]:
-    """Chunks by fault, for each of these jobs that has one."""
-    rows = connection.execute(
-        select(chunks.c.job_number, chunks.c.fault, func.count().label("chunks"))
-        .where(chunks.c.fault.is_not(None), chunks.c.job_number.in_(job_numbers))
-        .group_by(chunks.c.job_number, chunks.c.fault)
-    )
+    """The number of chunks by fault, for each of these jobs that has a fault."""
+    rows = connection.execute(_faults_of(), {"numbers": list(job_numbers)})
     found: dict[int, Counter[str]] = defaultdict(Counter)
     for row in rows:
         found[row.job_number][row.fault] = row.chunks
     return dict(found)
 
 
+@cache
+def _faults_of() -> Select[Any]:
+    """Builds the statement once, because building takes longer than executing."""
+    numbers = bindparam("numbers", expanding=True, type_=jobs.c.number.type)
+    return (
+        select(chunks.c.job_number, chunks.c.fault, func.count().label("chunks"))
+        .where(chunks.c.fault.is_not(None), chunks.c.job_number.in_(numbers))
+        .group_by(chunks.c.job_number, chunks.c.fault)
+    )
+
+
 def faults_of_running_jobs(connection: Connection) -> Counter[str]:
-    """Chunks by fault, of all jobs that are running."""
+    """The number of chunks by fault, for all running jobs."""
     rows = connection.execute(
         select(chunks.c.fault, func.count().label("chunks"))
         .select_from(chunks.join(jobs, jobs.c.number == chunks.c.job_number))

@@ -1,7 +1,7 @@
 """Which run of which chunk a statement may change.
 
 Publishing raises a chunk's generation. A worker that held the chunk in an earlier generation can
-change nothing any more, however late it comes.
+no longer change it, however late it stores.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from contract.database.tables import chunk_uris, chunks
 
 @dataclass(frozen=True)
 class Fence:
-    """A chunk in one of its generations."""
+    """A chunk in one generation."""
 
     job_number: int
     chunk: int
     generation: int
 
     def parameters(self, worker: str | None = None) -> dict[str, Any]:
-        """What `IN_GENERATION` and, with a worker, `HELD` are executed with."""
+        """The parameters for `IN_GENERATION` and, with a worker, for `HELD`."""
         fence = {
             "the_job": self.job_number,
             "the_chunk": self.chunk,
@@ -47,7 +47,7 @@ HELD: Final = (
     chunks.c.state == ChunkState.RUNNING,
     chunks.c.worker == bindparam("the_worker"),
 )
-"""The worker runs it in this generation."""
+"""True if this worker runs the chunk in this generation."""
 
 GIVEN_BACK: Final[ColumnElement[int]] = case((chunks.c.attempt > 0, chunks.c.attempt - 1), else_=0)
-"""The attempt of a run that was cut off: it counts for none of its images."""
+"""The attempt after an interrupted run, which does not count for its images."""

@@ -1,8 +1,8 @@
-"""The first move of a chunk: it is inserted with its URIs, many chunks in two statements.
+"""The first move of a chunk: inserts chunks with their URIs, many chunks in two statements.
 
-Submit calls this within its transaction. An image that has failed before any worker saw it, since
-its line gives no URI, gets its row in `results` at once. PostgreSQL gets each column as one array:
-one statement a row would keep the server, and so the submit, busier than the rows do.
+Submit calls this within its transaction. An image whose line has no valid URI has failed already,
+and gets its row in `results` at once. PostgreSQL gets each column as one array, because with one
+statement per row the statements would cost more than the rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from contract.failure import Failure
 from contract.remaining import all_of, encode
 
 INVALID: Final = "bad_uri"
-"""The error code of images whose line gives no URI that workers take."""
+"""The error code of images whose line has no URI that workers accept."""
 MAX_SHUFFLE: Final = 2**31 - 1
 
 
@@ -35,17 +35,17 @@ class Part:
     first_position: int
     images: int
     uris: str
-    """A list in JSON, written before the transaction begins so that the transaction is short."""
+    """A list in JSON, encoded before the transaction begins, to keep the transaction short."""
     refs: str | None
     """The submitter's own ids, as a list in JSON; None if no image has one."""
     failed: Mapping[int, str] = field(default_factory=dict)
-    """By offset, with the reason: images that have failed already."""
+    """Images that have failed already: the reason by offset."""
 
 
 def insert_parts(
     connection: Connection, job_number: int, due_at: datetime, parts: Sequence[Part]
 ) -> None:
-    """All of them or, with an error, none. The job's counts are the caller's."""
+    """Inserts all parts or, if it raises, none. The caller updates the job's counts."""
     insert_results(connection, [row for part in parts for row in _rows_of(part, job_number)])
     if connection.dialect.name == "postgresql":
         _insert_arrays(connection, job_number, due_at, parts)
@@ -57,7 +57,7 @@ def insert_parts(
     connection.execute(_INSERT_TEXTS, rows)
 
 
-# The values are JSON already.
+# The values are already JSON.
 _INSERT_TEXTS: Final = insert(chunk_uris).values(
     uris=bindparam("uris", type_=Text()), refs=bindparam("refs", type_=Text())
 )
@@ -106,7 +106,7 @@ def _rows_of(part: Part, job_number: int) -> list[ResultRow]:
     ]
 
 
-# Arrays in PostgreSQL's binary form, %b, so that nothing of them is escaped.
+# %b passes arrays in PostgreSQL's binary form, so nothing in them must be escaped.
 _INSERT_CHUNKS: Final = """
 INSERT INTO chunks (job_number, generation, attempt, deaths, due_at,
                     chunk, first_position, images, shuffle, remaining, remaining_images, state)

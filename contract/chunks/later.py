@@ -1,12 +1,12 @@
 """Images of one chunk that wait for different times.
 
-A chunk has one time at which it is due and one count of attempts. They are those of its current
-images, which go out together. The others wait in `chunks.later`, in groups with a time and a count
-of their own, and the group that is due first becomes current when the current images are done with.
+A chunk has one due time and one count of attempts. Both belong to its current images, which are
+published together. The others wait in `chunks.later`, in groups with their own time and count. When
+the current images are done, the group that is due first becomes current.
 
-Waits of up to about a minute share a group, and longer ones that differ by less than a factor of
-two. So an image waits for another one's `Retry-After` for 64 s at most, or for as long again as it
-has to wait itself, and a chunk has few groups.
+Waits of up to about a minute share a group, and so do longer waits that differ by less than a
+factor of two. So a chunk has few groups, and another image's `Retry-After` delays an image by at
+most 64 s, or at most doubles its own wait.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import ceil, log2
 from typing import Any, Final
 
-# Waits up to this share a group: a group costs a message, a claim and a transaction.
+# Waits up to this share a group, because a group costs a message, a claim and a transaction.
 SHORT_WAIT_S: Final = 60.0
 
 
@@ -28,7 +28,7 @@ class Group:
     due: float
     """Seconds since 1970, by the database's clock."""
     attempt: int
-    """Runs that each of them has had."""
+    """The number of runs that each of them has had."""
     offsets: tuple[int, ...]
 
     def encode(self) -> dict[str, Any]:
@@ -36,12 +36,12 @@ class Group:
 
 
 def decode(later: Sequence[Mapping[str, Any]] | None) -> list[Group]:
-    """The groups that wait, as `chunks.later` holds them."""
+    """Decodes the waiting groups from `chunks.later`."""
     return [Group(one["due"], one["attempt"], tuple(one["offsets"])) for one in later or ()]
 
 
 def encode(groups: Iterable[Group]) -> list[dict[str, Any]] | None:
-    """None where no group waits."""
+    """Encodes groups for `chunks.later`; None if no group waits."""
     return [group.encode() for group in groups] or None
 
 
@@ -51,13 +51,13 @@ def waiting(later: Sequence[Mapping[str, Any]] | None) -> frozenset[int]:
 
 
 def current(remaining: Iterable[int], later: Sequence[Mapping[str, Any]] | None) -> list[int]:
-    """Offsets that go out together next, in order."""
+    """Offsets that are published together next, in order."""
     others = waiting(later)
     return [offset for offset in remaining if offset not in others]
 
 
 def by_wait(waits_s: Mapping[int, float], *, attempt: int, now: float) -> list[Group]:
-    """Groups of images by how long they have to wait."""
+    """Groups images by how long they must wait."""
     groups: dict[int, list[int]] = defaultdict(list)
     for offset, wait_s in waits_s.items():
         groups[ceil(log2(max(wait_s, SHORT_WAIT_S)))].append(offset)
@@ -68,13 +68,13 @@ def by_wait(waits_s: Mapping[int, float], *, attempt: int, now: float) -> list[G
 
 
 def next_of(groups: Iterable[Group]) -> tuple[Group | None, list[Group]]:
-    """The group that is due first, and the rest. Empty groups are dropped."""
+    """The group that is due first, and the rest, without empty groups."""
     ordered = sorted(_merged(groups), key=lambda group: (group.due, group.attempt))
     return (ordered[0], ordered[1:]) if ordered else (None, [])
 
 
 def _merged(groups: Iterable[Group]) -> list[Group]:
-    """Groups that have had as many attempts and are due at the same time are one."""
+    """Merges groups with the same due time and the same number of attempts."""
     merged: dict[tuple[float, int], list[int]] = defaultdict(list)
     for group in groups:
         merged[group.due, group.attempt] += group.offsets

@@ -1,4 +1,4 @@
-"""The dispatcher's moves of chunks that a dead worker ran: take back, count a crash, condemn."""
+"""The dispatcher's moves for chunks of a dead worker: take back, count a crash, condemn."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from contract.database.clock import db_now
 from contract.database.tables import chunk_uris, chunks, jobs, workers
 from contract.failure import Failure
 
-# More deaths than that tell nothing new, and the column is a small one.
+# A higher count tells nothing new, and the column is small.
 MOST_DEATHS: Final = 1000
 
 
 def reap(connection: Connection, alive: Select[tuple[str]]) -> int:
-    """Makes chunks pending that no living worker runs; returns how many there were.
+    """Makes running chunks pending again if their worker is dead; returns how many.
 
-    The run that was cut off counts as no attempt, and as a death of its chunk.
+    The interrupted run does not count as an attempt. It counts as a death of the chunk.
     """
     dead = (
         select(chunks.c.job_number, chunks.c.chunk)
         .where(chunks.c.state == ChunkState.RUNNING, chunks.c.worker.not_in(alive))
-        # One that hangs in mid-transaction keeps its chunk until the server cuts it off.
+        # A worker that hangs in mid-transaction keeps its chunk until the server disconnects it.
         .with_for_update(skip_locked=True)
         .cte("dead")  # evaluated once, whatever the plan
     )
@@ -49,9 +49,9 @@ def reap(connection: Connection, alive: Select[tuple[str]]) -> int:
 
 
 def crashed_alone(connection: Connection) -> Sequence[Row[Any]]:
-    """Chunks of which an image ran alone when its worker crashed; locked.
+    """Locks and returns the chunks of which an image ran alone when its worker crashed.
 
-    Each has its URIs, its job's `id` and what ended the worker, `crashed_by`.
+    Each row has the chunk's URIs, its job's `id`, and in `crashed_by` what ended the worker.
     """
     return connection.execute(
         select(chunks, chunk_uris.c.uris, chunk_uris.c.refs, jobs.c.id, workers.c.crashed_by)
@@ -68,12 +68,12 @@ def crashed_alone(connection: Connection) -> Sequence[Row[Any]]:
 
 
 def note_crashes(connection: Connection, chunk: Row[Any], crashes: dict[str, int]) -> None:
-    """How often each image of the chunk has crashed its worker, by offset."""
+    """Records how often each image of the chunk has crashed its worker, by offset."""
     _change(connection, chunk, {"crashes": crashes})
 
 
 def condemn(connection: Connection, chunk: Row[Any], failure: Failure, *, attempts: int) -> None:
-    """The image that ran alone gets its row; its chunk is left with the others."""
+    """Gives the image that ran alone its row. The chunk keeps its other images."""
     offset = chunk.alone_offset
     rows = failed_rows(chunk, [offset], failure, attempts=attempts, worker=chunk.worker)
     insert_failed(connection, chunk.job_number, rows, failure.code)
@@ -88,7 +88,7 @@ def condemn(connection: Connection, chunk: Row[Any], failure: Failure, *, attemp
 
 
 def _next_current(chunk: Row[Any]) -> dict[str, Any]:
-    """None of its current images is left: those that wait come next, at their own time."""
+    """The values of a chunk without current images: its first waiting group becomes current."""
     first, rest = later.next_of(later.decode(chunk.later))
     if first is None:
         return {"state": ChunkState.DONE}

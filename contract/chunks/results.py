@@ -1,7 +1,7 @@
-"""The only writer of `results`, `tallies` and `class_counts`: rows go in as tuples, in one
+"""The only writer of `results`, `tallies` and `class_counts`: inserts rows as tuples, in one
 statement.
 
-No library looks at the rows one by one: on a GPU that takes thousands of images a second, that
+No library handles the rows one by one. With a GPU that does thousands of images a second, that
 alone would keep a worker's main process busy.
 """
 
@@ -25,25 +25,26 @@ from sqlalchemy import (
 from contract.database.clock import db_now
 from contract.database.tables import TOP, results, tallies
 from contract.failure import Failure
+from contract.stages import Stages
 
 COLUMNS: Final = tuple(column for column in results.c if column is not results.c.settled_at)
-"""What a row holds, in this order. `settled_at` is the database's time."""
+"""The columns of a row, in this order. The database sets `settled_at`."""
 
 ResultRow = tuple[Any, ...]
 Classes = dict[int, dict[int, int]]
-"""Images by model number and class id; as JSON, both are texts."""
+"""Number of images by model number and class id; in JSON, both keys are strings."""
 ClassKey = tuple[int, int, int]
 """Job number, model number, class id."""
 
 NO_ERROR: Final[ResultRow] = (None, None)
 NOT_FETCHED: Final[ResultRow] = (None,) * 6
 NO_ANSWER: Final[ResultRow] = (None,) * (3 + 2 * TOP)
-# A tally's number is of no use to who inserts it.
+# Nothing needs the number of a new tally.
 _TALLY: Final = insert(tallies).inline()
 _NAMES: Final = [column.name for column in COLUMNS]
 _MODEL: Final = _NAMES.index("model_number")
 _CLASS: Final = _NAMES.index("class_1")
-# One statement for thousands of counts: a statement each would take a tick's time.
+# One statement for thousands of counts: a statement for each would take a whole tick.
 _INTO_CLASSES: Final = "INSERT INTO class_counts (job_number, model_number, class_id, images)"
 _OR_ADD: Final = """
 ON CONFLICT (job_number, model_number, class_id)
@@ -57,7 +58,7 @@ _ADD_ARRAYS_OF_CLASSES: Final = f"{_INTO_CLASSES} {_ARRAYS} {_OR_ADD}"
 def failed_rows(
     chunk: Row[Any], offsets: Iterable[int], failure: Failure, *, attempts: int, worker: str | None
 ) -> list[ResultRow]:
-    """Rows of images that nothing was fetched of.
+    """Rows of failed images of which nothing was fetched.
 
     `chunk` has the columns of `chunks`, and `uris` and `refs` of `chunk_uris`.
     """
@@ -79,7 +80,7 @@ def failed_rows(
 
 
 def insert_results(connection: Connection, rows: Sequence[ResultRow]) -> None:
-    """All of them or, with an error, none."""
+    """Inserts all rows or, if it raises, none."""
     if not rows:
         return
     statement = _insert(connection.dialect)
@@ -90,23 +91,25 @@ def insert_results(connection: Connection, rows: Sequence[ResultRow]) -> None:
 
 
 def as_text(rows: Sequence[ResultRow]) -> str:
-    """As PostgreSQL takes them. Python's own `json` takes twenty times as long, most of it for the
-    scores.
+    """Encodes rows as JSON for PostgreSQL. Python's own `json` takes twenty times as long, mostly
+    for the scores.
     """
     return orjson.dumps(rows).decode()
 
 
-def add_tally(
+def add_tally(  # noqa: PLR0913  (what a tally holds)
     connection: Connection,
     job_number: int,
     *,
     classified: int,
     errors: Mapping[str, int],
     classes: Classes | None = None,
+    stages: Stages | None = None,
 ) -> None:
-    """What a transaction has added to the job's counts; the dispatcher counts it later.
+    """Inserts a tally, which adds one transaction's images to the job's counts once it is folded.
 
-    `classes` are those of `classified` images, by `classes_of`.
+    `classes` counts the `classified` images by class, see `classes_of`; `stages` holds how long all
+    images took.
     """
     tally = {
         "job_number": job_number,
@@ -114,12 +117,13 @@ def add_tally(
         "failed": sum(errors.values()),
         "errors": dict(errors),
         "classes": classes or None,
+        "stages": stages or None,
     }
     connection.execute(_TALLY, tally)
 
 
 def classes_of(rows: Iterable[ResultRow]) -> Classes:
-    """How many of these images have which class as their likeliest, by model and class."""
+    """Counts these images by model and most likely class."""
     counts: Classes = {}
     for row in rows:
         if row[_CLASS] is not None:
@@ -131,14 +135,14 @@ def classes_of(rows: Iterable[ResultRow]) -> Classes:
 def insert_failed(
     connection: Connection, job_number: int, rows: Sequence[ResultRow], code: str
 ) -> None:
-    """Rows that all have the same code, and their tally."""
+    """Inserts rows that all have the same code, and their tally."""
     if rows:
         insert_results(connection, rows)
         add_tally(connection, job_number, classified=0, errors={code: len(rows)})
 
 
 def take_tallies(connection: Connection, most: int) -> Sequence[Row[Any]]:
-    """The oldest tallies, which are deleted. Two dispatchers never take the same one."""
+    """Deletes and returns the oldest tallies. Two dispatchers never take the same tally."""
     oldest = (
         select(tallies.c.number)
         .order_by(tallies.c.number)
@@ -152,7 +156,7 @@ def take_tallies(connection: Connection, most: int) -> Sequence[Row[Any]]:
 
 
 def add_class_counts(connection: Connection, counts: Mapping[ClassKey, int]) -> None:
-    """Adds images to `class_counts`. The caller has locked the jobs that are named."""
+    """Adds images to `class_counts`. The caller must have locked the jobs."""
     rows = [(*key, images) for key, images in sorted(counts.items())]
     if not rows:
         return
@@ -164,7 +168,7 @@ def add_class_counts(connection: Connection, counts: Mapping[ClassKey, int]) -> 
 
 
 def has_failed(codes: Collection[str]) -> ColumnElement[bool]:
-    """A row with one of these error codes, or with any."""
+    """Whether a row has one of these error codes; without codes, whether it has any."""
     code = results.c.error_code
     return code.in_(sorted(codes)) if codes else code.is_not(None)
 
@@ -172,7 +176,7 @@ def has_failed(codes: Collection[str]) -> ColumnElement[bool]:
 def delete_failed(
     connection: Connection, job_number: int, first: int, images: int, codes: Collection[str]
 ) -> dict[int, str]:
-    """Deletes rows of failed images of a chunk; their codes by position."""
+    """Deletes rows of a chunk's failed images; returns their codes by position."""
     deleted = connection.execute(
         delete(results)
         .where(
@@ -186,16 +190,8 @@ def delete_failed(
     return {row.position: row.error_code for row in deleted}
 
 
-def delete_some(connection: Connection, job_number: int, most: int) -> int:
-    """Deletes so many rows of a job that is being removed; how many there were."""
-    some = select(results.c.position).where(results.c.job_number == job_number).limit(most)
-    return connection.execute(
-        delete(results).where(results.c.job_number == job_number, results.c.position.in_(some))
-    ).rowcount
-
-
 def plain(value: str | None) -> str | None:
-    """Strangers' text as both databases take it: no NUL, no half of a surrogate pair."""
+    """Cleans text from strangers for both databases: no NUL, no half of a surrogate pair."""
     if value is None or (value.isascii() and "\x00" not in value):
         return value
     return value.replace("\x00", "\ufffd").encode(errors="replace").decode()
@@ -210,13 +206,13 @@ def _insert(dialect: Dialect) -> str:
 
 
 def insert_from_text(dialect: Dialect, rows: str, *also_from: str) -> str:
-    """SQL by which PostgreSQL inserts rows that come as one text, a list of lists: about as quick
-    as COPY.
+    """SQL for PostgreSQL that inserts rows from one text, a list of lists in JSON. It is about as
+    fast as COPY.
 
     Args:
         dialect: PostgreSQL's.
-        rows: the parameter's mark.
-        also_from: what else stands behind FROM; without a row of it, nothing is inserted.
+        rows: the placeholder of the parameter.
+        also_from: further tables for FROM; if one of them has no row, nothing is inserted.
     """
     values = ", ".join(
         f"CAST(row ->> {n} AS {column.type.compile(dialect)})" for n, column in enumerate(COLUMNS)

@@ -1,4 +1,4 @@
-"""The user's move: failed images of chunks that are done run again."""
+"""The user's move: runs failed images of done chunks again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from contract.database.tables import chunks, results
 def done_with_failures(
     connection: Connection, job_number: int, codes: Collection[str], *, after: int, most: int
 ) -> Sequence[int]:
-    """Numbers of done chunks behind `after` in which an image has failed, in order."""
+    """The numbers, above `after`, of done chunks in which an image has failed, in order."""
     failed = exists().where(
         results.c.job_number == chunks.c.job_number,
         results.c.position >= chunks.c.first_position,
@@ -40,12 +40,12 @@ def done_with_failures(
 def retry(
     connection: Connection, job_number: int, numbers: Sequence[int], codes: Collection[str]
 ) -> Counter[str]:
-    """Makes these chunks pending with their failed images, as if those had never run.
+    """Makes these chunks pending with their failed images, as if the images had never run.
 
-    Their rows are deleted. A chunk that is not done any more is left alone.
+    Deletes the images' rows. Skips chunks that are no longer done.
 
     Returns:
-        Images that run again, by the error code that they had.
+        The number of images that run again, by their former error code.
     """
     done = connection.execute(
         select(chunks.c.chunk, chunks.c.first_position, chunks.c.images)

@@ -1,7 +1,7 @@
 """A worker's moves: claim, refuse, begin alone, store, put back, give up.
 
-Statements are built once, since building one costs more than executing it; the values that change
-are given when it is executed.
+Statements are built once, because building one costs more than executing it. They get their values
+when they are executed.
 """
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ from contract.chunks.state import ChunkState
 from contract.database.clock import db_now
 from contract.database.tables import chunk_uris, chunks, jobs
 from contract.failure import Failure
+from contract.stages import Stages
 
 MAX_FAULT_CHARS: Final = 300
 
 
 class FencedOff(Exception):
-    """The chunk is another run's by now."""
+    """Another run has the chunk by now."""
 
 
-# Everything a claim needs, in one statement: each statement costs as much as several images.
-# The subqueries compare with parameters and not with `chunks`: SQLAlchemy renders RETURNING on
-# SQLite without table names, so that `chunk_uris.chunk = chunks.chunk` became `chunk = chunk`,
-# which is true of every row.
+# Everything that a claim needs, in one statement: each statement costs as much as several images.
+# The subqueries compare with parameters, not with `chunks`. SQLAlchemy renders RETURNING on SQLite
+# without table names, so `chunk_uris.chunk = chunks.chunk` would become `chunk = chunk`, which is
+# true for every row.
 _URIS: Final = (
     chunk_uris.c.job_number == bindparam("the_job"),
     chunk_uris.c.chunk == bindparam("the_chunk"),
@@ -60,6 +61,10 @@ _CLAIMED: Final = (
     .where(jobs.c.number == bindparam("the_job"))
     .scalar_subquery()
     .label("weights_sha256"),
+    select(jobs.c.total)
+    .where(jobs.c.number == bindparam("the_job"))
+    .scalar_subquery()
+    .label("total"),
     select(chunk_uris.c.uris).where(*_URIS).scalar_subquery().label("uris"),
     select(chunk_uris.c.refs).where(*_URIS).scalar_subquery().label("refs"),
 )
@@ -71,6 +76,7 @@ Claimed = Row[
     datetime | None,
     datetime,
     str | None,
+    int,
     Sequence[str],
     Sequence[str | None] | None,
 ]
@@ -82,7 +88,7 @@ _CLAIM: Final = (
         exists().where(
             jobs.c.number == chunks.c.job_number,
             jobs.c.state == "running",
-            # Model, weights and precision, machines' folders aside.
+            # The queue stands for model, weights and precision, without a machine's folders.
             jobs.c.queue == bindparam("the_queue"),
         ),
     )
@@ -112,15 +118,15 @@ _HELD_BY: Final = select(chunks.c.job_number, chunks.c.chunk, chunks.c.generatio
 def claim(
     connection: Connection, fence: Fence, *, worker: str, queue: str, again: bool
 ) -> Claimed | None:
-    """The chunk is this worker's from now on; None if it is not to be had.
+    """Claims the chunk for this worker; returns None if the worker cannot have it.
 
     Args:
-        connection: for one statement, or of a transaction.
-        fence: what the message names.
+        connection: for one statement, or inside a transaction.
+        fence: the chunk and generation that the message names.
         worker: the worker's name.
-        queue: the queue that it serves.
-        again: an earlier try may have been committed although the answer was lost. (Should that
-            claim be another thread's, both run the chunk and one of them stores it.)
+        queue: the queue that the worker serves.
+        again: an earlier try may have been committed although the answer was lost. (If another
+            thread made that claim, both run the chunk and one of them stores it.)
     """
     parameters = fence.parameters(worker)
     row = connection.execute(_CLAIM, parameters | {"the_queue": queue}).one_or_none()
@@ -130,35 +136,35 @@ def claim(
 
 
 def refuse(connection: Connection, fence: Fence, worker: str, *, due_in_s: float) -> None:
-    """The claimed chunk goes back for another worker; its images have lost no attempt."""
+    """Returns the claimed chunk for another worker. Its images lose no attempt."""
     connection.execute(_REFUSE, fence.parameters(worker) | {"due_in_s": due_in_s})
 
 
 def begin_alone(connection: Connection, fence: Fence, worker: str, offset: int) -> None:
-    """Notes that this image runs, and that nothing else is in flight in its worker."""
+    """Records that this image runs while nothing else is in flight in its worker."""
     connection.execute(_BEGIN_ALONE, fence.parameters(worker) | {"the_offset": offset})
 
 
 def held_by(connection: Connection, worker: str) -> set[Fence]:
-    """The chunks that SQL says this worker runs."""
+    """The chunks that this worker runs, according to SQL."""
     return {Fence(*row) for row in connection.execute(_HELD_BY, {"the_worker": worker})}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Left:
-    """What a run leaves of a chunk, by offset."""
+    """The images that a run leaves unfinished in a chunk, by offset."""
 
     attempt: int
     """Which run of its images this was, from 1."""
     retried: Mapping[int, float] = field(default_factory=dict)
-    """Images that were tried and are tried again, and for how long each has to wait, in s."""
+    """Images that were tried and will be tried again, with the wait of each in s."""
     untried: Collection[int] = ()
-    """Images that were not tried: the run counts as no attempt of theirs."""
+    """Images that were not tried: the run does not count as an attempt for them."""
     untried_in_s: float = 0.0
     loading: Collection[int] = ()
     """Images that the run still waits for."""
     groups: Sequence[Group] = ()
-    """Images that wait for a time of their own."""
+    """Images that wait for other times."""
     now: float = 0.0
     """Seconds since 1970, by the database's clock."""
 
@@ -168,7 +174,7 @@ class Left:
         return {*self.retried, *self.untried, *self.loading, *waiting}
 
     def columns(self, worker: str) -> dict[str, Any]:
-        """Of the chunk; `due_in_s` only where it is due again."""
+        """The chunk's new columns. `due_in_s` is present only if the chunk becomes due again."""
         left = self.offsets
         values: dict[str, Any] = {
             "state": ChunkState.DONE,
@@ -180,7 +186,7 @@ class Left:
             "fault": None,
         }
         if self.loading:
-            # What is tried again stays with the run, which stores it with its last images.
+            # The run keeps the images to retry, and stores them with its last images.
             kept = {"later": later.encode(self.groups)}
             return values | {"state": ChunkState.RUNNING, "worker": worker} | kept
         first, rest = later.next_of([*self._new_groups(), *self.groups])
@@ -209,28 +215,31 @@ def store(  # noqa: PLR0913  (what one transaction writes)
     rows: Sequence[ResultRow],
     errors: Mapping[str, int],
     fault: str | None = None,
+    stages: Stages | None = None,
 ) -> None:
-    """The chunk's new state, the rows and their tally. The chunk is changed first, and fenced.
+    """Stores the chunk's new state, the rows and their tally. The fenced change of the chunk comes
+    first.
 
     Args:
-        connection: for one statement, on PostgreSQL; else of a transaction.
-        fence: the run's.
+        connection: for one statement, on PostgreSQL; otherwise inside a transaction.
+        fence: the run's chunk and generation.
         worker: the worker's name.
-        before: offsets that were left before this.
-        left: what is left after this.
-        rows: of images that are finished.
-        errors: images of `rows` that failed, by error code.
-        fault: the fault of this program that the run met, which `status` shows.
+        before: offsets that were left before this store.
+        left: the images that are left after it.
+        rows: rows of finished images.
+        errors: number of failed images in `rows`, by error code.
+        fault: the error in this program that the run met, which `status` shows.
+        stages: how long the images of `rows` took; see `contract.stages`.
 
     Raises:
-        FencedOff: the chunk is another run's by now; nothing is stored.
+        FencedOff: another run has the chunk by now; nothing is stored.
     """
     values = left.columns(worker) | {"fault": short(fault)}
     parameters = fence.parameters(worker) | {"the_remaining": remaining.encode(before)} | values
     if connection.dialect.name == "postgresql":
-        stored = _store_at_once(connection, parameters, rows, errors)
+        stored = _store_at_once(connection, parameters, rows, errors, stages=stages)
     else:
-        stored = _store_in_turn(connection, parameters, rows, errors)
+        stored = _store_in_turn(connection, parameters, rows, errors, stages=stages)
     if not stored:
         _check_stored_before(connection, fence, values)
 
@@ -240,8 +249,10 @@ def _store_at_once(
     parameters: Mapping[str, Any],
     rows: Sequence[ResultRow],
     errors: Mapping[str, int],
+    *,
+    stages: Stages | None,
 ) -> bool:
-    """All of it in one statement; False where the chunk is not held, or not as it was."""
+    """Stores all of it in one statement; False if the worker does not hold the chunk unchanged."""
     failed = sum(errors.values())
     given = dict(parameters) | {
         "state": parameters["state"].value,
@@ -252,6 +263,7 @@ def _store_at_once(
         "failed": failed,
         "errors": json.dumps(errors),
         "classes": json.dumps(classes_of(rows)) if len(rows) > failed else None,
+        "stages": json.dumps(stages) if stages else None,
     }
     stored = connection.exec_driver_sql(_store_in_one(connection.dialect), given)
     return bool(stored.scalar_one())
@@ -273,8 +285,10 @@ WITH stored AS (
 ), inserted AS (
     {insert_from_text(dialect, "%(the_rows)s", "stored")}
 ), tallied AS (
-    INSERT INTO tallies (job_number, classified, failed, errors, classes)
-    SELECT job_number, %(classified)s, %(failed)s, %(errors)s::json, %(classes)s::json FROM stored
+    INSERT INTO tallies (job_number, classified, failed, errors, classes, stages)
+    SELECT job_number, %(classified)s, %(failed)s, %(errors)s::json, %(classes)s::json,
+        %(stages)s::json
+    FROM stored
     WHERE %(classified)s::int + %(failed)s::int > 0
 )
 SELECT count(*) FROM stored
@@ -286,8 +300,10 @@ def _store_in_turn(
     parameters: Mapping[str, Any],
     rows: Sequence[ResultRow],
     errors: Mapping[str, int],
+    *,
+    stages: Stages | None,
 ) -> bool:
-    """The same in a transaction, for SQLite."""
+    """Does the same within a transaction, for SQLite."""
     statement = _STORE_DUE if "due_in_s" in parameters else _STORE
     if connection.execute(statement, dict(parameters)).rowcount != 1:
         return False
@@ -300,15 +316,16 @@ def _store_in_turn(
             classified=classified,
             errors=errors,
             classes=classes_of(rows),
+            stages=stages,
         )
     return True
 
 
 def _check_stored_before(connection: Connection, fence: Fence, values: Mapping[str, Any]) -> None:
-    """An earlier try of ours was committed although the answer was lost.
+    """Checks that an earlier try of this store was committed although its answer was lost.
 
     Raises:
-        FencedOff: it was another run.
+        FencedOff: another run changed the chunk.
     """
     found = connection.execute(_FOUND, fence.parameters()).one_or_none()
     if found == (values["state"], values["remaining"], values["worker"]):
@@ -321,23 +338,24 @@ def _check_stored_before(connection: Connection, fence: Fence, values: Mapping[s
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A fault of this program that ended a run before anything could be stored of it."""
+    """An error in this program that ended a run before it could store anything."""
 
     text: str
     max_attempts: int
     due_in_s: float
     alone: int | None = None
-    """The position of the only image that ran; None: SQL tells."""
+    """The position of the only image that ran; None: SQL knows it."""
 
 
 def put_back(connection: Connection, fence: Fence, worker: str, fault: Fault) -> int:
-    """Ends a run, or a claim, that a fault of this program has ended. It counts as an attempt.
+    """Returns a chunk after an error in this program ended its run or its claim. This counts as an
+    attempt.
 
     After the last attempt each image of the run gets a row with `internal`, so that no job waits
-    for ever. All of it is done in SQL alone: nothing of the run is used, since that is what failed.
+    for ever. It relies only on SQL and on nothing from the run, because the run is what failed.
 
     Returns:
-        How many images got such a row.
+        The number of images that got such a row.
     """
     chunk = connection.execute(
         select(chunks, chunk_uris.c.uris, chunk_uris.c.refs)
@@ -386,7 +404,7 @@ def put_back(connection: Connection, fence: Fence, worker: str, fault: Fault) ->
 
 
 def _alone(chunk: Row[Any], fault: Fault) -> int | None:
-    """The offset of the only image that ran; None: all current ones did."""
+    """The offset of the only image that ran; None if all current images ran."""
     if fault.alone is not None:
         return int(fault.alone - chunk.first_position)
     return chunk.alone_offset if chunk.alone_generation == chunk.generation else None
@@ -399,5 +417,5 @@ def _may_put_back(chunk: Row[Any], worker: str) -> bool:
 
 
 def short(fault: str | None) -> str | None:
-    """As `chunks.fault` holds it."""
+    """Shortens a fault for `chunks.fault`."""
     return None if fault is None else fault[:MAX_FAULT_CHARS]

@@ -9,11 +9,11 @@ from typing import Final
 
 class ChunkState(StrEnum):
     PENDING = "pending"
-    """It waits in SQL until it is due."""
+    """The chunk waits in SQL until it is due."""
     QUEUED = "queued"
-    """A message for it is in Redis."""
+    """Redis has a message for the chunk."""
     RUNNING = "running"
-    """A worker has claimed it."""
+    """A worker has claimed the chunk."""
     DONE = "done"
     """Each of its images has a row in `results`."""
 
@@ -23,7 +23,7 @@ PENDING, QUEUED, RUNNING, DONE = ChunkState
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
-    """One way from a state to another."""
+    """A move from one state to another."""
 
     name: str
     by: str
@@ -32,11 +32,11 @@ class Move:
     condition: str
     effect: str
     attempt: str
-    """What becomes of the attempts that its images have had."""
+    """How the move changes the attempts of its images."""
 
     @property
     def row(self) -> str:
-        """A line of the table in docs/design.md."""
+        """A line of the table in docs/chunk-life.md."""
         before = ", ".join(f"`{state}`" for state in self.before) or "-"
         after = " or ".join(f"`{state}`" for state in self.after)
         return (
@@ -55,8 +55,8 @@ MOVES: Final = (
         before=(),
         after=(PENDING, DONE),
         condition="the job is being submitted",
-        effect="the chunk and its URIs; a row with `bad_uri` for each image whose line gave no "
-        "URI, and `done` where all of them are such",
+        effect="writes the chunk and its URIs, and a row with `bad_uri` for each line without a "
+        "valid URI; `done` if no line has one",
         attempt="0",
     ),
     Move(
@@ -65,7 +65,7 @@ MOVES: Final = (
         before=(PENDING,),
         after=(QUEUED,),
         condition="due, and the window has room",
-        effect="generation + 1; committed, then pushed to Redis",
+        effect="generation + 1; commits, then sends the message to Redis",
         attempt="same",
     ),
     Move(
@@ -73,8 +73,8 @@ MOVES: Final = (
         by="worker",
         before=(QUEUED,),
         after=(RUNNING,),
-        condition="this generation; the job is running and asks for this worker's model",
-        effect="the worker's name",
+        condition="same generation; the job is running and asks for this worker's model",
+        effect="writes the worker's name",
         attempt="+ 1",
     ),
     Move(
@@ -83,7 +83,7 @@ MOVES: Final = (
         before=(RUNNING,),
         after=(PENDING,),
         condition="the job began with other weights",
-        effect="due later, for another worker",
+        effect="makes the chunk due later, for another worker",
         attempt="- 1",
     ),
     Move(
@@ -92,7 +92,7 @@ MOVES: Final = (
         before=(RUNNING,),
         after=(RUNNING,),
         condition="a suspect image is the only one in flight",
-        effect="notes which image it is",
+        effect="records which image it is",
         attempt="same",
     ),
     Move(
@@ -100,19 +100,19 @@ MOVES: Final = (
         by="worker",
         before=(RUNNING,),
         after=(RUNNING, PENDING, DONE),
-        condition="this generation and this worker",
-        effect="results, tally and state in one transaction; `running` while images still load, "
-        "`pending` while images are to be tried again, `done` when none is left",
-        attempt="same for images that were tried; - 1 for images that were not",
+        condition="same generation and same worker",
+        effect="writes results, tally and state in one transaction; `running` if images still "
+        "load, `pending` if images must be tried again, `done` if no image is left",
+        attempt="same for images that were tried; - 1 for the others",
     ),
     Move(
         name="put back",
         by="worker",
         before=(QUEUED, RUNNING),
         after=(PENDING, DONE),
-        condition="a fault of this program ended the run",
-        effect="the fault is noted; after the last attempt each image that is left gets a row "
-        "with `internal`",
+        condition="an error in this program ended the run",
+        effect="records the error; after the last attempt, writes a row with `internal` for each "
+        "remaining image",
         attempt="counted",
     ),
     Move(
@@ -120,8 +120,8 @@ MOVES: Final = (
         by="dispatcher",
         before=(RUNNING,),
         after=(PENDING,),
-        condition="its worker has had no heartbeat for the lease, or was seen to crash",
-        effect="deaths + 1; two deaths make it suspect: its images run one by one",
+        condition="its worker crashed, or had no heartbeat during the lease",
+        effect="deaths + 1; with two deaths the chunk is suspect: its images run one by one",
         attempt="- 1",
     ),
     Move(
@@ -129,8 +129,8 @@ MOVES: Final = (
         by="dispatcher",
         before=(RUNNING,),
         after=(RUNNING, DONE),
-        condition="an image has crashed its worker three times, alone",
-        effect="the image gets a row with `crashed`",
+        condition="an image that ran alone has crashed its worker three times",
+        effect="writes a row with `crashed` for the image",
         attempt="same",
     ),
     Move(
@@ -138,8 +138,8 @@ MOVES: Final = (
         by="dispatcher",
         before=(QUEUED,),
         after=(PENDING,),
-        condition="published before the oldest message that waits in Redis",
-        effect="due at once",
+        condition="published before the oldest message in Redis",
+        effect="makes the chunk due at once",
         attempt="same",
     ),
     Move(
@@ -147,8 +147,9 @@ MOVES: Final = (
         by="dispatcher",
         before=(PENDING, QUEUED),
         after=(DONE,),
-        condition="the job was cancelled, or has expired",
-        effect="generation + 1; each image that is left gets a row with `cancelled` or `expired`",
+        condition="the job was cancelled or has expired",
+        effect="generation + 1; writes a row with `cancelled` or `expired` for each remaining "
+        "image",
         attempt="same",
     ),
     Move(
@@ -156,8 +157,8 @@ MOVES: Final = (
         by="user",
         before=(DONE,),
         after=(PENDING,),
-        condition="images of it have failed",
-        effect="their rows are deleted and the job's counts lowered in the same transaction",
+        condition="some of its images have failed",
+        effect="deletes their rows and lowers the job's counts in the same transaction",
         attempt="0",
     ),
 )

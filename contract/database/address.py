@@ -1,7 +1,7 @@
 """Reads a database's URL, and shows it without its passwords.
 
-`contract.database.engine` makes engines of what `read_url` returns; every message and log line
-that names a database takes `database_address`.
+`contract.database.engine` makes engines from the result of `read_url`. Every message and log line
+that names a database uses `database_address`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contract.errors import SettingsError
 from contract.settings import PREFIX
 
 PREPARE_THRESHOLD: Final = "prepare_threshold"
-"""Psycopg's own option: a statement is prepared on the server after it was executed so often."""
+"""An option of psycopg: how often a statement is executed before the server prepares it."""
 NEVER: Final = "none"
 _WHOLE_NUMBERS: Final = frozenset(
     (
@@ -32,28 +32,28 @@ _WHOLE_NUMBERS: Final = frozenset(
         PREPARE_THRESHOLD,
     )
 )
-# SQLAlchemy takes a list of servers as one option a server.
+# SQLAlchemy takes a list of servers as one option per server.
 _REPEATED: Final = frozenset(("host", "port"))
 _SQLITE_OPTIONS: Final = {
     "timeout": float,
     "cached_statements": int,
     "detect_types": int,
 }
-# The scheme, a user, and a password to its first `@`.
+# The scheme, a user, and a password up to its first `@`.
 _PASSWORD: Final = re.compile(r"[\w+]+://[^:/]*:[^@]*@")
 
 
 def read_url(url: str) -> URL:
-    """Reads a URL whose password ends where it seems to.
+    """Reads a URL. Refuses one in which the password's end is not clear.
 
     Raises:
-        SettingsError: it cannot be read. The message has no part of it, since what was misread may
-            be a part of the password.
+        SettingsError: the URL cannot be read. The message shows no part of it, because what was
+            misread may be part of the password.
     """
     advice = (
-        f"{PREFIX}DATABASE_URL cannot be read as a URL, which is "
+        f"{PREFIX}DATABASE_URL cannot be read as a URL; write "
         "postgresql://user:password@host:port/database or sqlite:////absolute/path; "
-        "in a password, @ : / ? # are written as %40 %3A %2F %3F %23."
+        "in a password, write @ : / ? # as %40 %3A %2F %3F %23."
     )
     password = _PASSWORD.match(url)
     if password is not None and "@" in url[password.end() :]:
@@ -65,14 +65,20 @@ def read_url(url: str) -> URL:
 
 
 def database_address(database: Engine | URL) -> str:
-    """The URL as people may see it: without passwords, wherever in it they stand."""
+    """The URL without any of its passwords, for messages.
+
+    It names no driver, so that other programs such as psql accept it. A path stays unchanged.
+    """
     url = database.url if isinstance(database, Engine) else database
+    if url.get_backend_name() == "sqlite" and not url.query:
+        return f"sqlite:///{url.database}"
     hidden = [name for name in url.query if "password" in name]
-    return url.difference_update_query(hidden).render_as_string(hide_password=True)
+    plain = url.set(drivername=url.get_backend_name()).difference_update_query(hidden)
+    return plain.render_as_string(hide_password=True)
 
 
 def options_of(url: URL) -> dict[str, Any]:
-    """The URL's options that are no text, as the driver takes them.
+    """The URL's options that are not text, converted for the driver.
 
     Raises:
         SettingsError: the driver has no such option, or its value is wrong.
@@ -82,7 +88,7 @@ def options_of(url: URL) -> dict[str, Any]:
 
 
 def _postgresql_options(url: URL) -> Iterator[tuple[str, Any]]:
-    from psycopg.pq import Conninfo  # noqa: PLC0415  (SQLite needs none of it)
+    from psycopg.pq import Conninfo  # noqa: PLC0415  (not needed for SQLite)
 
     known = {option.keyword.decode() for option in Conninfo.get_defaults()} | {PREPARE_THRESHOLD}
     for name, value in url.query.items():
@@ -105,8 +111,8 @@ def _whole_number(name: str, value: str) -> int:
         return int(value)
     otherwise = f", or {NEVER}" if name == PREPARE_THRESHOLD else ""
     raise SettingsError(
-        f"In {PREFIX}DATABASE_URL the option {name} must be a whole number{otherwise}; "
-        f"it is {value!r}."
+        f"In {PREFIX}DATABASE_URL the option {name} must be a whole number{otherwise}, "
+        f"got {value!r}."
     )
 
 
@@ -119,5 +125,5 @@ def _sqlite_options(url: URL) -> Iterator[tuple[str, Any]]:
             yield name, number(value)
         except (TypeError, ValueError) as error:
             raise SettingsError(
-                f"In {PREFIX}DATABASE_URL the option {name} must be a number; it is {value!r}."
+                f"In {PREFIX}DATABASE_URL the option {name} must be a number, got {value!r}."
             ) from error

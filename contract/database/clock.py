@@ -1,8 +1,8 @@
-"""Time, which is the database's alone: clocks of machines differ, and leases compare times.
+"""Time by the database's clock alone, because machines' clocks differ and leases compare times.
 
-`db_now()` is a SQL expression, `db_now(-30)` half a minute before it, and with a `bindparam` the
-seconds are given when the statement is executed; columns of type `UtcDateTime` hold what it gives
-and return aware datetimes.
+`db_now()` is a SQL expression, and `db_now(-30)` is half a minute earlier. With a `bindparam`, the
+statement gets the seconds when it is executed. Columns of type `UtcDateTime` store its values and
+return aware datetimes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class db_now(FunctionElement[datetime]):  # noqa: N801  (it reads as a SQL function)
-    """The database's clock, moved by `shift_s` seconds; it moves on within a transaction."""
+    """The database's clock plus `shift_s` seconds. It advances within a transaction."""
 
     name = "db_now"
     type = UtcDateTime()
@@ -49,7 +49,7 @@ class db_now(FunctionElement[datetime]):  # noqa: N801  (it reads as a SQL funct
 
 
 def iso(moment: datetime) -> str:
-    """A moment as JSON has it: `2026-01-31T12:00:00.000Z`."""
+    """A moment as text for JSON: `2026-01-31T12:00:00.000Z`."""
     text = moment.astimezone(UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")
 

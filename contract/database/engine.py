@@ -1,8 +1,8 @@
 """Makes engines for PostgreSQL and SQLite that behave alike.
 
-SQLite has a write-ahead log, and each writing transaction takes the write lock when it begins: so
-none fails half-way because it read before it wrote. On PostgreSQL a dead connection is noticed and
-replaced, and no wait for a lock is endless, behind a pooler such as PgBouncer as well.
+SQLite has a write-ahead log. Each writing transaction takes the write lock when it begins, so none
+fails half-way because it read before it wrote. On PostgreSQL a dead connection is detected and
+replaced, and each wait for a lock has a timeout; both also hold behind a pooler such as PgBouncer.
 `contract.database.address` reads the URL.
 """
 
@@ -20,14 +20,15 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, DisconnectionError, Operat
 
 from contract.database.address import PREPARE_THRESHOLD, database_address, options_of, read_url
 from contract.database.schema import check_schema
+from contract.database.space import make_shrinkable
 from contract.errors import DatabaseUnavailable
 from contract.settings import PREFIX, Settings
 
-# Half of SQLite's writers wait this long for the others; transactions here take milliseconds.
+# How long a writer waits for SQLite's lock; transactions here take milliseconds.
 SQLITE_BUSY_S = 30.0
 CONNECT_TIMEOUT_S = 5
-# PostgreSQL behind a network that drops packets: given up after about 25 s, before a worker's
-# lease is over. Without it the kernel tries for 15 minutes, and on an idle connection for ever.
+# Gives up PostgreSQL behind a network that drops packets after about 25 s, before a worker's lease
+# ends. By default the kernel tries for 15 minutes, and on an idle connection for ever.
 TCP_OPTIONS = {
     "keepalives": 1,
     "keepalives_idle": 10,
@@ -35,24 +36,25 @@ TCP_OPTIONS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,  # milliseconds
 }
-# As long as SQLite's writers wait; only a process that was stopped holds a lock for so long.
+# As long as SQLite's writers wait; only a suspended process holds a lock for so long.
 LOCK_TIMEOUT_S = 30.0
-# And then it loses it. Between two statements of a transaction nothing here waits for anything.
+# After this the suspended process loses its lock. This program never waits for anything between two
+# statements of a transaction.
 IDLE_IN_TRANSACTION_S = 60.0
 # Execution options.
 LOCK_TIMEOUT_OPTION = "resnext_lock_timeout_s"
-"""Of a connection whose transactions wait for a lock for another time than `LOCK_TIMEOUT_S`."""
+"""On a connection: how long its transactions wait for a lock, instead of `LOCK_TIMEOUT_S`."""
 _READ_ONLY = "resnext_read_only"
-# In a connection's `info`: a pooler stands before the server.
+# In a connection's `info`: whether a pooler stands between it and the server.
 _POOLED = "resnext_pooled"
 
 
 def connect_database(settings: Settings, **options: Any) -> Engine:  # noqa: ANN401  (SQLAlchemy's)
-    """An engine for a database that answers and whose schema fits.
+    """Makes an engine, and checks that the database answers and that its schema fits.
 
     Raises:
-        DatabaseUnavailable: it does not answer.
-        SchemaMismatch: its schema is outside this program's range.
+        DatabaseUnavailable: the database does not answer.
+        SchemaMismatch: the schema is outside this program's range.
     """
     engine = make_engine(settings.database(), **options)
     _check_file_exists(engine)
@@ -62,7 +64,7 @@ def connect_database(settings: Settings, **options: Any) -> Engine:  # noqa: ANN
 
 
 def make_engine(url: str, **options: Any) -> Engine:  # noqa: ANN401  (SQLAlchemy's own options)
-    """Makes an engine. It connects to nothing yet.
+    """Makes an engine, which does not connect yet.
 
     Raises:
         SettingsError: the URL cannot be read, or has an option that does not exist.
@@ -97,7 +99,7 @@ def _sqlite_engine(url: URL, options: dict[str, Any]) -> Engine:
 
 
 def _check_file_exists(engine: Engine) -> None:
-    """SQLite would make an empty database of a mistyped path."""
+    """Refuses a missing file: with a mistyped path, SQLite would make an empty database."""
     path = engine.url.database
     if engine.dialect.name == "sqlite" and path and not Path(path).exists():
         raise DatabaseUnavailable(
@@ -108,7 +110,7 @@ def _check_file_exists(engine: Engine) -> None:
 
 @contextmanager
 def reaching_database(engine: Engine) -> Iterator[None]:
-    """Turns the errors of a database that cannot be reached into one for people."""
+    """Turns the errors of an unreachable database into an error for the user."""
     try:
         yield
     except OperationalError as error:
@@ -127,12 +129,12 @@ def reaching_database(engine: Engine) -> Iterator[None]:
         reason = str(error.orig).strip().splitlines()[0]
         raise DatabaseUnavailable(
             f"The database {where} cannot be used: {reason}. "
-            f"Correct {PREFIX}DATABASE_URL, or what its user may do."
+            f"Correct {PREFIX}DATABASE_URL, or the rights of its user."
         ) from error
 
 
 def is_full(error: DBAPIError) -> bool:
-    """There is no room for what was to be written: SQLITE_FULL, or 53100 of PostgreSQL."""
+    """Whether the disk is full: SQLITE_FULL, or PostgreSQL's 53100."""
     full = getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
     return full or getattr(error.orig, "sqlstate", None) == "53100"
 
@@ -140,14 +142,14 @@ def is_full(error: DBAPIError) -> bool:
 def _full(engine: Engine) -> DatabaseUnavailable:
     where = database_address(engine)
     return DatabaseUnavailable(
-        f"The disk of the database {where} is full. Make room on it, and try again; workers and "
-        "dispatcher go on by themselves."
+        f"The disk of the database {where} is full. Make room on it, and try again. Workers and "
+        "dispatcher continue by themselves."
     )
 
 
 def _is_refusal(error: DatabaseError) -> bool:
-    """A file that is no SQLite database, a PostgreSQL user without the rights (42501), or a
-    server that has ended the connection.
+    """Whether the database refuses to work: the file is not an SQLite database, the PostgreSQL user
+    lacks the rights (42501), or the server has ended the connection.
     """
     without_rights = getattr(error.orig, "sqlstate", None) == "42501"
     return type(error) is DatabaseError or without_rights or error.connection_invalidated
@@ -155,16 +157,16 @@ def _is_refusal(error: DatabaseError) -> bool:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A transaction that only reads; on SQLite it keeps no writer waiting."""
+    """A transaction that only reads; on SQLite it does not block writers."""
     with engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
         yield connection
 
 
 @contextmanager
 def one_statement(engine: Engine) -> Iterator[Connection]:
-    """A connection for one statement that writes. On PostgreSQL it commits itself, and takes one
-    round trip in place of three; else it has a transaction, as behind a pooler, where a transaction
-    sets its timeouts first.
+    """A connection for one statement that writes. On PostgreSQL the statement commits itself, which
+    takes one round trip instead of three. On SQLite, and behind a pooler, where each transaction
+    must set its timeouts first, the statement has a transaction.
     """
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql" and not connection.info.get(_POOLED):
@@ -175,11 +177,11 @@ def one_statement(engine: Engine) -> Iterator[Connection]:
 
 
 def _is_pooled(connection: Any) -> bool:  # noqa: ANN401  (a DBAPI connection)
-    """Whether a pooler stands before the server; where none does, sets the session's timeouts.
+    """Whether the connection goes through a pooler. Without a pooler, sets the session's timeouts.
 
-    Behind a pooler each transaction may run in another session. What is set for a session would
-    then reach other programs, and a prepared statement would be missing, or be there twice. A
-    pooler gives its client a process id of its own making: so one statement asks, and sets.
+    Behind a pooler each transaction may run in another session. A session's settings would then
+    affect other programs, and a prepared statement would be missing or exist twice. A pooler gives
+    its clients invented process ids, so one statement can check for a pooler and set the timeouts.
     """
     timeouts = _timeouts(LOCK_TIMEOUT_S, local=False)
     row = connection.execute(
@@ -191,9 +193,9 @@ def _is_pooled(connection: Any) -> bool:  # noqa: ANN401  (a DBAPI connection)
 
 
 def _begin_postgresql(connection: Connection) -> None:
-    """Sets the timeouts of one transaction, where the session's are not ours or not the right ones.
+    """Sets the timeouts of one transaction, if the session's are not ours or not the right ones.
 
-    Said in SQL: a pooler refuses such options when a connection begins.
+    It does so in SQL, because a pooler refuses such options when a connection begins.
     """
     lock_timeout_s = connection.get_execution_options().get(LOCK_TIMEOUT_OPTION)
     if connection.info.get(_POOLED) or lock_timeout_s is not None:
@@ -202,7 +204,7 @@ def _begin_postgresql(connection: Connection) -> None:
 
 
 def _timeouts(lock_timeout_s: float, *, local: bool) -> str:
-    """Two calls in SQL, for the session or, `local`, for the transaction."""
+    """Two SQL calls that set timeouts for the session or, if `local`, for the transaction."""
     settings = {
         "lock_timeout": lock_timeout_s,
         "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_S,
@@ -214,12 +216,12 @@ def _timeouts(lock_timeout_s: float, *, local: bool) -> str:
 
 
 def _check_quiet(connection: Any, _record: object, _proxy: object) -> None:  # noqa: ANN401
-    """Where a server has ended a connection, or the kernel has given it up, there is something to
-    read, and nothing where all is well. SQLAlchemy's `pool_pre_ping` asks the server instead, which
-    costs as much as a statement of its own.
+    """Checks that a connection is alive. If the server has ended it, or the kernel has given it up,
+    it has something to read; a healthy connection has nothing. SQLAlchemy's `pool_pre_ping` asks
+    the server instead, which costs as much as a statement.
 
     Raises:
-        DisconnectionError: it is dead; SQLAlchemy makes another one.
+        DisconnectionError: the connection is dead; SQLAlchemy makes another one.
     """
     if connection.closed:
         raise DisconnectionError
@@ -230,10 +232,11 @@ def _check_quiet(connection: Any, _record: object, _proxy: object) -> None:  # n
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401  (a DBAPI connection)
-    connection.isolation_level = None  # BEGIN is ours to say
+    connection.isolation_level = None  # `_begin_sqlite` sends BEGIN
     cursor = connection.cursor()
+    make_shrinkable(cursor)  # must come before the log, which writes the file's first page
     cursor.execute("PRAGMA journal_mode = WAL")
-    # With a write-ahead log, FULL is what keeps a commit that was reported.
+    # With a write-ahead log, only FULL guarantees that a reported commit survives.
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()

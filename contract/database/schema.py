@@ -1,7 +1,7 @@
-"""Which schemas of the database this program works with.
+"""Which database schemas this program works with.
 
-Revisions are numbers, written with four digits. A program checks the range when it starts;
-migrations keep to what running programs of the range before can bear.
+Revisions are numbers, written with four digits. A program checks the range when it starts.
+Migrations make only changes that running programs of the previous version can bear.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from sqlalchemy import Connection, inspect, text
 from contract.errors import SchemaMismatch
 from contract.settings import PREFIX
 
-OLDEST_SCHEMA: Final = 6
-NEWEST_SCHEMA: Final = 6
+OLDEST_SCHEMA: Final = 11
+NEWEST_SCHEMA: Final = 11
 
 
 def revision_of(connection: Connection) -> int:
-    """The schema's number; 0 where there is none.
+    """The schema's number; 0 if the database has no schema.
 
     Raises:
-        SchemaMismatch: the schema is another program's.
+        SchemaMismatch: the schema belongs to another program.
     """
     if not inspect(connection).has_table("alembic_version"):
         return 0
@@ -29,16 +29,16 @@ def revision_of(connection: Connection) -> int:
     if not revision.isdecimal():
         raise SchemaMismatch(
             f"The database belongs to another program: its revision is {revision}, and those of "
-            f"resnext-queue are numbers. Give {PREFIX}DATABASE_URL a database of its own."
+            f"resnext-queue are numbers. Set {PREFIX}DATABASE_URL to another database."
         )
     return int(revision)
 
 
 def check_upgradable(connection: Connection) -> int:
-    """The schema's number, 0 where there is none yet.
+    """The schema's number; 0 if the database has no schema yet.
 
     Raises:
-        SchemaMismatch: the schema is newer than this program, or another program's.
+        SchemaMismatch: the schema is newer than this program, or belongs to another program.
     """
     found = revision_of(connection)
     if found > NEWEST_SCHEMA:
@@ -49,7 +49,7 @@ def check_upgradable(connection: Connection) -> int:
 def check_schema(connection: Connection) -> None:
     """
     Raises:
-        SchemaMismatch: the schema is outside the range of this program, or another program's.
+        SchemaMismatch: the schema is outside this program's range, or belongs to another program.
     """
     found = revision_of(connection)
     expected = f"this program works with schema {OLDEST_SCHEMA:04} to {NEWEST_SCHEMA:04}"

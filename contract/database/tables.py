@@ -1,11 +1,11 @@
-"""The tables: jobs, their chunks and URIs, the results, and who is at work.
+"""The tables: jobs, their chunks and URIs, the results, and the running processes.
 
-A job is cut into chunks; a chunk has a life (state, generation) and its URIs, in a row of its
-own that is never rewritten. An image is known by (job number, position) and has one row in
-`results` once it is settled. Workers add `tallies`, which the dispatcher folds into `jobs`.
-Of several dispatchers the one in `leaders` is at work.
-The migrations make three views: `predictions` joins an image's top 5 with their labels, `images`
-has a row for each settled image with its job's id and its host, `classes` counts a job's classes.
+A job is cut into chunks. A chunk's row changes during its life (state, generation); its URIs are in
+a separate row that is never rewritten. An image is identified by job number and position, and has
+one row in `results` once it is finished. Workers add `tallies`, which the dispatcher folds into
+`jobs`. Of several dispatchers, the one in `leaders` leads.
+The migrations create three views: `predictions` joins an image's top 5 with their labels, `images`
+has a row for each finished image with its job's id and its host, `classes` counts a job's classes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ metadata = MetaData(
     }
 )
 
-# SQLite numbers rows by itself in a column of type INTEGER alone.
+# SQLite numbers rows automatically only in a column of type INTEGER.
 Number = BigInteger().with_variant(Integer(), "sqlite")
 
 TOP = 5
@@ -52,14 +52,14 @@ jobs = Table(
     Column("number", Number, primary_key=True),
     Column("id", String(32), nullable=False, unique=True),
     Column("owner", Text, nullable=False),
-    Column("key", Text),  # the submitter's own, so that a submit can be repeated
+    Column("key", Text),  # the submitter's idempotency key, so that a submit can be repeated
     Column("name", Text),
     Column("priority", SmallInteger, nullable=False),  # higher goes first
-    # submitting running completed cancelled expired; abandoned: its submit died, and the
-    # dispatcher deletes it piece by piece
+    # submitting running completed cancelled expired; abandoned: to be deleted piece by piece,
+    # because its submit died or because of a purge
     Column("state", String(16), nullable=False),
-    # What its images are classified with. The digest is pinned by the first worker that
-    # claims one of its chunks: a producer has no weights to look at.
+    # The network that classifies its images. The first worker that claims one of its chunks sets
+    # the digest, because a producer does not have the weights.
     Column("model", Text, nullable=False),
     Column("weights", Text, nullable=False),
     Column("weights_sha256", String(64)),
@@ -68,6 +68,7 @@ jobs = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
+    Column("idle_s", Double),  # seconds between its ends and its retries; NULL: never retried
     Column("total", BigInteger, nullable=False),
     # Folded from the tallies:
     Column("classified", BigInteger, nullable=False),
@@ -75,16 +76,18 @@ jobs = Table(
     Column("errors", JSON, nullable=False),  # {code: images}
     Column("images_per_s", Double, nullable=False),  # moving average
     Column("folded_at", UtcDateTime),
-    # Of the images in their order, to compare with another submit's or with a file.
+    # Digest of the images in their order, to compare with another submit or with a file.
     Column("images_digest", String(64)),
-    # While it is being submitted: when its `submit` was last alive.
+    # During its submit: when `submit` was last alive.
     Column("submit_heartbeat_at", UtcDateTime),
     Column("paused_at", UtcDateTime),  # NULL: it is not paused
     Column("stop_at_failures", Double),  # the share of failed images that stops it, 0 to 1
-    Column("sampled_from", BigInteger),  # images of the sources, where the job is a sample
-    # Who is told of its end, and what signs that.
+    Column("sampled_from", BigInteger),  # if the job is a sample: images in its sources
+    # Where to send the notification of its end, and the secret that signs it.
     Column("notify_url", Text),
     Column("notify_secret", Text),
+    # Folded from the tallies: its images' times by stage; see contract.stages.
+    Column("stages", JSON(none_as_null=True)),
     UniqueConstraint("owner", "key"),
     Index(None, "state", "priority"),
 )
@@ -115,19 +118,19 @@ chunks = Table(
     Column("worker", Text),
     Column("remaining", LargeBinary, nullable=False),  # see contract.remaining
     Column("remaining_images", SmallInteger, nullable=False),
-    # Of a chunk whose images are run one by one, since workers have died of it: the offset of
-    # the one that ran last, in which generation, and how often each has crashed its worker.
+    # For a suspect chunk, whose images run one by one because workers have died: the offset of the
+    # image that ran last, its generation, and how often each image has crashed its worker.
     Column("alone_offset", SmallInteger),
     Column("alone_generation", Integer),
     Column("crashes", JSON(none_as_null=True)),  # {offset: times}
-    # Images that wait for a time of their own: see contract.chunks.later.
+    # Images that wait for other times: see contract.chunks.later.
     Column("later", JSON(none_as_null=True)),
-    # The fault of this program that the last run met; NULL: none.
+    # The error in this program that the last run met; NULL: none.
     Column("fault", Text),
-    # The dispatcher's two questions: what is due for a job, and what is out.
+    # The dispatcher asks which chunks of a job are due, and which are queued or running.
     Index("ix_chunks_due", "job_number", "state", "shuffle"),
     Index("ix_chunks_out", "state", "worker"),
-    # What `status` and `doctor` ask: which runs meet faults of this program.
+    # For `status` and `doctor`: which runs meet errors in this program.
     Index(
         "ix_chunks_fault",
         "job_number",
@@ -175,15 +178,15 @@ results = Table(
     Column("job_number", Number, ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
     Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("uri", Text, nullable=False),
-    Column("ref", Text),  # the submitter's own id of this URI
+    Column("ref", Text),  # the submitter's own id for this URI
     Column("attempts", SmallInteger, nullable=False),
     Column("settled_at", UtcDateTime, nullable=False),
     Column("worker", Text),
     # A failed image:
     Column("error_code", Text),  # NULL: classified
     Column("error_detail", Text),
-    # What was fetched, as far as it came:
-    Column("final_uri", Text),  # where redirects led; NULL: nowhere else
+    # What was fetched, if anything was:
+    Column("final_uri", Text),  # where redirects led; NULL: no redirect
     Column("bytes", Integer),
     Column("sha256", String(64)),
     Column("format", String(16)),
@@ -192,10 +195,19 @@ results = Table(
     # A classified image; scores are softmax probabilities, highest first:
     Column("model_number", Integer, ForeignKey("models.number")),
     Column("precision", String(8)),  # as computed: fp16, bf16 or fp32
-    Column("orientation", String(8)),  # of EXIF: exif or ignore; NULL, of an older worker: ignore
+    Column("orientation", String(8)),  # exif or ignore; NULL, from an older worker: ignore
     *(Column(f"class_{rank}", SmallInteger) for rank in range(1, TOP + 1)),
     *(Column(f"score_{rank}", REAL) for rank in range(1, TOP + 1)),
     Index(None, "model_number", "class_1"),
+    # For failed images and their codes: a few rows among millions.
+    Index(
+        "ix_results_failed",
+        "job_number",
+        "error_code",
+        "position",
+        postgresql_where=text("error_code IS NOT NULL"),
+        sqlite_where=text("error_code IS NOT NULL"),
+    ),
 )
 
 tallies = Table(
@@ -206,13 +218,14 @@ tallies = Table(
     Column("classified", Integer, nullable=False),
     Column("failed", Integer, nullable=False),
     Column("errors", JSON, nullable=False),  # {code: images}
-    # Images by their likeliest class: {model number: {class id: images}}. NULL: of an older worker.
+    # Images by most likely class: {model number: {class id: images}}. NULL: from an older worker.
     Column("classes", JSON(none_as_null=True)),
+    Column("stages", JSON(none_as_null=True)),  # NULL: not measured, or from an older worker
     Index(None, "job_number"),
 )
 
-# Folded from the tallies: images by their likeliest class. They only grow, since a retry takes
-# back failed images alone. Where they do not add up to `jobs.classified`, an older program has
+# Folded from the tallies: images by most likely class. The counts only grow, because a retry
+# affects only failed images. If they do not add up to `jobs.classified`, an older program has
 # stored or folded a part of them: see producer.jobs.classes.
 class_counts = Table(
     "class_counts",
@@ -223,10 +236,24 @@ class_counts = Table(
     Column("images", BigInteger, nullable=False),
 )
 
+# Small pictures of a sample of each job, and of each class that occurs. They are deleted after some
+# days. `results` has the picture's classes.
+thumbnails = Table(
+    "thumbnails",
+    metadata,
+    Column("job_number", Number, ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    # The most likely class when the picture was made, to know which classes have one; NULL: none.
+    Column("class_id", SmallInteger),
+    Column("created_at", UtcDateTime, nullable=False, index=True),
+    Column("jpeg", LargeBinary, nullable=False),
+    Index(None, "job_number", "class_id"),
+)
+
 workers = Table(
     "workers",
     metadata,
-    Column("name", Text, primary_key=True),  # unique to one life of one process
+    Column("name", Text, primary_key=True),  # see contract.process_name
     Column("queue", Text, nullable=False),
     Column("device", Text, nullable=False),
     Column("precision", String(8), nullable=False),
@@ -235,24 +262,24 @@ workers = Table(
     Column("started_at", UtcDateTime, nullable=False),
     Column("heartbeat_at", UtcDateTime, nullable=False),
     Column("stopping", Boolean, nullable=False),
-    Column("crashed_by", Text),  # the signal of its own making that has ended it: SIGSEGV, …
+    Column("crashed_by", Text),  # the signal of the crash that ended it: SIGSEGV, …
 )
 
 leaders = Table(
     "leaders",
     metadata,
     Column("role", String(16), primary_key=True, autoincrement=False),  # dispatcher
-    Column("holder", Text, nullable=False),  # unique to one life of one process
+    Column("holder", Text, nullable=False),  # see contract.process_name
     Column("held_at", UtcDateTime, nullable=False),
 )
 
-# Of the HTTP API.
+# Keys of the HTTP API.
 api_keys = Table(
     "api_keys",
     metadata,
     Column("id", String(32), primary_key=True),
     Column("name", Text, nullable=False),
-    Column("hash", String(64), nullable=False, unique=True),  # of the key, which is not kept
+    Column("hash", String(64), nullable=False, unique=True),  # hash of the key, which is not stored
     Column("scopes", JSON, nullable=False),  # list of str: read, submit
     Column("owner", Text, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
@@ -260,13 +287,24 @@ api_keys = Table(
     Column("revoked_at", UtcDateTime),
 )
 
-# What is to be told to somebody's server. Not deleted with the job, since it may still be due.
+# Logins to the pages, and links that log in once; see producer.pages.sessions.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("hash", String(64), primary_key=True),  # hash of the token, which is not stored
+    Column("key_id", String(32), ForeignKey("api_keys.id", ondelete="CASCADE"), nullable=False),
+    Column("is_link", Boolean, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+)
+
+# Notifications to users' servers. They are not deleted with a job's row, because they may be due.
 notifications = Table(
     "notifications",
     metadata,
     Column("id", Number, primary_key=True),
     Column("job_id", String(32), nullable=False),
-    Column("event_id", Text, nullable=False, unique=True),  # one event is told once
+    Column("event_id", Text, nullable=False, unique=True),  # one notification per event
     Column("url", Text, nullable=False),
     Column("secret", Text),
     Column("body", Text, nullable=False),

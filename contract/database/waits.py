@@ -1,7 +1,7 @@
-"""Transactions that outlast a database that is away: for whoever has work in hand.
+"""Repeats transactions while the database does not answer.
 
-A worker's claims and stores, and a submit once it has begun, are repeated until they are
-committed. What goes is told once, and that it is back.
+A worker's claims and stores, and a submit that has begun, are repeated until they are committed.
+The log says once that the database does not answer, and once that it is back.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ log = logging.getLogger(__name__)
 
 FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 10.0
-# Servers that stop, deadlocks, locks that others hold for too long, a pool that is empty.
+# Servers that stop, deadlocks, locks that others hold for too long, an empty pool.
 PASSING: Final = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 READ_ONLY: Final = "25006"
-"""PostgreSQL's code."""
+"""PostgreSQL's code for a read-only transaction."""
 
 T = TypeVar("T")
 
 
 class Database:
-    """An engine, and whether its database is away at the moment. Safe for many threads."""
+    """An engine, and whether its database answers at the moment. Safe for many threads."""
 
     def __init__(self, engine: Engine, *, waits_for_room: bool = True) -> None:
-        """`waits_for_room`: a full disk is waited for as well. Not so by a submit: it is what
-        would fill it, and whoever started it can be told.
+        """`waits_for_room`: also wait while the disk is full. A submit does not: it would fill the
+        disk itself, and it can tell its user.
         """
         self.engine = engine
         self._waits_for_room = waits_for_room
@@ -42,10 +42,10 @@ class Database:
         self._away_since: float | None = None
 
     def transact(self, work: Callable[[Connection], T]) -> T:
-        """What `work` returns, once its transaction is committed.
+        """Returns the result of `work` once its transaction is committed.
 
-        `work` is repeated until then. It has to bear that an earlier try was committed
-        although the answer was lost.
+        `work` is repeated until then. It must allow for an earlier try that was committed although
+        its answer was lost.
         """
 
         def once() -> T:
@@ -55,8 +55,8 @@ class Database:
         return self._repeat(once)
 
     def execute(self, work: Callable[[Connection], T]) -> T:
-        """As `transact`, where `work` executes one statement; if it executes another, the first one
-        may be committed already.
+        """Like `transact`, for `work` that executes one statement. If it executes a second one, the
+        first may be committed already.
         """
 
         def once() -> T:
@@ -66,7 +66,7 @@ class Database:
         return self._repeat(once)
 
     def read(self, work: Callable[[Connection], T]) -> T:
-        """What `work` returns, of a transaction that only reads."""
+        """Returns the result of `work` in a transaction that only reads."""
 
         def once() -> T:
             with reading(self.engine) as connection:
@@ -89,11 +89,11 @@ class Database:
         raise AssertionError("waits never end")
 
     def _passes(self, error: exc.SQLAlchemyError) -> bool:
-        """Whether it is worth another try: whatever else is wrong, a connection can be replaced."""
+        """Whether another try can help. A lost connection can always be replaced."""
         if isinstance(error, exc.DBAPIError):
             if is_full(error) and not self._waits_for_room:
                 return False
-            # Of a server that is a replica for now, or whose host has no room left.
+            # From a server that is a replica for now, or whose disk is full.
             is_read_only = getattr(error.orig, "sqlstate", None) == READ_ONLY
             if error.connection_invalidated or is_read_only:
                 return True
@@ -105,7 +105,7 @@ class Database:
                 return
             self._away_since = time.monotonic()
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()
-        log.warning("The database does not answer; trying on: %s", reason[0] if reason else error)
+        log.warning("The database does not answer; retrying: %s", reason[0] if reason else error)
 
     def _note_back(self) -> None:
         if self._away_since is None:  # the usual case, without the lock
@@ -117,7 +117,7 @@ class Database:
 
 
 def _waits() -> Iterator[float]:
-    """Doubled up to the longest, with jitter so that threads and workers spread."""
+    """Waits that double up to the longest, with jitter so that threads and workers spread."""
     wait_s = FIRST_WAIT_S
     while True:
         yield uniform(0.5, 1.0) * wait_s

@@ -1,6 +1,6 @@
 """A view `predictions` that uses the indexes; a submit's heartbeat and a digest of its images.
 
-Programs of the version before run on meanwhile: the view has the same columns, the new columns of
+Programs of the previous version keep running: the view has the same columns, the new columns of
 `jobs` may be empty, and no row is rewritten.
 """
 
@@ -12,9 +12,9 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-# One row for each of an image's top 5, so that a person can ask `WHERE label = 'tabby'`.
-# Each rank is a complete query with joins of its own: so a database can push every condition of
-# the reader into it, leave out the ranks that are not asked for, and use the indexes of `results`.
+# One row for each of an image's top 5, so that users can query `WHERE label = 'tabby'`.
+# Each rank is a complete query with its own joins. So a database can push the reader's conditions
+# into each, skip the ranks that are not asked for, and use the indexes of `results`.
 RANKS = "\nUNION ALL\n".join(
     f"""SELECT jobs.id AS job, results.position, results.uri, results.ref, {rank} AS rank,
        labels.label, results.class_{rank} AS class_id, results.score_{rank} AS score,
@@ -29,9 +29,9 @@ JOIN labels ON labels.model_number = results.model_number
 
 
 def upgrade() -> None:
-    # The view first: whoever reads it locks it before the tables, so the two cannot deadlock.
+    # The view first: its readers lock it before the tables, so that order cannot deadlock.
     if op.get_bind().dialect.name == "postgresql":
-        # In its place: what users have granted on it, and their views of it, stay.
+        # Replacing it keeps users' grants on it and their own views of it.
         op.execute(f"CREATE OR REPLACE VIEW predictions AS {RANKS}")
     else:
         op.execute("DROP VIEW predictions")

@@ -1,7 +1,7 @@
-"""Images of a chunk that wait for a time of their own, and the fault that its last run met.
+"""Images of a chunk that wait for other times, and the error that the chunk's last run met.
 
-Workers and dispatchers of the version before go on meanwhile: a message of some images of a chunk
-has a version that they leave alone, and they write neither of the new columns.
+Workers and dispatchers of the previous version keep running: they leave messages for a part of a
+chunk, which have a new version, to newer workers, and they write neither of the new columns.
 """
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("chunks", sa.Column("later", sa.JSON(), nullable=True))
     op.add_column("chunks", sa.Column("fault", sa.Text(), nullable=True))
-    # Of no rows yet, so that it is made at once.
+    # The index has no rows yet, so creating it takes no time.
     op.create_index(
         "ix_chunks_fault",
         "chunks",

@@ -1,6 +1,6 @@
-"""What workers make of an orientation in EXIF, with each result.
+"""How workers treat an orientation in EXIF, recorded with each result.
 
-Workers of the version before go on meanwhile: they write no such column, and it may be empty.
+Workers of the previous version keep running: they do not write this column, which may be empty.
 """
 
 import sqlalchemy as sa
@@ -13,5 +13,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Without a default, so that no row is rewritten.
+    # It has no default, so that no row is rewritten.
     op.add_column("results", sa.Column("orientation", sa.String(length=8), nullable=True))

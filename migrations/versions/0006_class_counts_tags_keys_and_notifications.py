@@ -1,8 +1,8 @@
 """Counts of classes, tags and pauses of jobs, keys of the HTTP API, notifications; two views.
 
-Programs of the version before run on meanwhile: they write none of the new columns, all of which
-may be empty, and no row is rewritten. What they store is not in `class_counts`; a reader sees that
-the counts do not add up, and counts the results instead.
+Programs of the previous version keep running: they do not write the new columns, all of which may
+be empty, and no row is rewritten. Their results are missing in `class_counts`; a reader notices
+that the counts do not add up, and counts the results instead.
 """
 
 import sqlalchemy as sa
@@ -13,12 +13,12 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 
-# SQLite numbers rows by itself in a column of type INTEGER alone.
+# SQLite numbers rows automatically only in a column of type INTEGER.
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 TIME = sa.DateTime(timezone=True)
 
-# The host that a URI names, in small letters, without its port; of an object store the bucket.
-# A file has none. No URI that is fetched has a user name or a password.
+# The host that a URI names, in lower case, without its port; for an object store the bucket.
+# A file has no host. URIs that are fetched never have a user name or a password.
 REST = "substr(results.uri, instr(results.uri, '://') + 3)"
 SLASHED = f"replace(replace({REST}, '?', '/'), '#', '/') || '/'"
 AUTHORITY = f"substr({REST}, 1, instr({SLASHED}, '/') - 1)"
@@ -29,7 +29,7 @@ HOST = {
        WHEN {REST} LIKE '[%' THEN lower(substr({REST}, 1, instr({REST}, ']')))
        ELSE nullif(lower(substr({AUTHORITY}, 1, instr({AUTHORITY} || ':', ':') - 1)), '') END""",
 }
-# One row for each settled image, with its job's id, its host and its likeliest class.
+# One row for each finished image, with its job's id, its host and its most likely class.
 IMAGES = """
 CREATE VIEW images AS
 SELECT jobs.id AS job, results.position, results.uri, results.ref,
@@ -46,7 +46,7 @@ LEFT JOIN models ON models.number = results.model_number
 LEFT JOIN labels ON labels.model_number = results.model_number
                 AND labels.class_id = results.class_1
 """
-# How many images of a job have which class as their likeliest.
+# A job's images by their most likely class.
 CLASSES = """
 CREATE VIEW classes AS
 SELECT jobs.id AS job, labels.label, class_counts.class_id, class_counts.images,
@@ -60,7 +60,7 @@ LEFT JOIN labels ON labels.model_number = class_counts.model_number
 
 
 def upgrade() -> None:
-    # `jobs` first: the new tables refer to it, and a lock that grows could meet another one.
+    # `jobs` first: the new tables refer to it, and upgrading a weaker lock later could deadlock.
     op.add_column("jobs", sa.Column("paused_at", TIME, nullable=True))
     op.add_column("jobs", sa.Column("stop_at_failures", sa.Double(), nullable=True))
     op.add_column("jobs", sa.Column("sampled_from", sa.BigInteger(), nullable=True))
@@ -72,7 +72,7 @@ def upgrade() -> None:
     _create_notifications()
     op.execute(IMAGES.format(host=HOST[op.get_bind().dialect.name]))
     op.execute(CLASSES)
-    # Last, and after `jobs`, as in a worker's transactions.
+    # After `jobs`, as in a worker's transactions.
     op.add_column("tallies", sa.Column("classes", sa.JSON(), nullable=True))
 
 

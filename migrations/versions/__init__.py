@@ -1,4 +1,4 @@
-"""One file for each step of the schema, numbered in their order; Alembic runs them.
+"""One file for each step of the schema, numbered in order. Alembic runs them.
 
-A step imports nothing of ours, since tables change after it.
+A step imports nothing from this project, because the tables may change after it.
 """

@@ -1,5 +1,5 @@
-"""The HTTP API: keys, jobs, results and their changes as they happen; `resnextq serve` runs it.
+"""The HTTP API: keys, jobs, results, and events as jobs change. `resnextq serve` runs it.
 
-`app` joins the parts. `access` lets in who has a key, `problems` says what went wrong, `jobs`,
-`results` and `events` have the endpoints, and `watch` looks at jobs once for all who wait for them.
+`app` joins the parts. `access` checks keys, `problems` reports errors, and `jobs`, `results` and
+`events` have the endpoints. `watch` reads jobs once for all clients that wait for them.
 """

@@ -1,11 +1,14 @@
-"""Lets in who has a key: before anything else is looked at, and for every path but two.
+"""Checks the key of every request before anything else, except for the two health paths.
 
-`Authorization: Bearer KEY`. A key with the scope `read` may GET; everything else needs `submit`.
-Each key has its own rate, and so has each address that sends keys that are none.
+The header is `Authorization: Bearer KEY`. A key with the scope `read` may GET; everything else
+needs `submit`. Without `read` a key may still GET its owner's jobs, so that it can follow what it
+submits. Requests are limited per key, and invalid keys per address.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Final
 
 from fastapi.concurrency import run_in_threadpool
@@ -19,24 +22,35 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from producer.api.keys import Key, Keys
 from producer.api.problems import Refused, answer_for
 
-# They tell nobody anything but that the server is there.
+# They reveal only that the server is there.
 OPEN: Final = frozenset({"/healthz", "/readyz"})
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-# Keys that are none, of one address, in a second.
+# The list of jobs, where `listed` shows such a key only its owner's, and all paths of one job.
+_JOBS: Final = re.compile(r"/v1/jobs(?:/(?P<id>[^/]+)(?:/.*)?)?")
+# Invalid keys per second that one address may send.
 BAD_KEYS_A_SECOND: Final = 10
 HOW: Final = (
-    "Send the header `Authorization: Bearer KEY`. `resnextq keys create NAME` makes a key; `up` "
-    "keeps one in the file api-key of its home."
+    "Send the header `Authorization: Bearer KEY`. `resnextq keys create NAME` creates a key; "
+    "`up` keeps one in the file api-key of its home."
 )
 CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="resnextq"'}
 
 
 class Access:
-    """ASGI middleware; the request's key is `request.state.key`."""
+    """ASGI middleware. Puts the request's key into `request.state.key`."""
 
-    def __init__(self, app: ASGIApp, *, keys: Keys, requests_per_s: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: Keys,
+        owner_of: Callable[[str], str | None],
+        requests_per_s: int,
+    ) -> None:
+        """`owner_of` returns a job's owner by its id. None: there is no such job."""
         self._app = app
         self._keys = keys
+        self._owner_of = owner_of
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
         self._rate = RateLimitItemPerSecond(requests_per_s)
         self._bad_rate = RateLimitItemPerSecond(BAD_KEYS_A_SECOND)
@@ -52,9 +66,10 @@ class Access:
         await self._app(scope, receive, send)
 
     async def _admit(self, scope: Scope) -> Key:
-        """
+        """Finds the request's key and checks it.
+
         Raises:
-            Refused: without a key, beyond its scope or faster than it may.
+            Refused: the key is missing or invalid, lacks the scope, or sends too many requests.
         """
         scheme, _, text = Headers(scope=scope).get("authorization", "").partition(" ")
         text = text.strip()
@@ -62,23 +77,37 @@ class Access:
             raise Refused(401, f"This needs a key. {HOW}", headers=CHALLENGE)
         address = (scope.get("client") or ("",))[0]
         if not self._limiter.test(self._bad_rate, "bad", address):
-            raise _too_many("Too many requests with keys that are none came from your address.")
+            raise _too_many("Your address sent too many requests with invalid keys.")
         is_known, key = self._keys.known(text)
         if not is_known:
             key = await run_in_threadpool(self._keys.find, text)
         if key is None:
             self._limiter.hit(self._bad_rate, "bad", address)
-            raise Refused(401, f"There is no such key, or it was revoked. {HOW}", headers=CHALLENGE)
+            raise Refused(401, f"This key is unknown or revoked. {HOW}", headers=CHALLENGE)
         if not self._limiter.hit(self._rate, "key", key.id):
-            raise _too_many(f"The key {key.name!r} may send {self._rate.amount} requests a second.")
+            raise _too_many(
+                f"The key {key.name!r} may send at most {self._rate.amount} requests per second."
+            )
         needed = "read" if scope["method"] in READS else "submit"
-        if needed not in key.scopes:
+        if needed not in key.scopes and not (
+            needed == "read" and await self._is_own(scope["path"], key)
+        ):
             raise Refused(
                 403,
-                f"The key {key.name!r} has the scope {' and '.join(key.scopes)}; this needs "
-                f"{needed}. `resnextq keys create NAME --scope {needed}` makes such a key.",
+                f"The key {key.name!r} has the scope {' and '.join(key.scopes)}, but this "
+                f"request needs {needed}. `resnextq keys create NAME --scope {needed}` creates "
+                "such a key.",
             )
         return key
+
+    async def _is_own(self, path: str, key: Key) -> bool:
+        """Whether the path shows no other owner's jobs. If the job does not exist, the endpoint
+        says so.
+        """
+        asked = _JOBS.fullmatch(path)
+        if asked is None or asked["id"] is None:
+            return asked is not None
+        return await run_in_threadpool(self._owner_of, asked["id"]) in (None, key.owner)
 
 
 def _too_many(why: str) -> Refused:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import Final
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import cache, partial
+from typing import Any, Final
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import Response
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
@@ -16,21 +17,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from contract import VERSION
 from contract.database.engine import reading
 from contract.settings import Settings
-from producer.api import events, jobs, results, served
+from producer.api import docs, events, images, jobs, metrics, results, served, thumbnails
 from producer.api.access import Access
+from producer.api.bodies import Drained
 from producer.api.keys import Keys
-from producer.api.problems import Problem, install, problem
+from producer.api.metrics import Counted, Metrics
+from producer.api.problems import Problem, Refused, install, problem, problems
 from producer.api.service import Served, Service
 from producer.api.shapes import JobIn
+from producer.api.uploads import open_uploads
 from producer.api.watch import Watch
+from producer.jobs.job import owner_of
 
 DESCRIPTION: Final = """\
 The top-5 ImageNet classes of a million image URIs: submit a list, follow its job, read the answers.
 
-Every request has the header `Authorization: Bearer KEY`; `resnextq keys create` makes keys. Errors
-are `application/problem+json` with a `code` for programs and a `detail` for people.
+Every request needs the header `Authorization: Bearer KEY`; `resnextq keys create` creates keys.
+Errors are `application/problem+json` with a `code` for programs and a `detail` for people.
 """
-# Nothing of this API is a page, and what a result says must not be taken for one.
+MOST_SHOWN_CHARS: Final = 64
+# The API has no pages, and browsers must not take a result's text for one.
 HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -38,7 +44,7 @@ HEADERS: Final = (
 
 
 class SafeHeaders:
-    """ASGI middleware: each answer has `HEADERS`, those of errors and refusals too."""
+    """ASGI middleware. Adds `HEADERS` to each answer that does not have them, including errors."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -46,13 +52,21 @@ class SafeHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_safely(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *HEADERS]
+                headers = list(message.get("headers", ()))
+                own = {name.lower() for name, _ in headers}
+                headers += [(name, value) for name, value in HEADERS if name not in own]
+                message["headers"] = headers
             await send(message)
 
         await self._app(scope, receive, send_safely if scope["type"] == "http" else send)
 
 
-def make_app(engine: Engine, settings: Settings) -> FastAPI:
+def make_app(engine: Engine, settings: Settings, counts: Metrics | None = None) -> FastAPI:
+    """Makes the application.
+
+    Raises:
+        UsageError: the place for uploads cannot be used.
+    """
     watch = Watch(engine, settings.lease_s)
 
     @asynccontextmanager
@@ -65,6 +79,29 @@ def make_app(engine: Engine, settings: Settings) -> FastAPI:
             with suppress(asyncio.CancelledError):
                 await watching
 
+    app = _with_routes(lifespan)
+    app.openapi = _document  # type: ignore[method-assign]  # as FastAPI documents it
+    app.state.service = Service(
+        engine=engine, settings=settings, watch=watch, uploads=open_uploads(settings)
+    )
+    app.add_middleware(
+        Access,
+        keys=Keys(engine),
+        owner_of=partial(owner_of, engine),
+        requests_per_s=settings.api_requests_per_s,
+    )
+    app.add_middleware(Drained)
+    app.state.metrics = counts or Metrics()
+    app.add_middleware(Counted, metrics=app.state.metrics)
+    app.add_middleware(SafeHeaders)  # the last one added is the outermost
+    install(app)
+    return app
+
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def _with_routes(lifespan: Lifespan | None) -> FastAPI:
     app = FastAPI(
         title="resnext-queue",
         version=VERSION,
@@ -73,27 +110,45 @@ def make_app(engine: Engine, settings: Settings) -> FastAPI:
         docs_url=None,  # it would load a script from another host
         redoc_url=None,
         openapi_url="/openapi.json",
+        dependencies=[Depends(_refuse_unknown)],
     )
-    app.state.service = Service(engine=engine, settings=settings, watch=watch)
-    app.add_middleware(Access, keys=Keys(engine), requests_per_s=settings.api_requests_per_s)
-    app.add_middleware(SafeHeaders)  # the last one added is the outermost
-    install(app)
-    for router in (jobs.router, results.router, events.router, served.router):
-        app.include_router(router)
+    for part in (jobs, results, thumbnails, events, images, served, metrics, docs):
+        app.include_router(part.router)
     _add_health(app)
-    _describe(app)
     return app
+
+
+async def _refuse_unknown(request: Request) -> None:
+    """Refuses unknown query parameters: ignoring a typing error would answer another question.
+
+    Raises:
+        Refused: the endpoint has no such query parameter.
+    """
+    if not request.query_params:
+        return
+    known = _parameters(request.app.openapi(), request.scope["route"].path, request.method)
+    for name in request.query_params:
+        if name not in known:
+            there = (
+                f"This path takes {', '.join(known)}" if known else "This path takes no parameters"
+            )
+            raise Refused(422, f"query.{name[:MOST_SHOWN_CHARS]}: unknown parameter. {there}.")
+
+
+def _parameters(openapi: dict[str, Any], path: str, method: str) -> list[str]:
+    told = openapi["paths"].get(path, {}).get(method.lower(), {}).get("parameters", ())
+    return [one["name"] for one in told if one["in"] == "query"]
 
 
 def _add_health(app: FastAPI) -> None:
     @app.get("/healthz", tags=["health"], response_class=Response)
     async def alive() -> Response:
-        """200: the server answers. It needs no key, and says nothing else."""
+        """200 if the server answers. It needs no key and says nothing else."""
         return Response("ok\n", media_type="text/plain")
 
-    @app.get("/readyz", tags=["health"], response_class=Response)
+    @app.get("/readyz", tags=["health"], response_class=Response, responses=problems(503))
     def ready(service: Served) -> Response:
-        """200: the database answers as well; else 503."""
+        """200 if the database answers as well, otherwise 503."""
         try:
             with reading(service.engine) as connection:
                 connection.execute(text("SELECT 1"))
@@ -102,9 +157,12 @@ def _add_health(app: FastAPI) -> None:
         return Response("ok\n", media_type="text/plain")
 
 
-def _describe(app: FastAPI) -> None:
-    """Adds to OpenAPI what FastAPI cannot know: the key, problems, and the body of a submit."""
-    made = app.openapi()
+@cache
+def _document() -> dict[str, Any]:
+    """The OpenAPI document, the same for each app. Adds what FastAPI cannot know: the key,
+    problems, and the body of a submit.
+    """
+    made = _with_routes(None).openapi()
     parts = made["components"]
     parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for model in (Problem, JobIn):
@@ -114,4 +172,4 @@ def _describe(app: FastAPI) -> None:
     for path, methods in made["paths"].items():
         for operation in methods.values():
             operation["security"] = [] if path in {"/healthz", "/readyz"} else [{"key": []}]
-    app.openapi_schema = made
+    return made

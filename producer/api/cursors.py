@@ -1,28 +1,37 @@
-"""Cursors: where a page ended, as a text that nobody should read more into."""
+"""Cursors: an opaque text that says where a page ended."""
 
 from __future__ import annotations
 
-import base64
-from contextlib import suppress
+import re
+from typing import Annotated, Final
+
+from fastapi import Query
 
 from producer.api.problems import Refused
 
-MOST_CHARS = 64
+# Numbers of jobs and positions, well within SQL's range.
+PATTERN: Final = "^c[0-9]{1,18}$"
+SHOWN_CHARS: Final = 64
+
+Cursor = Annotated[
+    str | None,
+    Query(
+        description="`next` of the previous page.",
+        json_schema_extra={"anyOf": [{"type": "string", "pattern": PATTERN}, {"type": "null"}]},
+    ),
+]
 
 
 def cursor_of(number: int) -> str:
-    return base64.urlsafe_b64encode(str(number).encode()).decode().rstrip("=")
+    return f"c{number}"
 
 
 def number_of(cursor: str) -> int:
-    """
+    """The number in a cursor.
+
     Raises:
-        Refused: it is none of ours.
+        Refused: the text is not a cursor.
     """
-    text = b""
-    with suppress(ValueError):
-        padded = cursor[:MOST_CHARS] + "=" * (-len(cursor) % 4)
-        text = base64.b64decode(padded, b"-_", validate=True)
-    if not text.isdigit():
-        raise Refused(422, f"cursor: {cursor[:MOST_CHARS]!r} is no cursor of this API.")
-    return int(text)
+    if re.fullmatch(PATTERN, cursor) is None:
+        raise Refused(422, f"cursor: {cursor[:SHOWN_CHARS]!r} is not a cursor of this API.")
+    return int(cursor[1:])

@@ -1,11 +1,11 @@
 """`GET /v1/jobs/{id}/events`: a job as it changes, as server-sent events.
 
-    id: 5f2c…            (the job's ETag: a client that comes back names it)
+    id: 5f2c…            (the job's ETag: a client sends it when it reconnects)
     event: progress
     data: {"id": "0b5f0c6a9d3e4f21", "state": "running", …}
 
-Events have the name `progress` while the job goes on, and `end` once it is finished; then the
-stream ends. A comment line every quarter of a minute keeps proxies from closing it.
+Events are named `progress` until the job is finished. The last one is named `end`; then the stream
+ends. A comment line every 15 seconds keeps proxies from closing the connection.
 """
 
 from __future__ import annotations
@@ -26,6 +26,20 @@ from producer.api.watch import Look
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 MEDIA_TYPE: Final = "text/event-stream"
+# The form in which OpenAPI 3.2 describes each event. Earlier versions cannot.
+EVENT: Final = {
+    "type": "object",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"enum": ["progress", "end"]},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/JobOut"},
+        },
+    },
+}
 KEEP_ALIVE_S: Final = 15.0
 KEEP_ALIVE: Final = b": still here\n\n"
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -35,7 +49,7 @@ HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     "/{job_id}/events",
     response_class=Response,
     responses={
-        200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}},
+        200: {"content": {MEDIA_TYPE: {"itemSchema": EVENT}}},
         **responses(404),
     },
 )
@@ -46,34 +60,37 @@ async def follow(
 ) -> Response:
     """A job whenever it changes, at most once a second, until it is finished."""
     job = await run_in_threadpool(service.job, job_id)
-    events = _events(service, job.number, last_event_id)
+    events = _events(looks_of(service, job.number, last_event_id))
     return StreamingResponse(events, media_type=MEDIA_TYPE, headers=HEADERS)
 
 
-async def _events(service: Service, number: int, seen: str | None) -> AsyncIterator[bytes]:
+async def looks_of(service: Service, number: int, seen: str | None) -> AsyncIterator[Look | None]:
+    """The job whenever it changes, the last time finished. None: nothing has changed for a while.
+
+    `seen` is the id of the last event that the client has seen.
+    """
     async with service.watch.looking_at(number) as looks:
         while True:
             look = None
             with suppress(TimeoutError):
                 async with asyncio.timeout(KEEP_ALIVE_S):
                     look = await looks.next()
-            if look is None:
-                yield KEEP_ALIVE
-                continue
-            # A client that saw the end is told again: it has come back since it missed it.
-            if look.is_finished or _id_of(look) != seen:
-                yield _event(look)
-            if look.is_finished:
+            # The end is always sent again: the client would not be back if it had seen it.
+            if look is None or look.is_finished or _id_of(look) != seen:
+                yield look
+            if look is not None and look.is_finished:
                 return
 
 
-def _event(look: Look) -> bytes:
+async def _events(looks: AsyncIterator[Look | None]) -> AsyncIterator[bytes]:
+    async for look in looks:
+        yield KEEP_ALIVE if look is None else event(look, look.content or b"{}")
+
+
+def event(look: Look, data: bytes) -> bytes:
+    """`data` must be one line."""
     name = b"end" if look.is_finished else b"progress"
-    return b"id: %b\nevent: %b\ndata: %b\n\n" % (
-        _id_of(look).encode(),
-        name,
-        look.content or b"{}",
-    )
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (_id_of(look).encode(), name, data)
 
 
 def _id_of(look: Look) -> str:

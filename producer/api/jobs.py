@@ -1,8 +1,9 @@
-"""The endpoints of jobs: submit, list, look, cancel, retry, and what serves them."""
+"""The endpoints of jobs: submit, list, show, wait, change, cancel, retry and delete."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Final
@@ -10,10 +11,11 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
+from pydantic import BeforeValidator
 
 from contract.database.engine import reading
 from producer.api.bodies import BodyOf
-from producer.api.cursors import cursor_of, number_of
+from producer.api.cursors import Cursor, cursor_of, number_of
 from producer.api.orders import (
     JSON_TYPES,
     LIST_TYPES,
@@ -44,6 +46,7 @@ from producer.jobs.cancel import cancel
 from producer.jobs.change import edit, pause, resume
 from producer.jobs.job import as_json, live_workers
 from producer.jobs.listed import Filter, list_jobs
+from producer.jobs.purge import delete
 from producer.jobs.retry import retry
 from producer.submit.submission import submit_entries
 
@@ -55,6 +58,19 @@ LISTS: Final = {
     "application/json": {"schema": {"$ref": "#/components/schemas/JobIn"}},
     **{media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in LIST_TYPES},
 }
+
+
+def _check_moment(given: object) -> object:
+    """Refuses what pydantic would also take: numbers, and times without a time zone."""
+    if isinstance(given, str) and RFC3339.fullmatch(given) is None:
+        raise ValueError("expected a time like 2026-11-29T12:00:00Z")
+    return given
+
+
+RFC3339: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+Moment = Annotated[datetime, BeforeValidator(_check_moment)]
 State = Annotated[str | None, Query(pattern="^(submitting|running|completed|cancelled|expired)$")]
 
 
@@ -78,8 +94,8 @@ def submit(  # noqa: PLR0913, PLR0917  (the query's parameters)
 ) -> Response:
     """Submit images: JSON, or a list with the other values as query parameters.
 
-    All of the images are submitted or, where one URI is refused, none. With an `Idempotency-Key`
-    the same request answers the same job (200), and submits nothing.
+    If any URI is invalid, nothing is submitted. With an `Idempotency-Key`, the same request again
+    returns the same job (200) and submits nothing.
     """
     if body.media_type in JSON_TYPES:
         wanted = read_json(body)
@@ -106,17 +122,20 @@ def submit(  # noqa: PLR0913, PLR0917  (the query's parameters)
 def listed(  # noqa: PLR0913, PLR0917  (the query's parameters)
     request: Request,
     service: Served,
+    key: Caller,
     state: State = None,
-    name: Annotated[str | None, Query(description="A part of the name.")] = None,
+    name: Annotated[str | None, Query(description="Part of the name.")] = None,
     tag: Annotated[
-        list[str] | None, Query(description="`key` or `key=value`; several: all of them.")
+        list[str] | None,
+        Query(description="`key` or `key=value`. If several, a job must have all."),
     ] = None,
-    since: Annotated[datetime | None, Query(description="Created then or later.")] = None,
+    since: Annotated[Moment | None, Query(description="Created at this time or later.")] = None,
     limit: Annotated[int, Query(ge=1, le=MOST_JOBS)] = 100,
-    cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+    cursor: Cursor = None,
 ) -> Response:
-    """The jobs, the newest first, a page at a time."""
+    """The jobs, the newest first, one page at once. A key without `read` sees its owner's jobs."""
     wanted = Filter(
+        owner=None if "read" in key.scopes else key.owner,
         state=state,
         name=name,
         tags=tag or (),
@@ -138,14 +157,19 @@ def listed(  # noqa: PLR0913, PLR0917  (the query's parameters)
 
 @router.get(
     "/{job_id}",
-    responses={200: {"model": JobOut}, 304: {"description": "As it was."}, **responses(404)},
+    responses={200: {"model": JobOut}, 304: {"description": "Not changed."}, **responses(404)},
 )
 async def look(
     service: Served,
     job_id: str,
     wait_s: Annotated[
         float,
-        Query(ge=0, le=LONGEST_WAIT_S, description="Answer when it is finished, or after this."),
+        Query(
+            ge=0,
+            le=LONGEST_WAIT_S,
+            allow_inf_nan=False,
+            description="Wait up to this many seconds for the job to finish.",
+        ),
     ] = 0.0,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
@@ -164,15 +188,15 @@ async def look(
 
 @router.post("/{job_id}/cancel", responses={200: {"model": JobOut}, **responses(404, 409)})
 def cancelled(service: Served, job_id: str) -> Response:
-    """Stop a job. What is done is kept; the rest gets the error code `cancelled`."""
-    service.job(job_id)  # exactly this one
+    """Stop a job. Results are kept; all other images get the error code `cancelled`."""
+    service.job(job_id)  # requires exactly this id
     cancel(service.engine, job_id)
     return _answer(service, job_id)
 
 
 @router.post("/{job_id}/retry", responses={200: {"model": RetryOut}, **responses(404, 409)})
 def retried(service: Served, job_id: str, wanted: RetryIn | None = None) -> Response:
-    """Run failed images again, in place of their results."""
+    """Run failed images again and replace their results."""
     service.job(job_id)
     again = retry(service.engine, job_id, wanted.errors if wanted else ())
     return json_answer({"images": again.images, "left": again.left})
@@ -180,7 +204,9 @@ def retried(service: Served, job_id: str, wanted: RetryIn | None = None) -> Resp
 
 @router.post("/{job_id}/pause", responses={200: {"model": JobOut}, **responses(404, 409)})
 def paused(service: Served, job_id: str) -> Response:
-    """Give none of its images out until it is resumed. Workers finish what they have."""
+    """Pause a job: no more images are given to workers. Workers finish the images that they
+    have.
+    """
     service.job(job_id)
     pause(service.engine, job_id)
     return _answer(service, job_id)
@@ -188,7 +214,7 @@ def paused(service: Served, job_id: str) -> Response:
 
 @router.post("/{job_id}/resume", responses={200: {"model": JobOut}, **responses(404, 409)})
 def resumed(service: Served, job_id: str) -> Response:
-    """Go on with a paused job."""
+    """Resume a paused job."""
     service.job(job_id)
     resume(service.engine, job_id)
     return _answer(service, job_id)
@@ -196,7 +222,7 @@ def resumed(service: Served, job_id: str) -> Response:
 
 @router.patch("/{job_id}", responses={200: {"model": JobOut}, **responses(404)})
 def edited(service: Served, job_id: str, wanted: EditIn) -> Response:
-    """Change name, priority or tags; what is not named stays."""
+    """Change name, priority or tags. Omitted values stay."""
     service.job(job_id)
     tags = wanted.tags or {}
     edit(
@@ -208,6 +234,21 @@ def edited(service: Served, job_id: str, wanted: EditIn) -> Response:
         untag=[key for key, value in tags.items() if value is None],
     )
     return _answer(service, job_id)
+
+
+@router.delete(
+    "/{job_id}",
+    status_code=204,
+    response_class=Response,
+    responses={204: {"description": "The job is deleted."}, **responses(404, 409)},
+)
+def deleted(service: Served, job_id: str) -> Response:
+    """Delete a job that has ended, with its results. It is unknown at once. The dispatcher deletes
+    its rows in the background.
+    """
+    service.job(job_id)
+    delete(service.engine, job_id)
+    return Response(status_code=204)
 
 
 def _answer(service: Service, job_id: str) -> Response:

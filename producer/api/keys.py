@@ -1,8 +1,8 @@
 """Keys of the HTTP API: who may read, who may submit.
 
-A key is `rnq_ID_SECRET`. Whoever makes one sees it once. SQL keeps a SHA-256 of the whole: the
-secret has 32 random bytes, so nobody can try them all. What somebody sends is found by its id and
-compared in constant time.
+A key is `rnq_ID_SECRET`. It is shown once, when it is created. SQL stores a SHA-256 of the whole
+key. The secret has 32 random bytes, so trying all is impossible. A key from a request is looked up
+by its id and compared in constant time.
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ from contract.database.tables import api_keys
 from contract.errors import UsageError
 
 SCOPES: Final = ("read", "submit")
-"""`read` sees all jobs and results; `submit` may also submit, cancel, retry and change jobs."""
+"""`read` sees all jobs and results. `submit` may submit, cancel, retry and change jobs, and sees
+those of its owner.
+"""
 PREFIX: Final = "rnq"
 SECRET_BYTES: Final = 32
 ID_BYTES: Final = 4
 MOST_NAME_CHARS: Final = 100
-# What is known of a key is looked up again after this: a revoked key works for so long at most.
+# How long a key is remembered. A revoked key works for this long at most.
 KEPT_S: Final = 5.0
 MOST_KEPT: Final = 10_000
-# `last_used_at` is as exact as this, so that reading a job writes nothing.
+# Precision of `last_used_at`: coarse, so that reading a job usually writes nothing.
 NOTED_EVERY_S: Final = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """A key as SQL has it, without its secret."""
+    """A key as stored in SQL, without its secret."""
 
     id: str
     name: str
@@ -51,26 +53,26 @@ class Key:
 
 
 def create_key(engine: Engine, name: str, scopes: Sequence[str], owner: str) -> str:
-    """Makes a key for the jobs of this owner; the only time that it can be seen.
+    """Creates a key for this owner's jobs and returns it. It cannot be shown again.
 
     Raises:
-        UsageError: the name or a scope is not such, or a key in use has the name.
+        UsageError: the name or a scope is invalid, or a key in use has the same name.
     """
     if not (name.isprintable() and 0 < len(name) <= MOST_NAME_CHARS):
         raise UsageError(
-            f"The name of a key is {name[:MOST_NAME_CHARS]!r}; it has 1 to {MOST_NAME_CHARS} "
-            "printable characters."
+            f"A key's name must have 1 to {MOST_NAME_CHARS} printable characters, got "
+            f"{name[:MOST_NAME_CHARS]!r}."
         )
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
         given = f"{unknown[0]!r}" if unknown else "none"
-        raise UsageError(f"The scope of a key is {given}; it is one of: {', '.join(SCOPES)}.")
+        raise UsageError(f"A key's scope must be one of {', '.join(SCOPES)}, got {given}.")
     key_id = secrets.token_hex(ID_BYTES)
     key = f"{PREFIX}_{key_id}_{secrets.token_urlsafe(SECRET_BYTES)}"
     with engine.begin() as connection:
         if connection.scalar(select(api_keys.c.id).where(_has_name(name), _is_in_use())):
             raise UsageError(
-                f"A key has the name {name!r} already. Take another name, or revoke that key "
+                f"There is already a key named {name!r}. Choose another name, or revoke that key "
                 f"first: resnextq keys revoke {name}"
             )
         connection.execute(
@@ -87,16 +89,16 @@ def create_key(engine: Engine, name: str, scopes: Sequence[str], owner: str) -> 
 
 
 def list_keys(connection: Connection) -> list[Key]:
-    """All keys, the oldest first, revoked ones included."""
+    """All keys, the oldest first, including revoked ones."""
     rows = connection.execute(select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id))
-    return [_make_key(row) for row in rows]
+    return [make_key(row) for row in rows]
 
 
 def revoke_key(engine: Engine, text: str) -> Key:
-    """Ends a key, by its id or its name. One that is revoked stays so.
+    """Revokes a key by its id or name. A revoked key stays revoked.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such key in use.
     """
     with engine.begin() as connection:
         wanted = (api_keys.c.id == text) | (_has_name(text) & _is_in_use())
@@ -104,18 +106,18 @@ def revoke_key(engine: Engine, text: str) -> Key:
         if row is None:
             raise UsageError(
                 f"There is no key {text[:MOST_NAME_CHARS]!r} in use. `resnextq keys list` shows "
-                "those that there are."
+                "all keys."
             )
         connection.execute(
             update(api_keys)
             .where(api_keys.c.id == row.id)
             .values(revoked_at=func.coalesce(api_keys.c.revoked_at, db_now()))
         )
-        return _make_key(connection.execute(select(api_keys).where(api_keys.c.id == row.id)).one())
+        return make_key(connection.execute(select(api_keys).where(api_keys.c.id == row.id)).one())
 
 
 class Keys:
-    """Looks keys up, and remembers them for some seconds. Safe for many threads."""
+    """Looks keys up and remembers them for some seconds. Thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -130,10 +132,12 @@ class Keys:
         return True, found[1]
 
     def find(self, text: str) -> Key | None:
-        """The key that this is, if it may still be used."""
+        """The key, if it is valid and in use."""
         key = self._read(text)
         with self._lock:
-            if len(self._known) >= MOST_KEPT:  # somebody tries many: none of them is worth keeping
+            if (
+                len(self._known) >= MOST_KEPT
+            ):  # somebody is trying many keys, none of which is worth keeping
                 self._known.clear()
             self._known[_hash_of(text)] = (time.monotonic() + KEPT_S, key)
         return key
@@ -153,7 +157,7 @@ class Keys:
             with self._engine.begin() as connection:
                 this = api_keys.c.id == row.id
                 connection.execute(update(api_keys).where(this).values(last_used_at=db_now()))
-        return _make_key(row)
+        return make_key(row)
 
 
 def _hash_of(key: str) -> str:
@@ -172,7 +176,8 @@ def _is_to_be_noted() -> ColumnElement[bool]:
     return func.coalesce(api_keys.c.last_used_at < db_now(-NOTED_EVERY_S), True)
 
 
-def _make_key(row: Row[Any]) -> Key:
+def make_key(row: Row[Any]) -> Key:
+    """`row` must have all columns of `api_keys`."""
     return Key(
         id=row.id,
         name=row.name,

@@ -1,4 +1,4 @@
-"""From a request to a job: what is wanted, and the images of its body."""
+"""Turns a request into a job's options and images."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from producer.api.keys import Key
 from producer.api.problems import Refused
 from producer.api.shapes import JobIn, ListOptions
 from producer.submit.check import OnInvalid
+from producer.submit.intake import Intake
 from producer.submit.options import read_tags
 from producer.submit.sources.columns import Wanted
 from producer.submit.sources.entry import Entry, Image
 from producer.submit.sources.read import Reading, read_given
-from producer.submit.submission import Intake, Order
+from producer.submit.submission import Order
 
 JSON_TYPES: Final = frozenset({"", "application/json"})
-# The first bytes of a list decide how it is read, not its type; packed lists are unpacked.
+# The first bytes of a list decide how it is read, not its type. Compressed lists are decompressed.
 LIST_TYPES: Final = (
     "text/plain",
     "text/csv",
@@ -35,26 +36,27 @@ LIST_TYPES: Final = (
     "application/octet-stream",
 )
 BODY: Final = "body"
-"""What messages call the list that came."""
+"""The name of the list in messages."""
 
 
 def read_json(body: Body) -> JobIn:
-    """
+    """Reads a submit in JSON.
+
     Raises:
-        Refused: it is no JSON, or not of the shape.
-        SourceError: it names no images, or names them twice.
+        Refused: the body is not JSON, or has another shape.
+        SourceError: it has neither or both of `uris` and `images`.
     """
     try:
         wanted = JobIn.model_validate(orjson.loads(body.file.read()))
     except orjson.JSONDecodeError as error:
-        raise Refused(422, f"The body is no JSON: {error}.") from error
+        raise Refused(422, f"The body is not valid JSON: {error}.") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the body"
         raise Refused(422, f"{where}: {first['msg']}.") from error
     if (wanted.uris is None) == (wanted.images is None):
         given = "both" if wanted.uris is not None else "neither"
-        raise SourceError(f"The body has {given} of `uris` and `images`; send one of them.")
+        raise SourceError(f"The body has {given} of `uris` and `images`. Send one of them.")
     return wanted
 
 
@@ -67,22 +69,24 @@ def images_of(wanted: JobIn) -> Iterator[Entry]:
 
 
 def images_of_list(body: Body, options: ListOptions) -> Iterator[Image]:
-    """
+    """The images of a list.
+
     Raises:
-        Refused: it is none of the lists that are taken.
-        SourceError: it is no list.
+        Refused: the body has another media type.
+        SourceError: the body is not a list.
     """
     if body.media_type not in LIST_TYPES:
         taken = ", ".join(("application/json", *LIST_TYPES))
-        raise Refused(415, f"The body is of the type {body.media_type!r}; taken are: {taken}.")
+        raise Refused(415, f"The body has the type {body.media_type!r}. Send one of: {taken}.")
     reading = Reading(Wanted(options.column, options.id_column))
     return read_given(body.file, BODY, reading)
 
 
 def intake_of(wanted: JobIn | ListOptions) -> Intake:
-    """
+    """How the request wants images to be taken.
+
     Raises:
-        UsageError: a value is not such.
+        UsageError: a value is invalid.
     """
     return Intake(
         on_invalid=OnInvalid(wanted.on_invalid), unique=wanted.unique, sample=wanted.sample
@@ -92,16 +96,17 @@ def intake_of(wanted: JobIn | ListOptions) -> Intake:
 def order_of(
     settings: Settings, wanted: JobIn | ListOptions, key: Key, idempotency_key: str | None
 ) -> Order:
-    """
+    """What the request asks of its job.
+
     Raises:
-        UsageError: a value is not such.
+        UsageError: a value is invalid.
     """
     asked: dict[str, Any] = {
         name: value
         for name in ("model", "weights", "precision")
         if (value := getattr(wanted, name)) is not None
     }
-    if "model" in asked and "weights" not in asked:  # weights are of one model
+    if "model" in asked and "weights" not in asked:  # weights belong to a model
         asked["weights"] = default_weights(asked["model"])
     tags = read_tags(wanted.tag) if isinstance(wanted, ListOptions) else wanted.tags
     return Order.of(

@@ -1,15 +1,16 @@
-"""What went wrong, for programs: `application/problem+json` as RFC 9457 has it.
+"""Errors for programs: `application/problem+json` as in RFC 9457.
 
     {"type": "about:blank", "title": "Not Found", "status": 404,
      "code": "unknown_job", "detail": "No job has the id '0b5f0c6a9d3e4f21'."}
 
-`code` is what a program looks at; `detail` is for people. The errors of `contract.errors` and of
-FastAPI all become one of these, so that there is one shape to read.
+`code` is for programs, `detail` for people. All errors of `contract.errors` and of FastAPI get this
+shape.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -18,8 +19,15 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+)
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from contract.errors import (
     JobStateError,
@@ -36,7 +44,7 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 5
-# The first that fits; subclasses stand before what they are made of.
+# The first match counts, so subclasses stand before their base classes.
 CODES: Final[dict[type[Exception], tuple[int, str]]] = {
     UnknownJobError: (404, "unknown_job"),
     JobStateError: (409, "job_state"),
@@ -47,7 +55,7 @@ CODES: Final[dict[type[Exception], tuple[int, str]]] = {
     UsageError: (422, "bad_request"),
     UnavailableError: (503, "unavailable"),
 }
-# Of what FastAPI and this API say by status alone.
+# Codes of errors for which FastAPI and this API give only a status.
 CODES_BY_STATUS: Final = {
     400: "bad_request",
     401: "no_key",
@@ -56,32 +64,39 @@ CODES_BY_STATUS: Final = {
     405: "method_not_allowed",
     406: "not_acceptable",
     411: "length_required",
-    412: "changed",
     413: "too_large",
     415: "unsupported_type",
     422: "bad_request",
     429: "too_many_requests",
     503: "unavailable",
 }
+# Database errors that would come again, because a statement or value is wrong.
+OURS: Final = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
+# Codes that only one endpoint has.
+MORE_CODES: Final = ("uploads_off", "bad_image")
 
 
 class Problem(BaseModel):
-    """RFC 9457, with a code."""
+    """A problem of RFC 9457, with a code."""
 
     type: str = "about:blank"
-    title: str = Field(description="The name of the HTTP status.", examples=["Not Found"])
+    title: str = Field(description="Name of the HTTP status.", examples=["Not Found"])
     status: int = Field(examples=[404])
     code: str = Field(
-        description="What a program looks at.",
-        examples=[*(code for _, code in CODES.values()), *CODES_BY_STATUS.values()],
+        description="For programs.",
+        examples=[*(code for _, code in CODES.values()), *CODES_BY_STATUS.values(), *MORE_CODES],
     )
     detail: str = Field(description="What was wrong, and what to do.")
-    line: int | None = Field(default=None, description="Of the body, from 1, where there is one.")
-    column: str | None = Field(default=None, description="Of the body, where there is one.")
+    line: int | None = Field(
+        default=None, description="Line of the body, counted from 1, if the error has one."
+    )
+    column: str | None = Field(
+        default=None, description="Column of the body, if the error has one."
+    )
 
 
 class Refused(Exception):
-    """A request that ends with a problem of this status."""
+    """A request that is answered with this problem."""
 
     def __init__(
         self,
@@ -119,8 +134,19 @@ def problem(
     )
 
 
+# Options of commands that the API knows without dashes. Text that the caller sent stays as it is.
+_OPTION: Final = re.compile(
+    r"(?<![^\s(`])--(label|min-score|only|error|after|column|id-column|sample)(?![\w-])"
+)
+
+
+def over_http(message: str) -> str:
+    """A command's message in the words of a request: `min_score` for `--min-score`."""
+    return _OPTION.sub(lambda found: found[1].replace("-", "_"), message)
+
+
 def answer_for(error: Exception) -> Response:
-    """The problem that an error of ours, or of the database, is."""
+    """The problem for an error of ours or of the database."""
     if isinstance(error, Refused):
         return problem(error.status, error.code, error.detail, headers=error.headers)
     for kind, (status, code) in CODES.items():
@@ -133,25 +159,26 @@ def answer_for(error: Exception) -> Response:
                 for name in ("line", "column")
                 if (value := getattr(error, name, None)) is not None
             }
-            return problem(status, code, str(error), headers=again, where=where)
-    if isinstance(error, DBAPIError):
-        log.warning("The database: %s", str(error.orig).strip().partition("\n")[0])
+            return problem(status, code, over_http(str(error)), headers=again, where=where)
+    if isinstance(error, DBAPIError) and not isinstance(error, OURS):
+        log.warning("Database error: %s", str(error.orig).strip().partition("\n")[0])
         return problem(
             503,
             "unavailable",
             "The database does not answer. Try again.",
             headers={"Retry-After": str(RETRY_AFTER_S)},
         )
-    log.error("A request ended with an error of this program.", exc_info=error)
-    return problem(500, "internal", "An error of this program; its log says more.")
+    log.error("A request failed because of a fault in this program.", exc_info=error)
+    return problem(500, "internal", "A fault in this program. The server's log has the details.")
 
 
 def install(app: FastAPI) -> None:
-    """Lets every error of this app end as a problem."""
+    """Makes every error of this app a problem."""
     app.add_exception_handler(ResnextQueueError, _answer)
     app.add_exception_handler(Refused, _answer)
     app.add_exception_handler(DBAPIError, _answer)
     app.add_exception_handler(Exception, _answer)
+    app.add_exception_handler(ClientDisconnect, _answer_to_nobody)
     app.add_exception_handler(RequestValidationError, _answer_for_values)
     app.add_exception_handler(HTTPException, _answer_for_status)
 
@@ -160,24 +187,43 @@ async def _answer(_: Request, error: Exception) -> Response:
     return answer_for(error)
 
 
+async def _answer_to_nobody(_: Request, __: Exception) -> Response:
+    """The client disconnected during its request, which is not an error of ours."""
+    return Response(status_code=HTTPStatus.NO_CONTENT)
+
+
 async def _answer_for_values(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  (what it is installed for)
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
-    return problem(422, "bad_request", f"{where}: {first['msg']}.")
+    return problem(422, "bad_request", f"{where}: {first['msg'].removeprefix('Value error, ')}.")
 
 
-async def _answer_for_status(_: Request, error: Exception) -> Response:
+def _methods(request: Request) -> list[str]:
+    """The methods of the path, whichever of its routes was found first."""
+    path = getattr(request.scope.get("route"), "path", "")
+    return [method.upper() for method in request.app.openapi()["paths"].get(path, ())]
+
+
+async def _answer_for_status(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  (what it is installed for)
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI could not read a body
+        return problem(422, "bad_request", "The body is not JSON in UTF-8. Send JSON in UTF-8.")
     code = CODES_BY_STATUS.get(error.status_code, "bad_request")
     headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods(request)) or headers.get("Allow", "")
     return problem(error.status_code, code, str(error.detail), headers=headers)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of the problems of an endpoint."""
+    """OpenAPI's description of an endpoint's problems: these, and those of all endpoints."""
+    return problems(*statuses, 401, 403, 422, 429, 503)
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": content}
-        for status in (*statuses, 401, 403, 422, 429, 503)
+        for status in statuses
     }

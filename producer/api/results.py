@@ -1,7 +1,7 @@
-"""The endpoints of what has become of a job's images: results, classes, errors.
+"""The endpoints of results, classes and errors.
 
-Results come as a page of JSON, or whole as a stream of JSONL, CSV or Parquet. Each window of them
-is read in a transaction of its own, so that a slow client keeps nothing in the database waiting.
+Results come as a page of JSON, or all of them as a stream of JSONL, CSV or Parquet. Each window is
+read in its own transaction, so that a slow client holds nothing in the database.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastapi.responses import Response, StreamingResponse
 from sqlalchemy import ColumnElement
 
 from contract.database.engine import reading
-from producer.api.cursors import cursor_of, number_of
+from producer.api.cursors import Cursor, cursor_of, number_of
 from producer.api.problems import Refused, responses
 from producer.api.service import Served, Service, json_answer
 from producer.api.shapes import ClassesOut, ErrorsOut, ResultsOut
@@ -43,7 +43,7 @@ CSV: Final = "text/csv"
 PARQUET: Final = "application/vnd.apache.parquet"
 TYPES: Final = (JSON, JSONL, CSV, PARQUET)
 MOST_ROWS: Final = 10_000
-# A page looks at so many windows at most: where few images fit it is short, and has a next one.
+# Windows that one page reads at most. If few images match, the page is short and has a next one.
 WINDOWS_A_PAGE: Final = 50
 
 
@@ -61,19 +61,29 @@ WINDOWS_A_PAGE: Final = 50
 def settled(  # noqa: PLR0913, PLR0917  (the query's parameters)
     service: Served,
     job_id: str,
-    only: Annotated[Only | None, Query(description="Leave out the others.")] = None,
+    only: Annotated[
+        Only | None, Query(description="Only classified or only failed images.")
+    ] = None,
     label: Annotated[
-        list[str] | None, Query(description="Of the likeliest class; several: any of them.")
+        list[str] | None, Query(description="The top class. If several, any of them.")
     ] = None,
-    min_score: Annotated[float | None, Query(ge=0, le=1, description="Of the same.")] = None,
-    error: Annotated[list[str] | None, Query(description="Codes; several: any.")] = None,
+    min_score: Annotated[
+        float | None,
+        Query(ge=0, le=1, allow_inf_nan=False, description="Lowest score of the top class."),
+    ] = None,
+    error: Annotated[
+        list[str] | None, Query(description="Error codes. If several, any of them.")
+    ] = None,
     limit: Annotated[
-        int | None, Query(ge=1, le=MOST_ROWS, description="Of a page of JSON: 1,000 by default.")
+        int | None,
+        Query(ge=1, le=MOST_ROWS, description="Images on a page of JSON; 1,000 by default."),
     ] = None,
-    cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
-    accept: Annotated[str, Header()] = "*/*",
+    cursor: Cursor = None,
+    accept: Annotated[str, Header(include_in_schema=False)] = "*/*",  # OpenAPI ignores it
 ) -> Response:
-    """What is settled, in the order of the submit: a page of JSON, or all of it by `Accept`."""
+    """Finished images in the order of the submit: a page of JSON, or all as a stream by
+    `Accept`.
+    """
     media_type = _wanted_type(accept)
     job = service.job(job_id)
     choice = Choice(
@@ -87,7 +97,7 @@ def settled(  # noqa: PLR0913, PLR0917  (the query's parameters)
     if media_type == JSON:
         return _page(service, job, choice, windows, limit or 1_000)
     if limit is not None:
-        raise Refused(422, "limit goes with pages of JSON; a stream has all that is settled.")
+        raise Refused(422, "limit applies only to pages of JSON. A stream has all finished images.")
     stream = _STREAMS[media_type](service, job, choice, windows)
     name = f"{job.id}.{_ENDINGS[media_type]}"
     headers = {
@@ -101,7 +111,7 @@ def settled(  # noqa: PLR0913, PLR0917  (the query's parameters)
 def classes(
     service: Served, job_id: str, limit: Annotated[int, Query(ge=1, le=MOST_CLASSES)] = 100
 ) -> Response:
-    """How many images have which class as their likeliest."""
+    """Number of images by top class."""
     job = service.job(job_id)
     with reading(service.engine) as connection:
         found = count_classes(connection, job.number, limit)
@@ -112,7 +122,7 @@ def classes(
 def errors(
     service: Served, job_id: str, limit: Annotated[int, Query(ge=1, le=MOST_ERRORS)] = 1_000
 ) -> Response:
-    """How many images have failed, by error code and host."""
+    """Number of failed images by error code and host."""
     job = service.job(job_id)
     with reading(service.engine) as connection:
         found = count_failures(connection, job.id, limit)
@@ -120,10 +130,10 @@ def errors(
 
 
 def _wanted_type(accept: str) -> str:
-    """The first of the types in the header that this API has.
+    """The first type in the header that this API offers.
 
     Raises:
-        Refused: there is none.
+        Refused: it offers none of them.
     """
     for part in accept.split(","):
         wanted = part.partition(";")[0].strip().lower()
@@ -133,7 +143,7 @@ def _wanted_type(accept: str) -> str:
             return JSON
         if wanted == "text/*":
             return CSV
-    raise Refused(406, f"Results come as {', '.join(TYPES)}; Accept says {accept[:200]!r}.")
+    raise Refused(406, f"Results come as {', '.join(TYPES)}, but Accept is {accept[:200]!r}.")
 
 
 def _windows(service: Service, job: Job, choice: Choice, media_type: str) -> Windows:
@@ -142,7 +152,10 @@ def _windows(service: Service, job: Job, choice: Choice, media_type: str) -> Win
     more: Sequence[ColumnElement[Any]] = ()
     if media_type == PARQUET:
         if find_spec("pyarrow") is None:
-            raise Refused(406, "This server has no pyarrow, so it writes no Parquet: take JSONL.")
+            raise Refused(
+                406,
+                "This server has no pyarrow, so it cannot write Parquet. Ask for JSONL instead.",
+            )
         from producer.jobs.export.parquet import more_columns  # noqa: PLC0415  (needs pyarrow)
 
         more = more_columns(service.engine.dialect.name)
@@ -154,7 +167,7 @@ def _page(service: Service, job: Job, choice: Choice, windows: Windows, limit: i
     for _ in range(WINDOWS_A_PAGE):
         if at >= job.total or len(rows) >= limit:
             break
-        # Where all images are chosen, as many positions as rows are enough.
+        # If all images are wanted, a page needs only as many positions as rows.
         step = POSITIONS if choice.is_narrow else limit - len(rows)
         found = windows.read(at, min(at + step, job.total))
         rows += found
@@ -162,6 +175,7 @@ def _page(service: Service, job: Job, choice: Choice, windows: Windows, limit: i
     if len(rows) > limit:
         del rows[limit:]
         at = rows[-1][0] + 1
+    service.job(job.id)  # fails if the job was marked for deletion, so all rows read are complete
     following = None if at >= job.total else cursor_of(at - 1)
     lines = JsonLines(Vocabulary(service.engine, job)).encode(rows).rstrip(b"\n")
     body = b'{"results":[%b],"next":%b}' % (
@@ -171,21 +185,27 @@ def _page(service: Service, job: Job, choice: Choice, windows: Windows, limit: i
     return Response(body, 200, {"Cache-Control": "no-store"}, JSON)
 
 
-def _parts(job: Job, choice: Choice, windows: Windows) -> Iterator[list[Row]]:
+def _parts(service: Service, job: Job, choice: Choice, windows: Windows) -> Iterator[list[Row]]:
+    """The chosen rows, window by window.
+
+    Raises:
+        UnknownJobError: the job was deleted meanwhile. The stream breaks off.
+    """
     for start in range(choice.start, job.total, POSITIONS):
         yield windows.read(start, min(start + POSITIONS, job.total))
+    service.job(job.id)
 
 
 def _lines(service: Service, job: Job, choice: Choice, windows: Windows) -> Iterator[bytes]:
     form = JsonLines(Vocabulary(service.engine, job))
-    for rows in _parts(job, choice, windows):
+    for rows in _parts(service, job, choice, windows):
         yield form.encode(rows)
 
 
 def _table(service: Service, job: Job, choice: Choice, windows: Windows) -> Iterator[bytes]:
     form = Table(Vocabulary(service.engine, job))
     yield form.head()
-    for rows in _parts(job, choice, windows):
+    for rows in _parts(service, job, choice, windows):
         yield form.encode(rows)
 
 
@@ -195,7 +215,7 @@ def _parquet(service: Service, job: Job, choice: Choice, windows: Windows) -> It
     file = _Passed()
     form = ParquetFile(file, Vocabulary(service.engine, job))
     try:
-        for rows in _parts(job, choice, windows):
+        for rows in _parts(service, job, choice, windows):
             form.write(rows)
             yield file.take()
         form.close()
@@ -206,7 +226,7 @@ def _parquet(service: Service, job: Job, choice: Choice, windows: Windows) -> It
 
 
 class _Passed(io.BytesIO):
-    """What is written to it is taken away; it still tells where in the file it is."""
+    """A file whose content is taken away. `tell` still counts from the beginning."""
 
     def __init__(self) -> None:
         super().__init__()

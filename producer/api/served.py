@@ -1,4 +1,4 @@
-"""`GET /v1/models` and `/v1/workers`: what can be asked for now, and who answers."""
+"""`GET /v1/models` and `/v1/workers`: which models jobs use, and which workers are live."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1", tags=["service"])
 
 @router.get("/models", responses={200: {"model": ModelsOut}, **responses()})
 def models(service: Served) -> Response:
-    """Models that jobs have asked for, each with how many workers serve it now."""
+    """Models that jobs have asked for, with the number of workers that serve each now."""
     with reading(service.engine) as connection:
         found = served.models(connection, service.settings.lease_s)
     return json_answer({"models": served.models_as_json(found)})

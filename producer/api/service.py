@@ -1,4 +1,4 @@
-"""What every endpoint needs: the database, the settings, who watches jobs; and how it answers."""
+"""What every endpoint needs: the database, the settings, the watch on jobs, and how to answer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from contract.database.engine import reading
 from contract.settings import Settings
 from producer.api.keys import Key
+from producer.api.uploads import Uploads
 from producer.api.watch import Watch, etag_of
 from producer.jobs.job import Job, as_json, find_exactly, live_workers
 
@@ -25,9 +26,11 @@ class Service:
     engine: Engine
     settings: Settings
     watch: Watch
+    uploads: Uploads | None
 
     def job(self, job_id: str) -> Job:
-        """
+        """The job with this id.
+
         Raises:
             UnknownJobError: no job has exactly this id.
         """
@@ -40,15 +43,15 @@ class Service:
             return found, live_workers(connection, self.settings.lease_s)
 
 
-def _service_of(request: Request) -> Service:
+# Asynchronous, because FastAPI would run it in another thread otherwise.
+async def _service_of(request: Request) -> Service:
     return cast("Service", request.app.state.service)
 
 
-def _key_of(request: Request) -> Key:
+async def _key_of(request: Request) -> Key:
     return cast("Key", request.state.key)
 
 
-# `async` dependencies would be as cheap; these two touch nothing that waits.
 Served = Annotated[Service, Depends(_service_of)]
 Caller = Annotated[Key, Depends(_key_of)]
 
@@ -71,7 +74,7 @@ def job_answer(
     headers: dict[str, str] | None = None,
     more: dict[str, Any] | None = None,
 ) -> Response:
-    """A job with its ETag and, while it goes on, when to ask again."""
+    """A job with its ETag and, until it is finished, with `Retry-After`."""
     content = orjson.dumps(as_json(job, served) | (more or {}))
     found = {"ETag": etag_of(content), "Cache-Control": "no-cache"} | (headers or {})
     if not job.is_finished:
@@ -80,5 +83,5 @@ def job_answer(
 
 
 def retry_after_s(job: Job) -> int:
-    """A tenth of what is left to wait for; 1 to 30 seconds."""
+    """A tenth of the remaining time, from 1 to 30 seconds."""
     return 5 if job.eta_s is None else min(30, max(1, round(job.eta_s / 10)))

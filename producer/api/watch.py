@@ -1,7 +1,7 @@
-"""Looks at jobs for all who wait for them: one statement a second, however many wait.
+"""Reads jobs for all clients that wait for them: one statement per second, however many wait.
 
-`GET /v1/jobs/{id}?wait_s=` and `/events` ask here. As long as somebody waits for a job it is read
-once a second with all others that are waited for, turned into JSON once, and handed to everybody.
+`GET /v1/jobs/{id}?wait_s=` and `/events` use it. While clients wait for a job, it is read once per
+second together with all other such jobs, turned into JSON once, and passed to every client.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def etag_of(content: bytes) -> str:
 
 @dataclass(frozen=True)
 class Look:
-    """A job at some moment."""
+    """A job at one moment."""
 
     content: bytes
-    """Its JSON; empty: the job has been deleted."""
+    """Its JSON. Empty: the job has been deleted."""
     is_finished: bool
 
     @property
@@ -52,15 +52,15 @@ class _Watched:
 
 
 class Looks:
-    """What one reader has seen of a job."""
+    """The states of a job that one reader has seen."""
 
     def __init__(self, watched: _Watched) -> None:
         self._watched = watched
         self._last: Look | None = None
 
     async def next(self) -> Look:
-        """The job as it is, if that is new to this reader; else as it is once it has changed.
-        Broken off while it waits, it has seen nothing.
+        """The job's current state if it is new to this reader, otherwise the next state. Cancelled
+        while it waits, it counts nothing as seen.
         """
         while self._watched.look is None or self._watched.look is self._last:
             await self._watched.changed.wait()
@@ -69,7 +69,7 @@ class Looks:
 
 
 class Watch:
-    """Owns one task of the event loop. To be used in that loop alone."""
+    """Owns one task of the event loop, and must be used only in that loop."""
 
     def __init__(self, engine: Engine, lease_s: float) -> None:
         self._engine = engine
@@ -78,20 +78,21 @@ class Watch:
         self._somebody = asyncio.Event()
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Reads jobs until it is cancelled."""
         while True:
             await self._somebody.wait()
+            asked = list(self._watched)
             try:
-                looks = await run_in_threadpool(self._read, list(self._watched))
-            except DBAPIError as error:  # away: whoever waits goes on waiting
-                log.warning("Jobs cannot be read: %s", str(error.orig).partition("\n")[0])
+                looks = await run_in_threadpool(self._read, asked)
+            except DBAPIError as error:  # the database is unavailable; clients keep waiting
+                log.warning("Cannot read jobs: %s", str(error.orig).partition("\n")[0])
             else:
-                self._tell(looks)
+                self._tell(asked, looks)
             await asyncio.sleep(LOOK_EVERY_S)
 
     @asynccontextmanager
     async def looking_at(self, number: int) -> AsyncIterator[Looks]:
-        """Looks at a job as long as the block lasts."""
+        """Watches a job for the length of the block."""
         watched = self._watched.setdefault(number, _Watched())
         watched.waiting += 1
         self._somebody.set()
@@ -112,12 +113,11 @@ class Watch:
             job.number: Look(orjson.dumps(as_json(job, served)), job.is_finished) for job in jobs
         }
 
-    def _tell(self, looks: dict[int, Look]) -> None:
-        for number, watched in self._watched.items():
-            look = looks.get(number)
-            if look is None and watched.look is not None:
-                look = Look(b"", is_finished=True)
-            if look is not None and look != watched.look:
+    def _tell(self, asked: Collection[int], looks: dict[int, Look]) -> None:
+        deleted = Look(b"", is_finished=True)
+        for number in asked:
+            watched, look = self._watched.get(number), looks.get(number, deleted)
+            if watched is not None and look != watched.look:
                 watched.look = look
                 watched.changed.set()
                 watched.changed = asyncio.Event()

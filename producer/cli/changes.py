@@ -1,4 +1,4 @@
-"""The commands that change jobs: cancel, pause, resume, edit. `producer.cli.main` has them."""
+"""The commands that change jobs: cancel, pause, resume, edit. Registered by `producer.cli.main`."""
 
 # ruff: noqa: PLC0415  (a command imports what it needs when it runs, see `main`)
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from contract.errors import JobStateError, UsageError
+from producer.cli import completion
 from producer.cli.environment import open_database, read_job, read_settings
 from producer.cli.options import JobArgument
 from producer.cli.output import tell
@@ -21,62 +22,81 @@ if TYPE_CHECKING:
 
 JobsArgument = Annotated[
     list[str],
-    typer.Argument(metavar="JOB...", help="Ids of jobs, or the first characters of them."),
+    typer.Argument(
+        metavar="JOB",
+        help="Jobs: ids, the first characters of ids, names, or `last`.",
+        autocompletion=completion.jobs,
+    ),
 ]
 
 
 def cancel(jobs: JobsArgument) -> None:
-    """Stop jobs. What is done is kept; the rest is marked with the error code `cancelled`.
+    """Cancel jobs. Results are kept; the other images get the error code `cancelled`.
 
-    Chunks that a worker is running are finished. A job that has ended cannot be cancelled.
+    Workers finish the chunks that they are running. A job that has ended cannot be cancelled.
+
+    Settings: RESNEXT_DATABASE_URL.
+
+    Example: resnextq cancel 0b5f0c6a
     """
     from producer.jobs.cancel import cancel as stop
 
     def told(job: Job) -> str:
-        return "is cancelled" + (f"; {job.pending:,} images were left" if job.pending else "")
+        return "is cancelled" + (
+            f"; {job.pending:,} of {job.total:,} images were not done" if job.pending else ""
+        )
 
     _each(jobs, stop, told)
 
 
 def pause(jobs: JobsArgument) -> None:
-    """Give none of a job's images out until it is resumed. Workers finish what they have.
+    """Pause jobs: workers finish what they are running, and get no more until `resume`.
+
+    Settings: RESNEXT_DATABASE_URL.
 
     Example: resnextq pause 0b5f0c6a
     """
     from producer.jobs.change import pause as stop
 
-    _each(jobs, stop, lambda job: f"is paused; go on with: resnextq resume {job.id}")
+    _each(jobs, stop, lambda job: f"is paused; to continue: resnextq resume {job.id}")
 
 
 def resume(jobs: JobsArgument) -> None:
-    """Go on with paused jobs.
+    """Resume paused jobs.
+
+    Settings: RESNEXT_DATABASE_URL.
 
     Example: resnextq resume 0b5f0c6a
     """
     from producer.jobs.change import resume as go_on
 
-    _each(jobs, go_on, lambda _: "goes on")
+    _each(jobs, go_on, lambda _: "is running again")
 
 
 def edit(
     job: JobArgument,
-    name: Annotated[
-        str | None, typer.Option(help="A name for people; empty: none any more.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="A new name; empty removes it.")] = None,
     priority: Annotated[
         int | None,
-        typer.Option(min=-1000, max=1000, help="Each step doubles its part.", show_default=False),
+        typer.Option(
+            min=-1000,
+            max=1000,
+            help="Higher runs sooner: each step doubles the job's share.",
+            show_default=False,
+        ),
     ] = None,
     tag: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Add a tag, or change it; may be repeated."),
+        typer.Option(metavar="KEY=VALUE", help="Add or change a tag; may be repeated."),
     ] = None,
     untag: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY", help="Take a tag away; may be repeated."),
+        typer.Option(metavar="KEY", help="Remove a tag; may be repeated."),
     ] = None,
 ) -> None:
-    """Change name, priority or tags of a job, in any state.
+    """Change the name, priority or tags of a job.
+
+    Settings: RESNEXT_DATABASE_URL.
 
     Example: resnextq edit 0b5f0c6a --priority 3 --tag team=search
     """
@@ -96,10 +116,10 @@ def edit(
 def _each(
     jobs: list[str], change: Callable[[Engine, str], Job], told: Callable[[Job], str]
 ) -> None:
-    """Changes all that can be changed; the exit status is that of the last that cannot."""
+    """Changes all jobs that it can. The exit status is that of the last one that it could not."""
     status = 0
     with open_database(read_settings()) as engine:
-        found = [read_job(engine, job) for job in jobs]  # before the first is changed
+        found = [read_job(engine, job) for job in jobs]  # all, before the first is changed
         for job in found:
             try:
                 changed = change(engine, job.id)

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def upgrade() -> None:
-    """Bring the database's schema up to date; makes the database where it is a file."""
+    """Upgrade the database's schema. An SQLite file is created if it does not exist.
+
+    Settings: RESNEXT_DATABASE_URL.
+
+    Example: resnextq db upgrade
+    """
     from contract.database.address import database_address
     from contract.database.engine import make_engine, reaching_database, reading
     from contract.database.schema import check_upgradable, revision_of
@@ -31,18 +36,18 @@ def upgrade() -> None:
         with reading(engine) as connection:
             after = revision_of(connection)
     where = database_address(engine)
-    what = f"is at schema {after:04} already" if before == after else "upgraded: schema "
+    what = f"is already at schema {after:04}" if before == after else "upgraded: schema "
     steps = "" if before == after else f"{before:04} → {after:04}"
     print(f"{where} {what}{steps}")
     engine.dispose()
 
 
 def _make_folder(engine: Engine) -> None:
-    """Makes the folder of an SQLite file."""
+    """Creates the folder of an SQLite file."""
     path = engine.url.database
     if engine.dialect.name != "sqlite" or not path:
         return
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise UnavailableError(f"{error.filename} cannot be made: {error.strerror}.") from error
+        raise UnavailableError(f"{error.filename} cannot be created: {error.strerror}.") from error

@@ -1,4 +1,4 @@
-"""The command `doctor`: prints the checks of `producer.doctor`, and the worker's of the model."""
+"""The command `doctor`: prints the checks of `producer.doctor`, and the worker's model checks."""
 
 # ruff: noqa: PLC0415  (a command imports what it needs when it runs, see `main`)
 # ruff: noqa: T201  (results go to standard output)
@@ -24,23 +24,33 @@ if TYPE_CHECKING:
 
 def doctor(
     device: Annotated[
-        bool, typer.Option("--device", help="Measure a GPU's layers as well; takes minutes.")
+        bool,
+        typer.Option(
+            "--device", help="Load torch, check the device, and time a GPU's layers (minutes)."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Look at everything that has to work here, and say what to do about what does not.
+    """Check the installation, and suggest fixes.
 
-    A line a check: ok, warning or failure. Nothing is changed, and nothing downloaded. Exit
-    status 3 if something that is needed is not available.
+    One line per check: ok, warning or failure. It changes and downloads nothing. Exit status 3 if
+    something that is needed is not available, otherwise 0.
 
-    With --device, a GPU computes each layer of the network in each way, and the times are kept for
-    workers. Run it while nothing else uses the GPU.
+    With --device it loads torch and shows device, precision and engine. On a GPU it times each
+    layer of the network and keeps the result for workers: run it while nothing else uses the GPU.
+
+    Settings: all.
+
+    Example: resnextq doctor --device
     """
+    from contract.served import with_served
     from producer import doctor as examination
 
     settings = read_settings()
     model = (
-        import_module("worker.commands.doctor").check_model(settings, measure=device)
+        import_module("worker.commands.doctor").check_model(
+            with_served(settings), measure=device, light=not device
+        )
         if find_spec("torch")
         else [examination.without_torch()]
     )

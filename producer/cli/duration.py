@@ -1,4 +1,4 @@
-"""A time as people type it, for `submit --expires`: `90s`, `30m`, `2h`, `7d`."""
+"""Durations as people type them, for example in `submit --expires`: `90s`, `30m`, `2h`, `7d`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([smhd])")
 
 
 def read_duration(text: str) -> float:
-    """Seconds.
+    """Converts a duration to seconds.
 
     Raises:
-        UsageError: it is not a number with one of the units.
+        UsageError: the text is not a number with one of the units.
     """
     found = _DURATION.fullmatch(text.strip())
     if found is None:
         raise UsageError(
-            f"{text!r} is no duration; it is a number with its unit: 90s, 30m, 2h, 7d."
+            f"{text!r} is not a duration. Write a number with its unit: 90s, 30m, 2h, 7d."
         )
     return float(found[1]) * UNITS_S[found[2]]

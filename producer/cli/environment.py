@@ -21,12 +21,25 @@ def read_settings(**overrides: Any) -> Settings:  # noqa: ANN401  (any field's t
     return load_settings(**overrides)
 
 
+def log_in_json_if_set() -> None:
+    """If settings are invalid, logs this in the configured log format."""
+    from contract.log import log_in_json
+    from contract.settings import LogFormat
+
+    try:
+        wanted = LogFormat()
+    except (UnicodeDecodeError, OSError):  # from `.env`; `read_settings` reports it
+        wanted = LogFormat(_env_file=None)
+    if wanted.log_format == "json":
+        log_in_json()
+
+
 @contextmanager
 def open_database(settings: Settings) -> Iterator[Engine]:
-    """An engine whose schema fits.
+    """An engine on a database with a supported schema.
 
     Raises:
-        DatabaseUnavailable: it does not answer, now or inside the `with` block.
+        DatabaseUnavailable: the database does not answer, now or inside the `with` block.
         SchemaMismatch: its schema is outside this program's range.
     """
     from contract.database.engine import connect_database, reaching_database

@@ -1,4 +1,4 @@
-"""Finds functions of packages that may not be installed."""
+"""Loads functions of packages that may not be installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contract.errors import UnavailableError
 def find(
     module: str, function: str, *, needs: str | None = None, extra: str = ""
 ) -> Callable[..., Any]:
-    """A function, by the name of its module, so that the caller needs no extra itself.
+    """Returns a function by the name of its module, so that the caller needs no extra itself.
 
     Raises:
         UnavailableError: the package `needs` is not installed.
@@ -21,7 +21,7 @@ def find(
     if needs is not None and find_spec(needs) is None:
         raise UnavailableError(
             f"This command needs {needs}, which is not installed. "
-            f"Install it with: pip install 'resnext-queue[{extra}]'"
+            f"Install it with: pip install '.[{extra}]' in the project's folder"
         )
     found: Callable[..., Any] = getattr(import_module(module), function)
     return found

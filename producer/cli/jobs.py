@@ -1,6 +1,6 @@
-"""The commands about jobs that are there: status, list, retry.
+"""The commands about existing jobs: status, list, retry.
 
-`producer.cli.main` registers them. Each connects settings, database and a module of the producer.
+`producer.cli.main` registers them. They connect settings, database and a module of the producer.
 """
 
 # ruff: noqa: PLC0415  (a command imports what it needs when it runs, see `main`)
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from producer.cli import completion
 from producer.cli.environment import open_database, read_job, read_settings
 from producer.cli.errors import FINISHED_WITH_FAILURES
 from producer.cli.options import (
@@ -37,31 +38,37 @@ if TYPE_CHECKING:
 def status(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     job: JobArgument,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Show progress until the job is finished.")
+        bool, typer.Option("--watch", help="Show progress until the job ends.")
     ] = False,
     as_json: JsonOption = False,
     fail_on_error: Annotated[
         bool,
-        typer.Option("--fail-on-error", help="Exit with 1 if it is finished and images failed."),
+        typer.Option(
+            "--fail-on-error", help="Exit with status 1 if the job has ended and images failed."
+        ),
     ] = False,
     classes: Annotated[
         bool, typer.Option("--classes", help="Also show the most frequent classes.")
     ] = False,
-    top: Annotated[int, typer.Option(min=1, help="With --classes: how many of them.")] = 20,
+    top: Annotated[int, typer.Option(min=1, help="With --classes: how many to show.")] = 20,
 ) -> None:
-    """Show how far a job is, and why images failed.
+    """Show a job's progress, and why images failed.
 
-    With --json and --watch: a line whenever something changes.
+    --watch with --json prints a line at every change.
+
+    Settings: RESNEXT_DATABASE_URL.
+
+    Example: resnextq status last --watch
     """
     settings = read_settings()
     most = top if classes else None
     with open_database(settings) as engine:
-        if watch and as_json:
-            _print_changes(engine, job, settings, most)
-        elif watch:
-            warn_if_unserved(engine, job, settings)
-            watch_job(engine, job)
         found = read_job(engine, job)
+        if watch and as_json:
+            _print_changes(engine, found.id, settings, most)
+        elif watch:
+            watch_job(engine, found.id, settings)
+        found = read_job(engine, found.id)
         if as_json and not watch:
             _print_json(engine, found, settings, most)
         elif not as_json:
@@ -73,7 +80,8 @@ def status(  # noqa: PLR0913, PLR0917  (a parameter for each option)
 def list_jobs(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
     name: Annotated[
-        str | None, typer.Option(help="Only jobs with this in their name.", show_default=False)
+        str | None,
+        typer.Option(help="Only jobs whose name contains this text.", show_default=False),
     ] = None,
     tag: Annotated[
         list[str] | None,
@@ -82,13 +90,22 @@ def list_jobs(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     since: Annotated[
         str | None,
         typer.Option(
-            metavar="DURATION", help="Only jobs of the last 90s, 30m, 2h, 7d.", show_default=False
+            metavar="DURATION",
+            help="Only jobs submitted within this time: 90s, 30m, 2h, 7d.",
+            show_default=False,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many jobs.")] = 20,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Show at most this many jobs.")
+    ] = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """List the latest jobs, the newest first."""
+    """List jobs, newest first.
+
+    Settings: RESNEXT_DATABASE_URL.
+
+    Example: resnextq list --state running --tag team=search
+    """
     from contract.database.engine import reading
     from producer.jobs.job import live_workers
     from producer.jobs.listed import Filter
@@ -109,11 +126,11 @@ def list_jobs(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     from producer.cli.render.status import render_jobs
 
     if jobs:
-        show(render_jobs(jobs))
+        show(render_jobs(jobs, served))
     elif wanted == Filter():
         tell("There are no jobs yet; `resnextq submit` makes one.")
     else:
-        tell("No job is like that; `resnextq list` shows the latest.")
+        tell("No job matches; `resnextq list` shows the latest.")
 
 
 def _moment(since: str | None) -> datetime | None:
@@ -127,13 +144,20 @@ def retry(
     error: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="CODE", help="Only images with this error code; may be repeated. Default: all."
+            metavar="CODE",
+            help="Only images with this error code; may be repeated. Default: all.",
+            autocompletion=completion.error_codes,
         ),
     ] = None,
 ) -> None:
-    """Run failed images again, in place of their results; prints how many.
+    """Run a job's failed images again, and print how many.
 
-    A job that was cancelled or has expired goes on with them. Broken off, it is repeated.
+    New results replace the old ones. Images of a cancelled or expired job run as well. If the
+    command is interrupted, run it again.
+
+    Settings: RESNEXT_DATABASE_URL.
+
+    Example: resnextq retry last --error timeout --error http_503
     """
     stop_cleanly_when_terminated()
     from producer.jobs.retry import retry as run_again
@@ -144,11 +168,14 @@ def retry(
     if again.images:
         tell(f"next: resnextq status {again.job} --watch")
     if again.left:
-        tell(f"{again.left:,} failed images are in chunks that still run, or have just failed")
+        tell(
+            f"{again.left:,} failed images do not run again: their chunks still run, or they "
+            "have just failed again"
+        )
 
 
 def _reader(engine: Engine, job: str) -> Callable[[], Job]:
-    """Reads the job each time it is called, and waits while the database is away."""
+    """A function that reads the job, and waits while the database is unavailable."""
     from contract.database.waits import Database
     from producer.jobs.job import find_job
 
@@ -156,14 +183,27 @@ def _reader(engine: Engine, job: str) -> Callable[[], Job]:
     return lambda: database.read(lambda connection: find_job(connection, job))
 
 
-def watch_job(engine: Engine, job: str) -> None:
-    from producer.cli.render.progress import watching
+def watch_job(engine: Engine, job: str, settings: Settings) -> Job:
+    """Shows the job's progress until it has ended. Returns it."""
+    from contract.database.waits import Database
+    from contract.served import model_of_up
+    from producer.cli.render.watch import watching
+    from producer.jobs.job import find_job, live_workers
 
-    watching(_reader(engine, job))
+    database = Database(engine)
+    return watching(
+        lambda: database.read(
+            lambda connection: (
+                find_job(connection, job),
+                live_workers(connection, settings.lease_s),
+            )
+        ),
+        up=partial(model_of_up, settings),
+    )
 
 
 def _print_changes(engine: Engine, job: str, settings: Settings, most: int | None) -> None:
-    from producer.cli.render.progress import poll
+    from producer.cli.render.watch import poll
 
     last = None
     for found in poll(_reader(engine, job)):
@@ -188,7 +228,7 @@ def _print_json(engine: Engine, job: Job, settings: Settings, most: int | None) 
 
 
 def _classes(engine: Engine, job: Job, most: int | None) -> list[ClassCount] | None:
-    """The job's most frequent classes, `most` of them; None: they are not asked for."""
+    """The job's `most` most frequent classes. None: not asked for."""
     from contract.database.waits import Database
     from producer.jobs.classes import count_classes
 
@@ -199,12 +239,13 @@ def _classes(engine: Engine, job: Job, most: int | None) -> list[ClassCount] | N
 
 def _print_status(engine: Engine, job: Job, settings: Settings, most: int | None) -> None:
     from contract.database.engine import reading
+    from contract.served import model_of_up
     from producer.cli.render.status import render_classes, render_job
     from producer.jobs.job import live_workers
 
     with reading(engine) as connection:
         served = live_workers(connection, settings.lease_s)
-    show(render_job(job, served))
+    show(render_job(job, served, partial(model_of_up, settings)))
     classes = _classes(engine, job, most)
     if classes is not None:
         show(render_classes(classes))
@@ -212,13 +253,14 @@ def _print_status(engine: Engine, job: Job, settings: Settings, most: int | None
 
 def warn_if_unserved(engine: Engine, job: str, settings: Settings) -> None:
     from contract.database.engine import reading
-    from producer.jobs.job import find_job, live_workers, no_worker
+    from contract.served import model_of_up
+    from producer.cli.render.watch import waiting
+    from producer.jobs.job import find_job, live_workers
 
     with reading(engine) as connection:
-        found = find_job(connection, job)
         served = live_workers(connection, settings.lease_s)
-    warning = no_worker(found.queue, served)
-    if warning is not None and found.is_live:
+        warning = waiting(find_job(connection, job), served, partial(model_of_up, settings))
+    if warning is not None:
         tell(warning)
 
 

@@ -1,4 +1,4 @@
-"""The commands about keys of the HTTP API: create, list, revoke. `producer.cli.main` has them."""
+"""The commands about keys of the HTTP API: create, list, revoke. See `producer.cli.main`."""
 
 # ruff: noqa: PLC0415  (a command imports what it needs when it runs, see `main`)
 # ruff: noqa: T201  (results go to standard output)
@@ -27,15 +27,17 @@ def create(
     scope: Annotated[
         list[Scope] | None,
         typer.Option(
-            help="What it may do; may be repeated: read (jobs and results), submit (everything "
-            "else). Default: both."
+            help="read: read jobs and results; submit: everything else. May be repeated. Default: "
+            "both."
         ),
     ] = None,
     owner: Annotated[
-        str | None, typer.Option(help="Whose jobs it submits. Default: its name.")
+        str | None, typer.Option(help="Owner of the jobs that it submits. Default: NAME.")
     ] = None,
 ) -> None:
-    """Make a key of the HTTP API, and print it: the only time that it can be seen.
+    """Create a key for the HTTP API, and print it. It cannot be shown again.
+
+    Settings: RESNEXT_DATABASE_URL.
 
     Example: resnextq keys create airflow --scope read --scope submit
     """
@@ -48,7 +50,12 @@ def create(
 
 
 def list_all(as_json: JsonOption = False) -> None:
-    """List the keys of the HTTP API, revoked ones included. No secret is shown; none is stored."""
+    """List the keys of the HTTP API, including revoked ones. Secrets are not stored.
+
+    Settings: RESNEXT_DATABASE_URL.
+
+    Example: resnextq keys list
+    """
     from contract.database.engine import reading
     from producer.api.keys import list_keys
 
@@ -63,18 +70,23 @@ def list_all(as_json: JsonOption = False) -> None:
 
         show(render_keys(keys))
     else:
-        tell("There are no keys yet; `resnextq keys create NAME` makes one.")
+        tell("There are no keys yet; `resnextq keys create NAME` creates one.")
 
 
 def revoke(
     key: Annotated[str, typer.Argument(metavar="KEY", help="Its id, or its name.")],
 ) -> None:
-    """End a key. Requests with it are refused within five seconds."""
+    """Revoke a key. It stops working within five seconds.
+
+    Settings: RESNEXT_DATABASE_URL.
+
+    Example: resnextq keys revoke airflow
+    """
     from producer.api.keys import revoke_key
 
     with open_database(read_settings()) as engine:
         revoked = revoke_key(engine, key)
-    tell(f"key {revoked.id} ({revoked.name}) is revoked")
+    tell(f"key {revoked.id} ({revoked.name}) was revoked")
 
 
 def _shape(key: Any) -> dict[str, Any]:  # noqa: ANN401  (producer.api.keys.Key)

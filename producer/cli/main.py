@@ -1,9 +1,8 @@
-"""`resnextq`: the command line's entry point, which registers every command in its order.
+"""`resnextq`: the command line's entry point, which registers all commands.
 
-A command is a few lines in the file of its group; it connects settings, database and a module.
-Only Typer is loaded with these files. A command imports what it needs when it runs, so that
-`--help` is quick and a machine without torch can submit. Results go to standard output,
-everything else to standard error.
+A command is a few lines in its group's file and connects settings, database and a module. These
+files load only Typer. A command imports what it needs when it runs, so that `--help` is fast and a
+machine without torch can submit. Results go to standard output, everything else to standard error.
 """
 
 from __future__ import annotations
@@ -20,24 +19,32 @@ from producer.cli import (
     doctor,
     jobs,
     keys,
+    login,
     model,
+    purge,
+    report,
     results,
     served,
     services,
     submit,
 )
 from producer.cli.errors import Commands
+from producer.cli.width import MARKUP, Group
 
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",  # which joins the lines of a paragraph
+    rich_markup_mode=MARKUP,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-database_app = typer.Typer(no_args_is_help=True, help="The database's schema.")
+database_app = typer.Typer(
+    cls=Group, no_args_is_help=True, help="The database's schema.", rich_markup_mode=MARKUP
+)
 app.add_typer(database_app, name="db")
-keys_app = typer.Typer(no_args_is_help=True, help="Keys of the HTTP API.")
+keys_app = typer.Typer(
+    cls=Group, no_args_is_help=True, help="Keys of the HTTP API.", rich_markup_mode=MARKUP
+)
 app.add_typer(keys_app, name="keys")
 
 
@@ -56,11 +63,15 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """The top-5 ImageNet classes of a million image URIs, in SQL.
+    """Classify millions of images by URI; the top-5 ImageNet classes of each go to SQL.
 
-    Settings are RESNEXT_ variables of the environment or of a file .env.
+    Settings are RESNEXT_ environment variables, or lines of a file `.env`. docs/settings.md lists
+    them.
 
-    Exit status: 0 done, 1 images failed (with --fail-on-error), 2 usage, 3 not available.
+    Exit status: 0 success, 1 an image failed (with --fail-on-error), 2 wrong usage, 3 something
+    that is needed is not available.
+
+    Example: resnextq up, and in another terminal: resnextq submit photos/ --wait
     """
 
 
@@ -72,17 +83,20 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "list": jobs.list_jobs,
     "results": results.results,
     "compare": results.compare,
+    "report": report.report,
     "cancel": changes.cancel,
     "retry": jobs.retry,
     "pause": changes.pause,
     "resume": changes.resume,
     "edit": changes.edit,
+    "purge": purge.purge,
     "workers": served.workers,
     "models": served.models,
     "classify": model.classify,
     "worker": services.worker,
     "dispatch": services.dispatch,
     "serve": services.serve,
+    "login": login.login,
     "flower": services.flower,
     "doctor": doctor.doctor,
     "export": model.export,

@@ -1,7 +1,7 @@
-"""The commands about the model alone: classify, export. They need no database and no broker.
+"""The commands that need only the model: classify, export. They need no database and no broker.
 
-`producer.cli.main` registers them. The worker's modules are named in texts, so that a producer is
-installed without torch.
+`producer.cli.main` registers them. The worker's modules are named in text, so that a producer can
+be installed without torch.
 """
 
 # ruff: noqa: PLC0415  (a command imports what it needs when it runs, see `main`)
@@ -43,17 +43,22 @@ def classify(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     precision: PrecisionOption = None,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="Instead of RESNEXT_BATCH_IMAGES.", show_default=False),
+        typer.Option(min=1, max=1024, help="Overrides RESNEXT_BATCH_IMAGES.", show_default=False),
     ] = None,
     as_json: JsonOption = False,
     fail_on_error: Annotated[
-        bool, typer.Option("--fail-on-error", help="Exit with 1 if an image failed.")
+        bool, typer.Option("--fail-on-error", help="Exit with status 1 if an image failed.")
     ] = False,
 ) -> None:
-    """Classify images here and now: a line an image, without queue and database.
+    """Classify images now, without a queue. One line per image, in the order given.
 
-    The order is that of the images. Files and folders that you name need not be under
-    RESNEXT_FILE_ROOTS; those in a list do. --json: an object a line, as `results` prints it.
+    Files and folders on the command line need not be under RESNEXT_FILE_ROOTS; files named in a
+    list must be. --json prints the objects that `results` prints.
+
+    Settings: RESNEXT_MODEL, RESNEXT_WEIGHTS, RESNEXT_PRECISION, RESNEXT_DEVICE, RESNEXT_ENGINE,
+    RESNEXT_BATCH_IMAGES, RESNEXT_FILE_ROOTS.
+
+    Example: resnextq classify cat.jpg https://example.org/dog.png
     """
     run = find("worker.commands.classify", "classify", needs="torch", extra="worker")
     stop_cleanly_when_terminated()
@@ -68,9 +73,9 @@ def classify(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     )
     ahead, standard_input = settings.loaders + (settings.batch_images or BATCH_IMAGES), None
     if STANDARD_INPUT in sources:
-        # Not sys.stdin, and never closed: Python does not end while a thread reads sys.stdin.
+        # Not sys.stdin, and never closed: Python cannot end while a thread reads sys.stdin.
         standard_input = open(0, "rb", closefd=False)  # noqa: SIM115
-        ahead = 1  # the next line may take long to come
+        ahead = 1  # the next line may take long to arrive
     reading = Reading(Wanted(column, id_column), Stores.of(settings))
     entries = read_sources(sources, standard_input, reading)
     records = run(settings, entries, named=named_paths(sources), ahead=ahead, tell=tell)
@@ -86,13 +91,14 @@ def export(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     layout: Annotated[
         ModelFormat,
         typer.Option(
-            "--format", help="For ONNX Runtime, for LibTorch, or compiled for one kind of device."
+            "--format",
+            help="onnx: ONNX Runtime; torchscript: LibTorch; pt2: compiled for one device.",
         ),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            metavar="DIR", help="The model repository, in which the model gets a folder of its own."
+            metavar="DIR", help="Triton's model repository. The model gets its own folder in it."
         ),
     ],
     model: ModelOption = None,
@@ -100,13 +106,17 @@ def export(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace the folder of a model of this name.")
+        bool, typer.Option("--force", help="Replace the folder if it exists.")
     ] = False,
 ) -> None:
-    """Write the model as NVIDIA's Triton Inference Server loads it; prints its folder.
+    """Export the network, not results, for NVIDIA's Triton Inference Server; print its folder.
 
-    It takes uint8 pictures (N, 224, 224, 3), cropped as the model wants them, and gives class ids
-    (N, 5) and scores (N, 5). In fp32, or fp16 on CUDA with amp.
+    Input: uint8 images (N, 224, 224, 3), already cropped. Output: class ids (N, 5) and scores
+    (N, 5). In fp32, or in fp16 on CUDA with amp.
+
+    Settings: RESNEXT_MODEL, RESNEXT_WEIGHTS, RESNEXT_PRECISION, RESNEXT_DEVICE.
+
+    Example: resnextq export --format onnx --output models/
     """
     run = find("worker.commands.export", "run_export", needs="torch", extra="worker")
     stop_cleanly_when_terminated()

@@ -1,4 +1,4 @@
-"""Options and arguments that several commands have, and the values that they take."""
+"""Options and arguments that several commands share, and their values."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import Annotated
 
 import typer
 
+from producer.cli import completion
+
 
 class Precision(StrEnum):
-    """What `--precision` takes; the same as the setting."""
+    """Values of `--precision`, the same as in the setting."""
 
     amp = "amp"
     fp32 = "fp32"
 
 
 class Format(StrEnum):
-    """What `--format` takes."""
+    """Values of `--format`."""
 
     jsonl = "jsonl"
     csv = "csv"
@@ -24,7 +26,7 @@ class Format(StrEnum):
 
 
 class ModelFormat(StrEnum):
-    """What `--format` of `export` takes."""
+    """Values of `--format` of `export`."""
 
     onnx = "onnx"
     torchscript = "torchscript"
@@ -32,7 +34,7 @@ class ModelFormat(StrEnum):
 
 
 class Invalid(StrEnum):
-    """What `--on-invalid` takes; the same as `producer.submit.check.OnInvalid`."""
+    """Values of `--on-invalid`, the same as in `producer.submit.check.OnInvalid`."""
 
     stop = "stop"
     skip = "skip"
@@ -40,14 +42,14 @@ class Invalid(StrEnum):
 
 
 class Only(StrEnum):
-    """What `--only` takes."""
+    """Values of `--only`."""
 
     classified = "classified"
     failed = "failed"
 
 
 class JobState(StrEnum):
-    """What `--state` takes."""
+    """Values of `--state`."""
 
     submitting = "submitting"
     running = "running"
@@ -57,43 +59,51 @@ class JobState(StrEnum):
 
 
 JobArgument = Annotated[
-    str, typer.Argument(metavar="JOB", help="A job's id, or the first characters of it.")
+    str,
+    typer.Argument(
+        metavar="JOB",
+        help="A job: its id, the first characters of the id, its name, or `last`.",
+        autocompletion=completion.jobs,
+    ),
 ]
 SourcesArgument = Annotated[
     list[str],
     typer.Argument(
-        metavar="SOURCE...",
-        help="URIs, folders of images, image files, patterns for them ('photos/**/*.jpg'), "
-        "s3://bucket/prefix/, lists (text with a URI a line and after a TAB an id of your own, "
-        "CSV, TSV, JSON, JSONL, Parquet; .gz and .zst too), or - for a list on standard input.",
+        metavar="SOURCE",
+        help="URIs; image files, folders or patterns ('photos/**/*.jpg'); s3://bucket/prefix/; "
+        "lists: text with one URI per line (and your own id after a TAB), CSV, TSV, JSON, JSONL or "
+        "Parquet, also .gz and .zst; or - to read a list from standard input.",
     ),
 ]
 ColumnOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Column with the URIs. Default: uri, url, image_uri or image_url.",
+        help="Column that holds the URIs. Default: uri, url, image_uri or image_url.",
         show_default=False,
     ),
 ]
 IdColumnOption = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Column with ids of your own. Default: none.", show_default=False
+        metavar="NAME", help="Column that holds your own ids. Default: none.", show_default=False
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 ModelOption = Annotated[
-    str | None, typer.Option(help="Instead of RESNEXT_MODEL.", show_default=False)
+    str | None,
+    typer.Option(
+        help="Overrides RESNEXT_MODEL.", show_default=False, autocompletion=completion.models
+    ),
 ]
 WeightsOption = Annotated[
-    str | None, typer.Option(help="Instead of RESNEXT_WEIGHTS.", show_default=False)
+    str | None, typer.Option(help="Overrides RESNEXT_WEIGHTS.", show_default=False)
 ]
 PrecisionOption = Annotated[
-    Precision | None, typer.Option(help="Instead of RESNEXT_PRECISION.", show_default=False)
+    Precision | None, typer.Option(help="Overrides RESNEXT_PRECISION.", show_default=False)
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option(help="Instead of RESNEXT_DEVICE.", show_default=False)
+    str | None, typer.Option(help="Overrides RESNEXT_DEVICE.", show_default=False)
 ]
 
 

@@ -1,4 +1,4 @@
-"""`results`: a job's answers, printed or written to a file, a folder of parts or an object; and
+"""`results`: a job's answers, printed or written to a file, a folder of parts or an object.
 `compare`: two jobs' answers side by side.
 """
 
@@ -8,12 +8,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from contract.errors import UsageError
+from producer.cli import completion
 from producer.cli.environment import open_database, read_job, read_settings
 from producer.cli.options import Format, JobArgument, JsonOption, Only, value_of
 from producer.cli.output import show, tell
@@ -27,48 +27,55 @@ def results(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     job: JobArgument,
     layout: Annotated[
         Format,
-        typer.Option("--format", help="A JSON object a line, a table with a heading, or Parquet."),
+        typer.Option("--format", help="jsonl: one JSON object per line; csv; or parquet."),
     ] = Format.jsonl,
     output: Annotated[
         str | None,
         typer.Option(
             metavar="FILE|FOLDER/|s3://…",
-            help="A file, which appears when it is whole; or a folder of parts, which an "
-            "interrupted export resumes. Default: standard output.",
+            help="Write to this file, which appears only when complete; or write parts to this "
+            "folder, where an interrupted export resumes. Default: standard output.",
         ),
     ] = None,
-    only: Annotated[Only | None, typer.Option(help="Leave out the others.")] = None,
+    only: Annotated[
+        Only | None, typer.Option(help="Only classified or only failed images.")
+    ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="Only images whose likeliest class this is; may be repeated."),
+        typer.Option(help="Only images with this top class; may be repeated."),
     ] = None,
     min_score: Annotated[
         float | None,
-        typer.Option(help="Only images whose likeliest class has this score, 0 to 1."),
+        typer.Option(help="Only images whose top score is at least this, 0 to 1."),
     ] = None,
     error: Annotated[
         list[str] | None,
-        typer.Option(metavar="CODE", help="Only images with this error code; may be repeated."),
+        typer.Option(
+            metavar="CODE",
+            help="Only images with this error code; may be repeated.",
+            autocompletion=completion.error_codes,
+        ),
     ] = None,
     after: Annotated[
         int | None,
-        typer.Option(metavar="CURSOR", help="Only images behind this position."),
+        typer.Option(metavar="POSITION", help="Only images after this position."),
     ] = None,
     follow: Annotated[
         bool,
-        typer.Option("--follow", help="Write images as they settle, until the job is finished."),
+        typer.Option("--follow", help="Write images as they are done, until the job ends."),
     ] = False,
     beside: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
             "--with",
             metavar="INPUT",
-            help="The list that was submitted: its own columns come beside the answers.",
+            help="A source that was submitted: add its columns to the results. Repeat it for each "
+            "source, in the order of submit.",
         ),
     ] = None,
     keep: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="With --with: only these columns. Default: all."),
+        typer.Option(metavar="A,B", help="With --with: add only these columns. Default: all."),
     ] = None,
     column: Annotated[
         str | None, typer.Option(help="With --with: the column that holds the URIs.")
@@ -77,28 +84,35 @@ def results(  # noqa: PLR0913, PLR0917  (a parameter for each option)
         str | None, typer.Option(help="With --with: the column that holds your ids.")
     ] = None,
 ) -> None:
-    """Print or write a line for each settled image, in the order of submission.
+    """Print the results of a job, or write them to a file; in the order of submission.
 
-    jsonl has an object a line: position, uri, ref (your own id), status, top5 (label, class_id,
-    score) or error (code, detail), model, attempts, and what is known of precision, final_uri,
-    bytes, sha256, format, width, height.
+    Example: resnextq results last --format parquet --output pets.parquet
 
-    csv has a heading: position, uri, ref, status, label_1 to label_5, class_1 to class_5,
+    jsonl: each line has position, uri, ref (your own id), status, top5 (label, class_id, score) or
+    error (code, detail), model, attempts, and where known precision, final_uri, bytes, sha256,
+    format, width, height.
+
+    csv: the columns are position, uri, ref, status, label_1 to label_5, class_1 to class_5,
     score_1 to score_5, error_code, error_detail, model, precision, attempts, final_uri, bytes,
     sha256, format, width, height. parquet has the same columns, and worker and settled_at.
 
     Scores are softmax probabilities, highest first.
+
+    Settings: RESNEXT_DATABASE_URL.
     """
+    from contract.served import with_served
     from producer.cli.render.progress import exporting
     from producer.jobs.export.choice import Choice
     from producer.jobs.export.export import Export
-    from producer.jobs.export.lists import Wanted
+    from producer.jobs.export.input import Input
     from producer.jobs.export.sinks import target_of
 
-    if beside is None and (keep or column or id_column):
-        raise UsageError("--keep, --column and --id-column say more of --with INPUT. Give that.")
+    if not beside and (keep or column or id_column):
+        raise UsageError(
+            "--keep, --column and --id-column need --with INPUT. Add it, or leave them out."
+        )
     if layout is Format.parquet and output is None and sys.stdout.isatty():
-        raise UsageError("--format parquet is no text for a terminal. Give --output FILE.")
+        raise UsageError("--format parquet cannot be printed on a terminal. Give --output FILE.")
     settings = read_settings()
     choice = Choice(
         only=value_of(only),
@@ -107,12 +121,8 @@ def results(  # noqa: PLR0913, PLR0917  (a parameter for each option)
         errors=tuple(error or ()),
         after=after,
     )
-    kept = tuple(filter(None, map(str.strip, (keep or "").split(","))))
-    wanted = (
-        None
-        if beside is None
-        else Wanted(path=beside, keep=kept, column=column, id_column=id_column)
-    )
+    kept = tuple(dict.fromkeys(filter(None, map(str.strip, (keep or "").split(",")))))
+    given = Input(beside, with_served(settings), column, id_column, kept) if beside else None
     target = target_of(output, settings)
     with open_database(settings) as engine:
         found = read_job(engine, job)
@@ -124,13 +134,13 @@ def results(  # noqa: PLR0913, PLR0917  (a parameter for each option)
                 form=layout.value,
                 choice=choice,
                 follow=follow,
-                wanted=wanted,
+                given=given,
                 advance=advance,
             ).write(target)
     if output is not None:
         _tell_written(written, target, layout)
     if found.pending and not follow:
-        tell(f"{found.pending:,} of {found.total:,} images are not settled yet")
+        tell(f"{found.pending:,} of {found.total:,} images are not finished yet")
 
 
 def _tell_written(written: Written, target: Target | FolderTarget, layout: Format) -> None:
@@ -141,20 +151,26 @@ def _tell_written(written: Written, target: Target | FolderTarget, layout: Forma
         tell(f"{written.rows:,} {what} in {target.shown}")
         return
     parts = written.parts + written.kept
-    there = f"; {written.kept:,} of the parts were there already" if written.kept else ""
+    there = f"; {written.kept:,} of the parts were already there" if written.kept else ""
     tell(f"{written.rows:,} {what} in {parts:,} parts in {target.shown}{there}")
 
 
 def compare(
     first: JobArgument,
-    second: Annotated[str, typer.Argument(metavar="JOB", help="Another one.")],
+    second: Annotated[
+        str, typer.Argument(metavar="JOB", help="The other job.", autocompletion=completion.jobs)
+    ],
     top: Annotated[int, typer.Option(min=1, help="How many classes and changes to show.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two jobs' answers: how many agree, and which classes have changed.
+    """Compare the results of two jobs: how many top classes agree, and which differ.
 
-    Images are paired by position where both jobs had the same list, else by your own ids, or by
+    Images are paired by position if both jobs had the same list, otherwise by your own ids or by
     URI.
+
+    Settings: RESNEXT_DATABASE_URL.
+
+    Example: resnextq compare 0b5f0c6a 7d21aa03
     """
     import json
 
@@ -170,4 +186,4 @@ def compare(
         show(render_comparison(found, top))
     for job in jobs:
         if job.pending:
-            tell(f"job {job.id}: {job.pending:,} of {job.total:,} images are not settled yet")
+            tell(f"job {job.id}: {job.pending:,} of {job.total:,} images are not finished yet")

@@ -1,4 +1,4 @@
-"""The commands about what is served: workers, models. `producer.cli.main` has them."""
+"""The commands about workers and models. `producer.cli.main` registers them."""
 
 # ruff: noqa: PLC0415  (a command imports what it needs when it runs, see `main`)
 # ruff: noqa: T201  (results go to standard output)
@@ -22,7 +22,12 @@ T = TypeVar("T")
 
 
 def workers(as_json: JsonOption = False) -> None:
-    """List the workers that live: queue, device, images/s, and since when."""
+    """List running workers: queue, device, images/s, and since when they run.
+
+    Settings: RESNEXT_DATABASE_URL, RESNEXT_LEASE_S.
+
+    Example: resnextq workers
+    """
     from producer.jobs import served
 
     def table(found: list[Worker]) -> RenderableType:
@@ -31,11 +36,16 @@ def workers(as_json: JsonOption = False) -> None:
         return render_workers(found)
 
     _show(served.workers, served.workers_as_json, table, as_json=as_json,
-          nothing="No worker lives; start one with `resnextq worker`.")  # fmt: skip
+          nothing="No worker is running; start one with `resnextq worker`.")  # fmt: skip
 
 
 def models(as_json: JsonOption = False) -> None:
-    """List the models that jobs ask for and workers serve, each with its live workers."""
+    """List models that jobs need or workers serve, with the number of workers for each.
+
+    Settings: RESNEXT_DATABASE_URL, RESNEXT_LEASE_S.
+
+    Example: resnextq models --json
+    """
     from producer.jobs import served
 
     def table(found: list[Model]) -> RenderableType:
@@ -44,7 +54,7 @@ def models(as_json: JsonOption = False) -> None:
         return render_models(found)
 
     _show(served.models, served.models_as_json, table, as_json=as_json,
-          nothing="No job has asked for a model yet; `resnextq submit` makes one.")  # fmt: skip
+          nothing="No job has asked for a model yet; `resnextq submit` creates one.")  # fmt: skip
 
 
 def _show(
@@ -55,7 +65,9 @@ def _show(
     as_json: bool,
     nothing: str,
 ) -> None:
-    """Prints what `read` finds, as JSON or as a table, or `nothing`. JSON loads no rich."""
+    """Prints what `read` finds, as JSON or as a table, or the text `nothing`. JSON needs no
+    rich.
+    """
     from contract.database.engine import reading
 
     settings = read_settings()

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, for commands that undo what they have half done."""
+"""SIGTERM and Ctrl-C, for commands that undo half-done work."""
 
 # ruff: noqa: PLC0415  (a command imports what it needs when it runs, see `main`)
 
@@ -9,11 +9,11 @@ from typing import NoReturn
 
 
 class TerminatedError(KeyboardInterrupt):
-    """SIGTERM. Database drivers expect a KeyboardInterrupt in the middle of a query."""
+    """Raised by SIGTERM. Database drivers expect a KeyboardInterrupt during a query."""
 
 
 def stop_cleanly_when_terminated() -> None:
-    """Lets SIGTERM undo what is half submitted, as Ctrl-C does."""
+    """Makes SIGTERM undo a half-done submit, like Ctrl-C."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
 
@@ -21,8 +21,8 @@ def stop_cleanly_when_terminated() -> None:
 def _leave(number: int, _frame: object) -> NoReturn:
     """Silences the pool's log, then raises.
 
-    In the middle of a query a driver cannot clean up. Its connection is dropped, and the job is
-    discarded over a new one. The pool would log that, which is of no use to people.
+    A driver cannot clean up during a query. Its connection is dropped, and the job is discarded
+    over a new connection. The pool would log this, which does not help the user.
     """
     import logging
 

@@ -1,4 +1,4 @@
-"""The command `submit`: sources to a job in SQL, or with `--dry-run` to a report about them.
+"""The command `submit`: makes a job in SQL from sources, or with `--dry-run` a report about them.
 
 `producer.cli.main` registers it. It connects settings, database and `producer.submit`.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from contract.errors import ResnextQueueError, UsageError
+from producer.cli import completion
 from producer.cli.environment import open_database, read_job, read_settings
 from producer.cli.jobs import finish, warn_if_unserved, watch_job
 from producer.cli.options import (
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 
     from contract.settings import Settings
     from producer.submit.dry_run import Forecast, Report
+    from producer.submit.intake import Intake
     from producer.submit.sources.read import Reading
-    from producer.submit.submission import Intake, Order, Submission
+    from producer.submit.submission import Order, Submission
 
 GARBAGE_OBJECTS: Final = 100_000
 
@@ -47,50 +49,58 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     on_invalid: Annotated[
         Invalid,
         typer.Option(
-            help="Lines without a URI that workers take: stop submits nothing, skip leaves them "
-            "out, record makes each a failed image at its position."
+            help="For lines whose URI is missing or invalid. stop: submit nothing; skip: leave the "
+            "line out; record: count it as a failed image at its position."
         ),
     ] = Invalid.stop,
     unique: Annotated[
-        bool, typer.Option("--unique", help="Leave out URIs that have come before.")
+        bool, typer.Option("--unique", help="Submit each URI once; skip repeats.")
     ] = False,
     sample: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Take N images at random, in their order.", show_default=False
+            metavar="N", min=1, help="Submit N images chosen at random.", show_default=False
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Submit nothing; report on what is there.")
+        bool, typer.Option("--dry-run", help="Submit nothing; print what would be submitted.")
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="With --dry-run: JSON for programs.")
+        bool, typer.Option("--json", help="With --dry-run: print JSON for programs.")
     ] = False,
-    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+    name: Annotated[str | None, typer.Option(help="A name for the job.")] = None,
     key: Annotated[
         str | None,
-        typer.Option(help="A key of your own: the same images submitted again change nothing."),
+        typer.Option(
+            help="Idempotency key: submitting again with the same key returns the same job."
+        ),
     ] = None,
     priority: Annotated[
-        int, typer.Option(min=-1000, max=1000, help="Each step doubles its part.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=-1000,
+            max=1000,
+            help="Higher runs sooner: each step doubles the job's share. Default: 0.",
+            show_default=False,
+        ),
+    ] = None,
     expires: Annotated[
         str | None,
         typer.Option(
             metavar="DURATION",
-            help="Give up what is not done after so long: 90s, 30m, 2h, 7d.",
+            help="Time limit (90s, 30m, 2h, 7d). Images not done by then are marked `expired`.",
             show_default=False,
         ),
     ] = None,
     tag: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="A tag, for `list --tag`; may be repeated."),
+        typer.Option(metavar="KEY=VALUE", help="A tag to find the job by; may be repeated."),
     ] = None,
     stop_at_failures: Annotated[
         str | None,
         typer.Option(
             metavar="SHARE",
-            help="Cancel the rest once so much has failed, of 100 images or more: 20%.",
+            help="Cancel the job once this share of its images has failed (20%), of at least 100.",
             show_default=False,
         ),
     ] = None,
@@ -98,52 +108,85 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
         str | None,
         typer.Option(
             metavar="URL",
-            help="Gets a signed POST when the job has ended (Standard Webhooks).",
+            help="Send a signed POST to this URL when the job ends (Standard Webhooks).",
             show_default=False,
+        ),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JOB",
+            help="Copy model, weights, precision, priority, tags and --stop-at-failures from this "
+            "job, unless an option sets them.",
+            show_default=False,
+            autocompletion=completion.jobs,
         ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the job is finished.")] = False,
     fail_on_error: Annotated[
-        bool, typer.Option("--fail-on-error", help="With --wait: exit with 1 if an image failed.")
+        bool,
+        typer.Option("--fail-on-error", help="With --wait: exit with status 1 if an image failed."),
     ] = False,
     model: ModelOption = None,
     weights: WeightsOption = None,
     precision: PrecisionOption = None,
 ) -> None:
-    """Submit images; prints the id of their job.
+    """Submit images as a job, and print its id.
 
-    All of the images are submitted or, where a line is refused, none; --on-invalid has other ways.
+    If a line is invalid, nothing is submitted, unless --on-invalid says otherwise. Without a model
+    in settings and options the job gets the one that this home's `up` serves.
+
+    Settings: RESNEXT_DATABASE_URL, RESNEXT_MODEL, RESNEXT_WEIGHTS, RESNEXT_PRECISION,
+    RESNEXT_FILE_ROOTS, RESNEXT_CHUNK_IMAGES, RESNEXT_OBJECT_STORES.
+
+    Example: resnextq submit crawl.parquet --column image_url --id-column item --name "May crawl"
     """
     if fail_on_error and not wait:
-        raise UsageError("--fail-on-error goes with --wait: a submit alone classifies nothing.")
+        raise UsageError("--fail-on-error needs --wait: a submit alone classifies nothing.")
     if as_json and not dry_run:
-        raise UsageError("--json goes with --dry-run: a submit prints the id of its job alone.")
+        raise UsageError("--json needs --dry-run: otherwise a submit prints only the job's id.")
     if dry_run and wait:
-        raise UsageError("--wait does not go with --dry-run, which submits nothing.")
+        raise UsageError("--wait cannot be used with --dry-run, which submits nothing.")
     stop_cleanly_when_terminated()
     from contract.objects import Stores
+    from contract.served import with_served
     from producer.cli.duration import read_duration
+    from producer.jobs.like import Asked
     from producer.submit.check import OnInvalid
+    from producer.submit.intake import Intake
     from producer.submit.options import read_share, read_tags
     from producer.submit.sources.columns import Wanted
     from producer.submit.sources.read import Reading
-    from producer.submit.submission import Intake, Order
+    from producer.submit.submission import Order
 
-    settings = read_settings(model=model, weights=weights, precision=value_of(precision))
+    asked = Asked(
+        model=model,
+        weights=weights,
+        precision=value_of(precision),
+        priority=priority,
+        tags=read_tags(tag or []),
+        stop_at_failures=None if stop_at_failures is None else read_share(stop_at_failures),
+    )
+    if like is not None:
+        with open_database(read_settings()) as engine:
+            asked = asked.like(read_job(engine, like))
+    settings = with_served(
+        read_settings(model=asked.model, weights=asked.weights, precision=asked.precision)
+    )
     expires_s = None if expires is None else read_duration(expires)
     order = Order.of(
         settings,
         name=name,
         key=key,
-        priority=priority,
+        priority=asked.priority or 0,
         expires_s=expires_s,
-        tags=read_tags(tag or []),
-        stop_at_failures=None if stop_at_failures is None else read_share(stop_at_failures),
+        tags=asked.tags,
+        stop_at_failures=asked.stop_at_failures,
         notify=notify,
     )
     reading = Reading(Wanted(column, id_column), Stores.of(settings))
-    # Rows come and go by the million, freed by their reference counts. Python would look through
-    # them, and through all that is loaded, again and again: a third of the time of a table.
+    # Rows come and go by the million and are freed by their reference counts. Python's collector
+    # would search them, and all loaded modules, again and again: a third of the time of a table.
     gc.freeze()
     gc.set_threshold(GARBAGE_OBJECTS)
     intake = Intake(on_invalid=OnInvalid(on_invalid.value), unique=unique, sample=sample)
@@ -156,11 +199,18 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
         what = "already submitted" if submission.repeated else f"submitted to {order.queue}"
         tell(f"{_images(submission.images)} {what}; next: resnextq status {submission.job} --watch")
         if submission.notify_secret is not None:
-            tell(f"notifications are signed with {submission.notify_secret}, shown here alone")
-        warn_if_unserved(engine, submission.job, settings)
-        if wait:
-            watch_job(engine, submission.job)
-            finish(read_job(engine, submission.job), fail_on_error=fail_on_error)
+            tell(
+                f"notifications are signed with {submission.notify_secret}, which is shown only "
+                "here"
+            )
+        if not wait:
+            warn_if_unserved(engine, submission.job, settings)
+            return
+        from producer.cli.render.watch import summary
+
+        ended = watch_job(engine, submission.job, settings)
+        tell(summary(ended))
+        finish(ended, fail_on_error=fail_on_error)
 
 
 def _submit(
@@ -176,16 +226,31 @@ def _submit(
         with counting("submitting") as advance:
             return submit_entries(engine, images, order, intake=intake, advance=advance)
     except RefusedError as error:
+        about = [_about_files(order)] if error.outside_roots else []
+        advice = (
+            "`--on-invalid skip` leaves such lines out, `--on-invalid record` keeps their "
+            "positions, and `--dry-run` counts them."
+        )
         raise RefusedError(
-            f"{error}\n`--on-invalid skip` leaves such lines out, `--on-invalid record` keeps "
-            "their positions, and `--dry-run` counts them."
+            "\n".join([str(error), *about, advice]), line=error.line, column=error.column
         ) from error
     finally:
-        _tell_findings(reading, intake)
+        _tell_findings(reading, intake, order)
 
 
-def _tell_findings(reading: Reading, intake: Intake) -> None:
-    """What is not in the job, and why."""
+def _about_files(order: Order) -> str:
+    """Which files may be read, and how to permit others."""
+    roots = ", ".join(map(str, order.file_roots))
+    return (
+        f"RESNEXT_FILE_ROOTS is {roots or 'not set, so no file may be read'}. Set it to the "
+        "folders of your pictures and start `resnextq up` or the workers again with it. Without "
+        "`up` this terminal needs it as well."
+    )
+
+
+def _tell_findings(reading: Reading, intake: Intake, order: Order) -> None:
+    """Reports what is not in the job, and why."""
+    from contract.uris import OUTSIDE_ROOTS
     from producer.submit.check import OnInvalid
 
     for line in reading.left_out.lines():
@@ -196,9 +261,10 @@ def _tell_findings(reading: Reading, intake: Intake) -> None:
         done = "skipped" if intake.on_invalid is OnInvalid.skip else "recorded as failed"
         what = "1 line" if lines == 1 else f"{lines:,} lines"
         first = " The first:" if lines > len(findings.reports) else ""
-        tell("\n".join([f"{what} {done}.{first}", *findings.reports]))
+        about = [_about_files(order)] if OUTSIDE_ROOTS in findings.refused else []
+        tell("\n".join([f"{what} {done}.{first}", *findings.reports, *about]))
     if findings.duplicates:
-        tell(f"{_images(findings.duplicates)} left out: their URIs have come before")
+        tell(f"{_images(findings.duplicates)} left out: their URIs are repeated")
 
 
 def _report(  # noqa: PLR0913  (what the options say)
@@ -210,6 +276,7 @@ def _report(  # noqa: PLR0913  (what the options say)
     *,
     as_json: bool,
 ) -> None:
+    from contract.uris import OUTSIDE_ROOTS
     from producer.cli.render.progress import counting
     from producer.submit.dry_run import look_at
     from producer.submit.sources.read import read_runs
@@ -227,13 +294,15 @@ def _report(  # noqa: PLR0913  (what the options say)
         from producer.cli.render.dry_run import render
 
         show(render(report, forecast, reading.left_out))
+    if OUTSIDE_ROOTS in report.refused:
+        tell(_about_files(order))
     if report.is_refused:
         tell("this would submit nothing: lines are refused, and --on-invalid is stop")
         raise typer.Exit(UsageError.exit_code)
 
 
 def _forecast(settings: Settings, report: Report, queue: str) -> Forecast | None:
-    """None where the database does not answer: the sources are known all the same."""
+    """The forecast. None if the database does not answer: the report works without it."""
     from contract.database.engine import reading
     from producer.submit.dry_run import forecast
 

@@ -1,10 +1,10 @@
-"""The rest of a job that was cancelled or has expired: every image that is left gets its row.
+"""Ends jobs that were cancelled or have expired: every remaining image gets its row.
 
-The dispatcher calls `expire`, `stop_failing` and `settle` once a tick. No chunk of such a job is
-claimed any more, so what is `pending` or `queued` is settled here; what a worker runs is its own
-until it has stored it, or until it is dead and its chunk is taken back. Rows, tally and the chunk's
-new state go into one transaction, as a worker's do. `producer.dispatcher.count` finishes the job
-with the last.
+The dispatcher calls `expire`, `stop_failing` and `settle` once per tick. No worker claims a chunk
+of such a job any more, so `pending` and `queued` chunks are ended here. A worker keeps the chunks
+that it runs until it has stored them, or until it is dead and they are taken back. Rows, tally and
+the chunk's new state go into one transaction, as with workers. When all images have their rows,
+`producer.dispatcher.count` finishes the job.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from contract.database.clock import db_now
 from contract.database.engine import reading
 from contract.database.tables import jobs
 
-# A job's state, and the error code of what is left of it.
+# States of ended jobs, which are also the error codes of their remaining images.
 ENDED: Final = ("cancelled", "expired")
 # Some thousands of rows: others wait for tens of milliseconds.
 CHUNKS_A_TRANSACTION: Final = 64
 LEAST_SETTLED: Final = 100
-"""Images, before a job is stopped because too many have failed."""
+"""Finished images that a job needs before it can be stopped for too many failures."""
 
 log = logging.getLogger(__name__)
 
 
 def expire(engine: Engine) -> list[str]:
-    """Ends the running jobs whose time is over; returns their ids."""
+    """Ends the running jobs whose time limit has passed. Returns their ids."""
     over = (
         select(jobs.c.number)
         .where(jobs.c.state == "running", jobs.c.expires_at <= db_now())
         .with_for_update(key_share=True, skip_locked=True)
-        .cte("over")  # evaluated once, whatever the plan
+        .cte("over")  # evaluated only once, whatever the plan
     )
     with engine.begin() as connection:
         ended = connection.scalars(
@@ -51,9 +51,9 @@ def expire(engine: Engine) -> list[str]:
 
 
 def stop_failing(engine: Engine) -> list[str]:
-    """Cancels the running jobs of which too large a share has failed; returns their ids.
+    """Cancels the running jobs with too large a share of failed images. Returns their ids.
 
-    Not before LEAST_SETTLED images are settled, or all: the first few may be one bad host's.
+    A job needs LEAST_SETTLED finished images: the first few may all come from one bad host.
     """
     settled = jobs.c.classified + jobs.c.failed
     failing = (
@@ -65,7 +65,7 @@ def stop_failing(engine: Engine) -> list[str]:
             jobs.c.failed >= jobs.c.stop_at_failures * settled,
         )
         .with_for_update(key_share=True, skip_locked=True)
-        .cte("failing")  # evaluated once, whatever the plan
+        .cte("failing")  # evaluated only once, whatever the plan
     )
     with engine.begin() as connection:
         stopped = connection.execute(
@@ -75,14 +75,20 @@ def stop_failing(engine: Engine) -> list[str]:
             .returning(jobs.c.id, jobs.c.failed, settled.label("settled"))
         ).all()
     for job in stopped:
-        log.warning("Job %s is stopped: %d of %d images failed.", job.id, job.failed, job.settled)
+        log.warning(
+            "Stopping job %s: %d of %d images failed.",
+            job.id,
+            job.failed,
+            job.settled,
+            extra={"job": job.id},
+        )
     return [job.id for job in stopped]
 
 
 def settle(engine: Engine, for_s: float) -> int:
-    """Settles what is left of ended jobs, for about so many seconds; returns the chunks.
+    """Ends remaining chunks of ended jobs, for about `for_s` seconds. Returns their number.
 
-    Job by job in turns, so that a small one does not wait for a large one.
+    Jobs take turns, so that a small one does not wait for a large one.
     """
     until = time.monotonic() + for_s
     unfinished = deque(_unfinished(engine))
@@ -106,11 +112,13 @@ def _unfinished(engine: Engine) -> Sequence[int]:
 
 
 def _settle_some(connection: Connection, number: int) -> int:
-    """How many chunks; 0 where none is left that nobody runs, or another dispatcher is at it."""
+    """Ends some chunks. Returns 0 if only workers have chunks, or another dispatcher has the
+    lock.
+    """
     state = connection.scalar(
         select(jobs.c.state)
         .where(jobs.c.number == number, jobs.c.state.in_(ENDED))
-        # Held until the end, so that no retry sets the job running meanwhile.
+        # Locked until the end, so that no retry sets the job running meanwhile.
         .with_for_update(key_share=True, skip_locked=True)
     )
     if state is None:

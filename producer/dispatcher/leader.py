@@ -1,12 +1,12 @@
-"""Which of several dispatchers is at work: the one whose name stands in `leaders`.
+"""Decides which of several dispatchers leads: the one whose name is in `leaders`.
 
-The dispatcher asks once a tick. The leader renews a time in its row, by the database's clock,
-and whoever finds that time old puts its own name there. It is a row and no lock of a session,
-since a pooler like PgBouncer gives a session to others after each transaction. Two that think
-that they lead do no harm: each move of a chunk is safe with any number of dispatchers.
+A dispatcher asks once per tick. The leader renews a time in its row, by the database's clock. If
+that time is old, another dispatcher puts its own name there. The row replaces a session's lock,
+because a pooler such as PgBouncer passes a session on after each transaction. Two dispatchers that
+both think they lead do no harm: every move of a chunk is safe with any number of dispatchers.
 
-One that stands by has a row of its own, whose role begins with `standby-`, so that a health check
-sees that it lives.
+A dispatcher that stands by has its own row, whose role begins with `standby-`. It shows health
+checks that the dispatcher is alive.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ from contract.process_name import name_process
 log = logging.getLogger(__name__)
 
 ROLE: Final = "dispatcher"
-# A leader that has died is replaced after so long; a pause of its database or its machine that
-# is shorter changes nothing.
+# Seconds until a dead leader is replaced. A shorter pause of its database or machine changes
+# nothing.
 TERM_S: Final = 5.0
-# Of one that looks seldom the term is longer.
+# Least number of ticks in a term, for dispatchers with a long interval.
 TICKS_A_TERM: Final = 4
 RENEW_S: Final = 1.0
-# A dispatcher that has not been seen for so long is dead, for people and for health checks.
+# Seconds after which people and health checks consider a dispatcher dead.
 DEAD_AFTER_S: Final = 15.0
-# The row of one that stood by, and was killed.
+# Seconds after which the row of a killed standby is deleted.
 FORGET_AFTER_S: Final = 3600.0
 
 
 def dead_after_s(dispatch_interval_s: float) -> float:
-    """The same of a dispatcher that looks so often."""
+    """DEAD_AFTER_S, or longer for a dispatcher with a long interval."""
     return max(DEAD_AFTER_S, TICKS_A_TERM * dispatch_interval_s)
 
 
 class Leadership:
-    """Owns the row while it leads, from `ask` to `leave`."""
+    """Owns the row of the leader, from `ask` to `leave`."""
 
     def __init__(self, term_s: float = TERM_S) -> None:
         self.name = name_process()
-        self._standby_role = f"standby-{self.name[-8:]}"  # as long as the column permits
+        self._standby_role = f"standby-{self.name[-8:]}"  # as long as the column allows
         self._term_s = term_s
         self._renewed_at: float | None = None
         self._stood_by_at: float | None = None
         self._followed: str | None = None
 
     def ask(self, engine: Engine) -> bool:
-        """Whether this one leads; what it takes over or leaves to another one is logged."""
+        """Whether this dispatcher leads. Logs every change of leader."""
         now = time.monotonic()
         if self._renewed_at is not None and now - self._renewed_at < RENEW_S:
             return True
@@ -74,7 +74,7 @@ class Leadership:
         return leads
 
     def leave(self, engine: Engine) -> None:
-        """Another one leads with its next tick."""
+        """Gives up the leadership. Another dispatcher leads from its next tick."""
         self._renewed_at = self._stood_by_at = None
         with engine.begin() as connection:
             connection.execute(delete(leaders).where(leaders.c.holder == self.name))
@@ -89,7 +89,7 @@ class Leadership:
         )
 
     def _take(self, connection: Connection) -> bool:
-        """False where another one was quicker."""
+        """Takes the row. False if another dispatcher was faster."""
         is_free = or_(leaders.c.holder == self.name, leaders.c.held_at <= db_now(-self._term_s))
         taken = connection.execute(
             update(leaders)
@@ -111,7 +111,7 @@ class Leadership:
         return True
 
     def _stand_by(self, engine: Engine, now: float) -> None:
-        """Says that this one lives, at most every `RENEW_S`."""
+        """Shows that this dispatcher is alive, at most every `RENEW_S`."""
         if self._stood_by_at is not None and now - self._stood_by_at < RENEW_S:
             return
         with engine.begin() as connection:
@@ -127,15 +127,15 @@ class Leadership:
         self._stood_by_at = now
 
     def _clear_standbys(self, connection: Connection) -> None:
-        """Deletes the row of this one, which leads now, and of those that are long dead."""
+        """Deletes this dispatcher's standby row, since it leads now, and those of dead ones."""
         is_over = or_(leaders.c.holder == self.name, leaders.c.held_at <= db_now(-FORGET_AFTER_S))
         connection.execute(delete(leaders).where(leaders.c.role != ROLE, is_over))
 
     def _tell(self, other: str | None, *, leads: bool) -> None:
         if leads and self._renewed_at is None:
-            log.info("leads as %s", self.name)
+            log.info("leading as %s", self.name)
         elif not leads and other != self._followed:
-            log.info("stands by: %s leads", other or "another one")
+            log.info("standing by: %s leads", other or "another dispatcher")
         self._followed = other
 
 

@@ -1,14 +1,14 @@
-"""From SQL to Redis: due chunks are queued, as many as the fleet can use within moments.
+"""From SQL to Redis: queues due chunks, as many as the fleet can use within moments.
 
-The dispatcher calls `publish` once a tick. Chunks are `queued` and their generation raised in one
-transaction, and only after its commit pushed: what dies in between leaves a chunk that is queued
-without a message, which `producer.dispatcher.unclaimed` finds. Two dispatchers at once publish no
-chunk twice, since the transaction takes it out of `pending`.
+The dispatcher calls `publish` once per tick. One transaction sets chunks to `queued` and raises
+their generation. Their messages are sent only after its commit. If the dispatcher dies in between,
+a queued chunk has no message, which `producer.dispatcher.unclaimed` finds. Two dispatchers at once
+publish no chunk twice, because the transaction takes it out of `pending`.
 
-What waits in Redis is the window, a second or two of the fleet's work. It is counted in images,
-since a chunk that is run again may be one or two of them. Jobs of one priority have equal parts
-of it, and each step of priority doubles a job's part: a few overtake, and no job is held up for
-ever by one that is a step more urgent.
+The window is what waits in Redis, a second or two of the fleet's work. It is counted in images,
+since a retried chunk may have only one or two. Jobs of one priority have equal shares of it, and
+each step of priority doubles a job's share. So urgent jobs go first, but a job one step more urgent
+does not block the others.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ from contract.flow import FIRST_CHUNK_IMAGES, window_images
 from contract.settings import Settings
 from producer.dispatcher.suspects import is_suspect, next_alone
 
-# Bounds one transaction and the memory it takes; the next tick goes on.
+# Bounds one transaction and its memory. The next tick publishes more.
 CHUNKS_A_TICK: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What a running job has in the window, and what it could have there."""
+    """What a running job has in the window, and what it could add."""
 
     job_number: int
     priority: int
     queued: int
-    """Images."""
+    """Images in the window."""
     due: int
-    """Chunks, no more of them counted than could go out."""
+    """Due chunks, counted only up to the number that could go out."""
     images_a_chunk: float
-    """Of these."""
+    """Mean over the due chunks."""
 
 
 @dataclass(frozen=True)
 class Publication:
-    """A chunk that is queued in SQL, with what its message needs."""
+    """A chunk that is queued in SQL, with the contents of its message."""
 
     queue: str
     message: ChunkMessage
@@ -70,7 +70,7 @@ class Publication:
 
 
 def publish(engine: Engine, app: Celery, settings: Settings) -> int:
-    """Queues what is due as far as there are places; returns the number of chunks."""
+    """Queues as many due chunks as the windows have room for. Returns their number."""
     with reading(engine) as connection:
         plan = [
             planned
@@ -90,7 +90,7 @@ def push(app: Celery, publications: Sequence[Publication]) -> None:
     """Sends the messages over one connection.
 
     Raises:
-        kombu.exceptions.OperationalError: Redis is away; the chunks stay queued in SQL.
+        kombu.exceptions.OperationalError: Redis is unavailable. The chunks stay queued in SQL.
     """
     if not publications:
         return
@@ -100,7 +100,7 @@ def push(app: Celery, publications: Sequence[Publication]) -> None:
             app.send_task(
                 TASK_NAME,
                 kwargs=message.encode(),
-                # What Flower and the log show instead of the URIs:
+                # Flower and the log show these instead of the URIs.
                 argsrepr="",
                 kwargsrepr=str(message),
                 task_id=f"{message.job}-{message.chunk}-{message.generation}",
@@ -118,7 +118,7 @@ def _queues(connection: Connection) -> Sequence[str]:
 
 
 def _plan(connection: Connection, queue: str, settings: Settings) -> list[tuple[int, float]]:
-    """How many more images of which job of this queue are to wait in Redis."""
+    """Jobs of this queue, with the number of images that each may add to the window."""
     queued = queued_images(connection, queue)
     images = _window(connection, queue, settings) - sum(queued.values())
     if images <= 0:
@@ -127,7 +127,7 @@ def _plan(connection: Connection, queue: str, settings: Settings) -> list[tuple[
 
 
 def _window(connection: Connection, queue: str, settings: Settings) -> int:
-    """How many images of this queue may wait in Redis."""
+    """Size of the queue's window in images."""
     fleet, device_images_s = connection.execute(
         select(func.count(), func.coalesce(func.sum(workers.c.images_per_s), 0.0)).where(
             workers.c.queue == queue, workers.c.heartbeat_at > db_now(-settings.lease_s)
@@ -150,7 +150,7 @@ def _window(connection: Connection, queue: str, settings: Settings) -> int:
 def _demands(
     connection: Connection, queue: str, queued: dict[int, int], images_at_most: int
 ) -> list[Demand]:
-    """Of the running jobs that have a chunk due."""
+    """The demands of running jobs with due chunks."""
     most = min(images_at_most, CHUNKS_A_TICK)
     due = due_chunks(jobs.c.number, most=most).correlate(jobs).subquery()
     counted = select(func.count()).select_from(due).scalar_subquery()
@@ -174,12 +174,12 @@ def _demands(
 
 
 def share(demands: Sequence[Demand], images: int) -> list[tuple[int, float]]:
-    """Images for each job, the most urgent first; about as many as there are to share, and those
-    of CHUNKS_A_TICK chunks at most.
+    """Divides images among jobs. Returns the most urgent first, with about `images` in all, and at
+    most CHUNKS_A_TICK chunks.
 
-    Chunk by chunk they go to the job that would have the fewest images in the window for its
-    weight, the more urgent and then the earlier of equals. So what a job has there already
-    counts: it gets nothing until the others have as much for theirs, or no more that is due.
+    Each chunk goes to the job that would then have the fewest images in the window for its weight.
+    Among equals, the more urgent job comes first, then the earlier one. So the window counts: a job
+    gets nothing until the others have as much for their weight, or have nothing due.
     """
     heap = [(_load(demand, 1), -demand.priority, n) for n, demand in enumerate(demands)]
     heapq.heapify(heap)
@@ -198,7 +198,9 @@ def share(demands: Sequence[Demand], images: int) -> list[tuple[int, float]]:
 
 
 def _load(demand: Demand, given: int) -> float:
-    """Images in the window, with so many more chunks, for the job's weight of 2 to its priority."""
+    """The job's images in the window after `given` more chunks, divided by its weight
+    2^priority.
+    """
     return (demand.queued + given * demand.images_a_chunk) / 2.0**demand.priority
 
 

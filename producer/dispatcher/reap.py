@@ -1,8 +1,8 @@
-"""Chunks of dead workers: whoever has no heartbeat for `lease_s` has lost what it ran.
+"""Takes chunks back from dead workers, which had no heartbeat for `lease_s`.
 
-So has at once whoever has crashed and was seen to. A run that was cut off counts as no attempt of
-its images, and as a death of its chunk; what that means is for `producer.dispatcher.suspects` to
-say.
+A worker whose crash was seen by its parent counts as dead at once. An interrupted run does not
+count as an attempt of its images, but as a death of its chunk. `producer.dispatcher.suspects`
+decides what that means.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 
 
 class Reaper:
-    """Judges only once it has reached the database itself for a whole lease, never longer than
-    `pause_s` apart: while that was away, or stood still, no worker could send a heartbeat either.
+    """Judges only after it has reached the database for a whole lease, with gaps of at most
+    `pause_s`. While the database was unavailable or stood still, workers could not send heartbeats
+    either.
     """
 
     def __init__(self, lease_s: float, *, pause_s: float) -> None:
@@ -33,29 +34,31 @@ class Reaper:
         self._reached_since: float | None = None
 
     def forget(self) -> None:
-        """The database was away."""
+        """Notes that the database was unavailable."""
         self._reached_since = None
 
     def note_reached(self) -> None:
-        """The database has answered, and another dispatcher leads: it counts for the lease."""
+        """Notes that the database has answered while another dispatcher leads. It counts for the
+        lease.
+        """
         self._may_judge()
 
     def reap(self, engine: Engine) -> int:
-        """Makes the chunks of dead workers pending; returns how many there were."""
+        """Makes the chunks of dead workers pending. Returns their number."""
         if not self._may_judge():
             return 0
         with engine.begin() as connection:
             count_crashes(connection)
             reaped = self._take_back(connection)
-            if not self._may_judge():  # it stood still before it answered
+            if not self._may_judge():  # the database stood still before it answered
                 connection.rollback()
                 return 0
         if reaped:
-            log.warning("A worker is dead: %d chunks that it ran go out again", reaped)
+            log.warning("A worker is dead. Publishing its %d chunks again", reaped)
         return reaped
 
     def _may_judge(self) -> bool:
-        """To be asked whenever the database has answered."""
+        """Whether a whole lease has passed. Call it whenever the database has answered."""
         now = time.monotonic()
         if self._reached_since is None or now - self._reached_at > self._pause_s:
             self._reached_since = now

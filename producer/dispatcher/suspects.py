@@ -1,11 +1,10 @@
-"""Images that end their worker: found out by running a chunk's images one by one.
+"""Finds images that crash their worker, by running a chunk's images one by one.
 
-Two deaths make a chunk suspect, whatever ended the workers: from then on
-`producer.dispatcher.publish` sends its images alone, in turns. The reaper counts here for an image
-only what nobody outside can have done to it: it ran with nothing else in flight, and its worker
-ended with a signal of its own making, as its parent process has seen (`workers.crashed_by`). The
-third time the image fails as `crashed`. Workers that are killed, however often and whenever,
-condemn nobody.
+After two deaths, whatever their cause, a chunk is suspect: `producer.dispatcher.publish` then sends
+its images alone, in turns. The reaper counts a crash for an image only if nothing else can be the
+cause: it was the only image in flight, and the worker ended with a signal of its own making, as its
+parent process saw (`workers.crashed_by`). After the third crash the image fails as `crashed`.
+Killing workers, however often, condemns no image.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def is_suspect(chunk: Row[Any]) -> bool:
 
 
 def next_alone(chunk: Row[Any], offsets: Sequence[int]) -> int:
-    """The offset whose turn it is, of those that are left.
+    """The offset to run next, among the remaining ones.
 
     After its worker's death an image waits until all others have had their turn.
     """
@@ -42,8 +41,8 @@ def next_alone(chunk: Row[Any], offsets: Sequence[int]) -> int:
 
 
 def count_crashes(connection: Connection) -> None:
-    """For each image that ran alone when its worker crashed; its chunk stays as it is for the
-    reaper to take back, unless nothing is left of it.
+    """Counts a crash for each image that ran alone when its worker crashed. The reaper takes the
+    chunk back afterwards, unless no image is left in it.
     """
     for chunk in crashed_alone(connection):
         _count_crash(connection, chunk)
@@ -54,12 +53,13 @@ def _count_crash(connection: Connection, chunk: Row[Any]) -> None:
     crashes: dict[str, int] = dict(chunk.crashes or {})
     crashes[offset] = crashes.get(offset, 0) + 1
     log.warning(
-        "Image %d of job %s has ended its worker by %s, alone in it: %d of %d times",
+        "Image %d of job %s, running alone, ended its worker by %s: %d of %d times",
         chunk.first_position + chunk.alone_offset,
         chunk.id,
         chunk.crashed_by,
         crashes[offset],
         CRASHES_TO_CONDEMN,
+        extra={"job": chunk.id, "chunk": chunk.chunk, "generation": chunk.generation},
     )
     note_crashes(connection, chunk, crashes)
     if crashes[offset] >= CRASHES_TO_CONDEMN:

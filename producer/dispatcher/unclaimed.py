@@ -1,11 +1,12 @@
-"""Chunks whose message is gone: Redis was flushed, or a worker died with the message in hand.
+"""Finds chunks whose message is lost: Redis was flushed, or a worker died before it claimed the
+chunk.
 
-Redis hands out messages in the order they came. So a chunk that is queued in SQL, and was
-published before the oldest message that Redis held a few seconds ago, has been taken and
-never claimed; it is published again. A wrong verdict is harmless: the old message's
-generation is refused by every claim. So it is for messages that wait at a worker's gate while
-an image runs alone, up to its deadlines. (Comparing counts instead is not sound: between the two
-looks messages move.)
+Redis hands out messages in the order in which they came. If a chunk is queued in SQL, and was
+published before the oldest message that Redis held a few seconds ago, a worker took its message but
+never claimed it. The chunk is published again. A wrong verdict is harmless, because every claim
+refuses the old message's generation. This happens to messages that wait at a worker's gate while an
+image runs alone, up to its deadlines. (Comparing counts instead would be wrong: messages move
+between two looks.)
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from contract.database.tables import jobs
 
 log = logging.getLogger(__name__)
 
-# Between taking a message and claiming its chunk a worker needs milliseconds, unless an image runs
-# alone in it: then its chunks go out again, to others as well.
+# A worker needs only milliseconds between taking a message and claiming its chunk, unless an image
+# runs alone in it. Then its chunks go out again, also to other workers.
 GRACE_S: Final = 5.0
 
 
 @dataclass(frozen=True)
 class Look:
-    """What Redis held of a queue: everything published before `oldest` had been taken."""
+    """A look at a queue in Redis: all messages published before `oldest` had been taken."""
 
     looked_at: float
     oldest: datetime
@@ -45,13 +46,13 @@ class Look:
 
 @dataclass
 class Lost:
-    """Remembers what it has seen of each queue for as long as the grace lasts."""
+    """Remembers its looks at each queue for as long as the grace lasts."""
 
     grace_s: float = GRACE_S
     _looks: dict[str, deque[Look]] = field(default_factory=dict)
 
     def put_back(self, engine: Engine, app: Celery) -> int:
-        """Makes lost chunks pending again; returns how many there were."""
+        """Makes chunks with lost messages pending again. Returns their number."""
         with reading(engine) as connection:
             queues = connection.scalars(
                 select(jobs.c.queue).where(jobs.c.state == "running").distinct()
@@ -68,7 +69,7 @@ class Lost:
         with reading(engine) as connection:
             now = connection.scalar(select(db_now()))
         assert now is not None  # noqa: S101  (a clock always answers)
-        # The time is taken first: what is published after it is none of this look's business.
+        # The time is read first, so that later messages do not affect this look.
         message = redis_of(app).lindex(queue, -1)
         oldest = now if message is None else _published_at(message)
         if oldest is not None:
@@ -76,7 +77,7 @@ class Lost:
             looks.append(Look(time.monotonic(), min(oldest, now)))
 
     def _seen_before_grace(self, queue: str) -> datetime | None:
-        """The youngest look that is old enough."""
+        """The result of the youngest look that is old enough."""
         looks = self._looks.get(queue, deque())
         seen = None
         while looks and looks[0].looked_at <= time.monotonic() - self.grace_s:
@@ -85,7 +86,7 @@ class Lost:
 
 
 def _published_at(message: bytes) -> datetime | None:
-    """None where the message is none of ours: then nothing can be said."""
+    """When the message was published. None: it is not ours and tells nothing."""
     try:
         headers: dict[str, Any] = json.loads(message)["headers"]
         published_at = datetime.fromisoformat(headers[PUBLISHED_AT_HEADER])
@@ -99,8 +100,8 @@ def _take_back(engine: Engine, queue: str, before: datetime) -> int:
         lost = take_back_unclaimed(connection, queue, before)
     if lost:
         log.warning(
-            "%d messages of queue %s are gone, or a worker has them and waits: their chunks go out "
-            "again, and none is lost or done twice",
+            "%d messages of queue %s are lost, or wait in a worker. Publishing their chunks "
+            "again; no image is lost or counted twice",
             *(lost, queue),
         )
     return lost

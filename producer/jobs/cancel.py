@@ -1,7 +1,8 @@
 """`resnextq cancel`: one UPDATE stops a job.
 
-Once it is committed no chunk of the job is claimed any more, wherever its message is. Workers
-finish and store what they run; `producer.dispatcher.end`, in the dispatcher, settles the rest.
+After its commit, workers claim no more chunks of the job, even if their messages are still in
+Redis. Workers finish and store the chunks that they run. The dispatcher (`producer.dispatcher.end`)
+marks the other images as cancelled.
 
     from contract.database.engine import connect_database
     from contract.settings import load_settings
@@ -25,13 +26,13 @@ from producer.notify.outbox import note_ends
 
 
 def cancel(engine: Engine, job: str) -> Job:
-    """Cancels the job of this id, or of this beginning of one; returns it as it is then.
+    """Cancels the job with this id (its first characters are enough) and returns it.
 
-    A job that is cancelled already stays as it is.
+    A job that is already cancelled stays as it is.
 
     Raises:
-        UnknownJobError: there is none, or more than one.
-        JobStateError: it has ended otherwise.
+        UnknownJobError: no job matches, or more than one.
+        JobStateError: the job has ended in another way.
     """
     with engine.begin() as connection:
         found = find_job(connection, job)
@@ -46,10 +47,10 @@ def cancel(engine: Engine, job: str) -> Job:
 
 
 def _stop_draft(connection: Connection, number: int) -> None:
-    """Of a job that is being submitted, what is there counts as all of it. Its key is given up:
-    submitted with it again, the job is a new one, and whole.
+    """Cancels a job that is still being submitted, with the images submitted so far. Frees its key,
+    so that submitting again with the same key creates a new, complete job.
     """
-    # The chunks that are just being inserted are waited for, and no more come.
+    # Waits for the chunks that are being inserted. No more can follow.
     connection.execute(select(jobs.c.number).where(jobs.c.number == number).with_for_update())
     images = connection.scalar(
         select(func.coalesce(func.sum(chunks.c.images), 0)).where(chunks.c.job_number == number)
@@ -59,7 +60,7 @@ def _stop_draft(connection: Connection, number: int) -> None:
         number,
         key=None,
         total=images,
-        # Without images there is nothing to settle that would finish it.
+        # A job without images is finished now: the dispatcher has nothing to mark.
         finished_at=None if images else db_now(),
     )
     if not images:

@@ -1,7 +1,7 @@
-"""`resnextq pause`, `resume` and `edit`: a job that goes on, otherwise.
+"""`resnextq pause`, `resume` and `edit`: change a job that goes on.
 
-A paused job stays `running`; the dispatcher gives none of its chunks out. What workers have taken
-by then they finish. Its time runs on: `expires` is not moved.
+A paused job stays `running`, but the dispatcher publishes none of its chunks. Workers finish the
+chunks that they already have. The job's time limit runs on: `expires` does not move.
 
     from contract.database.engine import connect_database
     from contract.settings import load_settings
@@ -22,25 +22,25 @@ from contract.database.clock import db_now
 from contract.database.tables import job_tags, jobs
 from contract.errors import JobStateError
 from producer.jobs.job import Job, find_job, lock_state, read_job
-from producer.submit.options import check_priority, check_tags, check_title
+from producer.submit.options import check_priority, check_tag_key, check_tags, check_title
 
 
 def pause(engine: Engine, job: str) -> Job:
-    """Gives out none of the job's images from now on. One that is paused stays so.
+    """Stops publishing chunks of the job. A paused job stays paused.
 
     Raises:
-        UnknownJobError: there is none of this id, or more than one.
-        JobStateError: it has ended.
+        UnknownJobError: no job matches, or more than one.
+        JobStateError: the job has ended.
     """
     return _change_live(engine, job, paused_at=func.coalesce(jobs.c.paused_at, db_now()))
 
 
 def resume(engine: Engine, job: str) -> Job:
-    """Goes on with a paused job. One that is not paused stays so.
+    """Resumes a paused job. Other jobs stay as they are.
 
     Raises:
-        UnknownJobError: there is none of this id, or more than one.
-        JobStateError: it has ended.
+        UnknownJobError: no job matches, or more than one.
+        JobStateError: the job has ended.
     """
     return _change_live(engine, job, paused_at=None)
 
@@ -54,19 +54,19 @@ def edit(  # noqa: PLR0913  (all but two are by keyword)
     tags: Mapping[str, str] | None = None,
     untag: Collection[str] = (),
 ) -> Job:
-    """Changes what is given, in any state; the priority counts from the next chunk on.
+    """Changes the given values of a job in any state. The priority applies from the next chunk on.
 
     Args:
-        engine: of the database.
-        job: its id, or a beginning of it.
-        name: for people; empty: none any more.
+        engine: the database.
+        job: its id, or the first characters of it.
+        name: for people; an empty text removes the name.
         priority: -1000 to 1000.
-        tags: added, or given another value; the others stay.
-        untag: keys of tags that go.
+        tags: to add or change; other tags stay.
+        untag: keys of tags to remove.
 
     Raises:
-        UnknownJobError: there is none of this id, or more than one.
-        UsageError: a value is not such.
+        UnknownJobError: no job matches, or more than one.
+        UsageError: a value is invalid.
     """
     values: dict[str, Any] = {}
     if name is not None:
@@ -89,7 +89,9 @@ def _change_live(engine: Engine, job: str, **values: Any) -> Job:  # noqa: ANN40
         found = find_job(connection, job)
         state = lock_state(connection, found.number)
         if state not in {"submitting", "running"}:
-            raise JobStateError(f"Job {found.id} is {state}: there is nothing left to give out.")
+            raise JobStateError(
+                f"Job {found.id} is already {state}. There is nothing to pause or resume."
+            )
         connection.execute(update(jobs).where(jobs.c.number == found.number).values(**values))
         return read_job(connection, found.number)
 
@@ -97,6 +99,8 @@ def _change_live(engine: Engine, job: str, **values: Any) -> Job:  # noqa: ANN40
 def _change_tags(
     connection: Connection, number: int, tags: Mapping[str, str], untag: Collection[str]
 ) -> None:
+    for key in untag:
+        check_tag_key(key)
     going = {*untag, *tags}
     if going:
         of_job = job_tags.c.job_number == number

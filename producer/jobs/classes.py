@@ -1,9 +1,9 @@
-"""How many of a job's images have which class as their likeliest: `status --classes`.
+"""Counts a job's images by their top class: `status --classes`.
 
-Workers add classes to their tallies and the dispatcher folds them into `class_counts`, as it does
-with the job's other counts. Both are read in one SQL statement, thus in one snapshot. Where they
-do not add up to the classified images, an older program has stored or folded a part of them; then
-the results are counted, which takes longer and is as exact.
+Workers add classes to their tallies, and the dispatcher adds these up in `class_counts`, like the
+job's other counts. One SQL statement, thus one snapshot, reads both. If their sum is not the number
+of classified images, an older program has stored or added up some of them. Then the results are
+counted, which takes longer and is just as exact.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class ClassCount:
     class_id: int
     images: int
     share: float
-    """Of the job's classified images, 0 to 1."""
+    """Share of the job's classified images, 0 to 1."""
 
 
 def count_classes(
     connection: Connection, job_number: int, most: int | None = None
 ) -> list[ClassCount]:
-    """The most frequent classes of a job, the most frequent first; `most` of them, or all."""
+    """A job's classes, the most frequent first; at most `most` of them."""
     counts, classified = _kept(connection, job_number)
     if counts.total() != classified:
         counts = _counted(connection, job_number)
@@ -46,7 +46,7 @@ def count_classes(
 
 
 def as_json(classes: list[ClassCount]) -> list[dict[str, Any]]:
-    """The shape that `--classes --json` prints."""
+    """The object that `--classes --json` prints."""
     return [
         {
             "label": one.label,
@@ -59,7 +59,7 @@ def as_json(classes: list[ClassCount]) -> list[dict[str, Any]]:
 
 
 def _kept(connection: Connection, job_number: int) -> tuple[Counter[Key], int]:
-    """What was counted while results came in, and how many images are classified."""
+    """Counts from `class_counts` and tallies, and the number of classified images."""
     nothing = type_coerce(null(), Integer)
     in_tallies = select(
         nothing.label("model_number"),

@@ -1,9 +1,9 @@
-"""`resnextq compare`: two jobs' answers to the same images, image by image.
+"""`resnextq compare`: compares two jobs' answers image by image.
 
-Where both jobs were submitted with the same list, which their digests tell, images are paired by
-position; else by the submitter's own ids, or by URI. Of images with the same id or URI the first is
-paired with the first, and so on. SQL pairs and counts them, so memory grows with the number of
-different pairs of classes alone.
+If both jobs were submitted with the same list (their digests tell), images are paired by position.
+Otherwise they are paired by the submitter's ids, or by URI. If several images have the same id or
+URI, the first is paired with the first, the second with the second, and so on. SQL pairs and counts
+them, so memory grows only with the number of different pairs of classes.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from contract.database.tables import jobs, labels, results
 from contract.errors import UsageError
 from producer.jobs.job import Job
 
-# A statement counts so many at once, so that none takes long.
+# Positions that one statement counts, so that no statement takes long.
 POSITIONS_AT_ONCE: Final = 100_000
 _ANSWER: Final = ("error_code", "model_number", "class_1")
 
 
 @dataclass(frozen=True)
 class Change:
-    """Images of one class in the first job that have another one in the second."""
+    """Images of one class in the first job that have another class in the second."""
 
     before: str
     after: str
@@ -36,7 +36,7 @@ class Change:
 
 @dataclass(frozen=True)
 class OfClass:
-    """Images of one class in the first job, that both jobs have classified."""
+    """Images of one class in the first job that both jobs have classified."""
 
     label: str
     images: int
@@ -54,33 +54,34 @@ class Comparison:
     paired_by: str
     """position, ref or uri"""
     images: int
-    """Settled in both jobs."""
+    """Finished in both jobs."""
     only_first: int
-    """Settled in the first job, and without a partner in the second."""
+    """Finished in the first job, without a partner in the second."""
     only_second: int
     agree: int
-    """Classified in both jobs, with the same likeliest class."""
+    """Classified in both jobs, with the same top class."""
     changed: int
     failed_first: int
-    """Failed in the first job, and classified in the second."""
+    """Failed in the first job, classified in the second."""
     failed_second: int
     failed_both: int
     classes: Sequence[OfClass]
-    """Of the first job, the most frequent first."""
+    """Classes of the first job, the most frequent first."""
     changes: Sequence[Change]
     """The most frequent first."""
 
     @property
     def agreement(self) -> float | None:
-        """Of the images that both jobs have classified, 0 to 1; None: there are none."""
+        """Share with the same top class among images that both jobs classified. None: no images."""
         both = self.agree + self.changed
         return self.agree / both if both else None
 
 
 def compare(engine: Engine, first: Job, second: Job) -> Comparison:
-    """
+    """Pairs the two jobs' images and counts their answers.
+
     Raises:
-        UsageError: it is the same job.
+        UsageError: both are the same job.
     """
     if first.number == second.number:
         raise UsageError(f"Job {first.id} is given twice. Give two jobs to compare.")
@@ -97,7 +98,7 @@ def compare(engine: Engine, first: Job, second: Job) -> Comparison:
 
 
 def as_json(found: Comparison, most: int) -> dict[str, Any]:
-    """The shape that `compare --json` prints."""
+    """The object that `compare --json` prints."""
     agreement = found.agreement
     return {
         "first": found.first.id,
@@ -129,7 +130,7 @@ def as_json(found: Comparison, most: int) -> dict[str, Any]:
 
 
 class _Labels:
-    """Labels by model and class, so that two models may be compared."""
+    """Labels by model and class, since the jobs may use two models."""
 
     def __init__(self, connection: Connection) -> None:
         self._known: dict[tuple[int, int], str] = {
@@ -138,7 +139,7 @@ class _Labels:
         }
 
     def of(self, answer: Sequence[Any]) -> str | None:
-        """None: it has failed."""
+        """The label of a class. None: the image failed."""
         error_code, model_number, class_id = answer
         if error_code is not None or class_id is None:
             return None
@@ -165,7 +166,7 @@ def _settled(connection: Connection, job: Job) -> int:
 
 
 def _statements(first: Job, second: Job, paired_by: str) -> Iterator[Select[Any]]:
-    """Each counts pairs of answers."""
+    """Statements that count pairs of answers."""
     if paired_by != "position":
         one, other = (_numbered(job, paired_by) for job in (first, second))
         same = and_(one.c.key == other.c.key, one.c.n == other.c.n)
@@ -189,7 +190,7 @@ def _window(job: Job, start: int) -> Any:  # noqa: ANN401  (a subquery)
 
 
 def _numbered(job: Job, key: str) -> Any:  # noqa: ANN401  (a subquery)
-    """Each image with its id or URI, and which one of those with the same it is."""
+    """Each image with its id or URI, numbered among the images with the same one."""
     column = results.c[key]
     nth = func.row_number().over(partition_by=column, order_by=results.c.position)
     return (

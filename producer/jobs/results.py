@@ -1,6 +1,6 @@
-"""What is settled of a job, as records: for programs that import the producer.
+"""The finished images of a job as records, for programs that import the producer.
 
-`resnextq results` writes the same by `producer.jobs.export`, as JSONL, CSV or Parquet.
+`resnextq results` writes the same records with `producer.jobs.export`, as JSONL, CSV or Parquet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from producer.jobs.job import Job
 
 
 def read_results(engine: Engine, job: Job, only: str | None = None) -> Iterator[Record]:
-    """Records of the shape that `--format jsonl` prints, in the order of positions.
+    """Records as `--format jsonl` prints them, in the order of positions.
 
     `only` is "classified" or "failed".
     """

@@ -1,12 +1,12 @@
-"""`resnextq retry`: failed images are run again, and their rows replaced.
+"""`resnextq retry`: runs failed images again and replaces their rows.
 
-Some chunks at a time, each time in one transaction: the rows of their failed images go, the
-job's counts fall by as many, and the chunks go from `done` back to `pending` with just these
-images, as if they had never run. Broken off between two transactions it has run again a part
-of them; repeated, it goes on with the rest, since what waits has no row any more.
+Each transaction handles some chunks. It deletes the rows of their failed images, lowers the job's
+counts, and sets the chunks from `done` back to `pending` with only these images, as if they had
+never run. A retry that is interrupted between two transactions has restarted a part of the images.
+Repeated, it continues with the others, because restarted images have no row any more.
 
-A chunk that is not `done` keeps its own life: a worker runs it, or will, and what has failed
-in it for good can be retried once it is done. So no image is run by two at once.
+Chunks that are not `done` are left alone: a worker runs them or will run them. Images that failed
+in them can be retried once the chunk is done. So two workers never run the same image.
 
     from contract.database.engine import connect_database
     from contract.settings import load_settings
@@ -41,34 +41,36 @@ from contract.database.engine import reading
 from contract.database.tables import jobs
 from contract.errors import JobStateError, UsageError
 from contract.failure import ERROR_CODES, is_known
-from producer.jobs.job import Job, find_job, read_job
+from producer.jobs.job import Job, find_job, lock_state, read_job
 
-# Some thousands of rows at most, of which few have failed.
+# At most some thousands of rows, few of which have failed.
 CHUNKS_A_TRANSACTION: Final = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retried:
-    """What has become of a retry."""
+    """The result of a retry."""
 
     job: str
     """The job's id."""
     images: int
-    """That are run again."""
+    """Images that run again."""
     left: int
-    """Failed ones of the same codes: in chunks that still run, or failed again meanwhile."""
+    """Failed images with these codes that do not run again: their chunks still run, or they failed
+    again meanwhile.
+    """
 
 
 def retry(engine: Engine, job: str, codes: Collection[str] = ()) -> Retried:
-    """Runs failed images of a job again: those with one of these error codes, or all.
+    """Runs a job's failed images again, either all or those with one of these error codes.
 
-    The job goes on where it had ended. Its time is up no more, if it was.
+    An ended job continues. A time limit that has passed is removed.
 
     Raises:
-        UnknownJobError: no job has this id, or more than one begins with it.
-        UsageError: there is no such error code.
-        JobStateError: it is still being submitted, or what is left of it is still being settled;
-            or it was cancelled, or has expired, while this went on.
+        UnknownJobError: no job matches, or more than one.
+        UsageError: an error code does not exist.
+        JobStateError: the job is still being submitted; or it was cancelled or has expired, and the
+            dispatcher is still marking its images; or one of these happened during the retry.
     """
     check_codes(codes)
     with reading(engine) as connection:
@@ -85,40 +87,43 @@ def retry(engine: Engine, job: str, codes: Collection[str] = ()) -> Retried:
 
 
 def check_codes(codes: Collection[str]) -> None:
-    """
+    """The codes to retry.
+
     Raises:
-        UsageError: there is no such error code.
+        UsageError: an error code does not exist.
     """
     for code in codes:
         if not is_known(code):
             near = difflib.get_close_matches(code, [*ERROR_CODES, "http_404"], 1, cutoff=0.5)
             meant = f"Did you mean {near[0]}? " if near else ""
             raise UsageError(
-                f"There is no error code {code!r}. {meant}`resnextq status JOB` shows those of a "
-                "job."
+                f"There is no error code {code!r}. {meant}`resnextq status JOB` shows the codes "
+                "of a job."
             )
 
 
 def _check_state(job: Job | Row[Any], *, again: int) -> None:
-    """`again` images are run again already."""
+    """Refuses a job that cannot be retried now. `again` images have been restarted already."""
     if job.state == "submitting":
-        raise JobStateError(f"Job {job.id} is still being submitted: none of it has failed yet.")
+        raise JobStateError(
+            f"Job {job.id} is still being submitted. Retry its failed images when it is running."
+        )
     if job.state in ("running", "completed"):
         return
     if again:
-        raise JobStateError(f"Job {job.id} is {job.state} by now; {again:,} images were run again.")
+        raise JobStateError(f"Job {job.id} is {job.state} by now. {again:,} images run again.")
     if job.finished_at is None:
         raise JobStateError(
-            f"Job {job.id} is {job.state}, and what was left of it is still being settled by the "
-            f"dispatcher. Try again when `resnextq status {job.id}` says that it is finished."
+            f"Job {job.id} is {job.state}, and the dispatcher is still marking its remaining "
+            f"images. Try again when `resnextq status {job.id}` says that it is finished."
         )
 
 
 def _chunks_with_failures(
     engine: Engine, job_number: int, codes: Collection[str]
 ) -> Iterator[Sequence[int]]:
-    """Numbers of done chunks in which an image has failed, some at a time, each once: what
-    fails again meanwhile is not retried for ever.
+    """Numbers of done chunks with failed images, some per transaction. Yields each chunk only once,
+    so that an image that fails again is not retried for ever.
     """
     after = -1
     while True:
@@ -140,11 +145,14 @@ def _put_back(
     *,
     again: int,
 ) -> int:
-    """How many images of these chunks are run again; `again` are so already."""
-    # First, as the dispatcher's settling does: of the two, the later one finds it changed.
-    job = connection.execute(
-        select(jobs).where(jobs.c.number == job_number).with_for_update(key_share=True)
-    ).one()
+    """Restarts the failed images of these chunks and returns their number. `again` images have been
+    restarted before.
+    """
+    # The dispatcher also locks a job first when it ends it. The later of the two sees the
+    # change.
+    lock_state(connection, job_number)
+    wanted = select(jobs, db_now().label("now")).where(jobs.c.number == job_number)
+    job = connection.execute(wanted).one()
     _check_state(job, again=again)
     failed = retry_chunks(connection, job_number, numbers, codes)
     if failed:
@@ -153,12 +161,15 @@ def _put_back(
 
 
 def _set_running(connection: Connection, job: Row[Any], failed: Counter[str]) -> None:
-    """The counts fall at once, and not by a tally: two dispatchers at once may fold later ones
-    first, and would take a job for complete that is not. What is still in a tally makes a
-    count here fall below zero, and the sum of both is right.
+    """Lowers the job's counts in place, not by a tally. Two dispatchers at once may add up later
+    tallies first, and would take an incomplete job for complete. While some counts are still in
+    tallies, a count here may be below zero; the sum of both is right.
     """
     errors = Counter[str](job.errors)
     errors.subtract(failed)
+    idle_s = job.idle_s
+    if job.finished_at is not None:
+        idle_s = (idle_s or 0.0) + (job.now - job.finished_at).total_seconds()
     in_time = case((jobs.c.expires_at > db_now(), jobs.c.expires_at), else_=null())
     connection.execute(
         update(jobs)
@@ -169,5 +180,6 @@ def _set_running(connection: Connection, job: Row[Any], failed: Counter[str]) ->
             errors={code: images for code, images in errors.items() if images},
             expires_at=in_time,
             finished_at=None,
+            idle_s=idle_s,
         )
     )

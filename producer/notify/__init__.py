@@ -1,5 +1,5 @@
-"""Tells whoever asked for it that a job has ended: one signed POST, as Standard Webhooks has it.
+"""Notifies clients that a job has ended: one signed POST, as in Standard Webhooks.
 
-`outbox` writes it down in the transaction that ends the job; `sender` sends what stands there, in a
-thread of the leading dispatcher's.
+`outbox` records the notification in the transaction that ends the job. `sender` sends it, in a
+thread of the leading dispatcher.
 """

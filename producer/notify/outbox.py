@@ -1,8 +1,8 @@
-"""What is to be sent: a row for each end of a job, in the transaction that ends it.
+"""The notifications to send: a row for each end of a job, written in the transaction that ends it.
 
-A dispatcher that is killed before the commit has ended nothing; after it, the row is there. A job
-that is retried ends again, and gets another row: the event id has the job and how often it has
-ended.
+If a dispatcher is killed before the commit, the job has not ended; after it, the row exists. A
+retried job ends again and gets another row: the event id consists of the job and the number of its
+ends.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ SCHEMES: Final = ("http", "https")
 
 
 def make_secret() -> str:
-    """A key of HMAC-SHA256, as Standard Webhooks writes it."""
+    """A key for HMAC-SHA256, in the notation of Standard Webhooks."""
     return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 
 def check_url(url: str | None) -> None:
-    """
+    """Checks the URL of a notification.
+
     Raises:
-        UsageError: nothing could be sent there.
+        UsageError: it is not such a URL.
     """
     if url is None:
         return
@@ -46,15 +47,17 @@ def check_url(url: str | None) -> None:
     shown = url[:80] if url.isprintable() else ascii(url[:80])
     if not sound or not url.isascii() or not url.isprintable() or len(url) > MOST_URL_CHARS:
         raise UsageError(
-            f"notify is {shown!r}; it is an http:// or https:// URL in ASCII, of "
-            f"{MOST_URL_CHARS} characters at most."
+            f"notify must be an http:// or https:// URL in ASCII of at most {MOST_URL_CHARS} "
+            f"characters, got {shown!r}."
         )
     if "@" in parts.netloc or parts.fragment:
-        raise UsageError("notify has a password or a fragment (#…), which is never sent: leave it.")
+        raise UsageError(
+            "notify has a password or a fragment (#…), which would not be sent. Remove it."
+        )
 
 
 def note_ends(connection: Connection, numbers: Collection[int]) -> None:
-    """Writes down that these jobs have just ended, for those that want it."""
+    """Records that these jobs have just ended, if they ask for notifications."""
     if not numbers:
         return
     wanted = jobs.c.number.in_(numbers) & jobs.c.notify_url.is_not(None)

@@ -1,9 +1,9 @@
-"""Sends what stands in the outbox, in threads beside the dispatcher's loop.
+"""Sends the notifications of the outbox, in threads beside the dispatcher's loop.
 
-A receiver answers with 2xx, or it is tried again: after seconds at first, for more than a day in
-all. 410 ends it at once. No redirect is followed, and the address is checked as that of an image
-is, after the name is resolved: whoever submits must not reach what only this machine can. One
-request at a time goes to a host, so a receiver that hangs holds up its own alone.
+If a receiver does not answer with 2xx, it is tried again, first after seconds, for more than a day
+in all. 410 ends the tries at once. Redirects are not followed. The address is checked after the
+name is resolved, like that of an image: clients must not reach what only this machine can reach.
+Each host gets one request at once, so a receiver that hangs delays only itself.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from contract.addresses import FetchAllow, parse_address
 from contract.database.clock import db_now
 from contract.database.engine import reading
 from contract.database.tables import notifications
-from contract.log import in_one_line
+from contract.log import in_one_line, log_about
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 1.0
-# One that a dispatcher took and did not get done with is due again after this.
+# Seconds after which a notification is due again if the dispatcher that took it did not finish.
 TAKEN_FOR_S: Final = 60.0
-# Waits after the first, second, … try; together more than a day.
+# Seconds to wait after the first, second, … try; together more than a day.
 WAITS_S: Final = (5.0, 30.0, 120.0, 600.0, 3_600.0, 10_800.0, 21_600.0, 43_200.0, 43_200.0)
 THREADS: Final = 8
 CONNECT_S: Final = 5.0
@@ -48,7 +48,7 @@ DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Undelivered(Exception):
-    """Why a receiver has not taken it."""
+    """The reason why a receiver did not accept a notification."""
 
     def __init__(self, why: str, *, gone: bool = False) -> None:
         super().__init__(why)
@@ -56,7 +56,7 @@ class Undelivered(Exception):
 
 
 class Sender:
-    """Owns its threads, from `start` to `stop`. Several may run, of several dispatchers."""
+    """Owns its threads, from `start` to `stop`. Several dispatchers may run one each."""
 
     def __init__(self, engine: Engine, allow: FetchAllow) -> None:
         self._engine = engine
@@ -64,7 +64,7 @@ class Sender:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._busy = set[str]()
-        """Hosts to which a request is under way."""
+        """Hosts with a request in progress."""
         self._pool = ThreadPoolExecutor(THREADS, "notify")
         self._thread = threading.Thread(target=self._run, name="notify", daemon=True)
 
@@ -72,7 +72,7 @@ class Sender:
         self._thread.start()
 
     def stop(self) -> None:
-        """Returns when what is under way has its answer, or none in time."""
+        """Stops. Waits until requests in progress are answered or time out."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -80,11 +80,13 @@ class Sender:
 
     def _run(self) -> None:
         while not self._stopping.wait(LOOK_EVERY_S):
-            with suppress(SQLAlchemyError):  # the dispatcher's loop says that it is away
+            with suppress(
+                SQLAlchemyError
+            ):  # the dispatcher's loop reports that the database is unavailable
                 self.look()
 
     def look(self) -> None:
-        """Begins what is due and can be sent."""
+        """Starts the due notifications that can be sent now."""
         due = (
             select(notifications.c.id, notifications.c.url)
             .where(_is_waiting(), notifications.c.next_attempt_at <= db_now())
@@ -104,17 +106,18 @@ class Sender:
         try:
             taken = self._take(number)
             if taken is not None:
-                self._deliver(taken)
+                with log_about(job=taken.job_id):
+                    self._deliver(taken)
         except SQLAlchemyError:  # it is due again after TAKEN_FOR_S
             pass
         except Exception:
-            log.exception("A notification could not be sent.")
+            log.exception("Could not send a notification because of a fault in this program.")
         finally:
             with self._lock:
                 self._busy.discard(host)
 
     def _take(self, number: int) -> Row[Any] | None:
-        """The notification, if nobody else has taken it meanwhile."""
+        """The notification, unless another dispatcher has taken it meanwhile."""
         due = notifications.c.next_attempt_at <= db_now()
         statement = (
             update(notifications)
@@ -139,23 +142,26 @@ class Sender:
                 next_attempt_at=db_now(wait_s),
                 failed_at=db_now() if ends else null(),
             )
-            what = "is given up" if ends else f"is tried again in {wait_s:.0f} s"
+            what = "failed for good" if ends else f"failed, will be tried again in {wait_s:.0f} s"
             log.warning("Notification %s to %s %s: %s", row.event_id, where, what, reason)
         else:
             self._set(row, delivered_at=db_now(), last_error=null())
-            log.info("Notification %s is delivered to %s.", row.event_id, where)
+            log.info("Notification %s was delivered to %s.", row.event_id, where)
 
     def _set(self, row: Row[Any], **values: Any) -> None:  # noqa: ANN401  (columns)
-        """Nobody else has taken it since: it was ours for longer than a request may take."""
+        """Stores the outcome. No other dispatcher has taken it: a request ends before
+        TAKEN_FOR_S.
+        """
         this = (notifications.c.id == row.id) & (notifications.c.attempts == row.attempts)
         with self._engine.begin() as connection:
             connection.execute(update(notifications).where(this).values(**values))
 
 
 def post(row: Row[Any], allow: FetchAllow) -> None:
-    """
+    """Sends one notification.
+
     Raises:
-        Undelivered: the receiver did not take it.
+        Undelivered: the receiver did not accept it.
     """
     parts = urlsplit(row.url)
     address = _address_of(parts, allow)
@@ -185,16 +191,16 @@ def post(row: Row[Any], allow: FetchAllow) -> None:
         raise Undelivered(f"no answer: {error}") from error
     if response.status not in SUCCESS:
         gone = response.status == GONE
-        raise Undelivered(f"the answer has the status {response.status}", gone=gone)
+        raise Undelivered(f"the answer's status is {response.status}", gone=gone)
 
 
 def host_of(url: str) -> str:
-    """For the log and for turns: the rest of a URL may hold a secret."""
+    """The host, for the log and for turns. The rest of a URL may hold a secret."""
     return urlsplit(url).netloc.lower()
 
 
 def _connection(parts: SplitResult, address: _Address) -> urllib3.HTTPConnectionPool:
-    """To this very address, and with TLS to the host that the URL names."""
+    """Connects to exactly this address, but checks TLS for the host in the URL."""
     timeout = urllib3.Timeout(connect=CONNECT_S, read=READ_S)
     if parts.scheme == "http":
         return urllib3.HTTPConnectionPool(address.text, address.port, timeout=timeout)
@@ -216,10 +222,10 @@ class _Address:
 
 
 def _address_of(parts: SplitResult, allow: FetchAllow) -> _Address:
-    """The first of the host's addresses that may be reached.
+    """The first permitted address of the host.
 
     Raises:
-        Undelivered: it has none.
+        Undelivered: there is none.
     """
     host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
     try:
@@ -230,7 +236,7 @@ def _address_of(parts: SplitResult, allow: FetchAllow) -> _Address:
         if allow.permits(host, port, parse_address(str(text))):
             return _Address(str(text), port)
     raise Undelivered(
-        "its host has a private address; RESNEXT_FETCH_ALLOW of the dispatcher opens it"
+        "its host has a private address; the dispatcher's RESNEXT_FETCH_ALLOW can open it"
     )
 
 

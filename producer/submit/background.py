@@ -1,4 +1,4 @@
-"""Work in a thread beside the one that reads: `submit` inserts so while it reads on."""
+"""Runs work in a background thread: `submit` inserts there while it reads on."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ T = TypeVar("T")
 
 
 def begin(work: Callable[[], T]) -> Future[T]:
-    """Begins it now, in a thread that keeps no process alive: whoever breaks off a submit while
-    the database is away does not wait for it.
+    """Starts the work in a daemon thread. An interrupted submit does not wait for it if the
+    database is unavailable.
     """
     future: Future[T] = Future()
 

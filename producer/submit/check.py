@@ -1,7 +1,8 @@
-"""Which of the images that sources give are taken: the question of workers, asked at submit.
+"""Checks at submit which images workers would accept.
 
-Runs pass at a glance. What is refused stops the submit, is left out, or becomes an image that
-failed at its position, as `--on-invalid` says. `producer.submit.groups` takes what comes out.
+Runs hold only plain URIs, so they need no closer look. A refused line stops the submit, is left
+out, or becomes an image that failed at its position, as `--on-invalid` says.
+`producer.submit.groups` takes the result.
 """
 
 from __future__ import annotations
@@ -15,23 +16,29 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from contract.errors import SourceError
-from contract.failure import Failure, describe
-from contract.uris import DEFAULT_PORTS, MAX_URI_CHARS, refusal, refusal_of_port
-from producer.submit.sources.entry import Bad, Entry, Image, Run, apart, shorten
+from contract.failure import Failure
+from contract.uris import (
+    DEFAULT_PORTS,
+    MAX_URI_CHARS,
+    OUTSIDE_ROOTS,
+    refusal,
+    refusal_of_port,
+)
+from producer.submit.sources.entry import Bad, Entry, Image, Run, Values, apart, shorten
 from producer.submit.sources.runs import MAX_REF_CHARS
 
 # Enough to see what is wrong with a list, few enough to read.
 MAX_REFUSALS: Final = 10
-# How much further a list is read for more refusals, once one has decided against it.
+# How many more entries are searched for refusals after the first one.
 ENTRIES_AFTER_REFUSAL: Final = 100_000
-# Reasons that are counted apart, so that memory does not grow with odd ones.
+# Number of reasons that are counted separately. It bounds the memory.
 MAX_REASONS: Final = 50
 OTHER_REASONS: Final = "other reasons"
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 
 
 class OnInvalid(StrEnum):
-    """What becomes of a line or row that gives no image that workers take."""
+    """What to do with a line or row that gives no image acceptable to workers."""
 
     stop = "stop"
     skip = "skip"
@@ -39,27 +46,35 @@ class OnInvalid(StrEnum):
 
 
 class RefusedError(SourceError):
-    """A URI is refused, or a line gives none, and the user has not said what to do about it."""
+    """A URI is refused or a line has none, and `--on-invalid` is `stop`.
+
+    `outside_roots`: it names a file that is under no folder of `RESNEXT_FILE_ROOTS`.
+    """
+
+    outside_roots = False
 
 
 class Failed(NamedTuple):
     """An image that has failed before any worker saw it."""
 
     uri: str
-    """What stands for one; both databases take it as text."""
+    """The URI, or the text in its place, in a form that both databases can store."""
     ref: str | None
     detail: str
+    values: Values | None = None
 
 
 @dataclass
 class Findings:
-    """What was found in the sources beside images; for messages and for `--dry-run`."""
+    """What the sources held besides valid images, for messages and for `--dry-run`."""
 
     refused: Counter[str] = field(default_factory=Counter)
-    """Lines and rows by reason."""
+    """Refused lines and rows by reason."""
     reports: list[str] = field(default_factory=list)
-    """The first few of them: place, value, reason."""
+    """The first few refusals: place, value, reason."""
     duplicates: int = 0
+    sampled_from: int = 0
+    """Number of images from which the sample was taken."""
 
     def note(self, report: str, reason: str) -> None:
         known = reason in self.refused or len(self.refused) < MAX_REASONS
@@ -70,7 +85,7 @@ class Findings:
 
 class Refusal(NamedTuple):
     reason: str
-    """The same words for the same kind of fault."""
+    """The same words for the same kind of fault, so that refusals can be counted by reason."""
     advice: str = ""
 
     def __str__(self) -> str:
@@ -79,22 +94,22 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True)
 class Rules:
-    """What the settings permit."""
+    """What the settings allow."""
 
     file_roots: Sequence[Path]
     fetch_ports: Collection[int] = ()
     object_stores: Collection[str] = ()
 
     def refusal_of(self, image: Entry | Bad) -> Refusal | None:
-        """Why a worker would not take it, with what to do about it."""
+        """Why a worker would refuse this image, with advice. None: it would accept it."""
         if isinstance(image, Bad):
             return Refusal(image.reason, image.advice)
         uri, ref = image.uri, image.ref
-        is_ascii = ref is None and uri.isascii()  # as nearly all of them
+        is_ascii = ref is None and uri.isascii()  # like almost all images
         if not is_ascii and not (_is_storable(uri) and _is_storable(ref or "")):
-            return Refusal("not text that UTF-8 can write, or with a NUL in it")
+            return Refusal("text that UTF-8 cannot encode, or with a NUL")
         if ref is not None and len(ref) > MAX_REF_CHARS:
-            return Refusal(f"an id of {len(ref)} characters; at most {MAX_REF_CHARS} are taken")
+            return Refusal(f"an id of {len(ref)} characters; the limit is {MAX_REF_CHARS}")
         failure = refusal(uri, self.file_roots, self.object_stores)
         failure = failure or refusal_of_port(uri, self.fetch_ports)
         return None if failure is None else _advise(uri, failure)
@@ -109,11 +124,10 @@ def check(  # noqa: PLR0913  (four of them are optional)
     on_invalid: OnInvalid = OnInvalid.stop,
     findings: Findings | None = None,
 ) -> Iterator[Entry | Run | Failed]:
-    """Passes images on. Of a run none is refused, where the ports permit it.
+    """Yields the accepted images. A run needs no check, unless a default port is closed.
 
     Raises:
-        RefusedError: with `stop`; it names up to ten of the refused lines, where they stand and
-            why.
+        RefusedError: with `stop`. It names up to ten refused lines, with their places and reasons.
     """
     takes_runs = not fetch_ports or set(fetch_ports).issuperset(DEFAULT_PORTS.values())
     stream = iter(images) if takes_runs else apart(images)
@@ -132,7 +146,7 @@ def check(  # noqa: PLR0913  (four of them are optional)
 
 
 def _further(images: Iterator[Entry | Bad], rules: Rules) -> Iterator[tuple[Entry | Bad, Refusal]]:
-    """Up to nine more, from a bounded piece of what follows."""
+    """Further refusals, up to MAX_REFUSALS in all, from a bounded part of the rest."""
     left = MAX_REFUSALS - 1
     for image, _ in zip(images, range(ENTRIES_AFTER_REFUSAL), strict=False):
         refused = rules.refusal_of(image)
@@ -151,13 +165,19 @@ def _stopped(
     noun = "line" if any(isinstance(one, Bad) for one, _ in found) else "URI"
     count = f"{more}{len(found)} {noun}s are" if len(found) > 1 else f"A {noun} is"
     reports = [_report(one, why) for one, why in found]
-    return RefusedError("\n".join([f"{count} refused, so nothing is submitted:", *reports]))
+    error = RefusedError(
+        "\n".join([f"{count} refused, so nothing is submitted:", *reports]),
+        line=image.line or None,
+        column=image.column,
+    )
+    error.outside_roots = any(why.reason == OUTSIDE_ROOTS for _, why in found)
+    return error
 
 
 def _as_far_as_read(
     further: Iterable[tuple[Entry | Bad, Refusal]],
 ) -> Iterator[tuple[Entry | Bad, Refusal]]:
-    """What goes wrong with the list behind a refused line is not to hide that line."""
+    """Ignores errors in the list after the refused line: they must not hide that line."""
     try:
         yield from further
     except SourceError:
@@ -170,15 +190,15 @@ def _report(image: Entry | Bad, refused: Refusal) -> str:
 
 
 def _failed(image: Entry | Bad, refused: Refusal) -> Failed:
-    """The message and what stands there, as a text column of both databases takes them."""
+    """The image with its message, made storable as text in both databases."""
     given = image.uri if isinstance(image, Entry) else image.shown
     uri = _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", given)[:MAX_URI_CHARS]
     ref = image.ref and _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", image.ref)[:MAX_REF_CHARS]
-    return Failed(uri, ref, f"{image.place}: {refused}")
+    return Failed(uri, ref, f"{image.place}: {refused}", image.values)
 
 
 def _is_storable(text: str) -> bool:
-    """A text column of both databases holds it."""
+    """Whether a text column of both databases can hold the text."""
     if text.isascii():
         return "\x00" not in text
     try:
@@ -193,6 +213,4 @@ def _advise(uri: str, failure: Failure) -> Refusal:
         return Refusal("a path", f"write {shorten(Path(uri).as_uri())}")
     if uri.startswith(("./", "../", "~")):
         return Refusal("a path", "write its absolute form as file:///…")
-    if failure.code == "blocked_path":
-        return Refusal(f"{failure.detail}. {describe(failure.code).advice}")
     return Refusal(failure.detail)

@@ -1,7 +1,7 @@
-"""What the images of a job are, in 64 characters: two submits with one key are compared by it.
+"""A digest of a job's images, 64 characters long. It tells whether two submits with one key agree.
 
-It depends on the URIs, the submitter's ids and their order alone, not on how they are cut into
-chunks. `submit` feeds it while it inserts, `producer.submit.key` while it compares.
+It depends only on the URIs, the submitter's ids and their order, not on the chunks. `submit`
+computes it while it inserts, `producer.submit.key` while it compares.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from hashlib import sha256
 
 
 class ImagesDigest:
-    """A digest of a stream of images, and their number so far."""
+    """The digest of a stream of images, and their number so far."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -19,7 +19,7 @@ class ImagesDigest:
         self._refs = sha256()
 
     def add(self, uris: Sequence[str], refs: Sequence[str | None]) -> None:
-        """The next images. No URI has a line's end in it: `contract.uris.refusal` sees to that."""
+        """Adds images. No URI contains a line end: `contract.uris.refusal` rejects those."""
         self._uris.update(_bytes_of("\n".join(uris)))
         self._uris.update(b"\n")
         if refs.count(None) < len(refs):
@@ -37,5 +37,5 @@ class ImagesDigest:
 
 
 def _bytes_of(text: str) -> bytes:
-    """An id may hold half a surrogate pair, which UTF-8 itself has no bytes for."""
+    """The text in UTF-8, with unpaired surrogates (an id may hold one) encoded as well."""
     return text.encode("utf-8", "surrogatepass")

@@ -1,12 +1,11 @@
 """A job that is being submitted: its row in state `submitting`, from the first image to the last.
 
-`submit` begins a draft, keeps its heartbeat going, and sets it running or discards it. A submit
-that is killed does neither: its heartbeat stops. Then another submit may take its key, and after
-an hour the dispatcher (`producer.dispatcher.abandoned`) removes it.
+`submit` begins a draft, keeps its heartbeat going, and sets it running or discards it. A killed
+submit does neither, and its heartbeat stops. Then another submit may take its key, and after an
+hour the dispatcher (`producer.dispatcher.abandoned`) removes the draft.
 
-A draft is removed in two steps. The first sets its state to `abandoned`, so that its submit cannot
-go on with it, should it come back. Then its chunks are deleted, some hundred in a transaction:
-deleting millions at once would hold up everything else.
+A draft is removed in two steps; see `producer.removal`. The first sets its state to `abandoned`, so
+that its submit cannot continue it if it comes back. The second deletes its rows in parts.
 """
 
 from __future__ import annotations
@@ -33,35 +32,31 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from contract.chunks.results import delete_some
 from contract.database.clock import db_now
-from contract.database.tables import chunk_uris, chunks, job_tags, jobs
+from contract.database.tables import job_tags, jobs
 from contract.database.waits import Database
 from contract.errors import UnavailableError
+from producer.removal import Removal, mark
 
 HEARTBEAT_S: Final = 2.0
 SILENT_S: Final = 15.0
-"""Without a heartbeat for so long, a submit counts as dead: another one may take its key."""
+"""A submit without a heartbeat for this long counts as dead. Another submit may take its key."""
 ABANDONED_AFTER_S: Final = 3_600.0
-"""And after so long its draft is removed."""
+"""A draft without a heartbeat for this long is removed."""
 OLD_DRAFT_S: Final = 86_400.0
-"""The version before has no heartbeat: its drafts count from their beginning."""
-# Some megabytes: others wait for tens of milliseconds.
-CHUNKS_A_TRANSACTION: Final = 512
-# Rows of images whose lines gave no URI.
-FAILED_A_TRANSACTION: Final = 8_192
+"""Drafts of the previous version have no heartbeat. Their age counts instead."""
 POLL_S: Final = 0.25
 STOP_WITHIN_S: Final = 2.0
 
 
 class TakenAwayError(UnavailableError):
-    """The draft is not this submit's any more: its job was cancelled, a later submit with the same
-    key took its place, or it was removed because its heartbeat had stopped.
+    """This submit has lost its draft: the job was cancelled, a later submit with the same key
+    replaced it, or it was removed because its heartbeat had stopped.
     """
 
 
 class SubmitInProgressError(UnavailableError):
-    """Another submit with the same key has not finished yet. An HTTP API answers 409."""
+    """Another submit with the same key is still running. An HTTP API answers 409."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +72,8 @@ class Draft:
 def insert_draft(database: Database, row: dict[str, Any], tags: Mapping[str, str]) -> Draft:
     """Inserts a job's row in state `submitting`.
 
-    A dead draft with the same key gives it up and is removed. So does an earlier try of this very
-    insert, whose commit was not reported.
+    Removes a dead draft with the same key, and an earlier try of this insert whose commit was not
+    reported.
 
     Raises:
         IntegrityError: a job has the key.
@@ -87,7 +82,7 @@ def insert_draft(database: Database, row: dict[str, Any], tags: Mapping[str, str
     def work(connection: Connection) -> tuple[Draft, list[int]]:
         connection.execute(delete(jobs).where(jobs.c.id == row["id"], _is_draft()))
         dead = _with_key(row["owner"], row["key"]) & _is_draft() & _is_silent()
-        left = _abandon(connection, dead) if row["key"] is not None else []
+        left = mark(connection, dead) if row["key"] is not None else []
         number, created_at = connection.execute(
             insert(jobs)
             .values(**row, state="submitting", created_at=db_now(), submit_heartbeat_at=db_now())
@@ -113,7 +108,7 @@ def insert_draft(database: Database, row: dict[str, Any], tags: Mapping[str, str
 
 
 def await_silence(database: Database, owner: str, key: str) -> None:
-    """Returns where no live submit has the key; a submit that was just killed is waited for.
+    """Returns when no live submit has the key. Waits for a submit that was killed just now.
 
     Raises:
         SubmitInProgressError: the submit that has the key is alive.
@@ -123,8 +118,8 @@ def await_silence(database: Database, owner: str, key: str) -> None:
     while seen is not None and not seen.silent:
         if seen != first:
             raise SubmitInProgressError(
-                f"The key {key!r} is in use: job {seen.id} is still being submitted with it. "
-                "Wait until that submit ends, and try again; or use another key."
+                f"The key {key!r} is in use: job {seen.id} is still being submitted with it. Wait "
+                "until that submit ends and try again, or use another key."
             )
         time.sleep(POLL_S)
         seen = _heartbeat(database, owner, key)
@@ -137,8 +132,8 @@ def _heartbeat(database: Database, owner: str, key: str) -> Row[Any] | None:
 
 
 class Heartbeat:
-    """Tells the database in a thread of its own that this submit is alive, also while it waits for
-    its images. To be used in a `with` block.
+    """Keeps this submit's heartbeat going in its own thread, also while it waits for images. Use it
+    in a `with` block.
     """
 
     def __init__(self, engine: Engine, draft: Draft) -> None:
@@ -153,7 +148,7 @@ class Heartbeat:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(STOP_WITHIN_S)  # it may be waiting for a database that is away
+        self._thread.join(STOP_WITHIN_S)  # the thread may be waiting for an unavailable database
 
     def _run(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
@@ -162,10 +157,10 @@ class Heartbeat:
 
 
 def check_ours(connection: Connection, draft: Draft) -> None:
-    """The draft is there, and stays until the transaction ends.
+    """Checks that the draft still exists and locks it until the transaction ends.
 
     Raises:
-        TakenAwayError: it is not.
+        TakenAwayError: the draft is gone.
     """
     statement = select(jobs.c.id).where(_is_this(draft))
     if connection.execute(statement.with_for_update(read=True, key_share=True)).first() is None:
@@ -173,14 +168,14 @@ def check_ours(connection: Connection, draft: Draft) -> None:
 
 
 def set_running(database: Database, draft: Draft, **values: Any) -> None:  # noqa: ANN401  (columns)
-    """The one statement that makes the job exist for the others.
+    """Makes the job visible to all others, with one statement.
 
     Raises:
-        TakenAwayError: it is not this submit's any more.
+        TakenAwayError: this submit has lost its draft.
     """
     is_over = values.get("failed", 0) == values["total"]
     values |= {"state": "completed" if is_over else "running", "submit_heartbeat_at": None}
-    if is_over:  # no image is left that a worker could finish the job with
+    if is_over:  # no image is left for a worker, so the job is finished now
         values["finished_at"] = db_now()
     tries = 0
 
@@ -195,15 +190,15 @@ def set_running(database: Database, draft: Draft, **values: Any) -> None:  # noq
 
 
 def discard(engine: Engine, draft: Draft) -> None:
-    """Deletes a draft and its chunks. A job that runs is not ours to delete."""
+    """Deletes a draft and its chunks. Leaves a job alone that is already running."""
     with engine.begin() as connection:
-        left = _abandon(connection, _is_this(draft))
+        left = mark(connection, _is_this(draft))
     for number in left:
         _remove(Database(engine), number)
 
 
 def abandon_dead(connection: Connection) -> list[int]:
-    """Gives up the drafts whose submit has had no heartbeat for an hour; returns their numbers."""
+    """Marks drafts whose submit has had no heartbeat for an hour. Returns their numbers."""
     last_alive_at = func.coalesce(
         jobs.c.submit_heartbeat_at < db_now(-ABANDONED_AFTER_S),
         jobs.c.created_at < db_now(-OLD_DRAFT_S),
@@ -212,35 +207,13 @@ def abandon_dead(connection: Connection) -> list[int]:
         select(jobs.c.number)
         .where(_is_draft(), last_alive_at)
         .with_for_update(skip_locked=True)
-        .cte("dead")  # evaluated once, whatever the plan
+        .cte("dead")  # evaluated only once, whatever the plan
     )
-    return _abandon(connection, jobs.c.number.in_(select(dead)))
-
-
-def remove_some(connection: Connection, number: int) -> bool:
-    """Deletes some chunks of an abandoned draft, and its row with the last of them; whether
-    something is left.
-    """
-    abandoned = select(jobs.c.id).where(jobs.c.number == number, jobs.c.state == "abandoned")
-    if connection.execute(abandoned.with_for_update()).first() is None:
-        return False
-    if delete_some(connection, number, FAILED_A_TRANSACTION):
-        return True
-    first = connection.scalar(select(func.min(chunks.c.chunk)).where(chunks.c.job_number == number))
-    if first is None:
-        connection.execute(delete(jobs).where(jobs.c.number == number))
-        return False
-    for table in (chunk_uris, chunks):
-        connection.execute(
-            delete(table).where(
-                table.c.job_number == number, table.c.chunk < first + CHUNKS_A_TRANSACTION
-            )
-        )
-    return True
+    return mark(connection, jobs.c.number.in_(select(dead)))
 
 
 def is_visible() -> ColumnElement[bool]:
-    """People see a job: it is whole, or its submit is alive."""
+    """Whether people see a job: it is complete, or its submit is alive."""
     whole = jobs.c.state.not_in(("submitting", "abandoned"))
     alive = func.coalesce(
         jobs.c.submit_heartbeat_at > db_now(-SILENT_S), jobs.c.created_at > db_now(-OLD_DRAFT_S)
@@ -249,14 +222,9 @@ def is_visible() -> ColumnElement[bool]:
 
 
 def _remove(database: Database, number: int) -> None:
-    while database.transact(lambda connection: remove_some(connection, number)):
+    removal = Removal(number, database.transact)
+    while removal.step() is not None:
         pass
-
-
-def _abandon(connection: Connection, which: ColumnElement[bool]) -> list[int]:
-    """Their numbers. The key is free from now on."""
-    given_up = update(jobs).where(which).values(state="abandoned", key=None)
-    return list(connection.scalars(given_up.returning(jobs.c.number)))
 
 
 def _is_draft() -> ColumnElement[bool]:
@@ -264,12 +232,12 @@ def _is_draft() -> ColumnElement[bool]:
 
 
 def _is_this(draft: Draft) -> ColumnElement[bool]:
-    """Asked by the id: SQLite gives the number of a deleted job to the next one."""
+    """Selects by id, because SQLite reuses the number of a deleted job."""
     return (jobs.c.id == draft.id) & _is_draft()
 
 
 def _is_silent() -> ColumnElement[bool]:
-    """A draft of the version before gives way at once, as it did then."""
+    """Drafts of the previous version have no heartbeat and count as silent."""
     return func.coalesce(jobs.c.submit_heartbeat_at < db_now(-SILENT_S), true())
 
 
@@ -278,7 +246,7 @@ def _with_key(owner: str, key: str | None) -> ColumnElement[bool]:
 
 
 def _is_whole(connection: Connection, draft: Draft) -> bool:
-    """An earlier try was committed; the job may run by now, or even be complete."""
+    """Whether an earlier try was committed. The job may already run or be completed."""
     state = connection.scalar(select(jobs.c.state).where(jobs.c.id == draft.id))
     return state in ("running", "completed")
 
@@ -290,12 +258,11 @@ def _taken_away(connection: Connection, draft: Draft) -> TakenAwayError:
         select(jobs.c.id).where(_with_key(draft.owner, draft.key))
     ):
         return TakenAwayError(
-            f"Job {draft.id} was taken away by a later `submit` with the same key, which goes on "
-            "in its place. Nothing is submitted twice; `resnextq list` shows the job that there "
-            "is now."
+            f"Job {draft.id} was replaced by a later `submit` with the same key, which continues "
+            "in its place. Nothing is submitted twice; `resnextq list` shows the new job."
         )
     return TakenAwayError(
-        f"Job {draft.id} was removed while it was being submitted: its `submit` had shown no sign "
-        f"of life for {ABANDONED_AFTER_S / 60:.0f} minutes, since it was stopped or could not "
-        "reach the database. Nothing was submitted; run the same `submit` again."
+        f"Job {draft.id} was removed while it was being submitted: its `submit` had no heartbeat "
+        f"for {ABANDONED_AFTER_S / 60:.0f} minutes, because it was stopped or could not reach the "
+        "database. Nothing was submitted; run the same `submit` again."
     )

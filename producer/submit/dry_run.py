@@ -1,7 +1,7 @@
-"""`submit --dry-run`: what a submit of these sources would be, without one.
+"""`submit --dry-run`: reports what a submit of these sources would do.
 
-Every line is read and checked. Refused lines are counted by reason, images by host, and URIs that
-come again are found as `--unique` finds them. Nothing is written but a temporary file.
+It reads and checks every line. It counts refused lines by reason and images by host, and finds
+repeated URIs as `--unique` does. It writes nothing but a temporary file.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ from contract.database.clock import db_now
 from contract.database.tables import jobs, workers
 from contract.flow import count_chunks
 from producer.submit.check import OnInvalid
+from producer.submit.intake import Intake, groups_of
 from producer.submit.sources.entry import Image
 from producer.submit.sources.left_out import LeftOut
-from producer.submit.submission import Intake, Order, groups_of
+from producer.submit.submission import Order
 from producer.submit.unique import Seen
 
 SHOWN_HOSTS: Final = 10
-# Hosts that are counted at once. Beyond that the rarest are dropped, and counts are lower bounds.
+# Number of hosts that are counted at once. If there are more, the rarest are dropped and the counts
+# become lower bounds.
 MAX_HOSTS: Final = 20_000
 FILES: Final = "(files)"
 
 
 class Hosts:
-    """Images by host; exact up to `MAX_HOSTS` hosts."""
+    """Counts images by host, exactly for up to `MAX_HOSTS` hosts."""
 
     def __init__(self) -> None:
         self.images: Counter[str] = Counter()
@@ -44,12 +46,14 @@ class Hosts:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was found."""
+    """The result of a dry run."""
 
     images: int
-    """That would be submitted; with `stop`, once no line is refused any more."""
+    """Images that would be submitted. With `stop`, the number after all refused lines are
+    corrected.
+    """
     failed: int
-    """Of these, recorded as failed."""
+    """Those of them that would be recorded as failed."""
     chunks: int
     queue: str
     on_invalid: OnInvalid
@@ -62,28 +66,28 @@ class Report:
 
     @property
     def is_refused(self) -> bool:
-        """A submit would end with an error."""
+        """Whether a submit would end with an error."""
         return self.images == 0 or (self.on_invalid is OnInvalid.stop and bool(self.refused))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """When the job would be finished, by what the workers of its queue do now."""
+    """When the job would finish, at the current rate of its queue's workers."""
 
     workers: int
     images_per_s: float
     waiting: int
-    """Images of other jobs that are not finished; how they share is a matter of priorities."""
+    """Unfinished images of other jobs. How the jobs share the workers depends on priorities."""
     images: int
 
     @property
     def alone_s(self) -> float | None:
-        """If no other job ran; None: there is no rate to tell from."""
+        """Seconds if no other job ran. None: there is no rate yet."""
         return self.images / self.images_per_s if self.images_per_s else None
 
     @property
     def behind_s(self) -> float | None:
-        """After all that waits now."""
+        """Seconds if all waiting images went first. None: there is no rate yet."""
         if not self.images_per_s:
             return None
         return (self.images + self.waiting) / self.images_per_s
@@ -96,7 +100,7 @@ def look_at(
     *,
     advance: Callable[[int], object] = lambda _images: None,
 ) -> Report:
-    """Reads all of the images.
+    """Reads and checks all images.
 
     Raises:
         SourceError: a source cannot be read.
@@ -149,7 +153,7 @@ def forecast(connection: Connection, queue: str, images: int, lease_s: float) ->
 
 
 def as_json(report: Report, expected: Forecast | None, left_out: LeftOut) -> dict[str, Any]:
-    """The shape that `--dry-run --json` prints."""
+    """The object that `--dry-run --json` prints."""
     images = report.hosts.images.total()
     return {
         "images": report.images,

@@ -1,7 +1,7 @@
-"""Images as columns, some thousand together: what `--unique`, `--sample` and the inserts work on.
+"""Groups of some thousand images in columns, on which `--unique`, `--sample` and inserts work.
 
-`gather` makes groups of what `producer.submit.check` lets through; `cut` makes them as large as a
-transaction takes, in whole chunks; `parts_of` writes the chunks.
+`gather` makes groups from the images that `producer.submit.check` accepts, each as large as one
+transaction. `parts_of` cuts a group into chunks.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ import orjson
 from contract.chunks.insert import Part
 from contract.flow import chunk_images_at
 from producer.submit.check import Failed
-from producer.submit.sources.entry import Entry, Run
+from producer.submit.sources.entry import Entry, Run, Values
 
-# About what one transaction inserts: some tens of milliseconds, a few hundred kilobytes.
+# Images that one transaction inserts: some tens of milliseconds, a few hundred kilobytes.
 GROUP_IMAGES: Final = 4_096
 
 
 @dataclass(frozen=True)
 class Group:
-    """Images that follow each other."""
+    """Consecutive images."""
 
     uris: list[str] = field(default_factory=list)
     refs: list[str | None] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
-    """By offset, with the reason: those that have failed already."""
+    """Reasons of images that have already failed, by offset."""
+    values: list[Values | None] = field(default_factory=list)
+    """Other values of the images' rows. It may be shorter: images beyond its end have none."""
 
     def cut(self, first: int, images: int) -> Group:
         failed = {
@@ -37,34 +39,47 @@ class Group:
             for offset, detail in self.failed.items()
             if first <= offset < first + images
         }
-        return Group(self.uris[first : first + images], self.refs[first : first + images], failed)
+        here = slice(first, first + images)
+        return Group(self.uris[here], self.refs[here], failed, self.values[here])
 
     def only(self, offsets: Sequence[int]) -> Group:
         return Group(
             [self.uris[offset] for offset in offsets],
             [self.refs[offset] for offset in offsets],
             {at: self.failed[old] for at, old in enumerate(offsets) if old in self.failed},
+            [self.values_at(offset) for offset in offsets] if self.values else [],
         )
 
+    def values_at(self, offset: int) -> Values | None:
+        return self.values[offset] if offset < len(self.values) else None
+
     def add(self, more: Entry | Run | Failed | Group) -> None:
-        """Puts them behind those that are there."""
+        """Appends images."""
         first = len(self.uris)
         if isinstance(more, (Entry, Failed)):
             if isinstance(more, Failed):
                 self.failed[first] = more.detail
             self.uris.append(more.uri)
             self.refs.append(more.ref)
+            if more.values is not None:
+                self._add_values(first, [more.values])
             return
         if isinstance(more, Group):
             self.failed.update({first + offset: why for offset, why in more.failed.items()})
         self.uris.extend(more.uris)
         self.refs.extend(more.refs or repeat(None, len(more.uris)))
+        if more.values:
+            self._add_values(first, more.values)
+
+    def _add_values(self, first: int, values: Sequence[Values | None]) -> None:
+        self.values.extend(repeat(None, first - len(self.values)))
+        self.values.extend(values)
 
 
 def gather(
     images: Iterable[Entry | Run | Failed | Group], size: int = GROUP_IMAGES
 ) -> Iterator[Group]:
-    """The images in groups of this size; the last one may be smaller."""
+    """Groups of this size. The last one may be smaller."""
     group = Group()
     for image in images:
         group.add(image)
@@ -78,7 +93,7 @@ def gather(
 def parts_of(
     group: Group, first_position: int, first_chunk: int, chunk_images: int | None
 ) -> list[Part]:
-    """Some chunks; every group but the last one is of whole chunks. None: chunks grow."""
+    """The group's chunks, of `chunk_images` each. None: chunk lengths grow along the job."""
     parts, cut = list[Part](), 0
     while cut < len(group.uris):
         images = chunk_images or chunk_images_at(first_position + cut)

@@ -1,7 +1,7 @@
-"""A submit with a key that a whole job has already: the same images give the same job.
+"""Handles a submit whose key already belongs to a complete job: the same images give the same job.
 
-`submit` asks here before it inserts anything. Other images, or another model, weights or
-precision, are refused. Priority, name and expiry are not compared: no answer depends on them.
+`submit` calls this before it inserts anything. Other images, or another model, weights or
+precision, are refused. Priority, name and expiry are not compared, because they change no answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class KeyConflictError(UsageError):
 
 
 class Content(Protocol):
-    """What of an order decides the answers, beside the images."""
+    """The part of an order that decides the answers, besides the images."""
 
     @property
     def model(self) -> str: ...
@@ -44,7 +44,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Earlier:
-    """The job that has the key."""
+    """The job that already has the key."""
 
     id: str
     key: str
@@ -54,11 +54,11 @@ class Earlier:
     precision: str
     queue: str
     images_digest: str | None
-    """None: of a version that made none, so that nothing can be compared."""
+    """None: the job is from a version without digests, so nothing can be compared."""
 
 
 def find_earlier(database: Database, owner: str, key: str | None) -> Earlier | None:
-    """The whole job that was submitted with this key."""
+    """The complete job that was submitted with this key. None: there is none."""
     if key is None:
         return None
     statement = select(
@@ -80,38 +80,41 @@ def find_earlier(database: Database, owner: str, key: str | None) -> Earlier | N
 
 
 def check_same(earlier: Earlier, wanted: Content, images: Iterable[Images]) -> None:
-    """Reads the images to their end, or to the first that the job cannot have.
+    """Compares the order and its images with the job. Stops reading at the first difference in
+    number.
 
     Raises:
-        KeyConflictError: what is wanted is not what the job has.
+        KeyConflictError: the order differs from the job.
         SourceError: a URI is refused.
     """
     if earlier.images_digest is None:
         return
-    # The queue leaves folders out, which differ from machine to machine.
+    # A queue's name contains no folders, which differ from machine to machine.
     if earlier.queue != wanted.queue:
         raise _conflict(earlier, _other_options(earlier, wanted))
     digest = ImagesDigest()
     for group in images:
         digest.add(group.uris, group.refs)
         if digest.images > earlier.total:
-            raise _conflict(earlier, f"it has {_count(earlier.total)}, and here are more")
+            raise _conflict(earlier, f"it has {_count(earlier.total)}, but this submit has more")
     if digest.images != earlier.total:
-        here = "is" if digest.images == 1 else "are"
         raise _conflict(
-            earlier, f"it has {_count(earlier.total)}, and here {here} {digest.images:,}"
+            earlier, f"it has {_count(earlier.total)}, but this submit has {digest.images:,}"
         )
     if digest.hexdigest() != earlier.images_digest:
         raise _conflict(
             earlier,
-            f"it has as many images, {earlier.total:,}, but other URIs or ids, or another order",
+            f"it has the same number of images, {earlier.total:,}, but other URIs or ids, or "
+            "another order",
         )
 
 
 def _other_options(earlier: Earlier, wanted: Content) -> str:
     options = ("model", "weights", "precision")
     pairs = ((name, getattr(earlier, name), getattr(wanted, name)) for name in options)
-    return ", ".join(f"its {name} is {a!r}, and here {b!r}" for name, a, b in pairs if a != b)
+    return ", ".join(
+        f"its {name} is {a!r}, but this submit asks for {b!r}" for name, a, b in pairs if a != b
+    )
 
 
 def _count(images: int) -> str:
@@ -120,6 +123,6 @@ def _count(images: int) -> str:
 
 def _conflict(earlier: Earlier, difference: str) -> KeyConflictError:
     return KeyConflictError(
-        f"The key {earlier.key!r} belongs to job {earlier.id} with other content: {difference}. "
-        "Nothing was submitted. Use another key for other content."
+        f"The key {earlier.key!r} belongs to job {earlier.id} with other content: "
+        f"{difference}. Nothing was submitted. Use another key for other content."
     )

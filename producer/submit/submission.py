@@ -1,9 +1,9 @@
-"""From a stream of URIs to a job in SQL, whole or not at all; Redis is not needed.
+"""From a stream of URIs to a job in SQL, complete or not at all. It does not need Redis.
 
-The job's row comes first, in state `submitting`, which no dispatcher touches; then its chunks
-in short transactions, so that neither memory nor locks grow with the job; at last one UPDATE
-sets it running. Whatever goes wrong before that, the job is deleted again. What becomes of its row
-meanwhile is in `producer.submit.draft`, what a key means in `producer.submit.key`.
+The job's row comes first, in state `submitting`, which dispatchers ignore. Then its chunks are
+inserted in short transactions, so that neither memory nor locks grow with the job. Finally one
+UPDATE sets it running. If anything fails before that, the job is deleted. `producer.submit.draft`
+describes the row's life until then, and `producer.submit.key` what a key means.
 
     from contract.database.engine import connect_database
     from contract.settings import load_settings
@@ -36,11 +36,10 @@ from contract.database.clock import db_now
 from contract.database.tables import chunks
 from contract.database.waits import Database
 from contract.errors import SourceError
-from contract.flow import LONGEST_CHUNK_IMAGES
+from contract.models import check_names
 from contract.settings import Settings
 from producer.notify.outbox import check_url, make_secret
 from producer.submit.background import begin
-from producer.submit.check import Findings, OnInvalid, check
 from producer.submit.digest import ImagesDigest
 from producer.submit.draft import (
     Draft,
@@ -52,51 +51,36 @@ from producer.submit.draft import (
     insert_draft,
     set_running,
 )
-from producer.submit.groups import GROUP_IMAGES, Group, gather, parts_of
+from producer.submit.groups import Group, parts_of
+from producer.submit.intake import Intake, groups_of
 from producer.submit.key import Earlier, check_same, find_earlier
 from producer.submit.options import (
     check_expires,
+    check_model,
     check_priority,
     check_share,
     check_tags,
     check_title,
 )
-from producer.submit.sample import check_sample, sampled
 from producer.submit.sources.entry import Entry, Image
-from producer.submit.unique import without_duplicates
 
-# A transaction takes less, where the database answers.
+# A transaction takes less time than this if the database answers.
 BREAK_OFF_WITHIN_S: Final = 2.0
-# Two submits that take a key from each other settle it in two rounds.
+# Two submits that compete for a key need two rounds.
 KEY_ROUNDS: Final = 5
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What has become of a submit."""
+    """The result of a submit."""
 
     job: str
     """The job's id."""
     images: int
     repeated: bool
-    """A job with this key was there already; nothing has been submitted."""
+    """There was already a job with this key, so nothing was submitted."""
     notify_secret: str | None = None
-    """What notifications of this job are signed with; told once, here."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Intake:
-    """What is taken of the images that sources give, and what was found of them so far."""
-
-    on_invalid: OnInvalid = OnInvalid.stop
-    unique: bool = False
-    """The first of the images with the same URI alone."""
-    sample: int | None = None
-    """So many at random."""
-    findings: Findings = field(default_factory=Findings)
-
-    def __post_init__(self) -> None:
-        check_sample(self.sample)
+    """The secret that signs this job's notifications. It is shown only here."""
 
 
 def submit(  # noqa: PLR0913  (the client's one call; all but two are by keyword)
@@ -112,23 +96,22 @@ def submit(  # noqa: PLR0913  (the client's one call; all but two are by keyword
     """Submits images and returns the id of their job.
 
     Args:
-        engine: of a database with our schema, as `contract.database.engine.connect_database` gives.
-        images: for each its URI and an id of your own or None; read once, as a stream.
+        engine: a database with our schema, from `contract.database.engine.connect_database`.
+        images: for each image its URI and your own id or None; read once, as a stream.
         name: for people; need not be unique.
-        key: of your own, unique for each user: a submit that is repeated with it, the same images,
-            model, weights and precision returns the id of the job that is there, and submits
-            nothing.
-        priority: each step doubles the job's part of the workers; -1000 to 1000.
-        expires_s: counted from the end of the submit; what is not done by then is given up,
-            with the error code `expired`. None: never.
-        settings: model, weights, precision, images in a chunk, and folders of file URIs;
+        key: idempotency key, unique per user. A repeated submit with the same key, images, model,
+            weights and precision submits nothing and returns the id of the existing job.
+        priority: each step doubles the job's share of the workers; -1000 to 1000.
+        expires_s: time limit, counted from the end of the submit. Images not done by then fail
+            with the error code `expired`. None: no limit.
+        settings: model, weights, precision, images per chunk, and folders of file URIs;
             by default those of the environment.
 
     Raises:
         SourceError: a URI is refused, or there is none.
-        UsageError: name, key, priority or expires_s are not such.
+        UsageError: name, key, priority or expires_s is invalid.
         KeyConflictError: the key belongs to a job with other content.
-        SubmitInProgressError: another submit with the same key has not finished yet.
+        SubmitInProgressError: another submit with the same key is still running.
         TakenAwayError: the job was cancelled or removed meanwhile, or its key was taken.
     """
     entries = (Entry(uri, ref, f"image {n}", 0) for n, (uri, ref) in enumerate(images, start=1))
@@ -140,7 +123,7 @@ def submit(  # noqa: PLR0913  (the client's one call; all but two are by keyword
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is wanted of a job, but for its images."""
+    """Everything about a job except its images."""
 
     name: str | None
     key: str | None
@@ -151,17 +134,20 @@ class Order:
     weights: str
     precision: str
     chunk_images: int | None
-    """None: they grow along the job."""
+    """None: chunk lengths grow along the job."""
     file_roots: Sequence[Path]
     fetch_ports: Sequence[int] = ()
     object_stores: Sequence[str] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     stop_at_failures: float | None = None
-    """The share of failed images, above 0 and up to 1, at which the rest is cancelled."""
+    """Share of failed images, above 0 and up to 1, at which the rest of the job is cancelled."""
     notify: str | None = None
-    """A URL that is told when the job has ended; see `producer.notify`."""
+    """URL to notify when the job has ended; see `producer.notify`."""
 
     def __post_init__(self) -> None:
+        check_model("model", self.model)
+        check_model("weights", self.weights)
+        check_names(self.model, self.weights)
         check_title("name", self.name)
         check_title("key", self.key)
         check_priority(self.priority)
@@ -184,7 +170,7 @@ class Order:
         stop_at_failures: float | None = None,
         notify: str | None = None,
     ) -> Order:
-        """An order of this owner; by default of the user who runs this process."""
+        """An order of this owner. Default: the user who runs this process."""
         return cls(
             name=name,
             key=key,
@@ -223,32 +209,33 @@ def submit_entries(
     intake: Intake | None = None,
     advance: Callable[[int], object] = lambda _images: None,
 ) -> Submission:
-    """Checks and submits images; `advance` is told how many more are in the database.
+    """Checks and submits images. Calls `advance` with the number of newly stored images.
 
     Raises:
         SourceError: a URI is refused, or there is none.
         KeyConflictError: the key belongs to a job with other content.
-        SubmitInProgressError: another submit with the same key has not finished yet.
+        SubmitInProgressError: another submit with the same key is still running.
         TakenAwayError: the job was cancelled or removed meanwhile, or its key was taken.
     """
-    # It takes hours to read some lists again: a database that goes away is waited for.
+    # Reading some lists again takes hours, so this waits while the database is unavailable.
     database = Database(engine, waits_for_room=False)
-    groups = groups_of(images, order, intake or Intake())
+    intake = intake or Intake()
+    groups = groups_of(images, order, intake)
     earlier = find_earlier(database, order.owner, order.key)
     if earlier is not None:
         return _repeat(earlier, order, groups)
-    first = next(groups, None)  # before the job's row: most bad lists are found out here
+    first = next(groups, None)  # before the job's row, because most bad lists show up here
     if first is None:
-        raise SourceError("There is no URI in what was given, so nothing is submitted.")
+        raise SourceError("The sources contain no URI, so nothing is submitted.")
     groups = chain([first], groups)
-    draft = _begin(database, order)
+    draft = _begin(database, order, intake)
     if isinstance(draft, Earlier):
         return _repeat(draft, order, groups)
     try:
         with Heartbeat(engine, draft):
             total = _submit_draft(database, draft, groups, order, advance)
     except BaseException:
-        with suppress(SQLAlchemyError):  # what went wrong first is what to tell
+        with suppress(SQLAlchemyError):  # the first error is the one to report
             discard(engine, draft)
         raise
     return Submission(draft.id, total, repeated=False, notify_secret=draft.notify_secret)
@@ -266,7 +253,9 @@ def _submit_draft(
     order: Order,
     advance: Callable[[int], object],
 ) -> int:
-    """Inserts the images and sets the job running, whose time begins with it; their number."""
+    """Inserts the images, then sets the job running, which starts its time. Returns their
+    number.
+    """
     digest: ImagesDigest | None = ImagesDigest()
     insert = partial(_insert_group, database, draft, digest)
     failed = 0
@@ -289,39 +278,8 @@ def _submit_draft(
     return total
 
 
-def _images_per_group(order: Order) -> int:
-    """Whole chunks."""
-    chunk_images = order.chunk_images or LONGEST_CHUNK_IMAGES
-    return max(1, GROUP_IMAGES // chunk_images) * chunk_images
-
-
-def groups_of(images: Iterable[Image], order: Order, intake: Intake) -> Iterator[Group]:
-    """What is taken of the images, as the transactions take it.
-
-    Raises:
-        SourceError: a source cannot be read; a line or URI is refused, and `stop` was wanted.
-    """
-    checked = check(
-        images,
-        order.file_roots,
-        order.fetch_ports,
-        order.object_stores,
-        on_invalid=intake.on_invalid,
-        findings=intake.findings,
-    )
-    size = _images_per_group(order)
-    groups = gather(checked, size)
-    if not intake.unique and intake.sample is None:
-        return groups
-    if intake.unique:
-        groups = without_duplicates(groups, intake.findings)
-    if intake.sample is not None:
-        groups = sampled(groups, intake.sample)
-    return gather(groups, size)
-
-
-def _begin(database: Database, order: Order) -> Draft | Earlier:
-    """The job's row; or the job with the same key that another submit has finished meanwhile."""
+def _begin(database: Database, order: Order, intake: Intake) -> Draft | Earlier:
+    """The job's row. Or the job that another submit has finished with the same key meanwhile."""
     for _ in range(KEY_ROUNDS):
         earlier = find_earlier(database, order.owner, order.key)
         if earlier is not None:
@@ -329,15 +287,15 @@ def _begin(database: Database, order: Order) -> Draft | Earlier:
         if order.key is not None:
             await_silence(database, order.owner, order.key)
         try:
-            return insert_draft(database, _job_row(order), order.tags)
+            return insert_draft(database, _job_row(order, intake), order.tags)
         except IntegrityError:  # another submit with this key, at the same time
             continue
     raise SubmitInProgressError(
-        f"Other submits with the key {order.key!r} go on at the same time. Try again."
+        f"Other submits with the key {order.key!r} are running at the same time. Try again."
     )
 
 
-def _job_row(order: Order) -> dict[str, Any]:
+def _job_row(order: Order, intake: Intake) -> dict[str, Any]:
     return {
         "id": secrets.token_hex(8),
         "owner": order.owner,
@@ -354,6 +312,8 @@ def _job_row(order: Order) -> dict[str, Any]:
         "errors": {},
         "images_per_s": 0.0,
         "stop_at_failures": order.stop_at_failures,
+        # The sample is already complete here, before its first image is inserted.
+        "sampled_from": None if intake.sample is None else intake.findings.sampled_from,
         "notify_url": order.notify,
         "notify_secret": None if order.notify is None else make_secret(),
     }
@@ -365,7 +325,7 @@ def _insert_groups(
     insert: Callable[[Group, Sequence[Part]], None],
     advance: Callable[[int], object],
 ) -> int:
-    """How many images there were. While a group is inserted, the next one is made ready."""
+    """Inserts all groups and returns the number of images. Prepares the next group meanwhile."""
     images = inserted = first_chunk = 0
     under_way: Future[None] | None = None
     try:
@@ -378,7 +338,7 @@ def _insert_groups(
                 inserted = images
             under_way = begin(partial(insert, group, parts))
             images += len(group.uris)
-    finally:  # whoever breaks off finds nothing half done, unless the database is away
+    finally:  # an interrupted submit leaves no half-done insert if the database answers
         wait([under_way] if under_way else [], BREAK_OFF_WITHIN_S)
     if under_way is not None:
         under_way.result()
@@ -393,7 +353,7 @@ def _insert_group(
     group: Group,
     parts: Sequence[Part],
 ) -> None:
-    if digest is not None:  # here, beside the thread that reads: hashing needs no lock of Python's
+    if digest is not None:  # here, in the background thread: hashing does not hold Python's lock
         digest.add(group.uris, group.refs)
     database.transact(partial(_insert_parts, draft, parts, count()))
 
@@ -408,6 +368,6 @@ def _insert_parts(
 
 
 def _is_inserted(connection: Connection, draft: Draft, chunk: int) -> bool:
-    """By an earlier try, whose commit was not reported."""
+    """Whether an earlier try, whose commit was not reported, has inserted the chunk."""
     of_job = (chunks.c.job_number == draft.number) & (chunks.c.chunk == chunk)
     return connection.scalar(select(exists().where(of_job))) is True

@@ -1,9 +1,9 @@
-"""`--unique`: of images with the same URI the first one alone.
+"""`--unique`: keeps only the first image with each URI.
 
-What has been seen is kept as digests of 16 bytes in a temporary SQLite database: a file without a
-name below SQLITE_TMPDIR, TMPDIR or /var/tmp that goes with the process, some 25 to 35 bytes an
-image. Its 24 MB of memory do not grow. Two different URIs share a digest less than once in 10^24
-lists of ten million.
+URIs seen before are kept as 16-byte digests in a temporary SQLite database. Its file has no name,
+lies below SQLITE_TMPDIR, TMPDIR or /var/tmp, disappears with the process, and takes some 25 to 35
+bytes per image. Its memory stays at 24 MB. Fewer than one in 10^24 lists of ten million URIs have
+two that share a digest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CACHE_KIBIBYTES: Final = 24_576
 
 
 def without_duplicates(groups: Iterable[Group], findings: Findings) -> Iterator[Group]:
-    """The images whose URI has not come before. Failed ones stay, so that positions hold."""
+    """The images whose URI has not come before. Failed images stay, so that positions hold."""
     with Seen() as seen:
         for group in groups:
             kept = seen.keep(group)
@@ -33,7 +33,7 @@ def without_duplicates(groups: Iterable[Group], findings: Findings) -> Iterator[
 
 
 class Seen:
-    """The URIs so far; to be used in a `with` block."""
+    """The URIs seen so far. Use it in a `with` block."""
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None)
@@ -61,13 +61,20 @@ class Seen:
         self._database.close()
 
     def keep(self, group: Group) -> Group:
-        """What of it has not come before, and its failed images."""
-        fresh = self.add(group.uris)
-        kept = sorted({*fresh, *group.failed}) if group.failed else fresh
+        """The group's new images and its failed images.
+
+        The URI of a failed image does not count as seen: a valid line with the same URI is kept.
+        """
+        if not group.failed:
+            kept = self.add(group.uris)
+        else:
+            valid = [at for at in range(len(group.uris)) if at not in group.failed]
+            fresh = self.add([group.uris[at] for at in valid])
+            kept = sorted([*(valid[at] for at in fresh), *group.failed])
         return group if len(kept) == len(group.uris) else group.only(kept)
 
     def add(self, uris: Sequence[str]) -> list[int]:
-        """Which of these have not been added before, in order."""
+        """Adds URIs. Returns the indexes of those that are new, in order."""
         self._batch += 1
         firsts: dict[bytes, int] = {}
         for at, uri in enumerate(uris):
@@ -76,7 +83,7 @@ class Seen:
         self._database.execute("BEGIN")
         self._database.executemany(
             "INSERT OR IGNORE INTO seen VALUES (?, ?)",
-            # In the order of the tree, so that its pages are touched once each.
+            # Sorted like the tree, so that each of its pages is touched once.
             [(digest, self._batch) for digest in sorted(firsts)],
         )
         self._database.execute("COMMIT")

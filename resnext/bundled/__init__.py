@@ -1,1 +1,1 @@
-"""The small model that is shipped: its weights, and the program that trained them."""
+"""The bundled small model: its weights, and the program that trained them."""

@@ -1,7 +1,7 @@
 """The training's pictures: decoded once into an array on disk, then cropped step by step.
 
-`train_tiny_imagenet` reads an archive through here. An archive holds
-`<anything>/<WordNet id>/<name>.jpg`, each picture 64x64.
+`train` reads an archive with it. An archive holds `<anything>/<WordNet id>/<name>.jpg`, each
+picture 64x64.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 SIDE: Final = 64
 
-# Light: 400 pictures a class are few, and some forty looks at each are few as well.
+# Light augmentation, because there are only 400 pictures per class, and some forty looks at each.
 SMALLEST_AREA: Final = 0.35
 WIDEST_RATIO: Final = 4 / 3
 CONTRAST: Final = 0.25
@@ -30,7 +30,7 @@ BRIGHTNESS: Final = 0.25  # of a standard deviation
 
 
 class Pictures(NamedTuple):
-    """Rows of `pixels` belong to rows of `labels`."""
+    """Pictures and their labels. Both have the same rows."""
 
     pixels: NDArray[np.uint8]
     """(n, 64, 64, 3)."""
@@ -38,27 +38,28 @@ class Pictures(NamedTuple):
     """(n,) int64."""
 
     def take(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The rows' pixels, (n, 3, 64, 64) float32 in 0 … 1, and their labels, (n,) int64."""
+        """Returns the rows' pixels, (n, 3, 64, 64) float32 in 0 … 1, and labels, (n,) int64."""
         pixels = torch.from_numpy(self.pixels[rows.numpy()]).to(device)
         return pixels.permute(0, 3, 1, 2).float() / 255, self.labels[rows].to(device)
 
 
 def read_pictures(archive: Path, folder: Path, classes: Mapping[str, int]) -> Pictures:
-    """Decodes an archive, or maps what an earlier call has decoded into `folder`.
+    """Decodes an archive, or maps the array that an earlier call has written to `folder`.
 
     Args:
         archive: a tar file.
-        folder: for the decoded array, 12 KB a picture.
+        folder: the folder for the decoded array, which takes 12 KB per picture.
         classes: the class id of each WordNet id.
 
     Raises:
-        ValueError: the archive holds no picture, one that is not 64x64, or a folder that is not
-            in `classes`.
+        ValueError: the archive contains no picture, a picture that is not 64x64, or a folder that
+        is
+            not in `classes`.
     """
     with archive.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     pixels, labels = folder / f"{digest}-pixels.npy", folder / f"{digest}-labels.npy"
-    if not labels.exists():  # it is written last
+    if not labels.exists():  # this file is written last
         folder.mkdir(parents=True, exist_ok=True)
         _decode(archive, pixels, labels, classes)
     return Pictures(np.load(pixels, mmap_mode="r"), torch.from_numpy(np.load(labels)))
@@ -72,7 +73,7 @@ def _decode(archive: Path, pixels: Path, labels: Path, classes: Mapping[str, int
             if file is not None and member.name.endswith(".jpg"):
                 found.append((member.name, file.read()))
     if not found:
-        raise ValueError(f"Archive {archive} holds no .jpg file.")
+        raise ValueError(f"Archive {archive} contains no .jpg file.")
     found.sort()
     part = pixels.with_suffix(".part")
     array = np.lib.format.open_memmap(part, "w+", np.uint8, (len(found), SIDE, SIDE, 3))
@@ -98,15 +99,15 @@ def _class_of(name: str, classes: Mapping[str, int]) -> int:
 
 
 def hold_out(labels: Tensor, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Splits the pictures, the same way for the same seed.
+    """Splits the pictures, always in the same way for the same seed.
 
     Args:
         labels: (n,) int64.
         per_class: how many pictures of each class are held out.
-        seed: chooses them.
+        seed: the seed of the choice.
 
     Returns:
-        Rows to train on and rows held out, both ascending.
+        The rows to train on, and the held-out rows, both ascending.
     """
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     is_out = torch.zeros(len(labels), dtype=torch.bool)
@@ -116,10 +117,10 @@ def hold_out(labels: Tensor, per_class: int, seed: int) -> tuple[Tensor, Tensor]
 
 
 class Look(NamedTuple):
-    """How one step looks at its pictures. Drawn on the CPU: every device sees the same."""
+    """The random changes of a step's pictures. The CPU draws them, so all devices get the same."""
 
     grid: Tensor
-    """(n, 2, 3) float32: from places in the crop to places in the picture, both in -1 … 1."""
+    """(n, 2, 3) float32, maps places in the crop to places in the picture, both in -1 … 1."""
     contrast: Tensor
     """(n, 1, 1, 1) float32."""
     brightness: Tensor
@@ -127,7 +128,7 @@ class Look(NamedTuple):
 
     @classmethod
     def draw(cls, n: int, generator: torch.Generator) -> Look:
-        """Crops of any place, size and shape within bounds, half of them mirrored."""
+        """Draws crops of random place, size and shape within bounds, and mirrors half of them."""
 
         def uniform(low: float, high: float) -> Tensor:
             return low + (high - low) * torch.rand(n, generator=generator)
@@ -144,7 +145,7 @@ class Look(NamedTuple):
         return cls(rows.view(n, 2, 3), contrast.view(n, 1, 1, 1), brightness.view(n, 1, 1, 1))
 
     def crop(self, pictures: Tensor, side: int) -> Tensor:
-        """(n, 3, 64, 64) float32 → (n, 3, side, side) of the same values."""
+        """(n, 3, 64, 64) float32 → (n, 3, side, side) with values on the same scale."""
         shape = [len(pictures), 3, side, side]
         grid = functional.affine_grid(self.grid.to(pictures.device), shape, align_corners=False)
         return functional.grid_sample(
@@ -152,6 +153,6 @@ class Look(NamedTuple):
         )
 
     def colour(self, pictures: Tensor) -> Tensor:
-        """(n, 3, H, W) float32, normalised → the same, of another contrast and brightness."""
+        """(n, 3, H, W) float32, normalised → the same shape, other contrast and brightness."""
         device = pictures.device
         return pictures * self.contrast.to(device) + self.brightness.to(device)

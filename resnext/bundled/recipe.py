@@ -1,6 +1,6 @@
 """What the training does at which step: the size of the pictures and the learning rate.
 
-`Training` follows it; `train_tiny_imagenet` makes one of the command line.
+`Training` follows it; `train` makes one from the options of the command line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Phase(NamedTuple):
-    """Epochs in a row whose pictures have one size."""
+    """Consecutive epochs with pictures of one size."""
 
     epochs: int
     side: int
@@ -24,7 +24,7 @@ class Phase(NamedTuple):
         """Reads `EPOCHS:SIDE`.
 
         Raises:
-            ValueError: it is not two whole numbers above 0.
+            ValueError: the text is not two integers above 0.
         """
         epochs, side = (int(part) for part in text.split(":"))
         if epochs < 1 or side < 1:
@@ -34,7 +34,7 @@ class Phase(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides what comes out. A state goes on under the same recipe only."""
+    """Everything that affects the result. A kept state continues only with the same recipe."""
 
     phases: tuple[Phase, ...]
     batch_images: int
@@ -63,7 +63,7 @@ class Recipe:
         return self.peak_rate * (1 + math.cos(math.pi * done)) / 2
 
     def pixels_left(self, epoch: int, step: int, steps_an_epoch: int) -> int:
-        """The pixels that the steps from here on look at: what the time left goes with."""
+        """The number of pixels in the remaining steps. The remaining time is proportional to it."""
 
         def areas() -> Iterator[int]:
             yield (steps_an_epoch - step) * self.side_at(epoch) ** 2

@@ -1,12 +1,13 @@
-"""One training: the steps, and the file that a killed one goes on from.
+"""One training: its steps, and the state file from which an interrupted training continues.
 
-`train_tiny_imagenet` makes a `Training` and runs it. Nothing draws from torch's own random
-numbers after the first weights: order, crops and colours of a step follow from seed, epoch and
-step. So an interrupted training gives the weights of one that was not, to the bit on a CPU.
+`train` makes a `Training` and runs it. Only the first weights come from torch's global random
+numbers. Order, crops and colours of a step follow from seed, epoch and step. So an interrupted
+training gives the same weights as an uninterrupted one, to the bit on a CPU.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import statistics
 import time
@@ -19,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from resnext.bundled.pictures import Look, Pictures
 from resnext.bundled.recipe import Recipe
@@ -31,14 +32,16 @@ from resnext.weights.random import normalise
 
 MOMENTUM: Final = 0.9
 EVALUATION_IMAGES: Final = 250
+STATISTICS_IMAGES: Final = 5120
+"""How many pictures the averaged network's batch-norms are measured on."""
 # A step that a stopped process slept in tells nothing: the median of so many does.
 TIMED_STEPS: Final = 201
-# Reading a loss waits for the device.
+# Reading a loss waits for the device, so only every so many steps read it.
 STEPS_A_READING: Final = 20
 
 
 class Accuracy(NamedTuple):
-    """Shares of the pictures, 0 … 1."""
+    """Shares of the pictures with right answers, 0 … 1."""
 
     top1: float
     top5: float
@@ -48,21 +51,21 @@ class Accuracy(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What a step reports."""
+    """The report of a step."""
 
     epoch: int
     """Counts from 0."""
     done: int
-    """Steps of all epochs."""
+    """The number of steps in all epochs."""
     loss: float
-    """Of a recent batch."""
+    """The loss of a recent batch."""
     images_per_s: float
     seconds_left: float
 
 
 @dataclass
 class Pace:
-    """What a pixel costs, whatever the machine does between steps."""
+    """Measures the time per pixel. Pauses of the machine do not affect it."""
 
     seconds_a_pixel: deque[float] = field(default_factory=lambda: deque(maxlen=TIMED_STEPS))
 
@@ -70,23 +73,23 @@ class Pace:
         self.seconds_a_pixel.append(seconds / pixels)
 
     def seconds(self, pixels: int) -> float:
-        """How long so many pixels take."""
+        """The time for this many pixels."""
         return statistics.median(self.seconds_a_pixel) * pixels
 
 
 class Training:
-    """Owns network, average, optimiser and the place in the recipe, and their file."""
+    """Owns the network, its average, the optimiser, the place in the recipe, and the state file."""
 
     def __init__(
         self, recipe: Recipe, spec: ModelSpec, kept: Pictures, rows: Tensor, state: Path
     ) -> None:
         """
         Args:
-            recipe: what to do.
-            spec: the network.
+            recipe: the recipe.
+            spec: the network's spec.
             kept: all pictures.
-            rows: those to train on.
-            state: the file to keep the state in; it need not exist.
+            rows: the rows to train on.
+            state: the file for the state. It need not exist.
         """
         torch.manual_seed(recipe.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -150,7 +153,7 @@ class Training:
         return loss.detach()
 
     def _generator(self, step: int) -> torch.Generator:
-        """Of one step; of the order of an epoch with step -1."""
+        """The generator for a step. Step -1 is for the order of an epoch."""
         place = self.epoch * (self.steps_an_epoch + 1) + step + 1
         return torch.Generator().manual_seed(self._recipe.seed * 10**9 + place)
 
@@ -165,7 +168,7 @@ class Training:
         )
 
     def keep(self) -> None:
-        """Writes the state. Killed at any moment, the file holds this state or the last one."""
+        """Writes the state. If it is killed, the file has either this state or the last one."""
         part = self._state.with_suffix(".part")
         with part.open("wb") as file:
             torch.save(
@@ -183,13 +186,13 @@ class Training:
         part.replace(self._state)
 
     def resume(self) -> bool:
-        """Goes on where the kept state is.
+        """Continues from the kept state.
 
         Returns:
             Whether there was a state.
 
         Raises:
-            WeightsError: the state is of another recipe.
+            WeightsError: the state has another recipe.
         """
         if not self._state.exists():
             return False
@@ -197,7 +200,7 @@ class Training:
         if state["recipe"] != repr(self._recipe):
             raise WeightsError(
                 f"The state {self._state} is of another recipe: {state['recipe']}. "
-                "Give the same options again, or delete it to begin anew."
+                "Use the same options again, or delete it to start again."
             )
         self.epoch, self.step = state["epoch"], state["step"]
         self._network.load_state_dict(state["network"])
@@ -205,20 +208,39 @@ class Training:
         self._optimiser.load_state_dict(state["optimiser"])
         return True
 
+    def finished_network(self) -> nn.Module:
+        """Returns a copy of the averaged network with batch-norm statistics of its own.
+
+        The average of the statistics does not fit the average of the weights. So they are measured
+        again, on whole training pictures. The training itself does not change.
+        """
+        network = copy.deepcopy(self.averaged.module)
+        with in_bf16(self.device):
+            update_bn(self._plain_pictures(), network)
+        return network.eval()
+
+    def _plain_pictures(self) -> Iterator[Tensor]:
+        """Yields the same training pictures each time, neither cropped nor coloured."""
+        generator = torch.Generator().manual_seed(self._recipe.seed)
+        order = torch.randperm(len(self._rows), generator=generator)[:STATISTICS_IMAGES]
+        for some in self._rows[order].split(EVALUATION_IMAGES):
+            pictures, _ = self._pictures.take(some, self.device)
+            yield normalise(pictures, self._preprocessing)
+
     def measure(self, rows: Tensor) -> Accuracy:
-        """Of the averaged network on rows that it was not trained on."""
+        """Measures the averaged network on rows that it was not trained on."""
+        network = self.finished_network()
 
         def classify(pictures: Tensor) -> Tensor:
             with in_bf16(self.device):
-                logits: Tensor = self.averaged(normalise(pictures, self._preprocessing))
+                logits: Tensor = network(normalise(pictures, self._preprocessing))
             return logits
 
-        self.averaged.eval()
         return measure(classify, self._pictures, rows, self.device)
 
 
 def _initialise(network: ResNeXt) -> ResNeXt:
-    """He et al., 2015; each block begins as the way around it (Goyal et al., 2017)."""
+    """Initialises as in He et al., 2015. Each block starts as its shortcut (Goyal et al., 2017)."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -238,7 +260,7 @@ def _make_optimiser(network: nn.Module, weight_decay: float) -> torch.optim.SGD:
 
 
 def in_bf16(device: torch.device) -> torch.autocast:
-    """Computes in bf16 where the device does it in hardware."""
+    """Computes in bf16 if the device supports it in hardware."""
     enabled = device.type == "cuda" or computes_bf16()
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
@@ -250,9 +272,9 @@ def measure(
 
     Args:
         classify: (n, 3, 64, 64) float32 in 0 … 1 → (n, classes) logits.
-        pictures: where the rows are.
-        rows: which to measure.
-        device: where `classify` computes.
+        pictures: the pictures.
+        rows: the rows to measure.
+        device: the device on which `classify` computes.
     """
     top1 = top5 = 0
     with torch.inference_mode():

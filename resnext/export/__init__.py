@@ -1,4 +1,4 @@
-"""Writes the network with its preprocessing to one file, ONNX or PyTorch's pt2, for Triton.
+"""Writes the network to a folder for Triton, in one file: ONNX, TorchScript or PyTorch's pt2.
 
-`resnextq export` and callers from Python pass a model's name and weights; a folder goes out.
+`resnextq export` and Python callers pass a model's name and weights.
 """

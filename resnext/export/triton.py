@@ -1,8 +1,8 @@
-"""What NVIDIA's Triton Inference Server loads: a folder with configuration, labels and a file.
+"""The folder that NVIDIA's Triton Inference Server loads: configuration, labels and a file.
 
-`export` writes the file and says here what it is. The layout is that of Triton's
-docs/user_guide/model_repository.md, the configuration that of its model_configuration.md, and
-the names of PyTorch's inputs and outputs those of its pytorch_backend's README.md.
+`export` writes the file and describes it here. The layout follows Triton's
+docs/user_guide/model_repository.md, the configuration its model_configuration.md, and the names of
+PyTorch's inputs and outputs the README.md of its pytorch_backend.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ VERSION: Final = "1"
 CONFIGURATION: Final = "config.pbtxt"
 LABELS: Final = "labels.txt"
 CLASSES: Final = 5
-"""That an answer has at most."""
+"""The most classes in an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """What of Triton runs a format, and how it wants things to be called."""
+    """The part of Triton that runs a format, and the names that it needs."""
 
     name: str
     platform: str
@@ -57,7 +57,7 @@ BACKENDS: Final[Mapping[Format, Backend]] = {
 
 
 def count_classes(spec: ModelSpec) -> int:
-    """That an answer of this model has."""
+    """The number of classes in an answer of this model."""
     return min(CLASSES, len(spec.categories))
 
 
@@ -69,14 +69,14 @@ def configure(
     kind: Kind | None,
     notes: Iterable[str],
 ) -> str:
-    """The text of `config.pbtxt`.
+    """Returns the text of `config.pbtxt`.
 
     Args:
-        spec: the model.
-        backend: that of its format.
-        batch_images: that Triton joins into one batch, at most.
-        kind: where alone it can run; None: where Triton likes.
-        notes: a line each, for people.
+        spec: the model's spec.
+        backend: the backend for its format.
+        batch_images: the most images that Triton joins into one batch.
+        kind: the only kind of device on which it runs. None: Triton decides.
+        notes: notes for people, each on a line.
     """
     size, best = spec.preprocessing.crop, count_classes(spec)
     comments = "".join(f"# {' '.join(note.split())}\n" for note in notes)
@@ -112,16 +112,16 @@ dynamic_batching {{ }}
 
 @contextmanager
 def publishing(repository: Path, name: str, *, force: bool) -> Iterator[Path]:
-    """An empty folder to fill, which becomes `repository`/`name` once the block ends well.
+    """Yields an empty folder. When the block succeeds, it becomes `repository`/`name`.
 
     Raises:
-        ExportError: there is something of this name, and it may not be replaced.
+        ExportError: the name is taken, and must not be replaced.
         ExportUnavailable: a folder cannot be written.
     """
     target = repository / name
     try:
         _check_free(target, force=force)
-        # Not beside the target: a Triton that is running loads every folder that it finds there.
+        # Not beside the target, because a running Triton loads every folder that it finds there.
         with TemporaryDirectory(prefix="resnextq-export-") as temporary:
             made = Path(temporary) / name
             made.mkdir()
@@ -137,22 +137,22 @@ def _check_free(target: Path, *, force: bool) -> None:
         return
     if not (target / CONFIGURATION).is_file():
         raise ExportError(
-            f"{target} is there and no model of Triton's: name another folder for the export."
+            f"{target} exists and is not a Triton model. Choose another folder for the export."
         )
     if not force:
         raise ExportError(
-            f"{target} is there already: name another folder, or replace it with --force."
+            f"{target} already exists. Choose another folder, or replace it with --force."
         )
 
 
 def _put(made: Path, target: Path, *, force: bool) -> None:
-    """Copied under another name, since the temporary folder may be on another file system."""
+    """Moves the folder. Copies it first, because it may be on another file system."""
     target.parent.mkdir(parents=True, exist_ok=True)
     suffix = token_hex(4)
     copied, old = (target.with_name(f".{target.name}.{what}-{suffix}") for what in ("new", "old"))
     try:
         shutil.copytree(made, copied)
-        _check_free(target, force=force)  # much time has passed
+        _check_free(target, force=force)  # once more, because much time has passed
         if target.exists():
             target.rename(old)
         try:

@@ -1,8 +1,7 @@
-"""A model for NVIDIA's Triton Inference Server: the whole way from pixels to classes in one file.
+"""Exports a model for NVIDIA's Triton Inference Server, from pixels to classes in one file.
 
-`export_model` loads a model as `load_classifier` does, and writes the plain network, its
-batch-norms folded, with the choice of the best classes behind it. Everything is written
-aside and appears at once.
+`export_model` loads a model like `load_classifier`. It writes the plain network with folded
+batch-norms, followed by the choice of the best classes. The folder appears only when complete.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ from resnext.spec.catalogue import find_spec
 from resnext.spec.model import ModelSpec
 from resnext.weights.download import Progress
 
-# The graph is traced with two pictures: of one, torch.export would make a constant.
+# The graph is traced with two pictures. With one, torch.export would make the batch a constant.
 EXAMPLE_IMAGES: Final = 2
-# As many as a setting of ours may ask for. With a bound that keeps every activation below
-# 2**31 numbers, AOTInductor may compute places in 32 bits.
+# The most that our settings allow. With a bound that keeps every activation below 2**31 numbers,
+# AOTInductor can compute indices in 32 bits.
 MOST_IMAGES: Final = 1024
 
 Rank = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -62,14 +61,14 @@ class Exported:
     licence: str
     precision: Precision
     bound_to: str | None
-    """What alone it runs on; None: whatever Triton runs on."""
+    """The only device on which it runs; None if it runs wherever Triton runs."""
 
 
 class PixelsToTop(nn.Module):
     """(N, crop, crop, 3) uint8 → class ids (N, K) int64 and scores (N, K) float32.
 
-    As the classifier gives them: softmax in float32, the likeliest first, of equal scores the
-    lower class id. Where the network's scores are no finite numbers, these are NaN.
+    They are the same as the classifier's: softmax in float32, the most likely first, and with equal
+    scores the lower class id first. If the network's scores are not finite, these are NaN.
     """
 
     def __init__(self, logits: PixelsToLogits, best: int, rank: Rank) -> None:
@@ -102,15 +101,15 @@ def export_model(  # noqa: PLR0913  (all but the first three have one obvious va
     Args:
         model: a name that `find_spec` knows, or the path of a JSON file (see `own_spec`).
         layout: `onnx`, `torchscript`, or `pt2`, which is compiled for the device.
-        output: the model repository; it is made where it is not there.
-        weights: a name that the model knows, `random`, or a path; None: the model's own.
+        output: the model repository. It is created if it does not exist.
+        weights: a name that the model knows, `random`, or a path. None: the model's default.
         precision: `fp32`, or `amp`: fp16 on CUDA, and fp32 on a CPU.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        cache: the folder of downloaded weights; None: `~/.cache/resnext-queue`.
-        batch_images: that Triton joins into one batch, at most; 1 to 1024.
-        orientation: of EXIF, as whoever prepares the pixels is told; the file takes pixels alone.
-        force: replace a model of this name.
-        progress: told of a download.
+        cache: the folder for downloaded weights. None: `~/.cache/resnext-queue`.
+        batch_images: the most images that Triton joins into one batch, 1 to 1024.
+        orientation: what the notes say about EXIF. The file itself only takes pixels.
+        force: replace a model with this name.
+        progress: called during a download.
 
     Raises:
         UnknownModelError, BadSpec, WeightsError, DeviceError, ExportError: see `resnext.errors`.
@@ -145,10 +144,10 @@ def export_model(  # noqa: PLR0913  (all but the first three have one obvious va
 
 
 def write_graph(module: PixelsToLogits, spec: ModelSpec, layout: Format, path: Path) -> None:
-    """The network, which must not be fused, with its answer behind it, as one file.
+    """Writes the network, which must not be fused, with the choice of the best classes.
 
     Raises:
-        ExportUnavailable: the compiler that `pt2` needs fails.
+        ExportUnavailable: the compiler for `pt2` fails.
     """
     rank = rank_by_topk if layout == "onnx" else rank_by_sort
     graph = PixelsToTop(module, count_classes(spec), rank).eval()
@@ -159,13 +158,13 @@ def write_graph(module: PixelsToLogits, spec: ModelSpec, layout: Format, path: P
 
 
 def rank_by_sort(probabilities: Tensor, best: int) -> tuple[Tensor, Tensor]:
-    """torch.topk gives ties in any order; a stable sort keeps the lower class id first."""
+    """Uses a stable sort, which keeps the lower class id first. torch.topk returns ties anyhow."""
     scores, class_ids = probabilities.sort(dim=1, descending=True, stable=True)
     return scores[:, :best].contiguous(), class_ids[:, :best].contiguous()
 
 
 def rank_by_topk(probabilities: Tensor, best: int) -> tuple[Tensor, Tensor]:
-    """For ONNX, which has no stable sort, and whose TopK puts the lower of equals first
+    """Uses topk, for ONNX. ONNX has no stable sort, but its TopK puts the lower index first
     (onnx.ai, TopK).
     """
     scores, class_ids = probabilities.topk(best, dim=1)
@@ -182,10 +181,10 @@ def _write_onnx(graph: PixelsToTop, pixels: Tensor, path: Path) -> None:
         verbose=False,
     )
     if program is None:
-        raise TypeError("torch.onnx.export gave no program")
+        raise TypeError("torch.onnx.export returned no program")
     for node in program.model.graph:
-        node.metadata_props.clear()  # where in the source, with paths of this machine
-    # One file: Triton looks for nothing beside it. The largest of these models has 330 MB.
+        node.metadata_props.clear()  # they have source paths of this machine
+    # All in one file, because Triton reads no other. The largest of these models has 330 MB.
     program.save(path, external_data=False)
 
 
@@ -217,26 +216,26 @@ def _capture(graph: PixelsToTop, pixels: Tensor) -> torch.export.ExportedProgram
 
 @contextmanager
 def _deprecated_torchscript() -> Iterator[None]:
-    """TorchScript is what many a Triton runs; that torch is leaving it is no news here."""
+    """Hides the warnings that TorchScript is deprecated. Many Triton servers run it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
         yield
 
 
 def _check_tools(layout: Format) -> None:
-    """Before anything is loaded."""
+    """Checks for packages and compilers before anything is loaded."""
     if layout == "onnx":
         for package in ("onnx", "onnxscript"):
             if find_package(package) is None:
                 raise ExportUnavailable(
                     f"The format onnx needs {package}, which is not installed. "
-                    "Install it with: pip install 'resnext-queue[worker,export]'"
+                    "Install it with: pip install '.[worker,export]' in the project's folder"
                 )
     compiler = os.environ.get("CXX") or "g++"
     if layout == "pt2" and shutil.which(compiler) is None:
         raise ExportUnavailable(
-            f"The format pt2 needs a C++ compiler, and there is no {compiler}: install g++, or "
-            "name another compiler in the variable CXX."
+            f"The format pt2 needs a C++ compiler, but {compiler} was not found. Install g++, or "
+            "set the variable CXX to another compiler."
         )
 
 
@@ -250,7 +249,7 @@ def _kind_of(device: torch.device) -> Kind:
 
 
 def _describe(device: torch.device) -> str:
-    """What a compiled file has to find again."""
+    """The kind of device that a compiled file needs."""
     if device.type == "cpu":
         return f"a CPU with {torch.backends.cpu.get_cpu_capability()}"
     major, minor = torch.cuda.get_device_capability(device)
@@ -265,16 +264,16 @@ def _notes(
     orientation: Orientation,
     bound_to: str | None,
 ) -> Iterator[str]:
-    weights = Path(loaded.weights).name  # where it lies here is nobody's business there
+    weights = Path(loaded.weights).name  # without the folder, which is private to this machine
     yield f"{spec.name} with the weights {weights} (licence: {loaded.licence}), in {precision}."
     yield f"SHA-256 of the weights: {loaded.sha256}. Written with torch {torch.__version__}."
     yield f"Pixels: RGB, {_preparation(spec.preprocessing, orientation)}."
     if bound_to is not None:
-        yield f"Compiled: it runs on {bound_to}, and on nothing else."
+        yield f"Compiled: it runs only on {bound_to}."
 
 
 def _preparation(preprocessing: Preprocessing, orientation: Orientation) -> str:
-    """What is done to a picture before the file gets its pixels."""
+    """The preparation of a picture before the file gets its pixels."""
     exif = {
         "ignore": "as they are stored (an orientation in EXIF is ignored)",
         "exif": "turned as the orientation in EXIF says",

@@ -1,20 +1,21 @@
-/* Pillow's resampling of 8-bit pictures, one axis a call; `native.py` says what is called when.
+/* Pillow's resampling of 8-bit pictures, one axis per call. `native.py` calls it.
  *
- * The integers are those of Pillow's libImaging/Resample.c: weights are computed in doubles, in
- * its order, and rounded to 22 binary places; a pixel is a sum of 32-bit products; the picture
- * between the two passes has 8 bits. So every bit of the result is Pillow's.
+ * The arithmetic is that of Pillow's libImaging/Resample.c: weights are computed in doubles in the
+ * same order, and rounded to 22 binary places; a pixel is a sum of 32-bit products; the picture
+ * between the two passes has 8 bits. So every bit of the result is the same as Pillow's.
  *
- * What differs is the speed. The loops (`_resample_loops.h`) weigh a vector of bytes at once, by
+ * Only the speed differs. The loops (`_resample_loops.h`) weigh a vector of bytes at once, with
  * extensions that GCC and clang share, and are compiled once for each kind of x86-64 processor.
  *
- * Each function checks all sizes before it reads or writes a pixel. It copies and checks the
- * weights too, so that nothing another thread does to its arguments leads it out of bounds, and
- * no sum overflows. There is no state: arguments in, pixels out.
+ * Each function checks all sizes before it reads or writes a pixel. It also copies and checks the
+ * weights, so that no other thread can change its arguments to lead it out of bounds, and no sum
+ * overflows. There is no state: arguments in, pixels out.
  *
- * `_resample_weigh.h` computes the weights, `_resample_borrowed.h` lends Pillow's memory.
+ * `_resample_weigh.h` computes the weights, and `_resample_borrowed.h` gives access to Pillow's
+ * memory.
  */
 
-/* The buffer protocol belongs to the limited API since Python 3.11. */
+/* The buffer protocol is part of the limited API since Python 3.11. */
 #define Py_LIMITED_API 0x030b0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -26,27 +27,27 @@
 #error "GCC or clang is needed: the loops use their vector extensions"
 #endif
 
-/* Binary places of a weight. Two bits are head-room for negative weights, eight the pixel. */
+/* Binary places of a weight. Two bits are for negative weights, and eight for the pixel. */
 #define PRECISION_BITS (32 - 8 - 2)
 #define ONE ((int32_t)1 << PRECISION_BITS)
 #define HALF (ONE / 2)
-/* If the weights of one pixel add up to less, without their signs, 32 bits hold every sum. */
+/* If the absolute weights of one pixel add up to less than this, 32 bits hold every sum. */
 #define MOST_WEIGHT ((int64_t)(INT32_MAX - HALF) / UINT8_MAX)
-/* Doubles hold each position in a picture exactly, with its half. */
+/* Up to this, doubles hold each position in a picture exactly, including its half. */
 #define LONGEST_IN ((Py_ssize_t)INT32_MAX)
 #define LONGEST_OUT ((int64_t)1 << 52)
-/* Of one axis, as many as Pillow takes. */
+/* The most weights of one axis, as in Pillow. */
 #define MOST_WEIGHTS ((Py_ssize_t)INT32_MAX / (Py_ssize_t)sizeof(double))
 #define MOST_CHANNELS 4
 
-/* (rows, columns, channels) uint8; pixels of a row lie side by side, rows anywhere. */
+/* (rows, columns, channels) uint8. The pixels of a row are contiguous; the rows may be anywhere. */
 typedef struct {
     Py_buffer buffer;
     uint8_t *data;
     Py_ssize_t rows, columns, channels, stride;
 } View;
 
-/* The pixels that make each of `count` output pixels: `width` of them from first[i] on. */
+/* The input pixels of each of `count` output pixels: `width` of them from first[i] on. */
 typedef struct {
     Py_ssize_t count, width;
     Py_ssize_t *first;
@@ -59,13 +60,13 @@ typedef struct {
 typedef void Vertical(const View *source, const View *out, const Taps *taps);
 typedef void Horizontal(const View *source, const View *out, const Taps *taps, uint8_t *lines);
 
-/* What a kind of processor runs. */
+/* The loops for one kind of processor. */
 typedef struct {
     Vertical *vertical;
     Horizontal *horizontal;
 } Loops;
 
-/* Bytes of a line of `Horizontal`, for the longest vectors. */
+/* The bytes of a line of `Horizontal`, for the longest vectors. */
 #define LINE_BYTES 32
 
 /* One byte of the result, for rows that are shorter than a vector. */
@@ -86,7 +87,7 @@ typedef uint32_t Four __attribute__((vector_size(16)));
 #define SHUFFLED(a, b, ...) __builtin_shuffle(a, b, (Four){__VA_ARGS__})
 #endif
 
-/* Four words of each of four rows, from byte `at` on: the columns become lines of `step` bytes. */
+/* Transposes four words of each of four rows, from byte `at` on, to lines of `step` bytes. */
 static inline __attribute__((always_inline)) void turn_four(
     const uint8_t *const *from, Py_ssize_t at, uint8_t *lines, Py_ssize_t step) {
     Four row[4];
@@ -112,14 +113,14 @@ static inline __attribute__((always_inline)) void turn_four(
 #define LANES 4
 #include "_resample_loops.h"
 
-/* The processor is asked in each call. `target_clones` would do it by ifunc, which musl lacks. */
-#if defined(__x86_64__) && !defined(BASELINE_ONLY) /* as tests define it */
+/* Each call checks the processor. `target_clones` would do this with ifunc, which musl lacks. */
+#if defined(__x86_64__) && !defined(BASELINE_ONLY) /* tests define this */
 #define KIND avx2
 #define TARGET __attribute__((target("avx2")))
 #define LANES 8
 #include "_resample_loops.h"
 
-/* AVX-512 is no faster: it multiplies half as many vectors of twice the length. */
+/* AVX-512 is not faster: it multiplies half as many vectors of twice the length. */
 static Loops best_loops(void) {
     if (__builtin_cpu_supports("avx2"))
         return (Loops){vertical_avx2, horizontal_avx2};
@@ -163,7 +164,7 @@ static void free_taps(Taps *taps) {
     PyMem_Free(taps->weights);
 }
 
-/* Copies `first`, less `origin`, and `weights`: count and width follow from their lengths. */
+/* Copies `first`, less `origin`, and `weights`. Their lengths give count and width. */
 static int copy_taps(const Py_buffer *first, const Py_buffer *weights, Py_ssize_t origin, Taps *taps) {
     const Py_ssize_t size = (Py_ssize_t)sizeof(int64_t), weight = (Py_ssize_t)sizeof(int32_t);
     Py_ssize_t count = first->len / size;
@@ -186,13 +187,13 @@ static int copy_taps(const Py_buffer *first, const Py_buffer *weights, Py_ssize_
     for (Py_ssize_t i = 0; i < count; i++) {
         int64_t position;
         memcpy(&position, (const char *)first->buf + i * size, sizeof position);
-        /* Where this is no number of a pixel, `check_taps` refuses what it becomes. */
+        /* If this is not the number of a pixel, `check_taps` refuses the result. */
         taps->first[i] = position < origin || position > LONGEST_IN ? -1 : position - origin;
     }
     return 0;
 }
 
-/* Whether all taps lie among `available` pixels, and no sum of theirs can overflow. */
+/* Whether all taps are within `available` pixels, and no sum of them can overflow. */
 static int check_taps(Taps *taps, Py_ssize_t available) {
     taps->overshoot = 0;
     for (Py_ssize_t i = 0; i < taps->count; i++) {

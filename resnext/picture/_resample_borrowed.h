@@ -1,6 +1,6 @@
-/* `Borrowed`: the memory of a Pillow image as a buffer, without a copy. A part of `_resample.c`. */
+/* `Borrowed`: the memory of a Pillow image as a buffer, without a copy. Part of `_resample.c`. */
 
-/* The Arrow C data interface, as its specification has it. */
+/* The Arrow C data interface, as in its specification. */
 struct ArrowSchema {
     const char *format, *name, *metadata;
     int64_t flags, n_children;
@@ -19,7 +19,7 @@ struct ArrowArray {
 
 typedef struct {
     PyObject_HEAD
-    struct ArrowArray array; /* ours: it keeps the pixels, and is released with this object */
+    struct ArrowArray array; /* owned: it keeps the pixels, and is released with this object */
     Py_ssize_t shape[3], strides[3];
 } Borrowed;
 
@@ -35,7 +35,7 @@ static int is_pixels(const struct ArrowSchema *schema) {
            strcmp(schema->children[0]->format, "C") == 0;
 }
 
-/* Whether the array holds `pixels` pixels side by side from its first byte on, none missing. */
+/* Whether the array has `pixels` contiguous pixels from its first byte on, and none is null. */
 static int holds(const struct ArrowArray *array, int64_t pixels) {
     if (!array->release || array->length != pixels || array->offset || array->null_count ||
         array->n_children != 1)
@@ -69,7 +69,7 @@ static PyObject *borrowed_new(PyTypeObject *type, PyObject *args, PyObject *name
     Borrowed *self = (Borrowed *)PyType_GenericAlloc(type, 0);
     if (!self)
         return NULL;
-    /* Moved, as the specification wants it: the capsule has nothing left to release. */
+    /* Moved, as the specification requires: the capsule has nothing left to release. */
     self->array = *array;
     array->release = NULL;
     const Py_ssize_t shape[3] = {rows, columns, MOST_CHANNELS};

@@ -1,8 +1,8 @@
-/* The loops of both passes for one kind of processor; `_resample.c` includes them for each.
+/* The loops of both passes for one kind of processor. `_resample.c` includes them for each kind.
  *
- * KIND ends their names, TARGET is the attribute that permits the kind's instructions, and LANES
- * is the number of 32-bit words in one of its vectors. Vectors of another length than the
- * processor's are compiled into something far slower.
+ * KIND is the suffix of their names, TARGET is the attribute that permits the kind's instructions,
+ * and LANES is the number of 32-bit words in one of its vectors. Code for vectors of another length
+ * would be much slower.
  */
 
 #define BLOCK_BYTES (4 * LANES)
@@ -17,11 +17,11 @@ typedef uint32_t Words __attribute__((vector_size(BLOCK_BYTES)));
 typedef int32_t Sums __attribute__((vector_size(BLOCK_BYTES)));
 
 #define ABOVE(sums) (((sums) >> PRECISION_BITS) > UINT8_MAX)
-/* Sums whose integer parts are less than 0 become 0, those above 255 become 255. */
+/* Sums with integer parts below 0 become 0, those above 255 become 255. */
 #define CUT(sums) (((sums) & ~((sums) >> 31) & ~ABOVE(sums)) | (ABOVE(sums) & (ONE * UINT8_MAX)))
 
-/* A block of the result, out of lines that lie `stride` bytes apart. A byte is taken out of its
- * word by a shift, and each step is the same for all lanes: any vector unit can do it. */
+/* Computes a block of the result from lines that are `stride` bytes apart. A shift takes a byte out
+ * of its word, and each step is the same for all lanes, so any vector unit can do it. */
 INLINE void NAME(weigh_block)(
     const uint8_t *lines, Py_ssize_t stride, const int32_t *weights, const Taps *taps,
     uint8_t *out) {
@@ -59,15 +59,15 @@ TARGET static void NAME(vertical)(const View *source, const View *out, const Tap
             continue;
         }
         for (Py_ssize_t at = 0; at < length; at += BLOCK_BYTES) {
-            /* The last block ends where the row does. */
+            /* The last block ends at the end of the row. */
             Py_ssize_t block = at + BLOCK_BYTES > length ? length - BLOCK_BYTES : at;
             NAME(weigh_block)(from + block, source->stride, weights, taps, to + block);
         }
     }
 }
 
-/* Turns LANES rows of the source, from row y on: what is a row becomes a lane, what is a column a
- * line. Where no row is left, the last one is repeated. */
+/* Transposes LANES rows of the source, from row y on: rows become lanes, and columns become lines.
+ * If there are fewer rows, the last one is repeated. */
 INLINE void NAME(turn)(const View *source, Py_ssize_t y, uint8_t *lines) {
     const uint8_t *from[LANES];
     for (Py_ssize_t lane = 0; lane < LANES; lane++) {
@@ -83,7 +83,7 @@ INLINE void NAME(turn)(const View *source, Py_ssize_t y, uint8_t *lines) {
             memcpy(lines + x * BLOCK_BYTES + lane * 4, from[lane] + x * 4, 4);
 }
 
-/* Source: four channels. `lines` has room for BLOCK_BYTES of each of its columns. */
+/* The source has four channels. `lines` has room for BLOCK_BYTES of each of its columns. */
 TARGET static void NAME(horizontal)(
     const View *source, const View *out, const Taps *taps, uint8_t *lines) {
     for (Py_ssize_t y = 0; y < out->rows; y += LANES) {
@@ -95,7 +95,7 @@ TARGET static void NAME(horizontal)(
                 lines + taps->first[x] * BLOCK_BYTES, BLOCK_BYTES, taps->weights + x * taps->width,
                 taps, made);
             uint8_t *to = out->data + y * out->stride + x * out->channels;
-            /* Four bytes are written faster than three; the next pixel overwrites the fourth. */
+            /* Writing four bytes is faster than three. The next pixel overwrites the fourth. */
             if (out->channels == 4 || x + 1 < out->columns)
                 for (Py_ssize_t lane = 0; lane < rows; lane++)
                     memcpy(to + lane * out->stride, made + lane * 4, 4);

@@ -1,5 +1,5 @@
-/* `weigh`: which input pixels make an output pixel, and by how much, in Pillow's doubles.
- * A part of `_resample.c`. */
+/* `weigh`: the input pixels of an output pixel, and their weights, in doubles like Pillow.
+ * Part of `_resample.c`. */
 
 typedef double Filter(double x);
 
@@ -10,7 +10,7 @@ static double triangle(double x) {
     return x < 1.0 ? 1.0 - x : 0.0;
 }
 
-/* Pillow's BICUBIC (Keys, a = -0.5), its operations in its order. */
+/* Pillow's BICUBIC (Keys, a = -0.5), with the same operations in the same order. */
 static double cubic(double x) {
     const double a = -0.5;
     if (x < 0.0)
@@ -22,7 +22,7 @@ static double cubic(double x) {
     return 0.0;
 }
 
-/* One axis: in_size pixels become so many that each is `scale` of them. */
+/* One axis of in_size pixels. Each output pixel covers `scale` input pixels. */
 typedef struct {
     Filter *filter;
     Py_ssize_t in_size;
@@ -41,7 +41,7 @@ static Span span_of(const Axis *axis, int64_t position) {
     return (Span){centre, first < 0 ? 0 : first, last > axis->in_size ? axis->in_size : last};
 }
 
-/* The weights of a span, in order, rounded as Pillow rounds them. */
+/* The weights of a span, in order, rounded like in Pillow. */
 static int fill_weights(const Axis *axis, Span span, double *exact, char *weights) {
     double total = 0.0, step = 1.0 / axis->filter_scale;
     Py_ssize_t width = span.last - span.first;
@@ -84,7 +84,7 @@ static PyObject *weigh_axis(const Axis *axis, int64_t begin, Py_ssize_t count) {
     memset(values, 0, (size_t)(count * width * weight));
     for (Py_ssize_t i = 0; i < count; i++) {
         Span span = span_of(axis, begin + i);
-        /* All have the same width: the last ones start further left, with weights of 0. */
+        /* All have the same width, so the last ones start further left, with weights of 0. */
         Py_ssize_t latest = axis->in_size - width;
         int64_t position = span.first > latest ? latest : span.first;
         memcpy(positions + i * size, &position, sizeof position);

@@ -1,7 +1,8 @@
-"""Pillow's reader of BMPs, with the palette that it leaves out where it should not.
+"""Pillow's reader of BMPs, with two errors corrected.
 
-It takes a palette that is all grey for none, which is right for 8 bits and wrong for fewer. And
-it takes alpha that is 0 everywhere as it is said, where a program has just left it out.
+Pillow ignores a palette that is all grey, which is right for 8 bits but wrong for fewer. And if
+alpha is 0 everywhere, it makes the picture transparent, although the writing program has only left
+alpha out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from resnext.picture.file_bytes import body_of
 
 _INFO_AT: Final = 14
 _CORE_HEADER_BYTES: Final = 12
-# What Pillow reads rightly without its palette: bits a pixel, and its mode for them.
+# Pictures that Pillow reads correctly without their palette: bits per pixel, and Pillow's mode.
 _WITHOUT_PALETTE: Final = frozenset({(1, "1"), (8, "L")})
 _RAW_MODES: Final = {1: "P;1", 4: "P;4", 8: "P"}
 
@@ -42,5 +43,5 @@ class Bmp(BmpImageFile):
     def load_end(self) -> None:
         super().load_end()
         if self.mode == "RGBA" and self.getchannel("A").getbbox() is None:
-            self.im = self.im.convert("RGB")  # as browsers do
+            self.im = self.im.convert("RGB")  # like browsers
             self._mode = "RGB"

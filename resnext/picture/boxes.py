@@ -1,7 +1,8 @@
-"""The boxes that an AVIF or HEIF file consists of (ISO 14496-12): its brands, its ends, its sizes.
+"""Reads the boxes of an AVIF or HEIF file (ISO 14496-12): its brands, its end, its sizes.
 
-`formats` tells the two apart by it; `decode` learns what a reader does not say: whether the file
-was cut, and how large the coded picture is, of which a header may show a corner alone.
+`formats` uses it to tell the two apart. `decode` uses it for facts that a reader does not report:
+whether the file is truncated, and how large the coded picture is, of which the header may only show
+a corner.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ _NOT_DECODED: Final = {
     b"M4A ": "an MP4 sound",
     b"M4B ": "an MP4 sound",
 }
-"""Brands of what is no video; the first one that a file names says what it is."""
+"""Brands of files that are not videos. The first one in a file decides."""
 _HEAD: Final = struct.Struct(">I4s")
 _LONG: Final = struct.Struct(">Q")
-# A file may consist of millions of empty ones; five are usual.
+# Five boxes are usual, but a file may consist of millions of empty ones.
 _MOST_BOXES: Final = 1000
 _TO_THE_END: Final = 0
 _LONG_FOLLOWS: Final = 1
-# Of brands there are a handful; a file may say that all of it is brands.
+# A few brands are usual, but a file may claim that it consists only of brands.
 _MOST_BRANDS: Final = 64
 # Image spatial extents: version and flags, width, height (ISO 23008-12, 6.5.3).
 _EXTENTS: Final = re.compile(rb"ispe.{4}(.{8})", re.DOTALL)
 _SIDES: Final = struct.Struct(">II")
-# An item's entry of version 2 or 3: its id, its protection, then its type (8.11.6).
+# An item's entry in version 2 or 3: its id, its protection, then its type (8.11.6).
 _ITEM_TYPE: Final = re.compile(rb"infe(?:\x02.{3}.{4}|\x03.{3}.{6})(.{4})", re.DOTALL)
 _H265: Final = frozenset({b"hvc1", b"hev1"})
 _OTHER_CODECS: Final = {
@@ -56,12 +57,12 @@ _OTHER_CODECS: Final = {
     b"unci": "uncompressed samples",
     b"mski": "masks",
 }
-# A clean aperture: its length of 40 bytes, its name (ISO 14496-12, 12.1.4).
+# A clean aperture: its length of 40 bytes, then its name (ISO 14496-12, 12.1.4).
 _CLEAN_APERTURE: Final = b"\0\0\0\x28clap"
 
 
 def format_of(body: bytes) -> str | None:
-    """AVIF, HEIF, or None where it is neither."""
+    """Returns AVIF, HEIF, or None."""
     brands = set(_brands(body))
     if brands & AVIF_BRANDS:
         return "AVIF"
@@ -69,7 +70,7 @@ def format_of(body: bytes) -> str | None:
 
 
 def other_format_of(body: bytes) -> str | None:
-    """What it is if it is neither AVIF nor HEIF that is decoded; None: no such file at all."""
+    """Returns what the file is instead of a supported AVIF or HEIF; None if it has no brands."""
     brands = _brands(body)
     if not brands:
         return None
@@ -78,7 +79,7 @@ def other_format_of(body: bytes) -> str | None:
 
 
 def _brands(body: bytes) -> list[bytes]:
-    """The major one first."""
+    """The file's brands, the major one first."""
     if body[4:8] != b"ftyp":
         return []
     length = int.from_bytes(body[:4], "big")
@@ -92,7 +93,7 @@ def ends_early(body: bytes) -> bool:
 
 
 def coded_pixels(body: bytes) -> int:
-    """Of the largest picture in it, as its header says; 0 where it does not say."""
+    """The pixels of the largest picture in the file, by its header; 0 if it has no sizes."""
     sizes = [0]
     for name, begin, end in _boxes(body):
         if name == b"meta":
@@ -103,7 +104,7 @@ def coded_pixels(body: bytes) -> int:
 
 
 def other_codec(body: bytes) -> str | None:
-    """How the pictures of a HEIF are coded if none of them is H.265; None too if unknown."""
+    """The codec of a HEIF's pictures if none of them is H.265; None if it is unknown."""
     types: set[bytes] = set()
     for name, begin, end in _boxes(body):
         if name == b"meta":
@@ -114,7 +115,7 @@ def other_codec(body: bytes) -> str | None:
 
 
 def is_cropped(body: bytes) -> bool:
-    """Whether the file asks for a part of a picture alone."""
+    """Whether the file asks to show only a part of a picture."""
     return any(
         name == b"meta" and body.find(_CLEAN_APERTURE, begin, end) >= 0
         for name, begin, end in _boxes(body)
@@ -122,7 +123,7 @@ def is_cropped(body: bytes) -> bool:
 
 
 def _boxes(body: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, begin and end of each of the outermost ones, as far as they make sense."""
+    """Yields the name, begin and end of the outermost boxes, until one makes no sense."""
     begin = 0
     for _ in range(_MOST_BOXES):
         if begin + _HEAD.size > len(body):

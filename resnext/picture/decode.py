@@ -1,7 +1,7 @@
-"""From bytes to the pixels that the network sees, by Pillow: in a loader, or for `predict`.
+"""From bytes to the pixels that the network sees, with Pillow: in a loader, or for `predict`.
 
-Formats outside the list are refused by name, sizes by the header before memory is taken; of
-an animation the first frame counts. Whatever a decoder raises costs this image alone.
+Formats outside the list are refused by name, and sizes by the header, before memory is taken. The
+first frame of an animation is used. Any error of a decoder affects only this image.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from resnext.picture.resample import Pixels
 from resnext.picture.turn import turned
 
 Route = Literal["exact", "fast"]
-"""`exact`: Pillow, as the reference does it; `fast`: see `decode_fast`."""
+"""`exact`: Pillow, like the reference; `fast`: see `decode_fast`."""
 Truncated = Literal["refuse", "accept"]
 
 MAX_WORDS: Final = 200
-"""Of what a decoder says; details of ours are shorter."""
+"""The longest message of a decoder. Our own details are shorter."""
 _ADDRESS: Final = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
 _TRUNCATED: Final = re.compile(r"truncated(?! \w+ chunk)", re.IGNORECASE)
-# What Pillow says of files that are sound, and of a kind that it does not read.
+# Pillow's messages for files that are sound, but of a kind that it does not read.
 _UNSUPPORTED: Final = re.compile(
     "unknown pixel mode|unsupported (bmp|codec|feature|image type)|not yet supported",
     re.IGNORECASE,
 )
 
-# Errors whose words are about the file. Python's own, of an index out of range, say nothing.
+# Errors whose messages describe the file. Python's own, such as an index out of range, do not.
 _SPEAKING: Final = (
     OSError,
     ValueError,
@@ -62,7 +62,7 @@ _SPEAKING: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeLimits:
-    """What one image may be; the settings of the same names."""
+    """The limits for one image, from the settings with the same names."""
 
     max_pixels: int = 100_000_000
     max_side_pixels: int = 65_535
@@ -75,13 +75,13 @@ class Decoded:
     """(crop, crop, 3) uint8."""
     format: str
     width: int
-    """Of the picture that was resized: as it is turned, where it is turned."""
+    """The size of the picture before the resize, after it was turned."""
     height: int
 
 
 class DecodeError(Exception):
-    """No picture; `code` is one of too_many_pixels, not_an_image, unsupported_format,
-    truncated and decode_error. What the header said is kept.
+    """The file could not be decoded. `code` is one of too_many_pixels, not_an_image,
+    unsupported_format, truncated and decode_error. The error keeps what the header said.
     """
 
     def __init__(self, code: str, detail: str = "", header: Image.Image | None = None) -> None:
@@ -100,20 +100,21 @@ def decode(
     route: Route = "exact",
     orientation: Orientation = "ignore",
 ) -> Decoded:
-    """
+    """Decodes a file and prepares it for the network.
+
     Args:
-        content: a file's bytes.
-        limits: of the picture; what they refuse is refused by its header.
-        preprocessing: of the network.
-        route: what is no JPEG goes the exact one all the same.
-        orientation: of EXIF, in a JPEG, PNG or WebP. What TIFF, AVIF and HEIF say of themselves is
-            done in any case.
+        content: the file's bytes.
+        limits: the limits for the picture, which are checked with its header.
+        preprocessing: the network's preprocessing.
+        route: the way to decode. Files other than JPEGs always take the exact one.
+        orientation: whether to apply EXIF in a JPEG, PNG or WebP. The orientation that is part of
+            TIFF, AVIF and HEIF is always applied.
 
     Raises:
-        DecodeError: with the failure to be recorded.
+        DecodeError: the file cannot be decoded.
     """
     with warnings.catch_warnings(), _pillow_within(limits):
-        warnings.simplefilter("ignore")  # of damaged metadata, which decides nothing
+        warnings.simplefilter("ignore")  # they are about damaged metadata, which is not used
         name = sniff(content)
         if name not in READERS:
             raise _as_stranger(content, name)
@@ -132,9 +133,9 @@ def decode(
 
 @contextmanager
 def _pillow_within(limits: DecodeLimits) -> Iterator[None]:
-    """Pillow's settings are the process's, which may be somebody else's: they are put back."""
+    """Sets Pillow's settings, and restores them: they are global, and other code may use them."""
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
-    # Twice as much is an error: where a canvas takes memory before the header has been read.
+    # Pillow's error comes at twice this, before a canvas takes memory while the header is read.
     Image.MAX_IMAGE_PIXELS = (limits.max_pixels + 1) // 2
     ImageFile.LOAD_TRUNCATED_IMAGES = limits.truncated == "accept"
     try:
@@ -151,13 +152,13 @@ def _pixels(
     orientation: Orientation,
 ) -> Pixels:
     if route == "fast":
-        from resnext.picture import decode_fast  # noqa: PLC0415  (it brings torch in)
+        from resnext.picture import decode_fast  # noqa: PLC0415  (loads torch)
 
         if decode_fast.fits(image, preprocessing):
             try:
                 value = _turn_of(image, orientation)
                 return decode_fast.decode_fast(content, preprocessing, value)
-            except RuntimeError:  # what it cannot read, the exact route may, or knows why not
+            except RuntimeError:  # the exact route may be able to read it, or explains why not
                 pass
     image.load()
     upright = turned(to_rgb(image), _turn_of(image, orientation))
@@ -165,12 +166,12 @@ def _pixels(
 
 
 def _turn_of(image: Image.Image, orientation: Orientation) -> int:
-    """The orientation that is honoured, 1 to 8; a PNG's may stand behind its pixels."""
+    """The orientation to apply, 1 to 8. Call it after loading: a PNG's may follow its pixels."""
     return orientation_of(image) if orientation == "exif" else UPRIGHT
 
 
 def _open(body: Body, name: str) -> ImageFile.ImageFile:
-    """Reads the header alone."""
+    """Reads only the header."""
     try:
         return READERS[name](body)
     except Exception as error:
@@ -196,8 +197,8 @@ def _check_size(image: Image.Image, content: bytes, limits: DecodeLimits) -> Non
 
 
 def _coded_pixels(image: Image.Image, content: bytes) -> int:
-    """A small TIFF may lie in one huge tile, and a small HEIF be a corner of a huge picture, that
-    is decoded as a whole.
+    """The pixels that must be decoded, if they may be more than the picture's: a small TIFF may be
+    in one huge tile, and a small HEIF may be a corner of a huge picture.
     """
     if not isinstance(image, TiffImageFile):
         return coded_pixels(content) if image.format in {"AVIF", "HEIF"} else 0
@@ -206,7 +207,7 @@ def _coded_pixels(image: Image.Image, content: bytes) -> int:
 
 
 def _is_cut(content: bytes, image: Image.Image) -> bool:
-    """Whether the file ends before its pixels do, as far as its header says where they are."""
+    """Whether the file ends before its pixels do, if its header says where they are."""
     if not isinstance(image, TiffImageFile):
         return is_cut(content, image.format or "")
     begins = _integers(image, STRIPOFFSETS) or _integers(image, TILEOFFSETS)
@@ -215,7 +216,7 @@ def _is_cut(content: bytes, image: Image.Image) -> bool:
 
 
 def _integers(image: TiffImageFile, tag: int) -> tuple[int, ...]:
-    """None at all where the file holds something else there."""
+    """The integers in a tag. Empty if it contains anything else."""
     values = _tag(image, tag)
     if isinstance(values, tuple) and all(isinstance(value, int) for value in values):
         return values
@@ -223,26 +224,26 @@ def _integers(image: TiffImageFile, tag: int) -> tuple[int, ...]:
 
 
 def _tag(image: TiffImageFile, tag: int) -> object:
-    """A tag's value; None where there is none, or none that can be read."""
+    """A tag's value, or None if it is missing or cannot be read."""
     try:
         return image.tag_v2.get(tag)
-    except Exception:  # noqa: BLE001  (Pillow reads it now, and anything may be in the file)
+    except Exception:  # noqa: BLE001  (Pillow reads it only now, and it may be anything)
         return None
 
 
 def _as_stranger(content: bytes, name: str | None) -> DecodeError:
     if name is not None:
-        words = f"a {name} image, which is decoded where resnext-queue[{name.lower()}] is installed"
-        return DecodeError("unsupported_format", words)
+        extra = f"the extra {name.lower()!r} of resnext-queue"
+        return DecodeError("unsupported_format", f"a {name} image; {extra} decodes it")
     if (refused := refused_format(content)) is not None:
-        return DecodeError("unsupported_format", f"{refused}; decoded are {decoded_formats()}")
+        return DecodeError("unsupported_format", f"{refused}; supported are {decoded_formats()}")
     return DecodeError("not_an_image", guess(content))
 
 
 def as_decode_error(
     error: Exception, image: Image.Image | None, *, cut: bool = False
 ) -> DecodeError:
-    """What a decoder raised, as one of the codes; `cut` where the file is known to end early."""
+    """Turns a decoder's error into one with a code. `cut` says that the file ends early."""
     words = _words(error)
     match error:
         case DecodeError():
@@ -268,11 +269,11 @@ def as_decode_error(
 
 
 def _words(error: BaseException) -> str:
-    """What a decoder says, in a line for people: of a hostile file it may be anything."""
+    """A decoder's message, as one printable line. With a hostile file it may be anything."""
     cause = error.__cause__
     if isinstance(error, SyntaxError) and cause is not None and error.args == (cause,):
-        error = cause  # that is how Pillow wraps it
+        error = cause  # Pillow wraps errors in this way
     if not isinstance(error, _SPEAKING) or not str(error):
-        return "its parts do not fit together"
+        return "its parts contradict each other"
     words = _ADDRESS.sub("the file", str(error).splitlines()[0])
     return "".join(filter(str.isprintable, words))[:MAX_WORDS]

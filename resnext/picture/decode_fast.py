@@ -1,8 +1,8 @@
-"""A faster way from a JPEG to the pixels that the network sees, which is not exact.
+"""A faster but inexact way from a JPEG to the pixels that the network sees.
 
-torchvision's decoder, and its antialiased resize of tensors: a pixel comes out up to 2 of 255
-beside what Pillow gives (benchmarks/stage/decode.py). Only where `RESNEXT_DECODE=fast` asks for it,
-since it brings torch into whoever decodes.
+It uses torchvision's decoder and its antialiased resize of tensors. A pixel differs from Pillow's
+by up to 2 of 255 (benchmarks/stage/decode.py). It is only used with `RESNEXT_DECODE=fast`, because
+it loads torch into each loader.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MODES: Final = {
     "bicubic": InterpolationMode.BICUBIC,
 }
 
-# Of each orientation that turns: whether rows become columns, and which axes are then reversed.
+# For each orientation: whether rows become columns, and which axes are then reversed.
 _HEIGHT, _WIDTH = 1, 2
 _TURNS: Final[dict[int, tuple[bool, tuple[int, ...]]]] = {
     2: (False, (_WIDTH,)),
@@ -39,8 +39,8 @@ _TURNS: Final[dict[int, tuple[bool, tuple[int, ...]]]] = {
 
 
 def fits(header: Image.Image, preprocessing: Preprocessing) -> bool:
-    """Whether it is a JPEG in colour or grey, and not so long that most of it would be resized
-    to be cropped away; of the header alone.
+    """Whether the header is that of a JPEG in colour or grey, which is not so long that most of it
+    would be resized only to be cropped.
     """
     resized = resized_size(header.width, header.height, preprocessing.resize)
     usual = header.format == "JPEG" and header.mode in {"RGB", "L"}
@@ -48,19 +48,20 @@ def fits(header: Image.Image, preprocessing: Preprocessing) -> bool:
 
 
 def decode_fast(body: bytes, preprocessing: Preprocessing, orientation: int = UPRIGHT) -> Pixels:
-    """
+    """Decodes a JPEG and prepares it for the network.
+
     Args:
-        body: a JPEG file.
-        preprocessing: of the network.
-        orientation: how it is turned before the resize, as EXIF's values 1 to 8 say.
+        body: the bytes of a JPEG file.
+        preprocessing: the network's preprocessing.
+        orientation: how to turn it before the resize: EXIF's values 1 to 8.
 
     Returns:
         (crop, crop, 3) uint8.
 
     Raises:
-        RuntimeError: the decoder cannot read it.
+        RuntimeError: the decoder cannot read the file.
     """
-    torch.set_num_threads(1)  # whoever decodes has one core
+    torch.set_num_threads(1)  # each decoder has one core
     stored = decode_jpeg(torch.frombuffer(bytearray(body), dtype=torch.uint8), ImageReadMode.RGB)
     image = _turn(stored, orientation)
     resized = functional.resize(

@@ -1,7 +1,7 @@
-"""A file's bytes, as a reader of Pillow's reads them: it notices what the reader does not say.
+"""A file's bytes for one of Pillow's readers. It notices two things that readers do not report.
 
-Whether a header ended with the file, and whether it consists of so many parts that reading them
-is all that the file is for: each part, in each format, costs at least one call of `read`.
+These are whether the file ends inside its header, and whether the header has so many parts that
+only reading it takes seconds. In every format, each part costs at least one call of `read`.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from typing import Final
 
 from PIL.ImageFile import ImageFile
 
-# A photograph has some dozens of parts before its pixels; with a large colour profile, an XMP
-# block in pieces of 255 bytes or a long palette, hundreds. A million take seconds.
+# A photograph has some dozens of parts before its pixels, or hundreds with a large colour profile,
+# an XMP block in pieces of 255 bytes or a long palette. A million parts take seconds.
 MOST_HEADER_READS: Final = 20_000
 
 
 class HeaderTooLong(Exception):
-    """Nothing but header, as far as anybody wants to read."""
+    """The header has too many parts."""
 
 
 class Body(BytesIO):
-    """Owned by one image; its header is read first, then its pixels."""
+    """The file of one image. Its header is read first, then its pixels."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
         self.ended_early = False
-        """Whether more of the header was asked for than there was."""
+        """Whether the file ended while the header was read."""
         self._in_header = True
         self._reads_left = MOST_HEADER_READS
 
@@ -44,7 +44,7 @@ class Body(BytesIO):
         self._in_header = False
 
     def become(self, content: bytes) -> None:
-        """Holds these bytes from now on, and is read from their beginning."""
+        """Replaces the content, and starts again at its beginning."""
         self.seek(0)
         self.write(content)
         self.truncate()
@@ -52,7 +52,7 @@ class Body(BytesIO):
 
 
 def body_of(reader: ImageFile) -> Body:
-    """The file that a reader was given."""
+    """Returns the file of a reader."""
     body = reader.fp
     if not isinstance(body, Body):
         raise TypeError(body)

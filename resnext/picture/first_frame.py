@@ -1,7 +1,7 @@
-"""Pillow's readers of GIF and WebP, whose first frame may cover less than the picture.
+"""Pillow's readers of GIF and WebP, for first frames that cover only a part of the picture.
 
-What it leaves free is white, as on a viewer's page. Pillow makes it the first colour of a GIF's
-palette, and black in a WebP without an alpha channel.
+The rest becomes white, as on a viewer's page. Pillow would use the first colour of a GIF's palette,
+and black in a WebP without an alpha channel.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from resnext.picture.file_bytes import body_of
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom."""
 _WHITE: Final = (255, 255, 255)
-# A file of the web's container: RIFF, its length, WEBP, then chunks of a name and a length.
+# A WebP file: RIFF, its length, WEBP, then chunks with a name and a length.
 _RIFF_BYTES: Final = 12
 _CHUNK: Final = struct.Struct("<4sI")
 _FRAME_BYTES: Final = 16
-# Before the first frame: the canvas, a colour profile, the animation's settings.
+# The most chunks before the first frame. Usual are the canvas, a colour profile and the animation's
+# settings.
 _MOST_CHUNKS: Final = 1000
 
 
@@ -33,7 +34,7 @@ class Gif(GifImageFile):
 
     def load_end(self) -> None:
         super().load_end()
-        # With a transparent colour Pillow has left that there.
+        # If there is a transparent colour, Pillow has used that.
         if self._covered != (0, 0, *self.size) and "transparency" not in self.info:
             self.im = self.im.convert("RGB", Image.Dither.NONE)
             self._mode = "RGB"
@@ -47,12 +48,12 @@ class WebP(WebPImageFile):
 
     def load_end(self) -> None:
         super().load_end()
-        if self.mode == "RGB":  # with alpha it is transparent there
+        if self.mode == "RGB":  # with alpha, the rest is transparent
             _whiten(self, self._covered)
 
 
 def _whiten(image: Image.Image, but: Box) -> None:
-    """Paints an RGB picture white outside of the box."""
+    """Paints an RGB picture white outside the box."""
     left, top, right, bottom = but
     width, height = image.size
     for box in (
@@ -66,7 +67,7 @@ def _whiten(image: Image.Image, but: Box) -> None:
 
 
 def _first_frame(body: bytes) -> Box | None:
-    """Where an animation's first frame lies on the canvas; None if it is no animation."""
+    """The place of an animation's first frame on the canvas; None if it is not an animation."""
     at = _RIFF_BYTES
     for _ in range(_MOST_CHUNKS):
         if at + _CHUNK.size + _FRAME_BYTES > len(body):

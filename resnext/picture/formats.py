@@ -1,6 +1,6 @@
-"""What a file is, by its first bytes: a format that is decoded, one that is refused, or no image.
+"""Recognises a file by its first bytes: a supported format, a refused one, or not an image.
 
-`decode` asks before Pillow sees anything, and then lets the one reader of that format open it.
+`decode` calls this before Pillow sees the file, and then uses only the reader of that format.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from resnext.picture import boxes
 from resnext.picture.readers import READERS
 
 NAMES: Final = {"WEBP": "WebP"}
-"""How formats are written that are not written in capitals."""
+"""The spelling of formats that are not written in capitals."""
 
-# First bytes of the formats that are decoded: what has them and is not read is damaged.
+# First bytes of the supported formats. If such a file cannot be read, it is damaged.
 _DECODED: Final = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -26,8 +26,7 @@ _DECODED: Final = (
     (b"II+\x00", "TIFF"),
     (b"MM\x00+", "TIFF"),
 )
-# And of those that are known and not decoded: it is said what was fetched instead of an image
-# of the list.
+# First bytes of known formats that are not supported, for the error message.
 _REFUSED: Final = (
     (b"%PDF", "a PDF document"),
     (b"%!PS", "a PostScript document"),
@@ -63,18 +62,18 @@ _NO_IMAGES: Final = (
 )
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _BLANKS: Final = re.compile(rb"\s*")
-# What may stand before the root of an XML text, and how it ends.
+# What may come before the root of an XML text, and how it ends.
 _PROLOGUE: Final = {b"<?": b"?>", b"<!--": b"-->"}
 _DOCTYPE: Final = re.compile(rb"<!doctype\s+svg\b[^<>\[]*(\[.*?\]\s*)?>", re.IGNORECASE | re.DOTALL)
 _SVG: Final = re.compile(rb"<([a-z_][\w.-]*:)?svg[\s/>]", re.IGNORECASE)
-# A drawing program writes a handful; a file may consist of millions.
+# Drawing programs write a few, but a file may consist of millions.
 _MOST_PROLOGUES: Final = 100
 _SNIFFED_BYTES: Final = 1024
-# Reserved, 1 for an icon and 2 for a cursor, then how many there are.
+# Reserved; 1 for an icon and 2 for a cursor; the number of them.
 _ICON: Final = struct.Struct("<HHH")
 _ICONS: Final = {1: "a Windows icon", 2: "a Windows cursor"}
 _TGA_END: Final = b"TRUEVISION-XFILE.\0"
-# Truevision's TGA 2.0: has a palette, kind of image, the palette's three, origin, sides, bits.
+# Truevision's TGA 2.0: whether it has a palette, kind of image, palette, origin, sides, bits.
 _TGA: Final = struct.Struct("<xBB5xHHHHB")
 _TGA_BITS: Final = {
     1: (8, 16), 2: (15, 16, 24, 32), 3: (8, 16), 9: (8, 16), 10: (15, 16, 24, 32), 11: (8, 16),
@@ -84,20 +83,20 @@ _BMP_HEADER_BYTES: Final = 18
 
 
 def sniff(body: bytes) -> str | None:
-    """A key of `READERS` or HEIF; None if it is no format that can be decoded."""
+    """Returns a key of `READERS`, or HEIF, or None if the format is not supported."""
     for magic, name in _DECODED:
         if body.startswith(magic):
             return name
     if body.startswith(b"RIFF") and body[8:12] == b"WEBP":
         return "WEBP"
-    # Texts begin with these letters as well, but have no zeros.
+    # Texts may start with these letters as well, but they contain no zeros.
     if body.startswith(b"BM") and b"\0\0" in body[:_BMP_HEADER_BYTES]:
         return "BMP"
     return boxes.format_of(body)
 
 
 def refused_format(body: bytes) -> str | None:
-    """What an image, a drawing or a video is that is not decoded, with an article."""
+    """Returns what an unsupported image, drawing or video is, with an article, or None."""
     for magic, words in _REFUSED:
         if body.startswith(magic):
             return words
@@ -116,7 +115,7 @@ def _icon(body: bytes) -> str | None:
 
 
 def _drawing(body: bytes) -> str | None:
-    """By the root of the text. A page may have drawings in it, and is none."""
+    """Recognises a drawing by the root of the text. A page may contain drawings but is not one."""
     at = len(_BYTE_ORDER_MARK) if body.startswith(_BYTE_ORDER_MARK) else 0
     for _ in range(_MOST_PROLOGUES):
         blanks = _BLANKS.match(body, at)
@@ -134,7 +133,7 @@ def _drawing(body: bytes) -> str | None:
 
 
 def _targa(body: bytes) -> str | None:
-    """It has no first bytes of its own: by its last ones, or a header that makes sense."""
+    """Recognises a TGA by its last bytes or a plausible header. It has no typical first bytes."""
     if body.endswith(_TGA_END):
         return "a TGA image"
     if len(body) < _TGA.size:
@@ -150,7 +149,7 @@ def _targa(body: bytes) -> str | None:
 
 
 def guess(body: bytes) -> str:
-    """What it may be that is no image at all."""
+    """Guesses what a file is that is not an image."""
     if not body:
         return "no bytes at all"
     head = _head(body)
@@ -161,18 +160,18 @@ def guess(body: bytes) -> str:
 
 
 def _head(body: bytes) -> bytes:
-    """How a text begins, without a byte order mark, blanks and capitals."""
+    """The start of a text in lower case, without a byte order mark and blanks."""
     return body[:_SNIFFED_BYTES].removeprefix(_BYTE_ORDER_MARK).lstrip().lower()
 
 
 def decoded_formats() -> str:
-    """In words, for people."""
+    """The supported formats, as a text for people."""
     *names, last = [NAMES.get(name, name) for name in READERS]
     return f"{', '.join(names)} and {last}"
 
 
 def is_cut(body: bytes, name: str) -> bool:
-    """Whether the file ends before its outermost parts do, where those say how long they are."""
+    """Whether the file ends before its outermost parts do, if these contain their length."""
     if name == "WEBP":
         return len(body) < 8 + int.from_bytes(body[4:8], "little")
     return name in {"AVIF", "HEIF"} and boxes.ends_early(body)

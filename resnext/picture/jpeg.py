@@ -1,4 +1,4 @@
-"""Pillow's reader of JPEGs, for the kinds that libjpeg decodes; the others are refused by name."""
+"""Pillow's reader of JPEGs, for the kinds that libjpeg supports. Others are refused by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from resnext.picture.file_bytes import MOST_HEADER_READS, body_of
 from resnext.picture.refusals import Unsupported
 
-# Markers of ISO/IEC 10918-1, table B.1.
+# Markers from ISO/IEC 10918-1, table B.1.
 _BY_BLOCKS: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _LOSSLESS: Final = 0xC3
 _NAMED: Final = {
@@ -20,9 +20,9 @@ _NAMED: Final = {
 }
 _FRAMES: Final = frozenset({*_BY_BLOCKS, _LOSSLESS, *_NAMED})
 _ALONE: Final = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
-"""Markers that have no length."""
+"""Markers without a length."""
 _LAST: Final = frozenset({0xD9, 0xDA})
-"""The end, and a scan: no frame's header follows."""
+"""The end, and a scan. No frame header follows them."""
 _BITS: Final = 8
 _OTHER_BITS: Final = frozenset({*range(2, 8), *range(9, 17)})
 _COMPONENTS: Final = frozenset({1, 3, 4})
@@ -34,11 +34,11 @@ class _Frame:
     bits: int
     components: int
     whole: bool
-    """Whether its length is that of so many components."""
+    """Whether its length fits the number of components."""
 
 
 class Jpeg(JpegImageFile):
-    """Reads no EXIF: a file may hold millions of values there, and no pixel depends on them."""
+    """Does not read EXIF, which may hold millions of values and does not affect the pixels."""
 
     def _open(self) -> None:
         frame = _frame_of(body_of(self).getvalue())
@@ -52,20 +52,20 @@ class Jpeg(JpegImageFile):
 
 
 def _refusal(frame: _Frame) -> str | None:
-    """What it is, if it is no JPEG that is decoded; None too if its header is damaged."""
+    """Returns what it is if this kind of JPEG is not supported; None if it is, or is damaged."""
     if not frame.whole:
         return None
     if frame.marker in _NAMED:
         return _NAMED[frame.marker]
     if frame.bits in _OTHER_BITS:
-        return f"a JPEG of {frame.bits} bits a sample; decoded are those of {_BITS}"
+        return f"a JPEG with {frame.bits} bits per sample; only {_BITS} are supported"
     if frame.components > 1 and frame.components not in _COMPONENTS:
-        return f"a JPEG of {frame.components} colour components; decoded are those of 1, 3 and 4"
+        return f"a JPEG with {frame.components} colour components; only 1, 3 and 4 are supported"
     return None
 
 
 def _frame_of(body: bytes) -> _Frame | None:
-    """The header of the first frame; None if there is none before the pixels."""
+    """Returns the header of the first frame, or None if there is none before the pixels."""
     at = 2
     for _ in range(MOST_HEADER_READS):
         at = body.find(b"\xff", at)

@@ -1,8 +1,8 @@
-"""`resample_window` in C, for every picture: the same bits as Pillow's, in less time.
+"""`resample_window` in C, for all pictures: the same bits as Pillow's, in less time.
 
-`preprocess` calls it where the extension `_resample` was built, which takes a C compiler when the
-project is installed. It reads Pillow's own memory, without a copy, and computes the rows and
-columns of the crop alone in both passes.
+`preprocess` calls it if the extension `_resample` was built, which needs a C compiler when the
+project is installed. It reads Pillow's memory without a copy, and both passes compute only the rows
+and columns of the crop.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from PIL import Image
 from resnext.picture import _resample
 from resnext.picture.resample import Pixels, Taps, vertical_first
 
-# Pillow keeps a picture of more than 16 MiB in several blocks, which are no one array. It is
-# copied strip by strip; one of this size stays in a core's cache.
+# Pillow keeps a picture of more than 16 MiB in several blocks, so it is not one array. It is copied
+# in strips. A strip of this size stays in a core's cache.
 STRIP_BYTES: Final = 2**18
-# In columns: a block of the vector code.
+# In columns. This is a block of the vector code.
 NARROWEST_STRIP: Final = 16
-# Pillow keeps a pixel of RGB in four bytes.
+# Pillow keeps an RGB pixel in four bytes.
 PIXEL_BYTES: Final = 4
 
 
@@ -31,12 +31,12 @@ def resample_window(
     box: tuple[int, int, int, int],
     interpolation: str,
 ) -> Pixels:
-    """`image.resize(size, interpolation).crop(box)`; the box lies within the size.
+    """Computes `image.resize(size, interpolation).crop(box)`. The box must be within the size.
 
     Args:
-        image: RGB.
-        size: width and height of the whole result.
-        box: left, top, right and bottom of the wanted part of it.
+        image: an RGB picture.
+        size: the width and height of the whole result.
+        box: the left, top, right and bottom of the wanted part.
         interpolation: `bilinear` or `bicubic`.
 
     Returns:
@@ -54,7 +54,7 @@ def resample_window(
 
 
 def weigh(in_size: int, out_size: int, begin: int, end: int, interpolation: str) -> Taps:
-    """Those of output pixels `begin` to `end` where `in_size` pixels become `out_size`."""
+    """Returns the taps of output pixels `begin` to `end`, if `in_size` pixels become `out_size`."""
     first, weights = _resample.weigh(in_size, out_size, begin, end, interpolation)
     return Taps(
         np.frombuffer(first, np.int64), np.frombuffer(weights, np.int32).reshape(end - begin, -1)
@@ -86,8 +86,8 @@ def _down_then_across(image: Image.Image, rows: Taps, columns: Taps, made: Pixel
 def _strips(
     image: Image.Image, rows: Taps, columns: Taps, most: tuple[int, int]
 ) -> Iterator[Pixels]:
-    """What the taps need of a picture: at once where it is in one block, else in strips of at
-    most so many rows and columns, from top to bottom and left to right.
+    """Yields the part of a picture that the taps need: at once if the picture is in one block,
+    otherwise in strips of at most these rows and columns, from top to bottom and left to right.
     """
     whole = _borrowed(image)
     if whole is not None:
@@ -98,16 +98,16 @@ def _strips(
             right, bottom = min(left + most[1], columns.end), min(top + most[0], rows.end)
             strip = image.crop((left, top, right, bottom))
             pixels = _borrowed(strip)
-            # Blocks that are smaller than a strip can be set in Pillow's environment variables.
+            # Pillow's environment variables may make its blocks smaller than a strip.
             yield np.asarray(strip.convert("RGBX")) if pixels is None else pixels
 
 
 def _borrowed(image: Image.Image) -> Pixels | None:
-    """(height, width, 4) uint8, a view of Pillow's memory that keeps it alive; None where that is
-    no one array.
+    """Returns a view of Pillow's memory, (height, width, 4) uint8, which keeps it alive. None if
+    the memory is not one array.
     """
     try:
         schema, array = image.__arrow_c_array__()
-    except ValueError:  # several blocks, or rows that lie apart
+    except ValueError:  # several blocks, or rows that are not contiguous
         return None
     return np.asarray(_resample.Borrowed(schema, array, image.height, image.width))

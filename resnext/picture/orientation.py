@@ -1,8 +1,8 @@
-"""Reads the orientation in a picture's EXIF, as `turn` takes it.
+"""Reads the orientation in a picture's EXIF, for `turn`.
 
-`decode` asks between the decoder and the resize, and `Classifier` for a Pillow image. The tag
-is read here and not by Pillow, which reads all that an EXIF holds: a hostile one may point to the
-same megabytes from each of 65,535 entries.
+`decode` calls it between the decoder and the resize, and `Classifier` for Pillow images. It does
+not use Pillow, which reads the whole EXIF: in a hostile one, each of 65,535 entries may point to
+the same megabytes.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from PIL import Image
 from resnext.picture.turn import ORIENTATION_TAG, TURNS
 
 Orientation = Literal["ignore", "exif"]
-"""`ignore`: pixels stay as they are stored, as in NVIDIA's preprocessing; `exif`: they are turned
+"""`ignore`: pixels stay as they are stored, like in NVIDIA's preprocessing; `exif`: they are turned
 as EXIF says."""
 
 UPRIGHT: Final = 1
-# What a container demands by itself (TIFF's own tag, irot and imir of AVIF and HEIF) is done by
-# its reader in any case, and by ISO 23008-12 an orientation in the EXIF beside it says nothing.
+# These readers always apply the orientation that is part of the format (TIFF's own tag, irot and
+# imir in AVIF and HEIF). According to ISO 23008-12, EXIF's orientation then has no meaning.
 _TURNED_BY_READERS: Final = frozenset({"TIFF", "AVIF", "HEIF"})
 _SIDEWAYS: Final = frozenset({5, 6, 7, 8})
 
@@ -28,14 +28,14 @@ _MARK: Final = b"Exif\0\0"  # before it in a JPEG, and sometimes twice or in a W
 _ENTRIES: Final = {b"II*\0": "<", b"MM\0*": ">"}
 _SHORT: Final = 3
 _ENTRY_BYTES: Final = 12
-# Of a camera's first directory; thirty are usual. What comes later is not looked at.
+# A camera's first directory usually has thirty entries. Entries after this many are ignored.
 _MOST_ENTRIES: Final = 1000
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The value of EXIF's orientation, 1 to 8; 1 also where there is none, or none that is sound.
+    """Returns EXIF's orientation, 1 to 8. It is 1 if there is none, or an invalid one.
 
-    Call it once the pixels are loaded: a PNG may have its EXIF behind them.
+    Call it after the pixels are loaded: a PNG's EXIF may follow them.
     """
     exif = image.info.get("exif")
     if image.format in _TURNED_BY_READERS or not isinstance(exif, bytes):
@@ -44,9 +44,10 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def read_orientation(exif: bytes) -> int:
-    """The same of the bytes of an EXIF, which is a TIFF without a picture (EXIF 3.0, 4.5.2).
+    """Returns the orientation in EXIF's bytes, which are a TIFF without a picture (EXIF 3.0,
+    4.5.2).
 
-    Its first directory alone is read, and of that no more than `_MOST_ENTRIES`.
+    It reads only the first directory, and at most `_MOST_ENTRIES` of it.
     """
     begin = 0
     while exif.startswith(_MARK, begin) and begin < 2 * len(_MARK):
@@ -54,7 +55,7 @@ def read_orientation(exif: bytes) -> int:
     order = _ENTRIES.get(exif[begin : begin + 4])
     try:
         return UPRIGHT if order is None else _find(exif, begin, order)
-    except struct.error:  # it ends early
+    except struct.error:  # the bytes end early
         return UPRIGHT
 
 
@@ -72,5 +73,5 @@ def _find(exif: bytes, begin: int, order: str) -> int:
 
 
 def turned_size(width: int, height: int, orientation: int) -> tuple[int, int]:
-    """Width and height once it is turned."""
+    """The width and height of the turned picture."""
     return (height, width) if orientation in _SIDEWAYS else (width, height)

@@ -1,7 +1,7 @@
-"""Pillow's reader of PNGs, without what no pixel depends on, and with all transparent colours.
+"""Pillow's reader of PNGs, without metadata, and with support for all transparent colours.
 
-Texts, colour profiles and times may be damaged or unpack to gigabytes; they never reach Pillow.
-Of an animation the picture that every viewer of PNGs shows is left.
+Texts, colour profiles and times may be damaged or unpack to gigabytes, so Pillow never sees them.
+An animation shows the picture that every PNG viewer shows.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _CHECKSUM_BYTES: Final = 4
 _OF_PIXELS: Final = frozenset({b"IHDR", b"PLTE", b"tRNS"})
 _LAST: Final = frozenset({b"IDAT", b"IEND"})
 _EXIF: Final = b"eXIf"
-# Nobody's camera writes more; a JPEG has no room for more.
+# Cameras do not write more, and a JPEG has no room for more.
 _MOST_EXIF_BYTES: Final = 64 * 2**10
 _ANCILLARY_BIT: Final = 0x20
-# Grey of few bits is spread to 8, and so is the grey that is transparent.
+# Pillow scales grey with few bits to 8 bits. The transparent grey must be scaled as well.
 _SPREAD: Final = {"L;2": (0x3, 85), "L;4": (0xF, 17), "L": (0xFF, 1)}
 _HIGH_BYTES, _LOW_BYTES = "RGB;16B", "RGB;16L"
 
 
 class Png(PngImageFile):
-    """Once loaded, a transparent colour is one of Pillow's kind, or an alpha channel."""
+    """A PNG. After loading, its transparent colour is in Pillow's form or an alpha channel."""
 
     def _open(self) -> None:
         body = body_of(self)
@@ -60,18 +60,18 @@ class Png(PngImageFile):
         return Image.Image.load(self)
 
     def load_end(self) -> None:
-        """Reads an EXIF behind the pixels, and nothing else there."""
+        """Reads EXIF that follows the pixels, and nothing else there."""
         exif = None if "exif" in self.info else _last_exif(body_of(self).getvalue())
         if exif is not None:
             self.info["exif"] = exif
 
     def _raw_mode(self) -> str | None:
-        """How the samples lie in the file; None once they are loaded."""
+        """The layout of the samples in the file; None after they are loaded."""
         args = self.tile[0].args if self.tile else None
         return args if isinstance(args, str) else None
 
     def _of_low_bytes(self) -> Image.Image:
-        """The same picture of RGB with 16 bits, of which Pillow keeps the lower byte."""
+        """The same picture, but with the lower bytes of 16-bit RGB samples."""
         other = Png(Body(body_of(self).getvalue()))
         del other.info["transparency"]
         other.tile = [other.tile[0]._replace(args=_LOW_BYTES)]
@@ -80,7 +80,7 @@ class Png(PngImageFile):
 
 
 def _alpha(high: Image.Image, low: Image.Image, clear: tuple[int, int, int]) -> Image.Image:
-    """Mode L: 0 where all 16 bits of red, green and blue are those of the transparent colour."""
+    """Mode L: 0 if all 16 bits of red, green and blue equal the transparent colour."""
     clears = np.ones((high.height, high.width), bool)
     for channel, value in enumerate(clear):
         clears &= np.asarray(high.getchannel(channel)) == value >> 8
@@ -89,11 +89,12 @@ def _alpha(high: Image.Image, low: Image.Image, clear: tuple[int, int, int]) -> 
 
 
 def _without_metadata(content: bytes) -> bytes:
-    """The file without chunks before its pixels that change no pixel, EXIF aside; the very
-    object if there are none.
+    """Returns the file without needless chunks before its pixels, except EXIF. If there are none,
+    returns the same object.
 
     Raises:
-        HeaderTooLong, Unsupported.
+        HeaderTooLong: the file has too many chunks.
+        Unsupported: see `_is_needless`.
     """
     kept = [content[:_MAGIC_BYTES]]
     begin = at = _MAGIC_BYTES
@@ -128,9 +129,10 @@ def _last_exif(content: bytes) -> bytes | None:
 
 
 def _is_needless(content: bytes, name: bytes, begin: int, end: int) -> bool:
-    """
+    """Whether a chunk does not affect the pixels.
+
     Raises:
-        Unsupported: a chunk that Pillow does not know and that changes the pixels.
+        Unsupported: the chunk affects the pixels, and Pillow does not know it.
     """
     if name in _OF_PIXELS:
         return False
@@ -139,12 +141,12 @@ def _is_needless(content: bytes, name: bytes, begin: int, end: int) -> bool:
             name == _EXIF and end - begin <= _MOST_EXIF_BYTES and _is_sound(content, begin, end)
         )
     if _is_sound(content, begin, end):
-        words = f"a PNG with a chunk {name.decode()}, without which its pixels cannot be read"
+        words = f"a PNG whose pixels depend on the unknown chunk {name.decode()}"
         raise Unsupported(words)
     return False
 
 
 def _is_sound(content: bytes, begin: int, end: int) -> bool:
-    """Whether a chunk has the checksum that it says."""
+    """Whether a chunk's checksum is right."""
     checked = memoryview(content)[begin + 4 : end - _CHECKSUM_BYTES]
     return zlib.crc32(checked) == int.from_bytes(content[end - _CHECKSUM_BYTES : end], "big")

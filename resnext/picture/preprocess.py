@@ -1,9 +1,9 @@
 """From a decoded picture of any kind to the square of pixels that the network sees.
 
-A loader process calls `to_rgb`, then `resize_and_crop`; normalising is the classifier's, on
-its device. No torch in a loader: `native` resizes where the extension in C is built, and Pillow
-or numpy elsewhere. Equal to the bit with torchvision's `Resize` and `CenterCrop` on a Pillow
-image. An EXIF orientation is ignored here, as there; see `orientation`.
+A loader calls `to_rgb`, then `resize_and_crop`. The classifier normalises on its device. A loader
+uses no torch: `native` resizes if the extension in C is built, otherwise Pillow or numpy. Every bit
+equals torchvision's `Resize` and `CenterCrop` on a Pillow image. As there, EXIF's orientation is
+ignored here; see `orientation`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from resnext.picture.resample import Pixels, resample_window, vertical_first
 
 try:
     from resnext.picture import native
-except ImportError:  # no C compiler where this was installed
+except ImportError:  # there was no C compiler at the installation
     native = None  # type: ignore[assignment]
 
-# Without the extension, pictures whose resized long side is more than this many crops long go
-# through `resample_window`. It computes the crop alone, and from here on is faster than Pillow.
-# Pillow's own code takes time and memory with the resized picture, which has no bound: a
-# 3 KB JPEG of 10000x1 becomes 2,560,000x256 pixels. Both give the same bits.
+# Without the extension, pictures whose resized long side is more than this many crops use
+# `resample_window`. It computes only the crop, and is faster than Pillow for such pictures.
+# Pillow's time and memory grow with the resized picture without a limit: a 3 KB JPEG of 10000x1
+# becomes 2,560,000x256 pixels. Both give the same bits.
 LONGEST_IN_CROPS: Final = 6
 
 _PILLOW_FILTER: Final = {
@@ -36,25 +36,25 @@ _PILLOW_FILTER: Final = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network was trained to see."""
+    """The preprocessing with which a network was trained."""
 
     resize: int
-    """Length of the short side, in pixels, before the crop."""
+    """The length of the short side before the crop, in pixels."""
     crop: int
-    """Side of the square, in pixels."""
+    """The side of the square, in pixels."""
     interpolation: Literal["bilinear", "bicubic"]
     mean: tuple[float, float, float]
-    """Of red, green, blue in 0 … 1."""
+    """For red, green and blue in 0 … 1."""
     std: tuple[float, float, float]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture as a viewer on a white page shows it, in mode RGB.
+    """Returns the picture in mode RGB, as a viewer shows it on a white page.
 
-    What is transparent lets white through, whichever way the file says it. Samples of 16
-    bits keep their highest 8, rounded. Samples of 32 bits and floats have no agreed white:
-    see `_white_of`. CMYK by Pillow's plain formula, LAB by its colour profile; other
-    embedded profiles are ignored, as in the reference.
+    White shows through transparent parts, in whatever way the file marks them. Samples of 16 bits
+    keep their highest 8, rounded. Samples of 32 bits and floats have no agreed white; see
+    `_white_of`. CMYK uses Pillow's plain formula, and LAB its colour profile. Other embedded
+    profiles are ignored, as in the reference.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -68,9 +68,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode == "La":  # Pillow takes this one step at a time
+    if image.mode == "La":  # Pillow converts this only step by step
         image = image.convert("LA")
-    # No copy where none is needed: of a large picture each takes hundreds of megabytes.
+    # This avoids needless copies, which take hundreds of megabytes for a large picture.
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
     white.paste(rgba, mask=rgba)
@@ -79,7 +79,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 def _from_lab(image: Image.Image) -> Image.Image:
     converted = ImageCms.applyTransform(image, _lab_to_srgb())
-    assert converted is not None  # noqa: S101  (None only where it works in place)
+    assert converted is not None  # noqa: S101  (None only when it works in place)
     return converted
 
 
@@ -90,9 +90,7 @@ def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    """Modes I;16, I;16B …, I and F → L; what is no number becomes black, what is transparent
-    white.
-    """
+    """Modes I;16, I;16B …, I and F → L. NaN becomes black, and transparent pixels become white."""
     given = np.asarray(image)
     clear = image.info.get("transparency")
     clears = given == clear if isinstance(clear, int) else None
@@ -110,9 +108,9 @@ def _grey(image: Image.Image) -> Image.Image:
 def _white_of(mode: str, smallest: float, largest: float) -> tuple[float, float]:
     """The samples that are shown as black and as white.
 
-    16-bit formats say it: 0 and 65535. For I (32-bit integers) it is the smaller of 0 … 255
-    and 0 … 65535 that holds all samples, for F (floats) of 0 … 1 and 0 … 255; where none
-    does, as in measurements, the smallest and the largest sample.
+    16-bit formats define them: 0 and 65535. For I (32-bit integers) it is the smaller of the ranges
+    0 … 255 and 0 … 65535 that contains all samples; for F (floats) of 0 … 1 and 0 … 255. If neither
+    does, for example in measurements, it is the smallest and the largest sample.
     """
     usual = {"I": (255.0, 65535.0), "F": (1.0, 255.0)}.get(mode, (65535.0,))
     for white in usual:
@@ -122,10 +120,9 @@ def _white_of(mode: str, smallest: float, largest: float) -> tuple[float, float]
 
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """What torchvision's `Resize(resize)` and `CenterCrop(crop)` make of an RGB picture.
+    """Does the same as torchvision's `Resize(resize)` and `CenterCrop(crop)` with an RGB picture.
 
-    Time and memory are bounded by the picture's own pixels and the crop, not by the resized
-    picture.
+    The picture's own pixels and the crop bound time and memory; the resized picture does not.
 
     Returns:
         (crop, crop, 3) uint8.
@@ -150,8 +147,8 @@ def _resize_window(
     box: tuple[int, int, int, int],
     preprocessing: Preprocessing,
 ) -> Image.Image:
-    """`image.resize(size).crop(box)`, one axis after the other as Pillow does it, but for the
-    second one only where the box is.
+    """Computes `image.resize(size).crop(box)` axis by axis, like Pillow, but the second axis only
+    inside the box.
     """
     width, height = size
     left, top, right, bottom = box
@@ -164,14 +161,14 @@ def _resize_window(
 
 
 def resized_size(width: int, height: int, resize: int) -> tuple[int, int]:
-    """The rule of torchvision: the short side becomes `resize`, the long side is rounded down."""
+    """Torchvision's rule: the short side becomes `resize`, and the long side is rounded down."""
     short, long = sorted((width, height))
     resized_long = int(resize * long / short)
     return (resize, resized_long) if width <= height else (resized_long, resize)
 
 
 def _window(size: int, crop: int) -> tuple[int, int]:
-    """The part of an axis that the crop takes; all of it where the crop is longer."""
+    """The part of an axis that the crop takes; all of it if the crop is longer."""
     if crop >= size:
         return 0, size
     first = round((size - crop) / 2.0)
@@ -179,7 +176,9 @@ def _window(size: int, crop: int) -> tuple[int, int]:
 
 
 def _pad(pixels: Pixels, crop: int) -> Pixels:
-    """Black around what is smaller than the crop, the odd pixel after it, as torchvision does."""
+    """Adds black around pixels that are smaller than the crop, like torchvision. An odd pixel goes
+    after them.
+    """
     missing = [crop - side for side in pixels.shape[:2]]
     if not any(missing):
         return pixels

@@ -1,9 +1,9 @@
-"""Pillow's reader of each format that is decoded; no other is ever loaded.
+"""Pillow's reader for each supported format. No other reader is ever loaded.
 
-`Image.open` would load every plugin that Pillow has, some forty, as soon as it meets a WebP. A
-reader is asked directly instead, once the first bytes have said which: no Ghostscript for EPS,
-no stubs, no guessing. JPEGs with more than one picture are read as the JPEG that they begin as.
-Each is Pillow's class with what it reads wrongly mended, or refused by name.
+`Image.open` would load all of Pillow's some forty plugins as soon as it meets a WebP. Instead, the
+first bytes select a reader, which is called directly: no Ghostscript for EPS, no stubs, no
+guessing. A JPEG with several pictures is read as its first one. Each reader is Pillow's class with
+its errors corrected, or refusing by name what it reads wrongly.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ Reader = Callable[[Body], ImageFile]
 
 
 def _heif() -> dict[str, Reader]:
-    """Of the extra `heif`, where it is installed."""
+    """The reader of the extra `heif`, if that is installed."""
     try:
         from pillow_heif import HeifImageFile, options  # noqa: PLC0415
     except ImportError:
         return {}
-    options.DECODE_THREADS = 1  # whoever decodes has one core
+    options.DECODE_THREADS = 1  # each decoder has one core
     reader: Reader = HeifImageFile
 
     def read(body: Body) -> ImageFile:
         try:
             return reader(body)
-        except SyntaxError as error:  # libheif says nothing of a codec that it has not
+        except SyntaxError as error:  # libheif does not report an unsupported codec
             codec = boxes.other_codec(body.getvalue())
             if codec is None:
                 raise
-            raise Unsupported(f"a HEIF image of {codec}; decoded are those of H.265") from error
+            raise Unsupported(f"a HEIF image of {codec}; only H.265 is supported") from error
 
     return {"HEIF": read}
 

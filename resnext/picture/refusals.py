@@ -1,11 +1,11 @@
-"""What a reader raises of a picture that it does not take; `decode` makes a code of it."""
+"""Errors of readers that refuse a picture. `decode` turns them into error codes."""
 
 from __future__ import annotations
 
 
 class Unsupported(Exception):
-    """A picture of a kind that is not decoded; the words say which."""
+    """A picture of an unsupported kind. The message says which."""
 
 
 class Damaged(Exception):
-    """A header that contradicts itself or costs too much to read; the words say where."""
+    """A header that contradicts itself or costs too much to read. The message says where."""

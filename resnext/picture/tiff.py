@@ -1,6 +1,6 @@
-"""Pillow's reader of TIFFs, for the layouts that it reads rightly; the others are refused by name.
+"""Pillow's reader of TIFFs, for the layouts that it reads correctly. Others are refused by name.
 
-The orientation is a part of this format: the picture is turned.
+The orientation is part of this format, so the picture is always turned.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class Tiff(TiffImageFile):
         self._is_unsigned = isinstance(args, tuple) and args[0] == _UNSIGNED_32
         colours = self.tag_v2.get(tiff_tags.PALETTE, ())
         if self.mode in {"P", "PA"} and max(colours, default=0) <= 0xFF:  # noqa: PLR2004
-            # Sixteen bits of which the lower eight are used, as old programs wrote it.
+            # Old programs wrote 16 bits but used only the lower eight.
             self.palette = ImagePalette.raw("RGB;L", bytes(colours))
 
     def load_end(self) -> None:
-        """Reads no more of the file than it has: EXIF and GPS may be of any size."""
+        """Reads nothing more from the file, because EXIF and GPS may have any size."""
         if self._is_unsigned:
             self._read_as_unsigned()
         turn_in_place(self, self.tag_v2.get(ORIENTATION_TAG))
 
     def _read_as_unsigned(self) -> None:
-        """Pillow has 32 bits with a sign alone; what is beyond them becomes a float."""
+        """Pillow has only signed 32 bits. If a sample is larger, all samples become floats."""
         samples = np.asarray(self).view(np.uint32)
         if samples.max() > np.iinfo(np.int32).max:
             self.im = Image.fromarray(samples.astype(np.float32)).im

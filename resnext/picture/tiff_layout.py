@@ -1,8 +1,7 @@
-"""Which TIFFs are decoded: a list of layouts, each of which a test has seen come out right.
+"""The list of supported TIFF layouts, each of which is tested.
 
-A TIFF may hold samples of any number, depth, order and compression. Pillow reads many of them
-wrongly and says nothing of it. So its reader asks here first, and refuses by name what is not
-on the list.
+A TIFF may have any number, depth, order and compression of samples. Pillow reads many of them
+wrongly without an error. So the reader checks here first, and refuses other layouts by name.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ _PHOTOMETRICS: Final = {
     34892: "a camera's linear colours",
 }  # fmt: skip
 _COLOURS: Final = {_WHITE_IS_ZERO: 1, _GREY: 1, _RGB: 3, _PALETTE: 1, _INKS: 4, _YCC: 3, _LAB: 3}
-"""Samples of a pixel, without extra ones."""
+"""The number of samples per pixel, without extra ones."""
 
 _UNCOMPRESSED, _OLD_JPEG, _JPEG = 1, 6, 7
 _CCITT: Final = frozenset({2, 3, 4})
 _PREDICTED: Final = frozenset({5, 8, 32946, 34925, 50000})
-"""Those that may have a predictor: LZW, deflate by two numbers, LZMA, zstd."""
+"""Compressions that may have a predictor: LZW, deflate (two numbers), LZMA, zstd."""
 _LOSSLESS: Final = frozenset({_UNCOMPRESSED, 32773, *_PREDICTED})
 _COMPRESSIONS: Final = {
     1: "uncompressed", 2: "CCITT RLE", 3: "CCITT group 3", 4: "CCITT group 4", 5: "LZW",
@@ -41,8 +40,8 @@ _COMPRESSIONS: Final = {
 }  # fmt: skip
 _BY_DIFFERENCES, _BY_FLOATS = 2, 3
 
-# What an extra sample is: 0 says nothing, 1 is alpha that the colours are multiplied with, 2 is
-# alpha. RGB of four samples that says nothing at all has alpha.
+# The kind of an extra sample: 0 is unspecified, 1 is alpha by which the colours are multiplied, 2
+# is alpha. RGB with four samples and no entry has alpha.
 _UNSAID: Final = -1
 _NO: Final = frozenset[tuple[int, ...]]({()})
 _ONE: Final = frozenset({(), (0,), (1,), (2,)})
@@ -62,12 +61,12 @@ _EXTRAS: Final[dict[tuple[int, int, int], frozenset[tuple[int, ...]]]] = {
     (_YCC, 8, _UNSIGNED): _NO,
     (_LAB, 8, _UNSIGNED): _NO,
 }
-"""Photometric, bits and format of the samples → extra samples that may be there."""
+"""Photometric, bits and format of the samples → the permitted extra samples."""
 
 _NO_MIRRORED: Final = frozenset({(_WHITE_IS_ZERO, 8), *((_PALETTE, bits) for bits in (1, 2, 4))})
-"""Photometric and bits that Pillow's own code does not mirror."""
+"""Photometric and bits for which Pillow's own code does not mirror bytes."""
 _SAMPLINGS: Final = frozenset({(2, 1), (2, 2), (4, 1), (4, 2), (4, 4), (1, 2)})
-"""How many pixels, across and down, share a colour; libtiff reads these."""
+"""How many pixels, across and down, share a colour. libtiff supports these."""
 _WEIGHTS: Final = ((299, 1000, 587, 1000, 114, 1000), (299, 1000, 587, 1000, 57, 500))
 _RANGE: Final = (0, 1, 255, 1, 128, 1, 255, 1, 128, 1, 255, 1)
 _BYTE: Final = 8
@@ -79,19 +78,19 @@ class _Layout:
     big: bool
     photometric: int
     bits: tuple[int, ...]
-    """Of each sample of a pixel."""
+    """The bits of each sample of a pixel."""
     formats: tuple[int, ...]
     extra: tuple[int, ...]
     compression: int
     planes: bool
-    """Whether each sample lies in a part of its own."""
+    """Whether each sample is in a separate part."""
     predictor: int
     mirrored: bool
     """Whether a byte's first pixel is in its lowest bits."""
     usual: bool
-    """The inks are cyan, magenta, yellow and black; YCbCr is weighed and scaled as in JPEG."""
+    """Whether inks are cyan, magenta, yellow and black, and YCbCr is weighed as in JPEG."""
     whole_stream: bool
-    """Whether JPEG of the old kind is one stream, as in a JPEG file."""
+    """Whether JPEG of the old kind is one stream, like in a JPEG file."""
 
     def __str__(self) -> str:
         depth = "/".join(map(str, dict.fromkeys(self.bits)))
@@ -110,19 +109,20 @@ class _Layout:
 
 
 def check(found: TiffTags) -> None:
-    """
+    """Checks the layout of a TIFF's pixels.
+
     Raises:
-        Unsupported: its pixels lie in a way that is not on the list.
+        Unsupported: the layout is not on the list.
     """
     layout = _layout(found)
     if not _is_decoded(layout):
-        raise Unsupported(f"{layout}; docs/reference.md lists the TIFFs that are decoded")
+        raise Unsupported(f"{layout}; docs/reference.md lists the supported TIFFs")
 
 
 def _layout(found: TiffTags) -> _Layout:
     samples = found.one(tags.SAMPLES, 1)
     if not 0 < samples <= tags.MOST_FEW:
-        raise Unsupported(f"a TIFF of {samples} samples a pixel")
+        raise Unsupported(f"a TIFF with {samples} samples per pixel")
     photometric = found.one(tags.PHOTOMETRIC, _WHITE_IS_ZERO)
     bits = found.numbers.get(tags.BITS, (1,))
     extra = found.numbers.get(tags.EXTRA, ())
@@ -148,7 +148,7 @@ def _is_usual(found: TiffTags, photometric: int) -> bool:
     if photometric == _INKS:
         return found.one(tags.INKS, 1) == 1
     compression = found.one(tags.COMPRESSION, _UNCOMPRESSED)
-    if photometric != _YCC or compression in {_OLD_JPEG, _JPEG}:  # the JPEG says it
+    if photometric != _YCC or compression in {_OLD_JPEG, _JPEG}:  # the JPEG contains these values
         return True
     sampling = found.numbers.get(tags.YCC_SAMPLING, (2, 2))
     return (
@@ -177,12 +177,12 @@ def _is_decoded(layout: _Layout) -> bool:
 def _is_order_decoded(layout: _Layout) -> bool:
     if not layout.big_endian:
         return True
-    if layout.big:  # Pillow takes it for a small one
+    if layout.big:  # Pillow reads it as a small one
         return False
     bits, sample_format = layout.bits[0], layout.formats[0]
     if bits == 32 and sample_format == _UNSIGNED:  # noqa: PLR2004
         return False
-    # libtiff puts the bytes of a sample in order, and Pillow does it once more.
+    # libtiff puts the bytes of a sample in order, and Pillow then swaps them again.
     as_it_is = bits <= _BYTE or sample_format == _UNSIGNED
     return as_it_is or layout.compression == _UNCOMPRESSED
 

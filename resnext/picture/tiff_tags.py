@@ -1,7 +1,7 @@
-"""The tags of a TIFF's first page that decide about its pixels, read before any other code does.
+"""Reads the tags of a TIFF's first page that affect its pixels, before any other code reads them.
 
-Pillow makes a Python number of each value that it reads, and a file may have millions of them. So
-their number is limited here, where a value costs nothing yet.
+Pillow creates a Python number for each value, and a file may have millions of them. So this limits
+their number while a value still costs nothing.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _OF_LAYOUT: Final = frozenset(
     }
 )
 PALETTE: Final = 320
-# Begins and lengths of strips and tiles; the colours of a palette.
+# The begins and lengths of strips and tiles, and the colours of a palette.
 _MANY: Final = frozenset({273, 279, 324, 325, PALETTE})
-# The other ones that Pillow makes numbers of: sides, resolutions, orientation.
+# Other tags for which Pillow creates numbers: sides, resolutions, orientation.
 _FEW: Final = frozenset({*_OF_LAYOUT, 256, 257, 274, 278, 282, 283, 296, 322, 323})
-# XMP and a profile, which stay bytes where that is their type.
+# XMP and a profile. They stay bytes if that is their type.
 _TEXTS: Final = frozenset({700, 34675})
-# A picture of 65,535 rows may have a strip for each row, of each of three planes.
+# A picture of 65,535 rows may have a strip for each row in each of three planes.
 MOST_MANY: Final = 200_000
-# Bits, formats and extra samples have one for each sample; six is as many as are decoded.
+# Bits, formats and extra samples have one value per sample. At most six samples are supported.
 MOST_FEW: Final = 64
-# Types of TIFF 6.0, section 2, and of BigTIFF: the letter that struct has for a number of it.
+# The types in TIFF 6.0, section 2, and in BigTIFF, with struct's letter for a number.
 _LETTERS: Final = {1: "B", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 16: "Q"}
 _OF_BYTES: Final = frozenset({1, 2, 6, 7})
 
@@ -46,7 +46,7 @@ class TiffTags:
     big: bool
     """Whether it is a BigTIFF."""
     numbers: dict[int, tuple[int, ...]]
-    """By tag; a rational is two numbers."""
+    """The numbers by tag. A rational is two numbers."""
 
     def one(self, tag: int, usual: int) -> int:
         return self.numbers.get(tag, (usual,))[0]
@@ -58,14 +58,15 @@ class _Entry:
     kind: int
     count: int
     value: bytes
-    """The numbers themselves, or where they begin."""
+    """The numbers themselves, or their position."""
 
 
 def read_tags(content: bytes) -> TiffTags:
-    """
+    """Reads the tags.
+
     Raises:
-        Damaged: more numbers than anybody writes, or a tag of a type that it cannot have.
-        HeaderTooLong: more tags than anybody writes.
+        Damaged: a tag has too many numbers, an invalid type, or occurs twice.
+        HeaderTooLong: there are too many tags.
         OSError: the file ends before its tags do.
     """
     order = "<" if content.startswith(b"II") else ">"
@@ -74,8 +75,8 @@ def read_tags(content: bytes) -> TiffTags:
     for entry in _entries(content, order, big=big):
         _check(entry)
         if entry.tag in _OF_LAYOUT and entry.count:
-            if entry.tag in numbers:  # readers differ about which one counts
-                raise Damaged(f"tag {entry.tag} is there twice")
+            if entry.tag in numbers:  # readers disagree about which one counts
+                raise Damaged(f"tag {entry.tag} occurs twice")
             numbers[entry.tag] = _numbers(content, order, entry)
     return TiffTags(order == ">", big, numbers)
 
@@ -88,7 +89,7 @@ def _check(entry: _Entry) -> None:
     else:
         return
     if entry.count > most:
-        raise Damaged(f"tag {entry.tag} has {entry.count} values; at most {most} are read")
+        raise Damaged(f"tag {entry.tag} has {entry.count} values; at most {most} are permitted")
 
 
 def _entries(content: bytes, order: str, *, big: bool) -> Iterator[_Entry]:
@@ -108,7 +109,7 @@ def _entries(content: bytes, order: str, *, big: bool) -> Iterator[_Entry]:
 def _numbers(content: bytes, order: str, entry: _Entry) -> tuple[int, ...]:
     letters = _LETTERS.get(entry.kind)
     if letters is None:
-        raise Damaged(f"tag {entry.tag} is of type {entry.kind}")
+        raise Damaged(f"tag {entry.tag} has the invalid type {entry.kind}")
     wanted = struct.Struct(order + letters * entry.count)
     if wanted.size <= len(entry.value):
         return wanted.unpack_from(entry.value)

@@ -1,5 +1,5 @@
-"""A loaded network made ready for a device: precision, fusing, compiling, and its streams.
+"""Prepares a loaded network for a device (precision, fusing, compiling), and runs batches.
 
-`Classifier` and the export call it. Batches of uint8 pixels go through a runner and come back as
-logits or classes.
+`Classifier` and the export use it. A runner takes batches of uint8 pixels and returns logits or
+classes.
 """

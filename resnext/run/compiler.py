@@ -1,6 +1,6 @@
-"""What `torch.compile` needs of a machine, asked before it fails for want of it.
+"""Checks what `torch.compile` needs on a machine, before it fails.
 
-`engine` asks where it may choose, and `doctor` to say what is missing.
+`engine` uses it to choose, and `doctor` to show what is missing.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from typing import Final
 
 CACHE: Final = "TORCHINDUCTOR_CACHE_DIR"
 TRITON_CACHE: Final = "TRITON_CACHE_DIR"
-# As each looks for one: Triton in triton/runtime/build.py, torch for a CPU in
+# How each of them finds its compiler: Triton in triton/runtime/build.py, torch for a CPU in
 # torch/_inductor/cpp_builder.py.
 _OF_TRITON: Final = ("CC", ("gcc", "clang"), "a C compiler: install gcc")
 _OF_A_CPU: Final = ("CXX", ("g++", "clang++"), "a C++ compiler: install g++")
 
 
 def keep_compiled_in(folder: Path) -> None:
-    """What is compiled stays there over restarts; a folder that the environment names goes first.
+    """Keeps compiled code in this folder over restarts, unless the environment names another.
 
-    By default it would lie in /tmp, where containers often forbid to run it.
+    The default would be /tmp, where containers often forbid running code.
     """
     os.environ.setdefault(CACHE, str(folder / "inductor"))
     os.environ.setdefault(TRITON_CACHE, str(folder / "triton"))
 
 
 def find_compiler(kind: str) -> str | None:
-    """The compiler's path, for a device of this kind, `cuda` or `cpu`."""
+    """Returns the path of the compiler for this kind of device, `cuda` or `cpu`."""
     variable, names, _ = _wanted(kind)
     named = os.environ.get(variable)
     return next(filter(None, map(shutil.which, [named] if named else names)), None)
 
 
 def missing_for_compiling(kind: str) -> list[str]:
-    """What a device of this kind, `cuda` or `cpu`, lacks here, each with what to do."""
+    """Returns what is missing for this kind of device, `cuda` or `cpu`, and what to do about it."""
     missing = []
     if find_compiler(kind) is None:
         missing.append(_wanted(kind)[2])
@@ -57,7 +57,7 @@ def _wanted(kind: str) -> tuple[str, tuple[str, ...], str]:
 
 
 def _why_nothing_runs_in(folder: Path) -> str | None:
-    """None: files can be written there and loaded as programs."""
+    """Returns why code cannot be written there or run from there, or None if it can."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return "cannot be written to"

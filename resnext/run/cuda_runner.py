@@ -1,11 +1,11 @@
-"""Runs batches on a GPU: the next one is copied while the last one computes.
+"""Runs batches on a GPU: the next batch is copied while the last one is computed.
 
-There are two lanes, each with its own memory on both sides: a batch is copied from pinned memory
-on one stream while another computes on the other, as a CUDA graph where it can be captured.
+There are two lanes, each with memory on the CPU and the GPU. A batch is copied from pinned memory
+on one stream, while another is computed on the other stream, as a CUDA graph if it can be captured.
 
-After an error that sticks, CUDA ends the process as soon as pinned memory is freed: torch records
-an event then, whose error nothing can catch (pytorch pull request 178154). So each lane keeps its
-pinned memory, answers included, and a runner whose device is broken is never destroyed.
+After a persistent error, CUDA ends the process as soon as pinned memory is freed: torch then
+records an event, whose error nothing can catch (pytorch pull request 178154). So each lane keeps
+its pinned memory, including the answers, and a runner whose device is broken is never destroyed.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ logger = logging.getLogger(__name__)
 
 
 class _Lane:
-    """What a batch passes through, on both sides, and the batch that has it."""
+    """Memory for a batch on the CPU and the GPU, and the batch that uses it now."""
 
     def __init__(self, shape: Sequence[int], device: torch.device) -> None:
         self.pinned = _pinned(shape, torch.uint8)
         self.pixels = torch.empty(tuple(shape), dtype=torch.uint8, device=device)
-        # By default a wait for an event spins, and takes a core that loaders need.
+        # By default, waiting for an event spins and occupies a core that loaders need.
         self.copied = torch.cuda.Event(blocking=True)
         self.done = torch.cuda.Event(blocking=True)
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Top]] = {}
         self.answers: Top | None = None
-        """Pinned; made for the first batch, which shows how many classes there are."""
+        """Pinned memory for the answers. The first batch shows how many classes there are."""
         self.batch: _OnLane | None = None
-        """Until the next one comes, which must wait for its answers."""
+        """The last batch on this lane. The next one must wait for its answers."""
 
     def fetch(self, top: Top, bucket: int) -> None:
-        """Copies a batch's answers to the CPU, as soon as they are there."""
+        """Copies a batch's answers to the CPU as soon as they are ready."""
         if self.answers is None:
             rows = len(self.pixels)
             self.answers = _each(top, lambda one: _pinned((rows, *one.shape[1:]), one.dtype))
@@ -56,13 +56,13 @@ class _Lane:
             here[:bucket].copy_(there, non_blocking=True)
 
     def free(self) -> None:
-        """Waits for its batch, whose answers are out of the way then."""
+        """Waits for its batch, and moves the batch's answers out of the pinned memory."""
         if self.batch is not None:
             self.batch.result()
 
 
 class _OnLane:
-    """A batch on its lane. It takes its answers away when somebody asks, or the lane is needed."""
+    """A batch on its lane. It copies its answers out when `result` is called."""
 
     def __init__(self, runner: CudaRunner, lane: _Lane, images: int) -> None:
         self._runner = runner
@@ -75,7 +75,7 @@ class _OnLane:
             return True
         try:
             return bool(self._lane.done.query())
-        except RuntimeError:  # a device that is broken: `result` raises it again
+        except RuntimeError:  # the device is broken; `result` raises this again
             return True
 
     def result(self) -> Top:
@@ -105,15 +105,16 @@ class CudaRunner:
         self._copying = torch.cuda.Stream(device)
         self._computing = torch.cuda.Stream(device)
         self._lanes = [_Lane(shape, device) for _ in range(LANES)]
+        self.overwrites = 0
         self._turn = 0
         self._uncaptured = set[int]()
-        """Buckets that no graph can be made of."""
+        """Sizes of batches that cannot be captured as a graph."""
         self._pool: Any = None
 
     def room(self) -> Pixels:
         lane = self._lanes[self._turn]
-        with suppress(RuntimeError):  # of a device that is broken: `start` raises it again
-            lane.copied.synchronize()  # of the batch before the last
+        with suppress(RuntimeError):  # the device is broken; `start` raises this again
+            lane.copied.synchronize()  # the lane's last batch is copied to the GPU
         return lane.pinned.numpy()
 
     def start(self, images: Pixels, bucket: int) -> Started:
@@ -131,16 +132,17 @@ class CudaRunner:
 
     def shrink(self, most: int) -> None:
         for lane in self._lanes:
-            with suppress(RuntimeError):  # of its batch, whose owner is told
+            with suppress(RuntimeError):  # an error of the batch, whose owner gets it as well
                 lane.free()
             lane.graphs = {size: made for size, made in lane.graphs.items() if size <= most}
         torch.cuda.empty_cache()
 
     @contextmanager
     def telling_broken(self) -> Iterator[None]:
-        """
+        """Turns persistent errors into `DeviceBroken`.
+
         Raises:
-            DeviceBroken: in place of an error that sticks.
+            DeviceBroken: the device fails on everything from now on.
         """
         try:
             yield
@@ -153,15 +155,16 @@ class CudaRunner:
             raise DeviceBroken(first_line(error)) from error
 
     def _keep_for_ever(self) -> None:
-        """One reference more than Python will ever drop: see the top of this file."""
+        """Adds a reference that Python never drops; see the top of this file."""
         if not self._is_kept:
             self._is_kept = True
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
     def _copy(self, lane: _Lane, images: Pixels, bucket: int) -> None:
-        """What the last batch left beyond the images is classified as well, and dropped."""
+        """Copies a batch to the GPU. Old pixels after its images are computed and ignored."""
         images = np.ascontiguousarray(images)
-        if images.ctypes.data != lane.pinned.data_ptr():  # else they are there already
+        if images.ctypes.data != lane.pinned.data_ptr():  # otherwise they are there already
+            self.overwrites += 1
             lane.pinned[: len(images)].copy_(as_tensor(images))
         with torch.cuda.stream(self._copying):
             lane.pixels[:bucket].copy_(lane.pinned[:bucket], non_blocking=True)
@@ -181,7 +184,8 @@ class CudaRunner:
             return self._top(self._forward(lane.pixels[:bucket]))
 
     def _capture(self, lane: _Lane, bucket: int) -> None:
-        """
+        """Captures a graph for this size, if possible.
+
         Raises:
             torch.OutOfMemoryError: the memory is too small for the graph.
         """
@@ -199,18 +203,20 @@ class CudaRunner:
             ):
                 top = self._run(lane, bucket)
         except RuntimeError as error:
-            if is_out_of_memory(error):  # which the end of the capture may hide
+            if is_out_of_memory(error):  # an error at the end of the capture may hide this
                 raise torch.OutOfMemoryError(first_line(error)) from error
-            self._computing.synchronize()  # raises if it is the device that is broken
+            self._computing.synchronize()  # raises if the device is broken
             if not self._uncaptured:
-                logger.warning("No CUDA graphs, which costs small batches time: %s", error)
+                logger.warning(
+                    "Running without CUDA graphs, so small batches are slower: %s", error
+                )
             self._uncaptured.add(bucket)
         else:
             lane.graphs[bucket] = (graph, top)
 
     def _memory_of_graphs(self) -> Any:  # noqa: ANN401  (torch keeps its type to itself)
-        """One for all graphs: each is done, and its answers copied, before the next runs. It ends
-        with the last graph that has it, so a first one gets a new memory.
+        """Memory that all graphs share: each is done, and its answers are copied, before the next
+        one runs. It is freed with the last graph, and a later graph gets new memory.
         """
         if self._pool is None or not any(lane.graphs for lane in self._lanes):
             self._pool = torch.cuda.graph_pool_handle()

@@ -1,9 +1,9 @@
-"""What runs a batch: uint8 pixels in, float32 logits out, on the device, as fast as it can.
+"""Makes the module that runs a batch on a device: uint8 pixels in, float32 logits out.
 
-The classifier hands in a network with its weights; what comes out is one module, folded, in
-its precision and memory layout. It is either run as it is (`eager`; with fused convolutions), or
-compiled by `torch.compile`, or the faster of both on a GPU (`fastest`), or on a CPU run by
-OpenVINO (`openvino_engine`).
+The classifier passes a network with its weights, and gets one module with folded batch-norms, in
+its precision and memory layout. The module runs as it is (`eager`, with fused convolutions), or
+compiled by `torch.compile`, or the faster of both on a GPU (`fastest`), or on a CPU with OpenVINO
+(`openvino_engine`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Engine = Literal["eager", "compiled", "fastest", "openvino"]
 
 Forward = Callable[[Tensor], Tensor]
 
-# One compilation for each size of batch that is served; torch gives up after 8.
+# Each size of batch needs a compilation. By default torch gives up after 8.
 _COMPILATIONS: Final = 64
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 class PixelsToLogits(nn.Module):
     """(N, crop, crop, 3) uint8 → (N, classes) float32.
 
-    A quarter of the bytes travels to the device; the arithmetic is that of torchvision's
+    With uint8 only a quarter of the bytes go to the device. The arithmetic is that of torchvision's
     ToTensor and Normalize, in float32.
     """
 
@@ -58,7 +58,7 @@ class PixelsToLogits(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of all but the last layer."""
+        """The type of all layers except the last."""
         return self._dtype
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class PixelsToLogits(nn.Module):
 def prepare(
     network: ResNeXt, preprocessing: Preprocessing, device: torch.device, precision: Precision
 ) -> PixelsToLogits:
-    """The network, which is changed, ready to run on its device."""
+    """Prepares the network for its device. This changes `network`."""
     fold_batch_norms(network)
     set_body_dtype(network, DTYPES[precision])
     network.requires_grad_(requires_grad=False)
@@ -78,12 +78,12 @@ def prepare(
 
 
 def fuse(module: PixelsToLogits, device: torch.device, crop: int) -> None:
-    """Fuses what an eager run on a CPU leaves apart; elsewhere nothing is done.
+    """Fuses convolutions with what follows them, for an eager run on a CPU. Does nothing elsewhere.
 
     Args:
-        module: which is changed.
-        device: that it is on.
-        crop: height and width of a picture, in pixels.
+        module: the module, which this changes.
+        device: the module's device.
+        crop: the height and width of a picture, in pixels.
     """
     if device.type == "cpu" and are_fused_convolutions_there():
         fuse_convolutions(module.network, crop)
@@ -98,16 +98,16 @@ def choose_layers(  # noqa: PLR0913  (what is measured, on what, and where it is
     name: str,
     cache: Path | None,
 ) -> ChosenNetwork:
-    """The same network on a GPU, each of its layers computed in the way that is fastest there. It
-    shares the weights of the module, which stays as it is.
+    """Returns the same network for a GPU, with each layer computed in the fastest way. It shares
+    the weights of the module, which does not change.
 
     Args:
-        module: from `prepare`.
-        preprocessing: what its pictures have gone through.
+        module: the module from `prepare`.
+        preprocessing: the preprocessing of its pictures.
         device: a GPU.
-        precision: what is computed in.
-        name: of the network.
-        cache: the folder in which is kept what was measured; None: nothing is.
+        precision: the precision in which it computes.
+        name: the network's name.
+        cache: the folder for measurements. None: they are not kept.
     """
     return ChosenNetwork(
         module.network,
@@ -118,14 +118,17 @@ def choose_layers(  # noqa: PLR0913  (what is measured, on what, and where it is
 
 
 def choose_engine(asked: Engine | Literal["auto"], device: torch.device) -> Engine:
-    """`auto`: on a GPU the faster of eager and compiled, eager where this machine cannot compile;
-    on a CPU OpenVINO where it is installed, which spends less between the layers, else eager.
+    """Chooses the engine. On a GPU `auto` means the faster of eager and compiled, or eager if this
+    machine cannot compile. On a CPU it means OpenVINO, which has less overhead between the layers,
+    or eager if that is not installed.
 
     Raises:
         EngineError: the engine does not run on this device.
     """
     if asked == "openvino" and device.type != "cpu":
-        raise EngineError(f"The engine 'openvino' runs on a CPU, not on {device}: take another.")
+        raise EngineError(
+            f"The engine 'openvino' runs on a CPU, not on {device}. Choose another engine."
+        )
     if asked != "auto":
         return asked
     if device.type == "cpu":
@@ -134,24 +137,24 @@ def choose_engine(asked: Engine | Literal["auto"], device: torch.device) -> Engi
 
 
 def is_openvino_there() -> bool:
-    """Whether it is installed; whether it can be imported shows when it is."""
+    """Whether OpenVINO is installed. It may still fail to import."""
     return find_spec("openvino") is not None
 
 
 def why_not_compiled(device: torch.device) -> list[str]:
-    """Why `auto` runs the network eagerly on this GPU, each with what to do; empty where it
+    """Returns why `auto` runs the network eagerly on this GPU, and what to do about it. Empty if it
     compiles.
     """
     if not is_for_triton(device):
         least = ".".join(map(str, TRITON_CAPABILITY))
         has = ".".join(map(str, torch.cuda.get_device_capability(device)))
-        return [f"compute capability {has}: Triton compiles for {least} and newer"]
+        return [f"the compute capability is {has}, but Triton needs {least} or newer"]
     return missing_for_compiling(device.type)
 
 
 def compile_module(module: nn.Module, device: torch.device) -> Forward:
-    """Compiled anew for each size of batch, when it first comes; that is when it fails where
-    there is no compiler.
+    """Returns a module that is compiled when a size of batch first arrives. Without a compiler it
+    fails only then.
     """
     torch._dynamo.config.recompile_limit = max(  # noqa: SLF001  (documented so)
         torch._dynamo.config.recompile_limit,  # noqa: SLF001
@@ -164,9 +167,9 @@ def compile_module(module: nn.Module, device: torch.device) -> Forward:
 def _options(device: torch.device) -> dict[str, Any]:
     options: dict[str, Any] = {"freezing": True}
     if device.type == "cuda":
-        # CUDA graphs are captured by the runner: torch's own are bound to one thread.
+        # The runner captures CUDA graphs, because torch's own are bound to one thread.
         options["triton.cudagraphs"] = False
-        # Untuned, each of the convolutions is followed by a pass of its own over its output; tuned,
-        # most of the 1x1 ones become products, which take bias and ReLU along.
+        # Without tuning, a separate pass over its output follows each convolution. With tuning,
+        # most 1x1 convolutions become products, which include bias and ReLU.
         options["max_autotune"] = is_worth_tuning(device)
     return options

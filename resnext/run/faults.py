@@ -1,7 +1,7 @@
-"""What an error of torch means: the memory is too small, or the device is broken for good.
+"""Interprets torch's errors: out of memory, or a device that is broken for good.
 
-The classifier halves its batches after the first, and a worker ends after the second. torch has
-a class for each of them, and reports many of both by words alone.
+After the first, the classifier halves its batches. After the second, a worker ends. torch has a
+class for each, but reports many of both only by their text.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Final
 
 import torch
 
-# What torch, cuBLAS, cuDNN and Triton say on CUDA; then what torch and oneDNN say on a CPU. A
-# primitive of oneDNN that cannot be created for another reason cannot be for a single picture
-# either, and that is then the error.
+# The texts of torch, cuBLAS, cuDNN and Triton on CUDA, then of torch and oneDNN on a CPU. If oneDNN
+# cannot create a primitive for another reason, it also fails for a single picture, and that is
+# then the error.
 _NO_MEMORY: Final = (
     "CUDA out of memory",
     "CUDA error: out of memory",
@@ -25,28 +25,28 @@ _NO_MEMORY: Final = (
     "could not create a primitive",
     "could not execute a primitive",
 )
-# Errors of CUDA that end with the graph that was being captured.
+# CUDA errors that do not outlast the capture of a graph.
 _OF_A_CAPTURE: Final = ("captur",)  # "when stream is capturing", "during capture", "captured"
 _CUDA: Final = ("CUDA error: ", "CUDA driver error: ")
-# Where this version of torch has a class for them.
+# The class for them, if this version of torch has it.
 _OF_A_DEVICE: Final = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Also where another error hides it: of `torch.compile`, or of the end of a capture."""
+    """Whether memory ran out. Another error may hide it, from `torch.compile` or a capture."""
     return any(_says_no_memory(one) for one in _with_causes(error))
 
 
 def is_broken(error: BaseException) -> bool:
     """Whether the device fails on everything from now on, until the process ends.
 
-    CUDA's errors stick, but for a few. One that does not costs a restart of the process here.
+    Most CUDA errors are persistent. For the few others, this costs a needless restart.
     """
     return not is_out_of_memory(error) and any(_sticks(one) for one in _with_causes(error))
 
 
 def first_line(error: BaseException) -> str:
-    """Of its message; its class where it has none."""
+    """The first line of its message, or its class if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
@@ -64,7 +64,7 @@ def _sticks(error: BaseException) -> bool:
 
 
 def _with_causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and those that it came of."""
+    """Yields the error and its causes."""
     seen = set[int]()
     left = [error]
     while left:

@@ -1,12 +1,13 @@
-"""Convolutions that take the ReLU and the addition after them along, on a CPU without a compiler.
+"""Convolutions that include the following ReLU and addition, on a CPU, without a compiler.
 
-`engine` puts them into a network whose batch-norms are folded. They are the operators that
-`torch.compile` itself emits for oneDNN (`torch/_inductor/fx_passes/mkldnn_fusion.py`): the
-activations of a block are written once instead of three times.
+`engine` puts them into a network with folded batch-norms. They are the operators that
+`torch.compile` itself emits for oneDNN (`torch/_inductor/fx_passes/mkldnn_fusion.py`). With them,
+the activations of a block are written once instead of three times.
 
-In bf16 on a CPU with AMX the weights are packed once, as oneDNN wants them; unpacked, each call
-packs them again. One layout serves every number of pictures there. In float32 it does not: oneDNN
-would rearrange packed weights in each call of another size, which costs more than the layer.
+In bf16 on a CPU with AMX the weights are packed once for oneDNN, which would otherwise pack them in
+each call. One layout then fits every number of pictures. In float32 the weights stay unpacked:
+oneDNN would rearrange packed weights in each call with another size, which costs more than the
+layer.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from resnext.network import Bottleneck, ResNeXt
 from resnext.run.precision import has_amx
 
 _NO_SCALARS: Final[list[float]] = []
-# Pictures of a stream's call.
+# The number of pictures in a stream's call.
 _PACKED_FOR: Final = 8
 
 
 def are_fused_convolutions_there() -> bool:
-    """Whether this build of torch has the operators; they are no public interface."""
+    """Whether this build of torch has the operators, which are not a public interface."""
     return bool(torch.backends.mkldnn.is_available()) and all(
         hasattr(torch.ops.mkldnn, name)
         for name in (
@@ -37,11 +38,11 @@ def are_fused_convolutions_there() -> bool:
 
 
 def fuse_convolutions(network: ResNeXt, crop: int) -> None:
-    """Replaces stem and blocks; batch-norms must be folded, and types and layout final.
+    """Replaces the stem and the blocks. Batch-norms must be folded, and types and layout final.
 
     Args:
-        network: which is changed.
-        crop: height and width of a picture, in pixels.
+        network: the network, which this changes.
+        crop: the height and width of a picture, in pixels.
     """
     stem = FusedConv(network.conv1, crop, activation="relu")
     size = stem.size_out
@@ -58,14 +59,14 @@ def fuse_convolutions(network: ResNeXt, crop: int) -> None:
 
 
 class FusedConv(nn.Module):
-    """A convolution and what comes after it, as one operator.
+    """A convolution and what follows it, as one operator.
 
     (N, in_channels, H, W) → (N, out_channels, H / stride, W / stride); H and W are `size`.
     """
 
     def __init__(self, conv: nn.Conv2d, size: int, *, activation: str) -> None:
         super().__init__()
-        assert conv.bias is not None  # noqa: S101  (of the batch-norm that is folded)
+        assert conv.bias is not None  # noqa: S101  (from the folded batch-norm)
         self.bias = conv.bias
         self._activation = activation
         self._geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
@@ -75,7 +76,7 @@ class FusedConv(nn.Module):
                 weight, *self._geometry, [_PACKED_FOR, conv.in_channels, size, size]
             )
         self._weight = weight
-        # By their overloads, which each call would look for among the others.
+        # The overloads themselves, so that calls need not search for them.
         self._convolve = torch.ops.mkldnn._convolution_pointwise.default  # noqa: SLF001
         self._convolve_into = torch.ops.mkldnn._convolution_pointwise_.binary
         padded = size + 2 * int(conv.padding[0])
@@ -96,8 +97,8 @@ class FusedConv(nn.Module):
 
 
 class FusedBottleneck(nn.Module):
-    """The same function as the block that it is made of. Writes over its input where that is
-    the way around, so nobody else may keep it.
+    """The same function as the given block. It overwrites its input if that is the shortcut, so no
+    other code may keep the input.
     """
 
     def __init__(self, block: Bottleneck, size: int) -> None:

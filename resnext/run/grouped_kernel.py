@@ -1,8 +1,8 @@
 """The grouped 3x3 convolution of a block on a GPU, with its bias and ReLU, in one Triton kernel.
 
-A group has 4 to 32 channels, fewer than tensor cores multiply well. So 32 channels make one
-product: their groups stand on its diagonal, and the rest of its weights is zero. At the widths of
-a ResNeXt101-32x4d:
+A group has 4 to 32 channels, which is too few for tensor cores. So 32 channels make one product:
+their groups are on its diagonal, and its other weights are zero. For the widths of a
+ResNeXt101-32x4d:
 
 | width | groups in a product | multiply-adds by zero |
 |---|---|---|
@@ -11,10 +11,10 @@ a ResNeXt101-32x4d:
 | 512 | 2 | 50% |
 | 1024 | 1 | none |
 
-By counting, tensor cores have time for that while the memory delivers: see docs/model.md. Not
-measured on a GPU yet.
+By calculation, tensor cores have time for this while they wait for memory; see docs/classifier.md.
+This is not measured on a GPU yet.
 
-Importing this needs neither Triton nor a GPU. `resnext.run.grouped_triton` has what the GPU runs.
+Importing this needs neither Triton nor a GPU. `resnext.run.grouped_triton` has the kernel.
 """
 
 from __future__ import annotations
@@ -29,49 +29,49 @@ from resnext.run.compiler import missing_for_compiling
 from resnext.run.gpu import is_for_triton
 
 TILE: Final = 32
-"""Channels of a product, in and out."""
+"""The input and output channels of a product."""
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a program is compiled."""
+    """The options with which a program is compiled."""
 
     pixels: int
-    """Columns of a program, of all images side by side."""
+    """Columns of a program. The columns of all images are side by side."""
     warps: int
     stages: int
-    """1: an input row is loaded when it is needed, through the L1 cache. More: `stages - 1` rows
-    are loaded ahead, past the L1 cache.
+    """With 1, an input row is loaded when it is needed, through the L1 cache. With more, `stages -
+    1` rows are loaded ahead, past the L1 cache.
     """
 
     def options(self) -> dict[str, int | bool]:
-        """What Triton compiles it with."""
+        """The options for Triton's compiler."""
         return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a size is launched. All plans add in the same order."""
+    """How the kernel is launched for a size. All plans add in the same order."""
 
     tiling: Tiling
     rows: int
     """Output rows of a program."""
 
 
-# None of them spills registers, and each fits into the shared memory of every GPU from capability
-# 8.0 on (tests/unit/gpu/test_grouped_kernel.py). Which is fastest is timed for each size.
+# None of these spills registers, and each fits into the shared memory of every GPU with capability
+# 8.0 or newer (tests/unit/gpu/test_grouped_kernel.py). The fastest is found by timing each size.
 _OF_HALVES: Final = (Tiling(64, 4, 3), Tiling(64, 4, 1), Tiling(128, 8, 2))
 TILINGS: Final = {
     torch.float16: _OF_HALVES,
     torch.bfloat16: _OF_HALVES,
     torch.float32: (Tiling(16, 4, 1),),
 }
-# For float32: three TF32 products instead of one, nearly exact. The other types ignore it.
+# For float32: three TF32 products instead of one, which is nearly exact. Other types ignore it.
 PRECISION: Final = "tf32x3"
-# Programs for each multiprocessor, on which 1 to 5 run at once. More programs divide the work more
-# evenly; fewer programs read fewer rows twice.
+# Programs per multiprocessor, of which 1 to 5 run at once. More programs divide the work more
+# evenly. Fewer programs read fewer rows twice.
 _PROGRAMS: Final = (4, 8, 16)
-# Where there is no GPU, as in Triton's interpreter.
+# If there is no GPU, as in Triton's interpreter.
 _MULTIPROCESSORS_OF_NONE: Final = 1
 _TIMINGS: Final = 3
 _LAUNCHES: Final = 2
@@ -81,7 +81,7 @@ _plans: dict[tuple[object, ...], Plan] = {}
 
 
 def is_supported(device: torch.device) -> bool:
-    """Whether the kernel can be compiled for this device, on this machine."""
+    """Whether this machine can compile the kernel for this device."""
     if device.type != "cuda" or not is_for_triton(device) or missing_for_compiling("cuda"):
         return False
     try:
@@ -100,8 +100,8 @@ def pack(weight: Tensor) -> Tensor:
     channels, group, *size = weight.shape
     if size != [3, 3] or channels % TILE or TILE % group:
         raise ValueError(
-            f"Weights of shape {tuple(weight.shape)} cannot be packed: the kernel takes 3x3, "
-            f"a multiple of {TILE} channels, and groups whose size divides {TILE}."
+            f"Weights of shape {tuple(weight.shape)} cannot be packed. The kernel needs 3x3 "
+            f"weights, a multiple of {TILE} channels, and groups whose size divides {TILE}."
         )
     slices, groups = channels // TILE, TILE // group
     packed = weight.new_zeros(slices, 9, groups, group, groups, group)
@@ -118,11 +118,11 @@ def grouped_conv3x3_relu(
     x (N, C, H, W), packed from `pack`, bias (C,) → (N, C, ⌈H / stride⌉, ⌈W / stride⌉), in
     channels_last and of x's dtype: float16, bfloat16 or float32. The stride is 1 or 2.
 
-    The first call of a size times each plan, unless a CUDA graph is being captured. Where a value
-    of `x` is infinite, all 32 channels of its product become NaN.
+    The first call with a size times each plan, unless a CUDA graph is being captured. If a value
+    in `x` is infinite, all 32 channels of its product become NaN.
 
     Raises:
-        ValueError: the weights are packed for other channels, or the stride is another.
+        ValueError: the weights are packed for other channels, or the stride is not 1 or 2.
     """
     images, channels, height, width = x.shape
     if channels != len(packed) * TILE or TILE % (channels // groups) or stride not in {1, 2}:
@@ -191,7 +191,7 @@ class _Call:
         return _plans[size]
 
     def _time(self, plan: Plan) -> float:
-        """The least milliseconds of some tries, after a first one that compiles."""
+        """The shortest time of some tries in milliseconds, after a first try that compiles."""
         self.launch(plan)
         return min(self._time_once(plan) for _ in range(_TIMINGS))
 

@@ -1,12 +1,12 @@
-"""What a GPU runs for a grouped 3x3 convolution, in Triton's language.
+"""The Triton kernel for a grouped 3x3 convolution.
 
-`resnext.run.grouped_kernel` launches it, and imports this file only then: it needs Triton, which
-not every machine has. It uses what Triton 3.6 and 3.9 have in common.
+`resnext.run.grouped_kernel` launches it. It imports this file only then, because not every machine
+has Triton. The kernel works with Triton 3.6 and 3.9.
 
 A program computes `PIXELS` columns of `rows` output rows, for one slice of `TILE` channels. The
-columns are those of all images side by side, so a narrow map wastes none. It goes down the rows
+columns of all images are side by side, so a narrow map wastes none. The program goes down the rows
 and multiplies each input row once with the taps of all output rows that need it. So it reads an
-input three times, for its three horizontal taps, not nine times. The unfinished sums stay in
+input three times, for the three horizontal taps, and not nine times. The unfinished sums stay in
 registers, and the weights of the slice are loaded once.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Integers are not specialised: one compilation serves all sizes. `TILE` is a constant, so Triton
+# Integers are not specialised, so one compilation fits all sizes. `TILE` is a constant, so Triton
 # still knows that rows of channels are aligned.
 _SIZES = ("images", "height", "width", "out_height", "out_width", "slices", "rows")
 
@@ -41,17 +41,17 @@ def conv3x3_relu(
     """Writes relu(conv(x) + bias), padded by 1, into `made`.
 
     x (images, height, width, slices * TILE), packed (slices, 9, TILE, TILE), bias (slices * TILE),
-    made (images, out_height, out_width, slices * TILE); each without gaps. The grid is
+    made (images, out_height, out_width, slices * TILE); all contiguous. The grid is
     (⌈images * out_width / PIXELS⌉ * slices, ⌈out_height / rows⌉).
     """
-    # Slices first: programs that run at once read the same pixels' neighbouring channels.
+    # Slices first, so that concurrent programs read neighbouring channels of the same pixels.
     slice_of_channels = tl.program_id(0) % slices
     place = (tl.program_id(0) // slices) * PIXELS + tl.arange(0, PIXELS)
     first = tl.program_id(1) * rows
     last = tl.minimum(first + rows, out_height)
 
     is_there = place < images * out_width
-    # 64 bits: a batch may have more than 2^31 values; an image has fewer.
+    # 64 bits, because a batch may have more than 2^31 values. An image has fewer.
     image = (place // out_width).to(tl.int64)
     column = place % out_width
     left = column * STRIDE - 1
@@ -69,12 +69,12 @@ def conv3x3_relu(
     low_0, low_1, low_2 = _load_weights(packed_at, 2, TILE)
     start = tl.load(bias + channel).to(tl.float32)[None, :]
 
-    # Of the output rows `row`, `row + 1` and `row + 2`; with stride 2 there is no third.
+    # The sums of the output rows `row`, `row + 1` and `row + 2`. With stride 2 there is no third.
     total = tl.zeros((PIXELS, TILE), tl.float32)
     next_total = tl.zeros((PIXELS, TILE), tl.float32)
     third_total = tl.zeros((PIXELS, TILE), tl.float32)
-    # The rows before the first are not stored: they begin its sum. Row -1 of the input is zero.
-    # (By a mask: with a branch in this loop Triton 3.6 does not compile it for Hopper.)
+    # The rows before the first only begin its sum and are not stored. Row -1 of the input is zero.
+    # (A mask prevents the store: with a branch here, Triton 3.6 does not compile for Hopper.)
     lead: tl.constexpr = 3 - STRIDE
     stored_from = tl.where(is_there, first, last)
     for row in range(tl.maximum(first, lead - 1) - lead, last):
@@ -92,7 +92,7 @@ def conv3x3_relu(
             third_total = _add(third_total, x_0, x_1, x_2, top_0, top_1, top_2, PRECISION)
         else:
             next_total = _add(next_total, x_0, x_1, x_2, top_0, top_1, top_2, PRECISION)
-        # As torch's ReLU, this keeps what is not a number.
+        # Like torch's ReLU, this keeps NaN.
         result = tl.maximum(total + start, 0.0, propagate_nan=tl.PropagateNan.ALL)
         at = made_at + row * out_width * channels
         tl.store(at, result.to(made.dtype.element_ty), mask=(row >= stored_from)[:, None])
@@ -110,7 +110,7 @@ def _load_weights(packed_at, line: tl.constexpr, TILE: tl.constexpr):
 
 @triton.jit
 def _load_row(x_at, row, left, height, width, channels, is_left, is_there, is_right):
-    """An input row under the three horizontal taps, each (PIXELS, TILE); zero outside the map."""
+    """The input row for the three horizontal taps, each (PIXELS, TILE). Zero outside the map."""
     is_row = (row >= 0) & (row < height)
     at = x_at + ((row * width + left) * channels)[:, None]
     return (

@@ -1,7 +1,7 @@
-"""What NVIDIA's driver knows of this machine's GPUs, asked without starting CUDA.
+"""Asks NVIDIA's driver about this machine's GPUs, without starting CUDA.
 
-A worker chooses its GPU here before CUDA starts: a process that has started CUDA cannot change its
-mind, and has a context on a GPU. `find_device` and `doctor` ask why torch sees no GPU.
+A worker chooses its GPU here before CUDA starts, because after that the process has a context on a
+GPU and cannot change it. `find_device` and `doctor` use it to explain why torch sees no GPU.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from typing import Final
 from resnext.run.nvml import EXCLUSIVE_PROCESS, PROHIBITED, Nvml, NvmlError, open_nvml
 
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
-# What people set it to where no GPU is to be used.
+# Values by which people hide all GPUs.
 _HIDING: Final = frozenset({"", "-1", "none", "void", "NoDevFiles"})
 _DEVICES: Final = Path("/dev")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A GPU that a process can be given: a whole one, or an instance of one that MIG divides."""
+    """A GPU that a process can use: a whole GPU, or an instance of one that MIG divides."""
 
     uuid: str
-    """By which `CUDA_VISIBLE_DEVICES` takes it."""
+    """Its name for `CUDA_VISIBLE_DEVICES`."""
     number: int
-    """Of the whole GPU, as nvidia-smi counts."""
+    """The number of the whole GPU, as in nvidia-smi."""
     name: str
     whole: str
     """The UUID of the whole GPU."""
     exclusive: bool = False
-    """Only one process at a time may use it: compute mode EXCLUSIVE_PROCESS."""
+    """Whether only one process at once may use it (compute mode EXCLUSIVE_PROCESS)."""
 
 
 @dataclass(frozen=True)
 class Driver:
     version: str
     gpus: tuple[Gpu, ...]
-    """Those that may compute, in nvidia-smi's order."""
+    """The GPUs that may compute, in nvidia-smi's order."""
 
 
 def read_driver() -> Driver | None:
-    """None where no driver answers."""
+    """Returns what the driver reports, or None if no driver answers."""
     try:
         with open_nvml() as nvml:
             return Driver(nvml.driver_version(), tuple(_gpus(nvml)))
@@ -53,9 +53,9 @@ def read_driver() -> Driver | None:
 
 
 def list_gpus() -> tuple[Gpu, ...]:
-    """Those that this process may use, in the order of their numbers for torch.
+    """Returns the GPUs that this process may use, in the order of torch's numbers.
 
-    Where the driver does not answer: by the files in /dev, without names.
+    If the driver does not answer, they come from the files in /dev, without names.
     """
     driver = read_driver()
     gpus = _by_their_files() if driver is None else driver.gpus
@@ -64,12 +64,12 @@ def list_gpus() -> tuple[Gpu, ...]:
 
 
 def are_hidden() -> bool:
-    """Whether somebody has decided that this process uses no GPU."""
+    """Whether the environment hides all GPUs from this process."""
     return os.environ.get(VISIBLE, "0").strip() in _HIDING
 
 
 def describe_gpus() -> str | None:
-    """What shows that this machine has GPUs, as a part of a sentence; None: nothing does."""
+    """Returns the evidence that this machine has GPUs, as part of a sentence, or None."""
     driver = read_driver()
     if driver is not None and driver.gpus:
         names = ", ".join(dict.fromkeys(gpu.name for gpu in driver.gpus))
@@ -107,7 +107,7 @@ def _by_their_files() -> tuple[Gpu, ...]:
 
 
 def _shown(gpus: Sequence[Gpu], shown: str) -> Iterator[Gpu]:
-    """As CUDA reads the variable: in its order, until the first word that names no GPU."""
+    """Reads the variable as CUDA does: in order, until the first word that names no GPU."""
     for word in map(str.strip, shown.split(",")):
         named = [gpu for gpu in gpus if _is_named(gpu, word)]
         if not named:
@@ -116,7 +116,7 @@ def _shown(gpus: Sequence[Gpu], shown: str) -> Iterator[Gpu]:
 
 
 def _is_named(gpu: Gpu, word: str) -> bool:
-    """By its number, or by how its UUID begins."""
+    """Whether the word is its number or the start of its UUID."""
     if word.isdecimal():
         return gpu.number == int(word)
     return bool(word) and (gpu.uuid.startswith(word) or gpu.whole.startswith(word))

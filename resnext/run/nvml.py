@@ -1,8 +1,8 @@
-"""The few questions that NVIDIA's driver answers about GPUs by its own library, NVML.
+"""A few functions of NVML, the library by which NVIDIA's driver answers questions about GPUs.
 
-`resnext.run.nvidia` asks them. By ctypes, as torch does: these functions have kept their names and
-arguments since they came, a driver brings the library, and the Python bindings would be a module of
-330 kB that torch loads in every process that finds it.
+`resnext.run.nvidia` calls them. It uses ctypes, as torch does: these functions have always had the
+same names and arguments, and the driver includes the library. The Python bindings would be a module
+of 330 kB, which torch would then load in every process.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Final
 
 LIBRARY: Final = "libnvidia-ml.so.1"
 PROHIBITED: Final = 2
-"""A compute mode: no process may compute."""
+"""The compute mode in which no process may compute."""
 EXCLUSIVE_PROCESS: Final = 3
-"""A compute mode: one process at a time may."""
+"""The compute mode in which one process at once may compute."""
 _TEXT_BYTES: Final = 96  # NVML_DEVICE_UUID_V2_BUFFER_SIZE, the longest of the three
 
 
 class NvmlError(Exception):
-    """The driver, or this version of it, does not answer."""
+    """The driver does not answer, or lacks the function."""
 
 
 class Nvml:
-    """An open library. A handle stands for a GPU, or for an instance of one that MIG divides."""
+    """The open library. A handle is a GPU, or an instance of one that MIG divides."""
 
     def __init__(self, library: CDLL) -> None:
         self._library = library
@@ -34,7 +34,7 @@ class Nvml:
         return _text(lambda text: self._ask("nvmlSystemGetDriverVersion", text, _TEXT_BYTES))
 
     def handles(self) -> list[c_void_p]:
-        """Of the GPUs, as nvidia-smi numbers them."""
+        """The handles of the GPUs, in the order of nvidia-smi's numbers."""
         count = self._number("nvmlDeviceGetCount_v2")
         return [self._handle("nvmlDeviceGetHandleByIndex_v2", number) for number in range(count)]
 
@@ -45,14 +45,16 @@ class Nvml:
         return _text(lambda text: self._ask("nvmlDeviceGetName", handle, text, _TEXT_BYTES))
 
     def compute_mode(self, handle: c_void_p) -> int:
-        """0 where the GPU knows none."""
+        """The compute mode; 0 if the GPU does not support it."""
         try:
             return self._number("nvmlDeviceGetComputeMode", handle)
         except NvmlError:
             return 0
 
     def instances(self, handle: c_void_p) -> list[c_void_p] | None:
-        """Of a GPU that MIG divides, whose instances alone compute; None: it is not divided."""
+        """The instances of a GPU that MIG divides, which then only computes in them; otherwise
+        None.
+        """
         now, after_a_reset = c_uint(), c_uint()
         try:
             self._ask("nvmlDeviceGetMigMode", handle, byref(now), byref(after_a_reset))
@@ -64,7 +66,7 @@ class Nvml:
         for place in range(self._number("nvmlDeviceGetMaxMigDeviceCount", handle)):
             try:
                 found.append(self._handle("nvmlDeviceGetMigDeviceHandleByIndex", handle, place))
-            except NvmlError:  # no instance is there
+            except NvmlError:  # this place has no instance
                 continue
         return found
 
@@ -81,14 +83,15 @@ class Nvml:
     def _ask(self, question: str, *arguments: object) -> None:
         function = getattr(self._library, question, None)
         if function is None:
-            raise NvmlError(f"This driver has no {question}.")
+            raise NvmlError(f"This driver does not have {question}.")
         if status := function(*arguments):
-            raise NvmlError(f"{question} answers with status {status}.")
+            raise NvmlError(f"{question} failed with status {status}.")
 
 
 @contextmanager
 def open_nvml() -> Iterator[Nvml]:
-    """
+    """Opens the library.
+
     Raises:
         NvmlError: there is no driver, or it does not work.
     """

@@ -1,9 +1,9 @@
-"""OpenVINO as the engine on a CPU: an extra, which `auto` takes where it is installed.
+"""OpenVINO as the engine on a CPU. It is an extra, and `auto` uses it if it is installed.
 
-The network is written as OpenVINO's own graph, layer by layer, as an export by torch takes seconds.
-It is handed over in float32; with bf16 OpenVINO rounds by itself. The last layer is a graph of its
-own, computed in float32 as in every engine. It is OpenVINO's too: torch's threads would spin for
-milliseconds after it, on the cores that OpenVINO's need for the next picture.
+The network is written as OpenVINO's own graph, layer by layer, because an export by torch takes
+seconds. The graph is in float32; with bf16 OpenVINO rounds itself. The last layer is a separate
+graph, computed in float32 as in every engine. It also runs in OpenVINO: after it, torch's threads
+would spin for milliseconds on the cores that OpenVINO's threads need for the next picture.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from resnext.run.engine import PixelsToLogits, is_openvino_there
 from resnext.run.precision import Precision
 
 _HINTS: Final[dict[Precision, str]] = {"fp32": "f32", "bf16": "bf16"}
-# In a call. The activations of more leave the caches; with fewer a call is not worth its cost.
+# Images per thread in a call. With more, the activations leave the caches. With fewer, a call is
+# not worth its cost.
 _IMAGES_A_THREAD: Final = 4
 
 
 def convert(module: PixelsToLogits, crop: int, precision: Precision, threads: int) -> nn.Module:
-    """The module, (N, crop, crop, 3) uint8 → (N, classes) float32, as OpenVINO runs it.
+    """Converts the module for OpenVINO, (N, crop, crop, 3) uint8 → (N, classes) float32.
 
     Args:
-        module: in float32, batch-norms folded.
-        crop: height and width of a picture, in pixels.
-        precision: that the convolutions are computed in.
-        threads: that share each layer.
+        module: the module in float32, with folded batch-norms.
+        crop: the height and width of a picture, in pixels.
+        precision: the precision of the convolutions.
+        threads: the number of threads that share each layer.
 
     Raises:
         EngineError: OpenVINO is not installed, or does not run on this machine.
     """
-    # Its tools would import this, write into the home of whoever runs this, and tell Google.
+    # OpenVINO's tools would import this, write into the user's home, and report to Google.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # not found
     try:
         import openvino  # noqa: PLC0415  (an extra)
@@ -45,12 +46,13 @@ def convert(module: PixelsToLogits, crop: int, precision: Precision, threads: in
         why = f"cannot be imported ({error})" if is_openvino_there() else "is not installed"
         raise EngineError(
             f"The engine 'openvino' needs OpenVINO, which {why}. "
-            "Install it with: pip install 'resnext-queue[openvino]', or take another engine."
+            "Install it with: pip install '.[openvino]' in the project's folder, or choose another "
+            "engine."
         ) from error
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
-        # Threads bound to cores would wait for the loaders and workers that run on these.
+        # Pinned threads would wait for loaders and workers that run on the same cores.
         "ENABLE_CPU_PINNING": False,
     }
     core, graph = openvino.Core(), _Graph()
@@ -64,13 +66,13 @@ def convert(module: PixelsToLogits, crop: int, precision: Precision, threads: in
     except RuntimeError as error:
         raise EngineError(
             f"OpenVINO does not run the network on this machine: {' '.join(str(error).split())} "
-            "Take another engine."
+            "Choose another engine."
         ) from error
     return _Converted(body, last, _IMAGES_A_THREAD * threads)
 
 
 class _Converted(nn.Module):
-    """(N, crop, crop, 3) uint8 → (N, classes) float32. For one thread at a time."""
+    """(N, crop, crop, 3) uint8 → (N, classes) float32. Only one thread may use it at once."""
 
     def __init__(self, body: Any, last: Any, most: int) -> None:  # noqa: ANN401
         super().__init__()
@@ -84,9 +86,9 @@ class _Converted(nn.Module):
 
 
 def _infer(request: Any, values: np.ndarray) -> np.ndarray:  # noqa: ANN401
-    """What a graph makes of its input, both with the pictures first."""
+    """Runs a graph. The first dimension of input and output is the pictures."""
     (output,) = request.infer([values], share_inputs=True, share_outputs=True).values()
-    made: np.ndarray = output.copy()  # its memory is the next call's as well
+    made: np.ndarray = output.copy()  # the next call reuses its memory
     return made
 
 
@@ -99,7 +101,7 @@ class _Graph:
         self._ops: Any = opset13
 
     def write_body(self, module: PixelsToLogits, crop: int) -> Any:  # noqa: ANN401  (has no types)
-        """(N, crop, crop, 3) uint8 → (N, channels) float32: all but the last layer."""
+        """(N, crop, crop, 3) uint8 → (N, channels) float32: all layers except the last."""
         import openvino  # noqa: PLC0415  (an extra)
 
         ops = self._ops
@@ -138,8 +140,8 @@ class _Graph:
         return relu(self._ops.add(self._convolution(x, block.conv3), around))
 
     def _convolution(self, x: Any, layer: nn.Module) -> Any:  # noqa: ANN401  (has no types)
-        assert isinstance(layer, nn.Conv2d)  # noqa: S101  (of a block)
-        assert layer.bias is not None  # noqa: S101  (of the batch-norm that is folded)
+        assert isinstance(layer, nn.Conv2d)  # noqa: S101  (as in every block)
+        assert layer.bias is not None  # noqa: S101  (from the folded batch-norm)
         stride, padding, dilation = map(list, (layer.stride, layer.padding, layer.dilation))
         weight, write = layer.weight, self._ops.convolution
         if layer.groups > 1:

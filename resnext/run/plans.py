@@ -1,6 +1,6 @@
-"""How cuDNN chooses the plan for a convolution: by trying all that it can do.
+"""Makes cuDNN choose the plan for a convolution by trying all plans.
 
-The runner has it on for the batches of a classifier, and the choice of layers for its candidates.
+The runner uses it for a classifier's batches, and `resnext.run.layers` for its candidates.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 
 @contextmanager
 def timing_every_plan() -> Iterator[None]:
-    """Lets cuDNN try all that it can do for a size, when it first comes: sizes are few and fixed.
+    """Lets cuDNN try all plans when a size first arrives. Sizes are few and fixed.
 
-    What else this process does with cuDNN keeps its own choice.
+    Other uses of cuDNN in this process are not affected.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.benchmark_limit

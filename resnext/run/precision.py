@@ -1,6 +1,6 @@
-"""Which device computes, and with how many bits: asked once, when a classifier is loaded.
+"""Chooses the device and the precision, once, when a classifier is loaded.
 
-`amp` is fp16 on CUDA, bf16 on a CPU that has it in hardware, else fp32.
+`amp` means fp16 on CUDA, bf16 on a CPU that has it in hardware, and otherwise fp32.
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ DTYPES: Final[dict[Precision, torch.dtype]] = {
     "bf16": torch.bfloat16,
     "fp32": torch.float32,
 }
-# torch's own question (mkldnn's bf16 support) says yes as well where AVX-512 emulates it,
-# which is slower than fp32. The kernel's names of the instructions that compute in bf16:
+# torch's own check (mkldnn's bf16 support) is also true if AVX-512 emulates bf16, which is slower
+# than fp32. These are the kernel's names for instructions that compute in bf16:
 _AMX: Final = "amx_bf16"
 _BF16_FLAGS: Final = frozenset({"avx512_bf16", _AMX})
 _CPU_INFO: Final = Path("/proc/cpuinfo")
-# By CUDA's major version: NVIDIA, CUDA Compatibility, "Minor Version Compatibility".
+# The oldest driver by CUDA's major version. See NVIDIA's CUDA Compatibility, "Minor Version
+# Compatibility".
 _OLDEST_DRIVER: Final = {"12": 525, "13": 580}
 
 logger = logging.getLogger(__name__)
 
 
 def find_device(device: str) -> torch.device:
-    """`auto` (CUDA where the machine has a GPU, else the CPU), `cpu`, `cuda` or `cuda:N`.
+    """Returns the device for `auto` (CUDA if the machine has a GPU, otherwise the CPU), `cpu`,
+    `cuda` or `cuda:N`.
 
     Raises:
-        DeviceError: it is none of these, this machine has no such device, or it has a GPU that
-            torch cannot use.
+        DeviceError: the name is none of these, this machine has no such device, or torch cannot use
+            its GPU.
     """
     kind, _, number = device.partition(":")
     if device not in {"auto", "cpu"} and (kind != "cuda" or not (number or "0").isdigit()):
@@ -54,14 +56,14 @@ def find_device(device: str) -> torch.device:
     index = int(number or "0")
     if index >= devices:
         raise DeviceError(
-            f"Device {device!r} is not there: torch sees {devices} CUDA devices. "
+            f"Device {device!r} does not exist: torch sees {devices} CUDA devices. "
             "Check the driver with nvidia-smi, or choose cpu."
         )
     return torch.device("cuda", index)
 
 
 def _unusable(gpus: str) -> str:
-    """Why torch cannot use what `describe_gpus` has found, and what to do."""
+    """Explains why torch cannot use the GPUs that `describe_gpus` found, and what to do."""
     found = f"{gpus[0].upper()}{gpus[1:]}, but torch {torch.__version__}"
     cuda = torch.version.cuda
     if cuda is None:
@@ -77,7 +79,7 @@ def _unusable(gpus: str) -> str:
 
 
 def choose_precision(asked: str, device: torch.device) -> Precision:
-    """What `amp` or `fp32` means on this device. With fp32, TF32 is off in this process."""
+    """Returns what `amp` or `fp32` means on this device. Also turns TF32 off for fp32."""
     if asked == "fp32":
         _turn_off_tf32()
         return "fp32"
@@ -85,25 +87,25 @@ def choose_precision(asked: str, device: torch.device) -> Precision:
         return "fp16"
     if computes_bf16():
         return "bf16"
-    logger.info("This CPU has no bf16 in hardware; amp computes in fp32 here.")
+    logger.info("This CPU has no bf16 in hardware, so amp means fp32 here.")
     _turn_off_tf32()
     return "fp32"
 
 
 def computes_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware and torch makes use of it."""
+    """Whether this CPU multiplies bf16 in hardware and torch uses that."""
     supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001  (no public one)
     return supported and not _BF16_FLAGS.isdisjoint(_cpu_flags())
 
 
 @cache
 def has_amx() -> bool:
-    """Whether this CPU multiplies tiles of bf16; each convolution of a network asks."""
+    """Whether this CPU multiplies tiles of bf16. Each convolution of a network calls this."""
     return _AMX in _cpu_flags()
 
 
 def _cpu_flags() -> frozenset[str]:
-    """The kernel's names of what this CPU can do; empty where it does not tell."""
+    """The kernel's names for this CPU's features. Empty if it does not list them."""
     if not _CPU_INFO.exists():
         return frozenset()
     lines = _CPU_INFO.read_text().splitlines()
@@ -111,10 +113,10 @@ def _cpu_flags() -> frozenset[str]:
 
 
 def _turn_off_tf32() -> None:
-    """By default cuDNN's convolutions use it: 10 bits of mantissa under the name of fp32.
+    """Turns TF32 off. By default cuDNN's convolutions use it for fp32, with a mantissa of 10 bits.
 
-    By its old name as well, and first: torch.export asks for that, and fails where the new
-    ones say something else (torch.backends.cudnn.set_flags).
+    It first sets the old name as well: torch.export reads it, and fails if the new names disagree
+    (torch.backends.cudnn.set_flags).
     """
     torch.backends.cudnn.allow_tf32 = False
     for operation in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn):  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """Runs batches of fixed sizes on a device. The classifier owns a runner.
 
-Here is what both kinds promise, and the one of a CPU, where a batch is done when `start` returns.
-The one of a GPU is `resnext.run.cuda_runner`.
+This file has the interface, and the runner for a CPU, where a batch is done when `start` returns.
+The runner for a GPU is `resnext.run.cuda_runner`.
 """
 
 from __future__ import annotations
@@ -20,45 +20,48 @@ from resnext.run.engine import Forward
 
 Pixels = np.ndarray
 Top = tuple[Tensor, Tensor, Tensor]
-"""Class ids (N, K) int64, scores (N, K) float32, whether they are finite (N,) bool."""
+"""Class ids (N, K) int64, scores (N, K) float32, and whether they are finite (N,) bool."""
 
-# With fewer for each core, it is better that all of them share each layer.
+# With fewer images per core, it is faster if all cores share each layer.
 LEAST_IMAGES: Final = 8
-# The activations of more are given back to the system after each layer, and faulted in again.
+# With more images, the activations are returned to the system after each layer and faulted in
+# again.
 MOST_IMAGES: Final = 8
 
 
 class Started(Protocol):
-    """A batch on its way."""
+    """A batch in flight."""
 
     def is_done(self) -> bool: ...
 
     def result(self) -> Top:
-        """On the CPU; waits for it."""
+        """Waits for the answers, which are on the CPU."""
 
 
 class Runner(Protocol):
-    """One thread at a time."""
+    """The interface of a runner. Only one thread may use it at once."""
 
     lanes: int
-    """So many batches in a row, each finished before the next, meet all of the runner's memory."""
+    """This many batches in a row, each finished before the next, use all of the runner's memory."""
+    overwrites: int
+    """How often a batch from other memory was copied into a `room`."""
 
     def room(self) -> Pixels:
-        """Memory of the largest batch's shape that is the next batch's until its `start`: what
-        is written here need not be copied before it goes to the device.
+        """Memory with the shape of the largest batch, for the next batch until its `start`. A batch
+        that is written here need not be copied before it goes to the device.
         """
 
     def start(self, images: Pixels, bucket: int) -> Started:
-        """`images` (N, crop, crop, 3) uint8 are read before this returns; N ≤ bucket. They are
-        the first N of `room`, or anything else.
+        """Starts a batch. `images`, (N, crop, crop, 3) uint8 with N ≤ bucket, are read before this
+        returns. They are the first N of `room`, or in other memory.
 
         Raises:
-            DeviceBroken: no batch will be computed any more in this process.
-            torch.OutOfMemoryError, RuntimeError: from the device.
+            DeviceBroken: this process can compute no more batches.
+            torch.OutOfMemoryError, RuntimeError: the device failed.
         """
 
     def shrink(self, most: int) -> None:
-        """Gives memory back: larger batches than these do not come any more."""
+        """Frees memory, because no more batches are larger than `most`."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,11 @@ class _Done:
 
 
 class CpuStreams:
-    """Each core computes a part of the batch by itself, from the pixels to the logits.
+    """Each core computes a part of the batch alone, from the pixels to the logits.
 
-    Where all cores share each layer they wait for each other after each, and whatever takes one
-    of them for a moment, such as a loader, holds up all. Batches with too few images for that
-    are computed by all cores together.
+    If all cores share each layer, they wait for each other after each layer, and a loader that
+    occupies one core for a moment delays all. Batches with too few images are still computed by
+    all cores together.
     """
 
     def __init__(self, forward: Forward) -> None:
@@ -86,7 +89,7 @@ class CpuStreams:
         self._pool = ThreadPoolExecutor(self._streams, "stream", _compute_alone)
         started = threading.Barrier(self._streams)
         list(self._pool.map(lambda _: started.wait(), range(self._streams)))
-        torch.set_num_threads(self._streams)  # for threads that come later
+        torch.set_num_threads(self._streams)  # for threads that start later
 
     def __call__(self, pixels: Tensor) -> Tensor:
         if len(pixels) < self._streams * LEAST_IMAGES:
@@ -95,20 +98,21 @@ class CpuStreams:
 
     def _compute(self, pixels: Tensor) -> Tensor:
         parts = pixels.chunk(-(-len(pixels) // MOST_IMAGES))
-        with torch.inference_mode():  # which a thread has for itself
+        with torch.inference_mode():  # each thread has its own mode
             return torch.cat([self._forward(part) for part in parts])
 
 
 def _compute_alone() -> None:
-    """A thread keeps the number of helpers that was set when it was first asked for."""
+    """Makes a thread compute alone. It keeps the number of helpers that its first query sees."""
     torch.set_num_threads(1)
     torch.get_num_threads()
 
 
 class CpuRunner:
-    """Owns the memory of one batch, which is read while `start` runs."""
+    """Owns the memory for one batch, which `start` reads."""
 
     lanes = 1
+    overwrites = 0
 
     def __init__(
         self, forward: Forward, top: Callable[[Tensor], Top], shape: Sequence[int]
@@ -126,11 +130,11 @@ class CpuRunner:
             return _Done(self._top(logits[: len(images)]))
 
     def shrink(self, most: int) -> None:
-        """Nothing is kept for larger batches."""
+        """Does nothing, because nothing is kept for larger batches."""
 
 
 def _padded(images: Pixels, bucket: int) -> Pixels:
-    """Black pictures up to the bucket."""
+    """Adds black pictures up to the bucket's size."""
     if bucket == len(images):
         return np.ascontiguousarray(images)
     padded = np.zeros((bucket, *images.shape[1:]), np.uint8)
@@ -139,5 +143,5 @@ def _padded(images: Pixels, bucket: int) -> Pixels:
 
 
 def as_tensor(images: Pixels) -> Tensor:
-    """On the same memory; torch warns of arrays that may not be written."""
+    """Returns a tensor on the same memory. Copies read-only arrays, about which torch warns."""
     return torch.from_numpy(images if images.flags.writeable else images.copy())

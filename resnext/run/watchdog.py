@@ -1,7 +1,7 @@
-"""Sees to it that a device which hangs does not hang its process for ever.
+"""Ensures that a hanging device does not hang its process for ever.
 
-Who waits for a device waits without a limit. In a worker heartbeats go on meanwhile: no other
-worker would take over what this one has. So a thread of its own looks at how long a batch takes.
+Waiting for a device has no time limit. A worker's heartbeats would continue meanwhile, so no other
+worker would take over its chunks. So a thread checks how long a batch takes.
 `worker.batch.batcher` and `resnextq classify` have one.
 """
 
@@ -13,12 +13,12 @@ from collections.abc import Callable
 from typing import Final
 
 HUNG_AFTER_S: Final = 60.0
-"""A batch takes a GPU less than a second. Compiling and capturing are over before the first one."""
-_LOOKS: Final = 20  # in that time
+"""A batch takes a GPU less than a second. Compiling and capturing end before the first batch."""
+_LOOKS: Final = 20  # checks during that time
 
 
 class Watchdog:
-    """Owns the thread that looks, from `start` to `close`."""
+    """Owns the checking thread, from `start` to `close`."""
 
     def __init__(
         self,
@@ -29,9 +29,9 @@ class Watchdog:
     ) -> None:
         """
         Args:
-            busy_s: how long the device has been computing one batch, as seen from outside.
+            busy_s: returns how long the device has been computing one batch.
             when_hung: called once, in the watchdog's thread, with that time.
-            hung_after_s: when it hangs.
+            hung_after_s: the time after which the device counts as hung.
         """
         self._busy_s = busy_s
         self._when_hung = when_hung
@@ -43,7 +43,7 @@ class Watchdog:
         self._thread.start()
 
     def close(self) -> None:
-        """Nothing is looked at any more. The thread may be the caller's own."""
+        """Ends the checks. May be called in the watchdog's own thread."""
         self._closed.set()
 
     def _run(self) -> None:
@@ -55,7 +55,7 @@ class Watchdog:
 
 
 class Busy:
-    """Says how long the work below its `with` has taken, to a watchdog of another thread."""
+    """A context that tells a watchdog in another thread how long its work has taken."""
 
     def __init__(self) -> None:
         self._since: float | None = None
@@ -67,6 +67,6 @@ class Busy:
         self._since = None
 
     def seconds(self) -> float:
-        """0 where nothing is being done."""
+        """Seconds since the work started; 0 if there is none."""
         since = self._since
         return 0.0 if since is None else time.monotonic() - since

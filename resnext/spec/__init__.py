@@ -1,4 +1,4 @@
-"""Which networks there are: architecture, preprocessing, categories, and where weights lie.
+"""The known networks: architecture, preprocessing, categories, and the source of their weights.
 
-A model's name or a JSON file comes in, and a frozen `ModelSpec` goes out; it loads no torch.
+Takes a model's name or a JSON file, and returns a frozen `ModelSpec`. Loads no torch.
 """

@@ -1,11 +1,8 @@
-"""The models that are known by name; `find_spec` reads the user's own as well.
-
-Loads no torch.
-"""
+"""The models that are known by name. `find_spec` also reads the user's own. Loads no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
@@ -17,11 +14,11 @@ from resnext.picture.preprocess import Preprocessing
 from resnext.spec.model import LocalWeights, ModelSpec, PublishedWeights
 from resnext.spec.own_spec import read_spec
 
-# Of ImageNet's training images, as NVIDIA's and torchvision's own transforms have them.
+# Mean and deviation of ImageNet's training images, as in NVIDIA's and torchvision's transforms.
 _IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 _IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
-# Published without size and hash; the server's own length is what a download is held to.
+# Published without size and hash. A download is only checked against the server's length.
 _NVIDIA: Final = (
     "https://api.ngc.nvidia.com/v2/models/nvidia/resnext101_32x4d_pyt_amp/versions/20.06.0/"
     "files/nvidia_resnext101-32x4d_200821.pth.tar"
@@ -31,15 +28,14 @@ _GLUON: Final = "https://github.com/rwightman/pytorch-pretrained-gluonresnet/rel
 _FACEBOOK: Final = "https://dl.fbaipublicfiles.com/semiweaksupervision/model_files"
 
 _DEPTHS_101: Final = (3, 4, 23, 3)
-BUNDLED: Final = "resnext29_cifar10"
-TINY_IMAGENET: Final = "resnext_tiny_imagenet"
+BUNDLED: Final = "resnext_tiny_imagenet"
 
 
 def find_spec(model: str) -> ModelSpec:
-    """The spec of a name, or of the JSON file at a path (see `own_spec`).
+    """Returns the spec for a name, or from the JSON file at a path (see `own_spec`).
 
     Raises:
-        UnknownModelError: no model has this name, and no file this path.
+        UnknownModelError: no model has this name, and there is no such file.
         BadSpec: the file does not describe a model.
     """
     specs = known_specs()
@@ -49,14 +45,14 @@ def find_spec(model: str) -> ModelSpec:
         return read_spec(Path(model).expanduser().absolute(), specs)
     nearest = get_close_matches(model, specs, n=1, cutoff=0.0)[0]
     raise UnknownModelError(
-        f"There is no model {model!r}; known are {', '.join(specs)}, and the path of a JSON file "
-        f"describes one of your own. Did you mean {nearest}?"
+        f"There is no model {model!r}. The known models are {', '.join(specs)}. For your own "
+        f"model, give the path of a JSON file. Did you mean {nearest}?"
     )
 
 
 @cache
 def known_specs() -> Mapping[str, ModelSpec]:
-    """By name, the default first."""
+    """The specs by name, the default first."""
     return {
         spec.name: spec
         for spec in (
@@ -86,7 +82,6 @@ def known_specs() -> Mapping[str, ModelSpec]:
                 interpolation="bilinear",
             ),
             _bundled(),
-            *_trained(tiny_imagenet()),
         )
     }
 
@@ -103,7 +98,7 @@ def _imagenet(
     interpolation: Any = "bilinear",  # noqa: ANN401  (a literal that Preprocessing checks)
     **shape: Any,  # noqa: ANN401  (fields of ModelSpec)
 ) -> ModelSpec:
-    """A network of ImageNet's 1000 classes; a ResNeXt101-32x4d but for `shape`."""
+    """A network for ImageNet's 1000 classes: a ResNeXt101-32x4d, changed by `shape`."""
     usual: dict[str, Any] = {"depths": _DEPTHS_101, "cardinality": 32, "width_per_group": 4}
     return ModelSpec(
         name=name,
@@ -115,7 +110,7 @@ def _imagenet(
 
 
 def _of_torchvision(name: str, sha256: str, **shape: Any) -> ModelSpec:  # noqa: ANN401
-    """With the newest weights of a model; their names hold the hash's first digits."""
+    """A model with torchvision's newest weights. Their file names have the hash's first digits."""
     file = PublishedWeights(
         address=f"{_TORCHVISION}/{name}-{sha256}.pth", licence="BSD-3-Clause", sha256=sha256
     )
@@ -123,8 +118,8 @@ def _of_torchvision(name: str, sha256: str, **shape: Any) -> ModelSpec:  # noqa:
 
 
 def _of_timm(variant: str, *, address: str, licence: str, interpolation: str) -> ModelSpec:
-    """A ResNeXt101-32x4d by timm's name, preprocessed as timm says it was trained; the name of
-    its file holds the hash's first digits.
+    """A ResNeXt101-32x4d under timm's name, with the preprocessing that timm gives. Its file's name
+    has the hash's first digits.
     """
     sha256 = address.rpartition("-")[2].removesuffix(".pth")
     file = PublishedWeights(address=address, licence=licence, sha256=sha256)
@@ -134,45 +129,20 @@ def _of_timm(variant: str, *, address: str, licence: str, interpolation: str) ->
 
 @cache
 def _imagenet_categories() -> tuple[str, ...]:
-    """The 1000 labels in the order of their ids, as torchvision's metadata gives them."""
+    """The 1000 labels in the order of their ids, as in torchvision's metadata."""
     text = files("resnext").joinpath("imagenet1k.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())
 
 
 def _bundled() -> ModelSpec:
-    """The small model of this package, trained by `resnext.bundled.train`: the ResNeXt-29 of
-    the paper's CIFAR-10 experiments, narrowed until two CPU cores train it in a few hours.
+    """The small model of this package: 200 ImageNet classes, trained by `resnext.bundled.train`.
+
+    It is as large as 6 MB in fp16 permit. Eight groups train as fast on a CPU as four and have a
+    quarter fewer parameters.
     """
     file = Path(str(files("resnext.bundled").joinpath(f"{BUNDLED}.safetensors")))
     return ModelSpec(
         name=BUNDLED,
-        depths=(3, 3, 3),
-        cardinality=4,
-        width_per_group=12,
-        stage_channels=(48, 96, 192),
-        stem="cifar",
-        stem_channels=24,
-        preprocessing=Preprocessing(32, 32, "bilinear", _CIFAR_MEAN, _CIFAR_STD),
-        categories=CIFAR_CATEGORIES,
-        weights={
-            "bundled": LocalWeights(
-                path=file,
-                licence="BSD-3-Clause",
-                sha256="b42863a516804ef08ef01c577f6d2ddb6546d3f468eb8d63a351b71c3ac800f1",
-            )
-        },
-    )
-
-
-def tiny_imagenet() -> ModelSpec:
-    """The small model of 200 ImageNet classes, trained by `resnext.bundled.train_tiny_imagenet`.
-
-    As large as 6 MB in fp16 permit. Eight groups train as fast on a CPU as four, and have a
-    quarter fewer parameters.
-    """
-    file = Path(str(files("resnext.bundled").joinpath(f"{TINY_IMAGENET}.safetensors")))
-    return ModelSpec(
-        name=TINY_IMAGENET,
         depths=(1, 3, 4, 2),
         cardinality=8,
         width_per_group=8,
@@ -180,43 +150,25 @@ def tiny_imagenet() -> ModelSpec:
         stem="tiny_imagenet",
         stem_channels=32,
         preprocessing=Preprocessing(64, 64, "bilinear", _IMAGENET_MEAN, _IMAGENET_STD),
-        categories=tuple(label for _, label in _tiny_imagenet_classes()),
-        weights={"bundled": LocalWeights(path=file, licence="BSD-3-Clause")},
+        categories=tuple(label for _, label in _bundled_classes()),
+        weights={
+            "bundled": LocalWeights(
+                path=file,
+                licence="BSD-3-Clause",
+                sha256="481449addf48a2e0ef283fa1ddd0f45cb4908fae5b6436644556ee115caa68da",
+            )
+        },
     )
 
 
 def wordnet_ids() -> tuple[str, ...]:
-    """The WordNet id of each class id of `tiny_imagenet`. Its pictures lie in folders named so."""
-    return tuple(wordnet_id for wordnet_id, _ in _tiny_imagenet_classes())
+    """The WordNet id of each class of `BUNDLED`: the folder of its training pictures."""
+    return tuple(wordnet_id for wordnet_id, _ in _bundled_classes())
 
 
 @cache
-def _tiny_imagenet_classes() -> tuple[tuple[str, str], ...]:
+def _bundled_classes() -> tuple[tuple[str, str], ...]:
     """WordNet ids and ImageNet's labels, in the order of ImageNet's class ids."""
     text = files("resnext.bundled").joinpath("tiny_imagenet.txt").read_text(encoding="utf-8")
     lines = (line.split("\t") for line in text.splitlines())
     return tuple((wordnet_id, label) for wordnet_id, label in lines)
-
-
-def _trained(spec: ModelSpec) -> Iterator[ModelSpec]:
-    """The spec, once its weights are part of this package."""
-    file = spec.weights["bundled"]
-    if isinstance(file, LocalWeights) and file.path.exists():
-        yield spec
-
-
-# Of the training images, channel by channel.
-_CIFAR_MEAN: Final = (0.4914, 0.4822, 0.4465)
-_CIFAR_STD: Final = (0.2470, 0.2435, 0.2616)
-CIFAR_CATEGORIES: Final = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)

@@ -1,7 +1,7 @@
-"""Everything about a model that belongs together: its network, what it sees, what it names.
+"""The spec of a model: its network, its preprocessing, its categories and its weights.
 
-`catalogue` has the specs that are known by name and `own_spec` reads a user's own; the
-classifier builds the network from one, and loaders take its preprocessing. Loads no torch.
+`catalogue` has the specs that are known by name, and `own_spec` reads a user's own. The classifier
+builds the network from a spec, and loaders use its preprocessing. Loads no torch.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from resnext.picture.preprocess import Preprocessing
 
 Stem = Literal["imagenet", "tiny_imagenet", "cifar"]
 RANDOM: Final = "random"
-"""The name of weights that every model has: drawn, not trained."""
+"""The name of weights that every model has: random, not trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedWeights:
-    """A file that is downloaded once, to the cache."""
+    """A file that is downloaded once to the cache."""
 
     address: str
     licence: str
-    """As its publisher names it; shown to whoever uses it."""
+    """The licence in its publisher's words, which users are shown."""
     size_bytes: int | None = None
-    """None where the publisher does not say."""
+    """None if the publisher does not give it."""
     sha256: str | None = None
-    """In hex, or its first digits where the publisher gives no more."""
+    """In hex. It may be only the first digits, if the publisher gives no more."""
 
     @property
     def file_name(self) -> str:
@@ -37,7 +37,7 @@ class PublishedWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalWeights:
-    """A file that is here: shipped with this package, or the user's own."""
+    """A file on this machine: part of this package, or the user's own."""
 
     path: Path
     licence: str
@@ -50,25 +50,25 @@ class ModelSpec:
 
     name: str
     depths: tuple[int, ...]
-    """Blocks of each stage."""
+    """The number of blocks in each stage."""
     cardinality: int
-    """Groups of the 3x3 convolutions."""
+    """The number of groups in the 3x3 convolutions."""
     width_per_group: int
-    """Of the first stage, in channels; doubled by each further one."""
+    """In channels, in the first stage. Each further stage doubles it."""
     stage_channels: tuple[int, ...] = (256, 512, 1024, 2048)
-    """What comes out of each stage."""
+    """The output channels of each stage."""
     stem: Stem = "imagenet"
     """`imagenet`: 7x7 with stride 2 and a max-pool; `tiny_imagenet`: 3x3 with stride 2;
-    `cifar`: 3x3 alone.
+    `cifar`: only 3x3.
     """
     stem_channels: int = 64
     preprocessing: Preprocessing
     categories: tuple[str, ...]
     """The label of each class id."""
     weights: Mapping[str, PublishedWeights | LocalWeights]
-    """By name; the first is the default."""
+    """The weights by name. The first is the default."""
 
     @property
     def weights_names(self) -> tuple[str, ...]:
-        """Every name that these weights go by, `random` included."""
+        """The names of all weights, including `random`."""
         return (*self.weights, RANDOM)

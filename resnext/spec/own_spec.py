@@ -6,14 +6,14 @@
       "weights": "birds.safetensors"
     }
 
-`like` takes over the network and the preprocessing of a known model; what differs is said
-with the same names as in `ModelSpec` and `Preprocessing`: depths, cardinality,
-width_per_group, stage_channels, stem, stem_channels, resize, crop, interpolation, mean, std.
-`categories` is a list or a text file with a label a line; `weights` and that file are named
-from the JSON file's folder. `sha256` and `licence` may be said. The model's name is the file's.
+`like` takes the network and the preprocessing from a known model. Other keys override them, under
+the names in `ModelSpec` and `Preprocessing`: depths, cardinality, width_per_group, stage_channels,
+stem, stem_channels, resize, crop, interpolation, mean, std. `categories` is a list, or a text file
+with one label per line. The paths of `weights` and of that file are relative to the JSON file's
+folder. `sha256` and `licence` are optional. The model has the name of the file.
 
-Checked by hand and not by pydantic: `resnext` is a library that works without pydantic, and a
-model would need as many lines again to give these messages (key, value, what is allowed).
+The checks do not use pydantic: `resnext` is a library that works without it, and a pydantic model
+would need as many lines again for these messages (key, value, what is allowed).
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ from resnext.picture.preprocess import Preprocessing
 from resnext.spec.model import LocalWeights, ModelSpec, Stem
 
 OWN: Final = "own"
-"""The name of the weights that a JSON file names."""
+"""The name of the weights in a JSON file."""
 
 Check = Callable[[Any], bool]
 
 
 def read_spec(path: Path, known: Mapping[str, ModelSpec]) -> ModelSpec:
-    """
+    """Reads a spec from a JSON file.
+
     Raises:
-        BadSpec: the file cannot be read, or does not describe a model; it says where.
+        BadSpec: the file cannot be read or does not describe a model. The message says where.
     """
     said = _read_object(path)
     for key, value in said.items():
@@ -65,13 +66,13 @@ def _read_object(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BadSpec(f"Model {path}: {error.strerror}.") from error
     except ValueError as error:
-        raise BadSpec(f"Model {path}: no JSON: {error}.") from error
+        raise BadSpec(f"Model {path}: not JSON: {error}.") from error
     if not isinstance(said, dict):
         raise BadSpec(f"Model {path}: a {type(said).__name__}, not a JSON object.")
     return said
 
 
-def _is_count(value: Any) -> bool:  # noqa: ANN401  (whatever the file holds)
+def _is_count(value: Any) -> bool:  # noqa: ANN401  (any content of the file)
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
@@ -106,47 +107,47 @@ def _is_sha256(value: Any) -> bool:  # noqa: ANN401
 
 
 _NETWORK: Final[dict[str, tuple[str, Check]]] = {
-    "depths": ("a list of numbers from 1", _is_counts),
-    "cardinality": ("a number from 1", _is_count),
-    "width_per_group": ("a number from 1", _is_count),
-    "stage_channels": ("a list of numbers from 1", _is_counts),
+    "depths": ("a list of numbers of at least 1", _is_counts),
+    "cardinality": ("a number of at least 1", _is_count),
+    "width_per_group": ("a number of at least 1", _is_count),
+    "stage_channels": ("a list of numbers of at least 1", _is_counts),
     "stem": ("imagenet, tiny_imagenet or cifar", lambda value: value in get_args(Stem)),
-    "stem_channels": ("a number from 1", _is_count),
+    "stem_channels": ("a number of at least 1", _is_count),
 }
 _PREPROCESSING: Final[dict[str, tuple[str, Check]]] = {
-    "resize": ("a number of pixels from 1", _is_count),
-    "crop": ("a number of pixels from 1", _is_count),
+    "resize": ("a number of pixels, at least 1", _is_count),
+    "crop": ("a number of pixels, at least 1", _is_count),
     "interpolation": ("bilinear or bicubic", lambda value: value in ("bilinear", "bicubic")),
-    "mean": ("three numbers, of red, green and blue in 0 to 1", _is_three),
-    "std": ("three numbers above 0, of red, green and blue", _is_spread),
+    "mean": ("three numbers for red, green and blue, on the scale 0 to 1", _is_three),
+    "std": ("three numbers above 0 for red, green and blue", _is_spread),
 }
 _KEYS: Final[dict[str, tuple[str, Check]]] = {
     "like": ("the name of a known model", _is_text),
     **_NETWORK,
     **_PREPROCESSING,
-    "categories": ("a list of labels, or a text file with a label a line", _is_labels),
+    "categories": ("a list of labels, or a text file with one label per line", _is_labels),
     "weights": ("a file", _is_text),
     "sha256": ("up to 64 hex digits", _is_sha256),
     "licence": ("a text", _is_text),
 }
-# Without a known model to take them from; the others have a default.
+# Required if no known model provides them. The others have defaults.
 _NEEDED: Final = ("depths", "cardinality", "width_per_group", *_PREPROCESSING)
-_OR_LIKE: Final = ", and no `like` names a known model to take it from"
+_OR_LIKE: Final = ", and there is no `like` that names a known model"
 
 
 def _check(path: Path, key: str, value: Any) -> None:  # noqa: ANN401
     if key not in _KEYS:
         nearest = get_close_matches(key, _KEYS, n=1, cutoff=0.0)[0]
-        raise BadSpec(f"Model {path}: {key!r} says nothing of a model. Did you mean {nearest!r}?")
+        raise BadSpec(f"Model {path}: {key!r} is not a known key. Did you mean {nearest!r}?")
     allowed, fits = _KEYS[key]
     if not fits(value):
-        raise BadSpec(f"Model {path}: {key!r} is {json.dumps(value)[:100]}; it is {allowed}.")
+        raise BadSpec(f"Model {path}: {key!r} must be {allowed}, but is {json.dumps(value)[:100]}.")
 
 
 def _like(path: Path, name: str | None, known: Mapping[str, ModelSpec]) -> ModelSpec | None:
     if name is None or name in known:
         return None if name is None else known[name]
-    raise BadSpec(f"Model {path}: 'like' is {name!r}, none of {', '.join(known)}.")
+    raise BadSpec(f"Model {path}: 'like' must be one of {', '.join(known)}, but is {name!r}.")
 
 
 def _frozen(value: Any) -> Any:  # noqa: ANN401
@@ -162,12 +163,14 @@ def _categories(path: Path, said: str | list[str]) -> tuple[str, ...]:
     except (OSError, ValueError) as error:
         raise BadSpec(f"Model {path}: categories in {file}: {error}.") from error
     if not labels or not all(map(_is_text, labels)):
-        raise BadSpec(f"Model {path}: {file} has an empty line, or none; it has a label a line.")
+        raise BadSpec(
+            f"Model {path}: {file} is empty or has an empty line. Write one label per line."
+        )
     return tuple(labels)
 
 
 def _weights(path: Path, said: Mapping[str, Any]) -> LocalWeights:
-    """Whether it is there is found out when it is loaded: a producer need not have it."""
+    """Returns the weights. Only loading checks that the file exists: a producer may not have it."""
     return LocalWeights(
         path=(path.parent / Path(said["weights"]).expanduser()).absolute(),
         licence=said.get("licence", "your own"),
@@ -176,7 +179,7 @@ def _weights(path: Path, said: Mapping[str, Any]) -> LocalWeights:
 
 
 def _check_shape(path: Path, spec: ModelSpec) -> None:
-    """What single values cannot tell."""
+    """Checks that the values fit each other."""
     if len(spec.depths) != len(spec.stage_channels):
         raise BadSpec(
             f"Model {path}: 'depths' has {len(spec.depths)} stages and 'stage_channels' "

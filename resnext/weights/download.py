@@ -1,11 +1,11 @@
 """Downloads a weights file to the cache folder, once for all processes, and resumes it.
 
-`load_classifier` calls `download` for weights by name. Processes that start at once wait for the
-first one. The next call goes on where an interrupted download ended. A file gets its final name
+`load_classifier` calls `download` for weights by name. If several processes start at once, they
+wait for the first one. The next call continues an interrupted download. A file gets its final name
 when it is complete.
 
-Not pooch: its downloader asks for no range, so 180 MB over a bad line would begin again each
-time; it locks nothing between processes; and it takes no hash of which only the first digits are
+It does not use pooch: that does not resume, so 180 MB over a bad connection would start again each
+time. It has no lock between processes, and accepts no hash of which only the first digits are
 published.
 """
 
@@ -26,28 +26,29 @@ from urllib.parse import urlsplit
 import requests
 
 from resnext.errors import DamagedWeights, UnreachableWeights, WeightsError
+from resnext.spec.catalogue import BUNDLED
 from resnext.spec.model import RANDOM, PublishedWeights
 from resnext.weights.own_file import open_own, read_text
 from resnext.weights.pin import pin_file, read_pin
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes that are there, and of how many if that is known."""
+"""Called with the bytes so far, and the total if it is known."""
 
-# A machine without a network must say so within 5 s, whatever hangs.
+# A machine without a network must report it within 5 s, whatever hangs.
 CONNECT_TIMEOUT_S: Final = 3.0
 READ_TIMEOUT_S: Final = 30.0
 BLOCK_BYTES: Final = 2**20
-# Requests in a row that may bring no byte. One that brings a byte resets the count.
+# This many requests in a row may bring no byte. A request that brings a byte resets the count.
 IDLE_RUNS: Final = 2
 _DEFAULT_PORT: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
 def download(file: PublishedWeights, folder: Path, progress: Progress | None = None) -> Path:
-    """The path of the file in `folder`, downloaded if it is not there yet.
+    """Returns the path of the file in `folder`. Downloads it if it does not exist.
 
     Raises:
-        UnreachableWeights: the address does not answer, refuses, or breaks off again and again.
-        DamagedWeights: what came is not what is published, or was first used here.
+        UnreachableWeights: the server does not answer, refuses, or interrupts again and again.
+        DamagedWeights: the file is not the published one, or not the one that was first used here.
         WeightsError: the folder cannot be written.
     """
     target = folder / file.file_name
@@ -56,11 +57,28 @@ def download(file: PublishedWeights, folder: Path, progress: Progress | None = N
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(target.with_name(target.name + ".lock")):
-            if not target.exists():  # another process may have been the first
+            if not target.exists():  # another process may have downloaded it
                 _Download(file, target, progress or _no_progress).run()
     except OSError as error:
-        raise WeightsError(f"Weights cannot be kept in {folder}: {error}.") from error
+        raise WeightsError(f"Weights cannot be saved in {folder}: {error}.") from error
     return target
+
+
+def check_available(file: PublishedWeights, folder: Path) -> None:
+    """Returns if the file is in `folder`, or if its server offers it now. Downloads nothing.
+
+    Raises:
+        UnreachableWeights: the server does not answer, or refuses.
+    """
+    if (folder / file.file_name).exists():
+        return
+    _check_reachable(file.address)
+    try:
+        with requests.get(file.address, stream=True, timeout=CONNECT_TIMEOUT_S) as response:
+            if not response.ok:
+                raise _unreachable(file.address, f"status {response.status_code}")
+    except requests.RequestException as error:
+        raise _unreachable(file.address, _reason(error)) from error
 
 
 def _no_progress(_done: int, _total: int | None) -> None:
@@ -69,14 +87,14 @@ def _no_progress(_done: int, _total: int | None) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Lets one process in at once; the kernel frees the lock of one that dies."""
+    """Holds a lock between processes. The kernel frees it if the process dies."""
     with open_own(path) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 class _BrokenOffError(Exception):
-    """The body ended early; the bytes that came are kept."""
+    """The body ended early. The received bytes are kept."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +111,7 @@ class _Download:
 
     @property
     def version(self) -> Path:
-        """Holds the server's ETag or date of the file. Only the same version continues a part."""
+        """The file with the server's ETag or date. A part is only continued with the same one."""
         return self.target.with_name(self.target.name + ".version")
 
     def run(self) -> None:
@@ -119,11 +137,11 @@ class _Download:
             return 0
 
     def _continue(self) -> None:
-        """Fetches what is missing, or everything where the server cannot go on from there.
+        """Fetches the missing bytes, or all of them if the server cannot resume.
 
         Raises:
             _BrokenOffError: the body ended early.
-            UnreachableWeights: the server does not answer, or with an error.
+            UnreachableWeights: the server does not answer, or answers with an error.
         """
         with self._request() as response:
             begin = self._begin(response)
@@ -131,7 +149,7 @@ class _Download:
             with open_own(self.part) as part:
                 if begin == 0:
                     part.truncate()
-                    # Once the part is empty: it never stands beside another's version.
+                    # Only after the part is emptied, so that it never has another file's version.
                     self._note_version(_version(response))
                 done = part.seek(begin)
                 self.progress(done, total)
@@ -141,7 +159,7 @@ class _Download:
                     self.progress(done, total)
                 os.fsync(part.fileno())
         if total is not None and done != total:
-            raise _BrokenOffError(f"{done:,} of {total:,} bytes came")
+            raise _BrokenOffError(f"received only {done:,} of {total:,} bytes")
 
     def _note_version(self, version: str) -> None:
         with open_own(self.version) as file:
@@ -164,7 +182,7 @@ class _Download:
         except requests.RequestException as error:
             raise _unreachable(self.file.address, _reason(error)) from error
         if done and response.status_code == requests.codes.requested_range_not_satisfiable:
-            # The part is longer than the file: not a part of it.
+            # The part is longer than the file, so it belongs to another one.
             response.close()
             self.part.unlink()
             return self._request()
@@ -174,12 +192,12 @@ class _Download:
         return response
 
     def _begin(self, response: requests.Response) -> int:
-        """Where the body begins: after what is there, or at the beginning of another version."""
+        """Where the body starts: after the existing part, or at 0 for a new download."""
         if response.status_code != requests.codes.partial_content:
             return 0
         begin = _content_range(response)[0]
         if begin != self._part_bytes():
-            raise _unreachable(self.file.address, f"it gave bytes from {begin:,}, unasked")
+            raise _unreachable(self.file.address, f"it sent bytes from {begin:,}, not as requested")
         return begin
 
     def _blocks(self, response: requests.Response) -> Iterator[bytes]:
@@ -189,9 +207,10 @@ class _Download:
             raise _BrokenOffError(_reason(error)) from error
 
     def _check(self) -> None:
-        """
+        """Checks the size and the hash. Deletes a wrong file.
+
         Raises:
-            DamagedWeights: another size or hash than published or pinned; what came is deleted.
+            DamagedWeights: the size or the hash is not the published or pinned one.
             WeightsError: the pin is damaged.
         """
         size, expected = self._part_bytes(), self.file.size_bytes
@@ -204,52 +223,59 @@ class _Download:
                 fault = f"SHA-256 {digest}, not {self.file.sha256}"
             elif pinned not in {None, digest}:
                 fault = (
-                    f"SHA-256 {digest}, and {pinned} when it was first used; if you trust the new "
-                    f"one, delete {pin_file(self.target)}"
+                    f"its SHA-256 is {digest}, but was {pinned} at the first use; if you trust the "
+                    f"new file, delete {pin_file(self.target)}"
                 )
         if fault is not None:
             self.part.unlink()
             raise DamagedWeights(
-                f"What came from {self.file.address} is not the published file: {fault}. "
+                f"The download from {self.file.address} is not the published file: {fault}. "
                 f"Try again, or {_ALTERNATIVES}."
             )
 
     def _broken_off(self, error: Exception) -> UnreachableWeights:
         return UnreachableWeights(
-            f"The download of {self.file.address} broke off at {self._part_bytes():,} bytes: "
-            f"{error}. Try again, and it goes on from there; or {_ALTERNATIVES}."
+            f"The download of {self.file.address} was interrupted at {self._part_bytes():,} bytes: "
+            f"{error}. Try again to continue it, or {_ALTERNATIVES}.",
+            reason=str(error),
         )
 
 
 _ALTERNATIVES: Final = (
-    f"set RESNEXT_WEIGHTS=PATH to a file that you have, or RESNEXT_WEIGHTS={RANDOM} for "
-    "weights that know nothing and try everything else"
+    f"set RESNEXT_MODEL={BUNDLED} and RESNEXT_WEIGHTS=bundled for the small "
+    "model that comes with this program, RESNEXT_WEIGHTS=PATH for a file that you have, or "
+    f"RESNEXT_WEIGHTS={RANDOM} for untrained weights, to try everything else"
 )
 
 
 def _unreachable(address: str, reason: str) -> UnreachableWeights:
     return UnreachableWeights(
         f"Weights cannot be downloaded from {address}: {reason}. "
-        f"Check the network or RESNEXT_WEIGHTS: {_ALTERNATIVES}."
+        f"Check the network, or {_ALTERNATIVES}.",
+        reason=reason,
     )
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause: requests and urllib3 wrap it three times over."""
+    """The innermost cause, which requests and urllib3 wrap three times."""
     cause: BaseException = error
     while (inner := cause.__cause__ or cause.__context__) is not None:
         cause = inner
     return str(cause) or type(cause).__name__
 
 
+def _words(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
 def _check_reachable(address: str) -> None:
     """Opens a connection to the server or its proxy, and gives up after `CONNECT_TIMEOUT_S`.
 
-    requests bounds the connection to one address alone: a name look-up that hangs, or a host
-    of eight addresses none of which answers, would take far longer.
+    The timeout in requests is only for a connection to one address. A hanging look-up, or a host
+    with eight dead addresses, would take much longer.
 
     Raises:
-        UnreachableWeights: there is none.
+        UnreachableWeights: there is no connection.
     """
     proxies = requests.utils.get_environ_proxies(address)
     proxy = requests.utils.select_proxy(address, proxies)
@@ -262,15 +288,15 @@ def _check_reachable(address: str) -> None:
     if attempt.is_alive():
         raise _unreachable(address, f"{through} does not answer within {CONNECT_TIMEOUT_S:.0f} s")
     if failures:
-        raise _unreachable(address, f"{through} cannot be reached: {failures[0]}")
+        raise _unreachable(address, f"{through} cannot be reached: {_words(failures[0])}")
 
 
 def _server_of(url: str, *, weights: str) -> tuple[str, int]:
-    """Host and port of the server, or of the proxy, before the weights' address.
+    """Returns the host and port in the URL of the server or the proxy.
 
     Raises:
-        UnreachableWeights: the proxy's URL cannot be read. What was misread may be a part of its
-            password, so none of it is shown.
+        UnreachableWeights: the proxy's URL is invalid. The message shows none of it, because a
+            misread part may belong to its password.
     """
     try:
         parts = urlsplit(url)
@@ -279,8 +305,8 @@ def _server_of(url: str, *, weights: str) -> tuple[str, int]:
         port = 0
     if port == 0 or (parts.netloc and "@" in url.partition(parts.netloc)[2]):
         reason = (
-            "the proxy in the environment is no URL like http://user:password@host:port; "
-            "in a password, @ : / ? # are written as %40 %3A %2F %3F %23"
+            "the proxy in the environment is not a URL like http://user:password@host:port; "
+            "in a password, write @ : / ? # as %40 %3A %2F %3F %23"
         )
         raise _unreachable(weights, reason)
     return parts.hostname or "", port
@@ -289,12 +315,12 @@ def _server_of(url: str, *, weights: str) -> tuple[str, int]:
 def _connect(host: str, port: int, failures: list[OSError]) -> None:
     try:
         socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S).close()
-    except (OSError, UnicodeError) as error:  # UnicodeError: a name that is none
+    except (OSError, UnicodeError) as error:  # UnicodeError: an invalid name
         failures.append(error if isinstance(error, OSError) else OSError(str(error)))
 
 
 def _version(response: requests.Response) -> str:
-    """What If-Range can be asked with; weak tags cannot (RFC 9110, 13.1.5)."""
+    """The value for If-Range, which permits no weak tags (RFC 9110, 13.1.5)."""
     tag = response.headers.get("ETag", "")
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
 
@@ -307,7 +333,7 @@ def _total_bytes(response: requests.Response, begin: int) -> int | None:
 
 
 def _content_range(response: requests.Response) -> tuple[int, int | None]:
-    """First byte and length of the whole, of `bytes 100-199/200`."""
+    """The first byte and the total length in a value such as `bytes 100-199/200`."""
     unit, _, rest = response.headers.get("Content-Range", "").partition(" ")
     span, _, total = rest.partition("/")
     first = span.partition("-")[0]

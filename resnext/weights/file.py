@@ -1,9 +1,9 @@
-"""Reads a weights file in any of the layouts that ResNeXts are published in.
+"""Reads a weights file in any of the layouts in which ResNeXts are published.
 
-`load_classifier` calls it with a path; what comes out fits the network. Layouts: torch or
-safetensors; the tensors themselves or a checkpoint that holds them; `layerN.` keys
-(torchvision, timm, NVIDIA's published file) or `layers.(N-1).` (NVIDIA's training code);
-with or without the `module.` of data-parallel training. Nothing in a file is executed.
+`load_classifier` calls it with a path, and gets tensors that fit the network. Layouts: torch or
+safetensors; the tensors themselves, or a checkpoint that contains them; `layerN.` keys
+(torchvision, timm, NVIDIA's published file) or `layers.(N-1).` (NVIDIA's training code); with or
+without the `module.` of data-parallel training. Nothing in a file is executed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from resnext.errors import DamagedWeights, ForeignWeights, UnknownWeights, WeightsError
 from resnext.weights.pin import check_pin
 
-# Where training programs put the tensors: NVIDIA's and timm's, torchvision's.
+# The keys under which training programs save tensors: NVIDIA's and timm's, torchvision's.
 _WRAPPERS: Final = ("state_dict", "model")
 _SHOWN_KEYS: Final = 3
 _ZIP_MAGIC: Final = b"PK\x03\x04"
@@ -39,33 +39,33 @@ def read_weights(
     size_bytes: int | None = None,
     pinned: bool = False,
 ) -> tuple[dict[str, Tensor], str]:
-    """The tensors by torchvision's names, and the file's SHA-256 in hex.
+    """Returns the tensors by torchvision's names, and the file's SHA-256 in hex.
 
-    What is hashed is what is opened: the file is read once.
+    The file is read only once, so the hash belongs to the loaded bytes.
 
     Args:
         path: the file.
-        sha256: what its hash must be, or begin with.
-        size_bytes: what its length must be.
-        pinned: whether its hash must be the one that its first use has pinned.
+        sha256: the required hash, or its first digits.
+        size_bytes: the required length.
+        pinned: whether the hash must be the one that the first use has pinned.
 
     Raises:
-        UnknownWeights: no such file, or it cannot be read.
-        DamagedWeights: truncated, of another hash, or no file of weights.
+        UnknownWeights: the file does not exist or cannot be read.
+        DamagedWeights: the file is truncated, has another hash, or is not a weights file.
         WeightsError: the pin is damaged.
-        ForeignWeights: it holds something else than one network's tensors.
+        ForeignWeights: the file contains something other than one network's tensors.
     """
     content = _read(path)
     if size_bytes is not None and len(content) != size_bytes:
         raise DamagedWeights(
-            f"Weights {path}: {len(content):,} bytes where {size_bytes:,} are published; "
-            "the file is truncated or another one. Delete it to have it downloaded again."
+            f"Weights {path}: the file has {len(content):,} bytes, but {size_bytes:,} are "
+            "published. It is truncated or another file. Delete it to download it again."
         )
     digest = hashlib.sha256(content).hexdigest()
     if sha256 is not None and not digest.startswith(sha256):
         raise DamagedWeights(
-            f"Weights {path}: SHA-256 is {digest} where {sha256} is published; the file is "
-            "damaged or another one. Delete it to have it downloaded again."
+            f"Weights {path}: the SHA-256 is {digest}, but {sha256} is published. The file is "
+            "damaged or another one. Delete it to download it again."
         )
     if pinned:
         check_pin(path, digest)
@@ -76,12 +76,12 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise UnknownWeights(f"Weights {path}: there is no such file.") from error
+        raise UnknownWeights(f"Weights {path}: the file does not exist.") from error
     except OSError as error:
         raise UnknownWeights(f"Weights {path} cannot be read: {error.strerror}.") from error
 
 
-def _parse(path: Path, content: bytes) -> Any:  # noqa: ANN401  (whatever the file holds)
+def _parse(path: Path, content: bytes) -> Any:  # noqa: ANN401  (any content of the file)
     try:
         if _is_safetensors(content):
             return load_safetensors(content)
@@ -93,7 +93,7 @@ def _parse(path: Path, content: bytes) -> Any:  # noqa: ANN401  (whatever the fi
 
 
 def _is_safetensors(content: bytes) -> bool:
-    """A length of eight bytes, then JSON."""
+    """Whether the file starts with a length of eight bytes, then JSON."""
     return content[_SAFETENSORS_HEADER_BYTES : _SAFETENSORS_HEADER_BYTES + 1] == b"{"
 
 
@@ -101,8 +101,8 @@ def _unpickling_error(path: Path, content: bytes) -> WeightsError:
     if not content.startswith((_ZIP_MAGIC, b"\x80")):
         return _damaged(path, content)
     return ForeignWeights(
-        f"Weights {path}: the file is damaged or holds objects besides tensors, which are not "
-        "loaded, since they could run code. Save the network's state_dict() alone."
+        f"Weights {path}: the file is damaged, or contains objects other than tensors. These are "
+        "not loaded, because they could run code. Save only the network's state_dict()."
     )
 
 
@@ -113,7 +113,7 @@ def _damaged(path: Path, content: bytes) -> DamagedWeights:
             "Copy or download it again."
         )
     return DamagedWeights(
-        f"Weights {path}: neither a torch nor a safetensors file; it begins with {content[:20]!r}."
+        f"Weights {path}: neither a torch nor a safetensors file. It starts with {content[:20]!r}."
     )
 
 
@@ -123,12 +123,12 @@ def _tensors_in(content: Any, path: Path) -> dict[str, Tensor]:  # noqa: ANN401 
             content = content[wrapper]
     if not isinstance(content, Mapping):
         raise ForeignWeights(
-            f"Weights {path}: the file holds a {type(content).__name__}, not tensors by name."
+            f"Weights {path}: the file contains a {type(content).__name__}, not tensors by name."
         )
     strange = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if strange:
         raise ForeignWeights(
-            f"Weights {path}: {_listed(strange)} is no tensor. "
+            f"Weights {path}: {_listed(strange)} is not a tensor. "
             f"A checkpoint has its tensors under {' or '.join(_WRAPPERS)}."
         )
     return dict(content)
@@ -147,10 +147,10 @@ def fill_network(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
     """Gives the network its values, as float32.
 
     Raises:
-        ForeignWeights: naming the first keys that are missing, unknown or of another shape.
+        ForeignWeights: the message names the first keys that are missing, unknown or misshapen.
     """
     expected = network.state_dict()
-    # Files of PyTorch before 0.4.1 lack this counter, which evaluation never reads.
+    # Files from PyTorch before 0.4.1 lack this counter, which evaluation never reads.
     given = {
         key: torch.zeros((), dtype=torch.int64) if _is_counter(key) else tensors[key].float()
         for key in expected
@@ -158,7 +158,7 @@ def fill_network(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
     }
     faults = list(_misfits(expected, given, tensors))
     if faults:
-        raise ForeignWeights(f"Weights {path} are of another network: {'; '.join(faults)}.")
+        raise ForeignWeights(f"Weights {path} are for another network: {'; '.join(faults)}.")
     network.load_state_dict(given, assign=True)
 
 
@@ -190,8 +190,8 @@ def _listed(keys: list[str]) -> str:
 
 
 def recipe_digest(recipe: Mapping[str, object]) -> str:
-    """What stands for a file's SHA-256 where the weights are made by a recipe: 64 hex digits.
+    """Returns 64 hex digits that replace a file's SHA-256 for weights that are made by a recipe.
 
-    Of the recipe, not of the tensors: their last bits differ from one processor to another.
+    They hash the recipe, not the tensors, whose last bits differ between processors.
     """
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()

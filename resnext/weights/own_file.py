@@ -1,7 +1,7 @@
-"""Files that are written in the cache, such as downloads and locks: opened without being led away.
+"""Opens files in the cache for writing, such as downloads and locks, without following links.
 
-A cache may lie where others can write, such as /tmp. A link that somebody else puts there in the
-place of a file would have a download write over what it points to.
+Other users may be able to write to the cache's folder, for example /tmp. If one of them puts a link
+there, a download would overwrite the link's target.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import Final
 
-# Without O_NONBLOCK a pipe of that name would be waited for.
+# Without O_NONBLOCK, opening a pipe with that name would hang.
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def open_own(path: Path) -> BufferedRandom:
-    """The file to read and write, at its beginning; it is made where it is not there.
+    """Opens a file for reading and writing, at its beginning. Creates it if it does not exist.
 
     Raises:
-        OSError: it is a link or no file, another user's, or cannot be opened.
+        OSError: the path is a link or not a file, belongs to another user, or cannot be opened.
     """
     return os.fdopen(open_own_descriptor(path), "r+b")
 
 
 def open_own_descriptor(path: Path, mode: int = 0o666) -> int:
-    """The same; `mode` is that of a file that is made, less the umask.
+    """Like `open_own`, but returns a descriptor. A new file gets `mode`, less the umask.
 
     Raises:
-        OSError: the same.
+        OSError: as in `open_own`.
     """
     descriptor = open_unfollowed(path, os.O_RDWR | os.O_CREAT, mode)
     try:
@@ -42,10 +42,10 @@ def open_own_descriptor(path: Path, mode: int = 0o666) -> int:
 
 
 def read_text(path: Path) -> str:
-    """What it says; empty where it is not there. Whose it is does not count.
+    """Returns the file's text, or an empty string if it does not exist. Any user may own it.
 
     Raises:
-        OSError: it is a link or no file, or cannot be read.
+        OSError: the path is a link or not a file, or cannot be read.
     """
     try:
         descriptor = open_unfollowed(path, os.O_RDONLY)
@@ -57,22 +57,22 @@ def read_text(path: Path) -> str:
 
 
 def open_unfollowed(path: Path, flags: int, mode: int = 0o666) -> int:
-    """A descriptor of what is at the path itself.
+    """Opens the path without following a link, and returns a descriptor.
 
     Raises:
-        OSError: it is a link, or cannot be opened.
+        OSError: the path is a link, or cannot be opened.
     """
     try:
         return os.open(path, flags | _FLAGS, mode=mode)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise _refused(path, "is a link, which is not followed") from error
+            raise _refused(path, "is a link, which this program does not follow") from error
         raise
 
 
 def _check_kind(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        raise _refused(path, "is no file")
+        raise _refused(path, "is not a file")
 
 
 def _check(path: Path, found: os.stat_result) -> None:
@@ -80,7 +80,7 @@ def _check(path: Path, found: os.stat_result) -> None:
     if found.st_uid != os.geteuid():
         raise _refused(path, f"belongs to another user (uid {found.st_uid})")
     if found.st_nlink > 1:
-        raise _refused(path, "is a link to a file that has another name as well")
+        raise _refused(path, "is a hard link to a file with another name")
 
 
 def _refused(path: Path, why: str) -> PermissionError:

@@ -1,8 +1,8 @@
-"""The SHA-256 of downloaded weights, pinned by their first use: kept beside their file.
+"""Pins the SHA-256 of downloaded weights at their first use, in a file beside them.
 
-NVIDIA publishes no hash of its file, and others no more than its first digits. So the first file
-that loads is trusted, and every later load and download must give the same. `load_network` pins;
-`doctor` shows it. The form is that of `sha256sum`, so `sha256sum -c` checks it, too.
+NVIDIA publishes no hash of its file, and others only the first digits. So the first file that loads
+is trusted, and every later load and download must have the same hash. `load_network` pins it, and
+`doctor` shows it. The file has the format of `sha256sum`, so `sha256sum -c` can check it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ logger = logging.getLogger(__name__)
 
 
 def pin_file(weights: Path) -> Path:
-    """Where the pin of a weights file is."""
+    """The path of the pin for a weights file."""
     return weights.with_name(f"{weights.name}.sha256")
 
 
 def read_pin(weights: Path) -> str | None:
-    """The pinned SHA-256 in hex; None where none is pinned yet.
+    """Returns the pinned SHA-256 in hex, or None if none is pinned yet.
 
     Raises:
-        WeightsError: the pin cannot be read, or is none.
+        WeightsError: the pin cannot be read or is invalid.
     """
     path = pin_file(weights)
     try:
@@ -42,15 +42,16 @@ def read_pin(weights: Path) -> str | None:
     line = _LINE.fullmatch(text)
     if line is None:
         raise WeightsError(
-            f"The pin {path} holds no SHA-256. Delete it; the weights that load next are pinned."
+            f"The pin {path} contains no SHA-256. Delete it. The next weights that load are pinned."
         )
     return line[1]
 
 
 def check_pin(weights: Path, digest: str) -> None:
-    """
+    """Compares weights with their pin.
+
     Args:
-        weights: the file, which need not be there yet.
+        weights: the file, which need not exist yet.
         digest: its SHA-256 in hex.
 
     Raises:
@@ -60,14 +61,14 @@ def check_pin(weights: Path, digest: str) -> None:
     pinned = read_pin(weights)
     if pinned not in {None, digest}:
         raise DamagedWeights(
-            f"Weights {weights}: SHA-256 is {digest}, and was {pinned} at the first use. The file "
-            f"is damaged, or its publisher has replaced it. Delete {weights} to have it downloaded "
-            f"again; if you trust the new one, delete {pin_file(weights)} instead."
+            f"Weights {weights}: the SHA-256 is {digest}, but was {pinned} at the first use. The "
+            f"file is damaged, or its publisher has replaced it. Delete {weights} to download it "
+            f"again. If you trust the new file, delete {pin_file(weights)} instead."
         )
 
 
 def pin(weights: Path, digest: str) -> None:
-    """Pins the SHA-256 of weights that have loaded, where none is pinned yet.
+    """Pins the SHA-256 of weights that have loaded, unless one is pinned already.
 
     Raises:
         WeightsError: see `read_pin`.
@@ -80,5 +81,5 @@ def pin(weights: Path, digest: str) -> None:
         with open_own(part) as file:
             file.write(f"{digest}  {weights.name}\n".encode())
         part.replace(path)
-    except OSError as error:  # such as a cache that is read-only
-        logger.info("The SHA-256 of %s is not pinned: %s", weights, error)
+    except OSError as error:  # for example, the cache is read-only
+        logger.info("The SHA-256 of %s could not be pinned: %s", weights, error)

@@ -1,14 +1,14 @@
-"""Weights that are drawn, not trained: they name nothing, and show that everything else works.
+"""Random weights without training. Their answers mean nothing, but they test everything else.
 
-`load_classifier` uses them only when they are asked for as `random`. A plainly random
-ResNeXt overflows fp16 and answers every picture alike; this one is calibrated:
+`load_classifier` uses them only if `random` is requested. A ResNeXt with plain random weights
+overflows fp16 and answers every picture alike, so this one is calibrated:
 
-- each batch-norm takes its mean and variance from a few synthetic pictures, layer after
-  layer in one pass, so that every activation is near unit size;
-- the last batch-norm of each block is shrunk, so that a picture's own features outlive the
-  23 blocks of a stage, and errors of rounding do not grow with them;
-- the last layer is centred and scaled on the same pictures, so that scores differ from one
-  picture to the next and the best of 1000 stands out.
+- each batch-norm takes its mean and variance from a few synthetic pictures, layer after layer in
+  one pass, so that every activation is near unit size;
+- the last batch-norm of each block is scaled down, so that a picture's own features survive the 23
+  blocks of a stage, and rounding errors do not grow with the blocks;
+- the last layer is centred and scaled on the same pictures, so that scores differ between pictures
+  and the best of 1000 stands out.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from resnext.picture.preprocess import Preprocessing
 from resnext.spec.model import ModelSpec
 from resnext.weights.file import recipe_digest
 
-# Raised whenever the same seed would give other weights.
+# Increase this whenever the same seed would give other weights.
 RECIPE_VERSION: Final = 1
 SEED: Final = 20200821
 
-# Enough for the statistics: the last stage alone has 49 places in each.
+# Enough for the statistics: even the last stage has 49 places in each picture.
 PICTURES: Final = 8
-# At 0.25 the errors of bf16 reach 5% of the scores, at 0.1 2%; at 1 they drown them.
+# At 0.1 the errors of bf16 reach 2% of the scores, at 0.25 5%. At 1 they exceed the scores.
 BLOCK_GAIN: Final = 0.1
-# Of the synthetic pictures' scores before softmax. Photographs differ less from each other:
-# theirs then spread by 2 to 4, and the best of 1000 classes gets a tenth or more.
+# The deviation of the synthetic pictures' scores before softmax. Photographs differ less from each
+# other: theirs then have 2 to 4, and the best of 1000 classes gets a tenth or more.
 LOGIT_STD: Final = 4.0
-# Every octave of a photograph is about as strong as the next; pictures from grainy to smooth
-# on both sides of that keep photographs within what the network was calibrated on.
+# All octaves of a photograph are about equally strong. The synthetic pictures range from grainier
+# to smoother than that, so photographs are within the calibrated range.
 SLOPES: Final = (0.1, 0.8)
 
 
 def draw_weights(network: ResNeXt, spec: ModelSpec, seed: int = SEED) -> str:
-    """Fills a network that has none, in a few seconds; the same seed gives the same weights.
+    """Fills a network with random weights in a few seconds. The same seed gives the same weights.
 
     Returns:
-        64 hex digits that name the recipe.
+        64 hex digits that identify the recipe.
     """
     network.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
@@ -67,11 +67,11 @@ def _draw(network: ResNeXt, generator: torch.Generator) -> None:
 
 
 def synthetic_pictures(n: int, preprocessing: Preprocessing, generator: torch.Generator) -> Tensor:
-    """Coloured noise of many sizes, some grainy and some smooth; one half without edges, like
-    clouds, the other of squares, like things.
+    """Makes coloured noise of many sizes, some grainy and some smooth. One half has no edges, like
+    clouds; the other half consists of squares, like objects.
 
     Returns:
-        (n, 3, crop, crop) float32, normalised as the network's pictures are; n is even.
+        (n, 3, crop, crop) float32, normalised like the network's pictures; n is even.
     """
     crop = preprocessing.crop
     slopes = torch.linspace(*SLOPES, n // 2).repeat(2).view(n, 1, 1, 1)
@@ -85,7 +85,7 @@ def synthetic_pictures(n: int, preprocessing: Preprocessing, generator: torch.Ge
 
 
 def normalise(pictures: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """(n, 3, H, W) float32 in 0 … 1 → the same, as the network sees them."""
+    """(n, 3, H, W) float32 in 0 … 1 → the same shape, normalised for the network."""
     mean, std = (
         torch.tensor(c, device=pictures.device).view(3, 1, 1)
         for c in (preprocessing.mean, preprocessing.std)
@@ -94,7 +94,7 @@ def normalise(pictures: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def _coloured_noise(n: int, cells: int, generator: torch.Generator) -> Tensor:
-    """Mostly light and dark, and some colour: (n, 3, cells, cells) near unit size."""
+    """Noise, mostly light and dark with some colour: (n, 3, cells, cells) near unit size."""
     light = torch.randn(n, 1, cells, cells, generator=generator)
     return 0.8 * light + 0.6 * torch.randn(n, 3, cells, cells, generator=generator)
 
@@ -110,10 +110,10 @@ def _squares(grid: Tensor, side: int) -> Tensor:
 
 @torch.no_grad()
 def calibrate(network: ResNeXt, pictures: Tensor) -> None:
-    """Batch-norms and the last layer of a network whose weights are drawn.
+    """Calibrates the batch-norms and the last layer of a network with random weights.
 
-    In training mode with momentum None, batch-norm keeps the plain mean and variance of
-    what it sees, and passes on what it has normalised by them: one pass calibrates all.
+    In training mode with momentum None, a batch-norm keeps the plain mean and variance of its
+    input, and normalises with them. So one pass calibrates all layers.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     usual = [norm.momentum for norm in norms]
@@ -128,7 +128,7 @@ def calibrate(network: ResNeXt, pictures: Tensor) -> None:
 
 
 def _features(network: ResNeXt, pictures: Tensor) -> Tensor:
-    """(n, 3, crop, crop) → (n, channels): what the last layer gets."""
+    """(n, 3, crop, crop) → (n, channels): the input of the last layer."""
     seen: list[Tensor] = []
     hook = network.fc.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     network(pictures.contiguous(memory_format=torch.channels_last))
@@ -137,7 +137,7 @@ def _features(network: ResNeXt, pictures: Tensor) -> Tensor:
 
 
 def _calibrate_last_layer(fc: nn.Linear, features: Tensor) -> None:
-    """The pictures' mean feature gets the score 0 for every class."""
+    """Centres the last layer: the pictures' mean feature gets the score 0 for every class."""
     mean = features.mean(dim=0)
     spread = functional.linear(features - mean, fc.weight).std()
     fc.weight.mul_(LOGIT_STD / spread)

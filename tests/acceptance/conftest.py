@@ -1,4 +1,4 @@
-"""Installations for the real commands, and a web for their images."""
+"""Fixtures: installations for the real commands, and a web server for their images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.pictures.demo import PICTURES
 
 @pytest.fixture
 def installation(tmp_path: Path, broker_url: str, database_url: str) -> Iterator[Installation]:
-    """On both databases, in fp32, so that answers can be compared."""
+    """An installation on each database. It runs in fp32, so that answers can be compared."""
     installed = Installation(
         tmp_path,
         environment(
@@ -34,12 +34,12 @@ def installation(tmp_path: Path, broker_url: str, database_url: str) -> Iterator
 
 @pytest.fixture
 def bare_installation(tmp_path: Path) -> Installation:
-    """One with neither broker nor database; `up` brings them."""
+    """An installation without a broker or a database: `up` provides them."""
     return Installation(tmp_path, environment(tmp_path))
 
 
 class _Pictures(SimpleHTTPRequestHandler):
-    """The demo's pictures; what is asked for with `?held…` comes once the gate is open."""
+    """Serves the demo's pictures. A request with `?held…` waits until the gate opens."""
 
     def __init__(self, gate: threading.Event, *arguments: Any) -> None:
         self._gate = gate
@@ -48,7 +48,7 @@ class _Pictures(SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         if "?held" in self.path:
             self._gate.wait()
-        with suppress(ConnectionError):  # whoever asked has been killed
+        with suppress(ConnectionError):  # the client was killed
             super().do_GET()
 
     def log_message(self, *_: object) -> None:
@@ -73,13 +73,14 @@ def web(gate) -> Iterator[str]:
     server.server_close()
 
 
-PHOTOGRAPHS = ("chelsea.jpg", "coffee.jpg", "astronaut.jpg", "rocket.jpg")
+PHOTOGRAPHS = ("chelsea.jpg", "coffee.jpg", "shepherd.jpg", "goldfish.jpg")
 
 
 @pytest.fixture
 def many(web: str) -> list[str]:
-    """URIs of a few photographs, each another one. The last two chunks are held at the gate, so
-    that things can be stopped in the middle.
+    """40 different URIs of a few photographs.
+
+    The last two chunks wait at the gate, so that a test can stop things in mid-job.
     """
     photographs = [PHOTOGRAPHS[n % len(PHOTOGRAPHS)] for n in range(40)]
     words = ["n"] * 24 + ["held"] * 16

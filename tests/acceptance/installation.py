@@ -1,4 +1,4 @@
-"""The real commands, run as processes with an environment of their own."""
+"""The real commands, run as processes in their own environment."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ WITHIN_S = 400
 
 @dataclass
 class Installation:
-    """One set of settings, and the processes that run with them."""
+    """Settings, and the processes that run with them."""
 
     folder: Path
     environment: dict[str, str]
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def call(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """A command that ends, however it does."""
+        """Run a command to its end, whatever its exit status."""
         return subprocess.run(
             [RESNEXTQ, *arguments],
             env=self.environment,
@@ -41,13 +41,13 @@ class Installation:
         )
 
     def run(self, *arguments: str, stdin: str = "") -> str:
-        """A command that does what it is asked for; its standard output."""
+        """Run a command that must succeed, and return its standard output."""
         done = self.call(*arguments, stdin=stdin)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """A command that stays, in a process group of its own."""
+        """Start a command that keeps running, in its own process group."""
         with self.log(arguments[0]).open("ab") as log:
             process = subprocess.Popen(
                 [RESNEXTQ, *arguments],
@@ -64,7 +64,7 @@ class Installation:
         return self.folder / f"{command}.log"
 
     def submit(self, *uris: str) -> str:
-        """The job's id."""
+        """Submit a job and return its id."""
         return self.run("submit", "-", stdin="\n".join(uris)).strip()
 
     def status(self, job: str) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class Installation:
         job: str,
         condition: Callable[[dict[str, Any]], bool] = lambda status: status["pending"] == 0,
     ) -> dict[str, Any]:
-        """The first status of the job, of those that are watched, for which the condition holds."""
+        """Watch the job, and return its first status that meets the condition."""
         watching = subprocess.Popen(
             [RESNEXTQ, "status", job, "--watch", "--json"],
             env=self.environment,
@@ -96,7 +96,9 @@ class Installation:
             late.cancel()
             watching.kill()
             watching.communicate()
-        raise AssertionError(f"waited in vain; the last was {seen}\n{self.tails()}")
+        raise AssertionError(
+            f"the condition never held; the last status was {seen}\n{self.tails()}"
+        )
 
     def results(self, job: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.run("results", job).splitlines()]
@@ -120,8 +122,9 @@ class Installation:
 
 
 def environment(folder: Path, **settings: str) -> dict[str, str]:
-    """Of a machine on which nothing of ours is set but this. The small sister of the network
-    that is the default saves half of the time, and random weights the download.
+    """The environment variables of a machine with these settings and no others.
+
+    A smaller network than the default halves the time, and random weights need no download.
     """
     return os.environ | {
         "HOME": str(folder),

@@ -1,4 +1,4 @@
-"""The bundled model answers real pictures through the whole queue as well as it does alone."""
+"""The bundled model is as accurate through the whole queue as it is alone."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from pathlib import Path
 import pytest
 
 from resnext import load_classifier
+from resnext.spec.catalogue import find_spec, wordnet_ids
 
-# Pictures in folders by class: `<anything>/<class>/<name>.jpg`. They are no part of the project.
+# Pictures in folders by class: `<anything>/<WordNet id>/<name>.jpg`. They are not in the project.
 ARCHIVE = Path(
-    os.environ.get("CIFAR10_TEST")
-    or Path(__file__).parents[3] / "shared" / "data" / "cifar10-test-2000.tar.gz"
+    os.environ.get("BUNDLED_TEST")
+    or Path(__file__).parents[3] / "shared" / "data" / "tiny-imagenet-test-5000.tar.gz"
 )
-PER_CLASS = 30
-MODEL = "resnext29_cifar10"
+PER_CLASS = 3
+MODEL = "resnext_tiny_imagenet"
+LEAST = 0.42
+"""Some points below the accuracy in docs/model.md, since 600 pictures are few."""
 
 
 @pytest.fixture
 def pictures(tmp_path) -> list[Path]:
-    """A few hundred, the same number of each class."""
+    """A few hundred pictures, the same number of each class."""
     with tarfile.open(ARCHIVE) as archive:
         members = sorted((m for m in archive if m.isfile()), key=lambda m: m.name)
         by_class: dict[str, list[tarfile.TarInfo]] = {}
@@ -34,11 +37,10 @@ def pictures(tmp_path) -> list[Path]:
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.skipif(
-    not ARCHIVE.exists(), reason=f"no test pictures: CIFAR10_TEST names none, and no {ARCHIVE.name}"
+    not ARCHIVE.exists(),
+    reason=f"no test pictures: BUNDLED_TEST is unset and {ARCHIVE.name} is missing",
 )
-def test_the_accuracy_through_the_queue_is_that_of_the_classifier_alone(
-    installation, pictures
-) -> None:
+def test_the_queue_gives_the_same_answers_as_the_classifier_alone(installation, pictures) -> None:
     installation.environment |= {
         "RESNEXT_MODEL": MODEL,
         "RESNEXT_WEIGHTS": "bundled",
@@ -47,15 +49,17 @@ def test_the_accuracy_through_the_queue_is_that_of_the_classifier_alone(
     }
     installation.start("dispatch")
     installation.start("worker")
+    label_of = dict(zip(wordnet_ids(), find_spec(MODEL).categories, strict=True))
     job = installation.submit(*(picture.as_uri() for picture in pictures))
     status = installation.wait(job)
-    assert (status["classified"], status["failed"]) == (10 * PER_CLASS, 0)
+    assert (status["classified"], status["failed"]) == (len(label_of) * PER_CLASS, 0)
 
     found = [result["top5"][0]["label"] for result in installation.results(job)]
 
     alone = load_classifier(MODEL, precision="fp32", device="cpu").predict(pictures)
     assert found == [answer.top5[0].label for answer in alone]
     right = sum(
-        label == picture.parent.name for label, picture in zip(found, pictures, strict=True)
+        label == label_of[picture.parent.name]
+        for label, picture in zip(found, pictures, strict=True)
     )
-    assert right / len(pictures) > 0.87
+    assert right / len(pictures) > LEAST

@@ -1,4 +1,4 @@
-"""What a command says to settings and servers that are not right, and that it does nothing then."""
+"""Commands refuse bad settings, servers and input with a clear message, and change nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ every_command = pytest.mark.parametrize("command", COMMANDS)
 
 @pytest.fixture
 def contents(database_url, valkey):
-    """All that the servers hold, as one value."""
+    """Everything in the database and in Redis, as one value to compare."""
     path = make_url(database_url).database
 
     def read() -> tuple[list[str], list[bytes]]:
@@ -47,7 +47,7 @@ def set_schema(database_url: str, number: str) -> None:
 
 
 def assert_refused(installation, command: str, status: int, *words: str) -> None:
-    """In words for people, on standard error, and with that exit status."""
+    """The command exits with this status, and its message on standard error has these words."""
     done = installation.call(*COMMANDS.get(command, (command,)))
     assert (done.returncode, done.stdout) == (status, ""), done.stderr
     assert "Traceback" not in done.stderr
@@ -75,7 +75,7 @@ def test_a_schema_outside_the_range_stops_every_command(
 
 
 @every_command
-def test_a_database_that_is_not_there_stops_every_command(installation, tmp_path, command) -> None:
+def test_a_missing_database_stops_every_command(installation, tmp_path, command) -> None:
     path = tmp_path / "typo.db"
     installation.environment["RESNEXT_DATABASE_URL"] = f"sqlite:///{path}"
     assert_refused(installation, command, 3, f"no database at {path}", "RESNEXT_DATABASE_URL")
@@ -92,10 +92,12 @@ def test_a_bad_setting_stops_every_command(installation, contents, command) -> N
 
 
 @pytest.mark.parametrize("command", ["status", "results", "cancel", "retry"])
-def test_an_unknown_job_is_named_with_what_there_is(installation, contents, command) -> None:
+def test_the_error_for_an_unknown_job_lists_the_known_ones(installation, contents, command) -> None:
     job = installation.submit("http://a.example/1.jpg")
     before = contents()
-    assert_refused(installation, command, 2, "No job has the id '0123456789abcdef'", job)
+    assert_refused(
+        installation, command, 2, "No job has the id or the name '0123456789abcdef'", job
+    )
     assert contents() == before
 
 
@@ -109,7 +111,7 @@ def test_an_unknown_job_is_named_with_what_there_is(installation, contents, comm
         ([], "SOURCE"),
     ],
 )
-def test_sources_that_are_not_right_are_submitted_in_no_part(
+def test_bad_sources_are_refused_and_nothing_is_submitted(
     installation, contents, tmp_path, sources, words
 ) -> None:
     (tmp_path / "empty.txt").touch()
@@ -122,7 +124,7 @@ def test_sources_that_are_not_right_are_submitted_in_no_part(
     assert contents() == before
 
 
-def test_a_worker_that_does_not_begin_takes_nothing(installation, contents) -> None:
+def test_a_worker_that_cannot_start_takes_no_messages(installation, contents) -> None:
     installation.submit("http://a.example/1.jpg")
     installation.environment["RESNEXT_WEIGHTS"] = "/not/there.pth"
     before = contents()

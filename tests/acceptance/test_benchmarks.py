@@ -1,4 +1,4 @@
-"""The benchmarks' own web keeps to its script, and a row runs through; no figure is judged."""
+"""The benchmarks' web server follows its script, and their rows run. No figure is checked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ with playing(Script(), None, hosts=1) as web:
 
 
 def visit(uri: str) -> str:
-    """What became of it, in the words of the script."""
+    """Request the URI, and name what happened as the script does."""
     try:
         answer = requests.get(uri, timeout=5)
     except requests.Timeout:
@@ -46,7 +46,7 @@ def visit(uri: str) -> str:
     return "picture"
 
 
-def test_every_uri_does_what_the_script_says_of_its_path() -> None:
+def test_every_uri_does_what_the_script_says_for_its_path() -> None:
     script = web.Script(latency_ms=1.0)
     by_kind: dict[str, str] = {}
     with web.playing(script, None, hosts=3) as played:
@@ -71,7 +71,7 @@ def test_the_script_keeps_its_shares_and_its_latency() -> None:
     assert seen == [script.of(f"/{n}.jpg") for n in range(20_000)]
 
 
-def test_the_web_ends_with_who_started_it_even_if_that_is_killed() -> None:
+def test_the_web_server_ends_when_its_parent_is_killed() -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PLAYING, ROOT], stdout=subprocess.PIPE, text=True
     )
@@ -79,7 +79,7 @@ def test_the_web_ends_with_who_started_it_even_if_that_is_killed() -> None:
     parent.kill()
     parent.communicate()
     address = requests.utils.urlparse(uri)
-    while True:  # until nobody listens there any more
+    while True:  # until nothing listens there
         try:
             socket.create_connection((address.hostname, address.port)).close()
         except ConnectionError:
@@ -115,11 +115,11 @@ def test_the_cost_at_size_is_measured_from_submit_to_its_table() -> None:
     options = ["--images", "2000", "--small-jobs", "3", "--seconds", "1"]
     done = run("-m", "benchmarks.system.at_size", *options)
     assert "2,000 images in one job, 3 small jobs beside it" in done.stdout
-    for row in ("submit", "status", "Redis' memory", "first result", "submit, SQLite"):
+    for row in ("submit", "status", "Redis's memory", "first result", "submit, SQLite"):
         assert row in done.stdout
 
 
 def test_a_row_with_traps_classifies_every_good_image() -> None:
-    """Else it ends with an error."""
+    """Otherwise the benchmark ends with an error."""
     done = run_rows("hostile", scale="0.02")
-    assert "of half of that speed" in done.stdout
+    assert "has half that speed" in done.stdout

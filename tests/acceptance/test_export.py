@@ -1,4 +1,4 @@
-"""`resnextq export`: a model repository by the real command, read by ONNX Runtime."""
+"""`resnextq export` writes a model repository, and ONNX Runtime reads it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from resnext import load_classifier
 from resnext.picture.preprocess import resize_and_crop, to_rgb
 from tests.pictures.demo import PICTURES
 
-MODEL = "resnext29_cifar10"
+MODEL = "resnext_tiny_imagenet"
 OPTIONS = ("--output", "models", "--model", MODEL, "--weights", "random", "--device", "cpu")
 
 
-def test_the_command_writes_a_repository_whose_file_answers_alike(bare_installation) -> None:
+def test_the_exported_model_gives_the_same_answers(bare_installation) -> None:
     command = ("export", "--format", "onnx", *OPTIONS, "--precision", "fp32")
     done = bare_installation.call(*command)
     assert done.returncode == 0, done.stderr
@@ -28,7 +28,7 @@ def test_the_command_writes_a_repository_whose_file_answers_alike(bare_installat
     images = np.stack(
         [
             resize_and_crop(to_rgb(Image.open(PICTURES / f"{name}.jpg")), wanted)
-            for name in ("chelsea", "coffee", "rocket")
+            for name in ("chelsea", "coffee", "goldfish")
         ]
     )
     session = onnxruntime.InferenceSession(
@@ -41,7 +41,7 @@ def test_the_command_writes_a_repository_whose_file_answers_alike(bare_installat
 
     again = bare_installation.call(*command)
     assert again.returncode == 2
-    assert f"models/{MODEL} is there already" in again.stderr
+    assert f"models/{MODEL} already exists" in again.stderr
 
 
 def test_without_a_compiler_pt2_is_not_available_and_leaves_nothing(bare_installation) -> None:
@@ -49,7 +49,7 @@ def test_without_a_compiler_pt2_is_not_available_and_leaves_nothing(bare_install
     done = bare_installation.call("export", "--format", "pt2", *OPTIONS)
     assert done.returncode == 3
     assert done.stderr == (
-        "resnextq: The format pt2 needs a C++ compiler, and there is no /nowhere/g++: install g++, "
-        "or name another compiler in the variable CXX.\n"
+        "resnextq: The format pt2 needs a C++ compiler, but /nowhere/g++ was not found. Install "
+        "g++, or set the variable CXX to another compiler.\n"
     )
     assert not (bare_installation.folder / "models").exists()

@@ -1,4 +1,4 @@
-"""`classify` where the system permits few threads or descriptors: every line is right."""
+"""`classify` under tight limits on threads or descriptors: every line is still right."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.acceptance.installation import RESNEXTQ, environment
 from tests.servers.sites import picture
 
 LIMITED = Path(__file__).parents[1] / "doubles" / "limited.py"
-NOBODYS = 54_321  # a user without processes
+NOBODYS = 54_321  # a user without other processes
 CGROUPS = Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")
 HOSTS, OF_EACH = 32, 36
 SLOW_S = 0.3
-WITHIN_S = 600  # torch and a thousand images, where the machine has much else to do
+WITHIN_S = 600  # torch and a thousand images, on a busy machine
 ANSWERS = {"picture": (200, picture()), "gone": (404, b""), "text": (200, b"no picture at all")}
 CODES = {"picture": None, "gone": "http_404", "text": "not_an_image"}
 
@@ -50,7 +50,7 @@ class Server(ThreadingHTTPServer):
 
 @pytest.fixture
 def uris() -> Iterator[list[str]]:
-    """Of 32 hosts that answer slowly; most have no picture, which takes long to classify."""
+    """URIs on 32 slow hosts. Few are pictures, since classifying takes long."""
     kinds = ("picture", *["gone", "text"] * 4)
     with Server(("0.0.0.0", 0), Slow) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -66,7 +66,7 @@ def uris() -> Iterator[list[str]]:
 
 @contextmanager
 def cgroup(threads: int) -> Iterator[Path]:
-    """One with this limit."""
+    """A cgroup with this limit of processes and threads."""
     for root in CGROUPS:
         folder = root / f"resnext-test-{os.getpid()}"
         with suppress(OSError):
@@ -75,7 +75,7 @@ def cgroup(threads: int) -> Iterator[Path]:
                 break
             folder.rmdir()
     else:
-        pytest.skip("no cgroup with a limit of processes can be made here")
+        pytest.skip("this machine permits no cgroup with a limit of processes")
     try:
         (folder / "pids.max").write_text(str(threads))
         yield folder
@@ -84,10 +84,13 @@ def cgroup(threads: int) -> Iterator[Path]:
 
 
 def classify(folder: Path, uris: Sequence[str], *before: str) -> tuple[list[str | None], str]:
-    """The error codes in the order of the URIs, and the log; `before` starts the command."""
+    """Run `classify`, prefixed with `before`.
+
+    Returns the error codes in the order of the URIs, and the log.
+    """
     variables = environment(
         folder,
-        RESNEXT_MODEL="resnext29_cifar10",
+        RESNEXT_MODEL="resnext_tiny_imagenet",
         RESNEXT_PRECISION="fp32",
         RESNEXT_LOADERS="4",
         RESNEXT_FETCH_ALLOW="127.0.0.0/8",
@@ -122,7 +125,7 @@ needs_root = pytest.mark.skipif(
 
 
 @needs_root
-def test_under_a_limit_of_the_users_threads_every_image_has_its_line(tmp_path: Path, uris) -> None:
+def test_every_image_has_its_line_under_a_users_thread_limit(tmp_path: Path, uris) -> None:
     os.chown(tmp_path, NOBODYS, NOBODYS)
     limits = (str(NOBODYS), "300")
     found, log = classify(tmp_path, uris, sys.executable, str(LIMITED), *limits)
@@ -131,7 +134,7 @@ def test_under_a_limit_of_the_users_threads_every_image_has_its_line(tmp_path: P
 
 
 @needs_root
-def test_under_a_limit_of_a_container_every_image_has_its_line(tmp_path: Path, uris) -> None:
+def test_every_image_has_its_line_under_a_containers_limit(tmp_path: Path, uris) -> None:
     with cgroup(300) as folder:
         join = f"import os, sys; open('{folder}/cgroup.procs', 'w').write(str(os.getpid()))"
         start = f"{join}; os.execv(sys.argv[1], sys.argv[1:])"
@@ -140,7 +143,7 @@ def test_under_a_limit_of_a_container_every_image_has_its_line(tmp_path: Path, u
     assert len(warnings(log, "pids.max in ")) == 1, log
 
 
-def test_under_a_limit_of_descriptors_every_image_has_its_line(tmp_path: Path, uris) -> None:
+def test_every_image_has_its_line_under_a_descriptor_limit(tmp_path: Path, uris) -> None:
     start = 'ulimit -n 256 && exec "$@"'
     found, log = classify(tmp_path, uris, "/bin/sh", "-c", start, "sh")
     assert found == expected(uris)
@@ -148,14 +151,14 @@ def test_under_a_limit_of_descriptors_every_image_has_its_line(tmp_path: Path, u
 
 
 @needs_root
-def test_where_no_loader_is_permitted_the_limit_is_named(tmp_path: Path) -> None:
+def test_if_no_loader_can_start_the_error_names_the_limit(tmp_path: Path) -> None:
     os.chown(tmp_path, NOBODYS, NOBODYS)
     done = subprocess.run(
         [
             *(sys.executable, LIMITED, str(NOBODYS), "4"),
             *(RESNEXTQ, "classify", "http://127.0.0.1/1", "http://127.0.0.1/2"),
         ],
-        env=environment(tmp_path, RESNEXT_MODEL="resnext29_cifar10"),
+        env=environment(tmp_path, RESNEXT_MODEL="resnext_tiny_imagenet"),
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""A job through all processes: `submit`, `dispatch`, `worker`, `status`, `results`."""
+"""A job goes through all commands: `submit`, `dispatch`, `worker`, `status`, `results`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def begun(status) -> bool:
     return status["classified"] > 0
 
 
-# What has nothing to do with the database, or is tested on both without a network to load.
+# For tests that do not depend on the database, or run on both elsewhere without a network.
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
-def test_every_image_gets_its_classes_or_the_reason_why_not(installation, web, tmp_path) -> None:
+def test_every_image_gets_its_classes_or_a_reason(installation, web, tmp_path) -> None:
     (tmp_path / "words.jpg").write_text("These are words.")
     job = installation.submit(
         f"{web}/chelsea.jpg",
@@ -46,9 +46,7 @@ def test_every_image_gets_its_classes_or_the_reason_why_not(installation, web, t
     assert chelsea["top5"] != results[5]["top5"]
 
 
-def test_a_worker_killed_in_mid_job_loses_nothing_and_doubles_nothing(
-    installation, many, gate
-) -> None:
+def test_killing_a_worker_in_mid_job_loses_and_repeats_nothing(installation, many, gate) -> None:
     job = installation.submit(*many)
     installation.start("dispatch")
     worker = installation.start("worker")
@@ -67,9 +65,7 @@ def test_a_worker_killed_in_mid_job_loses_nothing_and_doubles_nothing(
 
 
 @on_sqlite
-def test_a_worker_that_is_stopped_hands_back_what_it_has_not_classified(
-    installation, many, gate
-) -> None:
+def test_a_stopped_worker_hands_back_unclassified_images(installation, many, gate) -> None:
     job = installation.submit(*many)
     installation.start("dispatch")
     worker = installation.start("worker")
@@ -85,9 +81,9 @@ def test_a_worker_that_is_stopped_hands_back_what_it_has_not_classified(
     assert all(result["attempts"] == 1 for result in installation.results(job))
 
 
-def test_redis_flushed_in_mid_job_loses_nothing(installation, many, gate, valkey) -> None:
+def test_flushing_redis_in_mid_job_loses_nothing(installation, many, gate, valkey) -> None:
     gate.set()
-    # One chunk at a time, so that most of them wait in Redis.
+    # One chunk runs at once, so that most chunks wait in Redis.
     installation.environment["RESNEXT_CHUNKS_IN_FLIGHT"] = "1"
     job = installation.submit(*many)
     installation.start("dispatch")
@@ -106,11 +102,11 @@ def test_redis_flushed_in_mid_job_loses_nothing(installation, many, gate, valkey
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("gone.pth", None, "there is no"),
+        ("gone.pth", None, "does not exist"),
         ("other.pth", {"fc.weight": (2, 2)}, "fc.weight"),
     ],
 )
-def test_weights_that_are_missing_or_of_another_network_stop_the_worker(
+def test_missing_or_wrong_weights_stop_the_worker(
     installation, tmp_path, name, content, words
 ) -> None:
     import torch
@@ -129,7 +125,7 @@ def test_weights_that_are_missing_or_of_another_network_stop_the_worker(
 
 @on_sqlite
 @pytest.mark.parametrize("command", ["dispatch", "worker", "flower"])
-def test_redis_that_does_not_answer_stops_a_command_with_its_address(installation, command) -> None:
+def test_the_error_for_an_unreachable_redis_names_its_address(installation, command) -> None:
     installation.environment |= {
         "RESNEXT_BROKER_URL": "redis://:hunter2@127.0.0.1:9/0",
         "RESNEXT_FLOWER_LOGIN": "me:secret",
@@ -142,9 +138,7 @@ def test_redis_that_does_not_answer_stops_a_command_with_its_address(installatio
 
 
 @pytest.mark.parametrize("command", ["dispatch", "worker"])
-def test_a_database_that_does_not_answer_stops_a_command_with_its_address(
-    installation, command
-) -> None:
+def test_the_error_for_an_unreachable_database_names_its_address(installation, command) -> None:
     installation.environment["RESNEXT_DATABASE_URL"] = "postgresql://me:hunter2@127.0.0.1:9/no"
     done = installation.call(command)
     assert done.returncode == 3
@@ -154,7 +148,7 @@ def test_a_database_that_does_not_answer_stops_a_command_with_its_address(
 
 
 @on_sqlite
-def test_the_dashboard_without_a_login_is_refused(installation) -> None:
+def test_the_dashboard_needs_a_login(installation) -> None:
     done = installation.call("flower")
     assert done.returncode == 2
     assert "RESNEXT_FLOWER_LOGIN" in done.stderr

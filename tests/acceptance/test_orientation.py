@@ -1,4 +1,4 @@
-"""`RESNEXT_ORIENTATION` through the whole queue and `classify`: pixels, and what is said."""
+"""`RESNEXT_ORIENTATION` in the queue, `classify` and `export`: pixels and records."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from contract.database.tables import results
 from tests.acceptance.installation import Installation
 from tests.pictures.demo import PICTURES
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 SIZE = (90, 60)
-MODEL = {"RESNEXT_MODEL": "resnext29_cifar10", "RESNEXT_WEIGHTS": "bundled"}
+MODEL = {"RESNEXT_MODEL": "resnext_tiny_imagenet", "RESNEXT_WEIGHTS": "bundled"}
 
 
 @pytest.fixture
 def album(tmp_path: Path) -> list[Path]:
-    """A picture; the same stored on its side, with an EXIF that says so; and no picture."""
+    """A picture, the same picture stored on its side with that in its EXIF, and a text file."""
     upright = Image.open(PICTURES / "coffee.jpg").convert("RGB").resize(SIZE)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter to the right
+    exif[0x0112] = 6  # turn a quarter to the right
     paths = [tmp_path / name for name in ("upright.png", "stored.png", "words.png")]
     upright.save(paths[0])
     upright.transpose(Image.Transpose.ROTATE_90).save(paths[1], exif=exif)
@@ -34,7 +36,7 @@ def album(tmp_path: Path) -> list[Path]:
 
 
 def check(found: list[dict[str, Any]], orientation: str) -> None:
-    """Records of the album."""
+    """Check the album's records for this orientation setting."""
     upright, stored, words = found
     assert upright["orientation"] == stored["orientation"] == orientation
     assert (upright["width"], upright["height"]) == SIZE
@@ -45,7 +47,8 @@ def check(found: list[dict[str, Any]], orientation: str) -> None:
     assert "orientation" not in words
 
 
-def test_the_queue_turns_as_its_workers_are_set_and_keeps_it_with_the_row(
+@on_sqlite
+def test_workers_follow_the_setting_and_store_it_with_the_row(
     installation: Installation, album: list[Path], database_url: str
 ) -> None:
     installation.environment |= MODEL
@@ -71,14 +74,14 @@ def test_the_queue_turns_as_its_workers_are_set_and_keeps_it_with_the_row(
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("orientation", ["exif", "ignore"])
-def test_classify_turns_as_it_is_set_and_says_so(installation, album, orientation) -> None:
+def test_classify_follows_the_setting_and_reports_it(installation, album, orientation) -> None:
     installation.environment |= MODEL | {"RESNEXT_ORIENTATION": orientation}
     lines = installation.run("classify", "--json", *map(str, album)).splitlines()
     check([json.loads(line) for line in lines], orientation)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_an_export_says_how_pixels_are_prepared(installation) -> None:
+def test_an_export_describes_the_orientation(installation) -> None:
     installation.environment |= MODEL | {"RESNEXT_ORIENTATION": "exif"}
     installation.run("export", "--format", "torchscript", "--output", "models")
     config = installation.folder / "models" / MODEL["RESNEXT_MODEL"] / "config.pbtxt"

@@ -4,9 +4,9 @@
     python -m tests.chaos --row NAME [--row NAME]  some rows
     python -m tests.chaos --row NAME --database D --times N    one row, N times
 
-Each row has processes, servers and a folder of its own, and is a process itself (`one_row`).
-Some run at once, since a row waits most of its time. The exit status is 1 if anything was lost,
-doubled or wrong, or if a recovery took too long.
+Each row runs in a process of its own (`one_row`), with its own processes, servers and folder.
+Several rows run at once, since a row waits most of its time. The exit status is 1 if an image was
+lost, doubled or wrong, or if a recovery took too long.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos")
     parser.add_argument("--row", action="append", choices=[row.name for row in ROWS])
     parser.add_argument("--database", action="append", choices=BOTH)
-    parser.add_argument("--times", type=int, help="how often; by default as rows.py says")
+    parser.add_argument(
+        "--times", type=int, help="how often each fault is caused; default: as in rows.py"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--at-once", type=int, default=AT_ONCE, help=f"rows that run at once; {AT_ONCE} by default"

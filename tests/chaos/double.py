@@ -1,7 +1,7 @@
-"""`resnextq worker` with a classifier that is quick, and whose answers can be checked.
+"""`resnextq worker` with a quick classifier whose answers can be checked.
 
-Everything else is the worker's own: supervisor, Celery, loaders, batches, store. `stack` runs it
-as a process.
+Everything else is the real worker: supervisor, Celery, loaders, batches, store. `stack` runs it as
+a process.
 
     CHAOS_BATCH_S   seconds that a batch takes
     CHAOS_HOLD      a file: while it exists, no batch ends
@@ -41,11 +41,11 @@ class ColourClassifier(Classifier):
         self._hold = hold
 
     def classify(self, images: np.ndarray) -> SimpleNamespace:
-        """(N, crop, crop, 3) uint8 → the class that `pictures` has painted."""
+        """(N, crop, crop, 3) uint8 → the class that `pictures` painted."""
         time.sleep(self._batch_s)
         while self._hold.exists():
             time.sleep(POLL_S)
-        if DEADLY in _read(images):  # as a driver may, and in this thread: at once
+        if DEADLY in _read(images):  # like a crash in a driver: at once, in this thread
             signal.raise_signal(signal.SIGSEGV)
         return answers(_read(images))
 

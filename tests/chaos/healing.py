@@ -1,4 +1,4 @@
-"""Starts again what has died, as a supervisor would, while a fault waits for its jobs."""
+"""Restarts dead processes, as a supervisor would, while a fault waits for its jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job as the suite submits it: what its images are, and how they may end."""
+"""A job that the suite submits: its images, and how they may end."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from random import Random
 from typing import Final
 
 Image = tuple[str, str | None]
-"""A URI, and the submitter's own id of it."""
+"""A URI, and the submitter's id of it."""
 
-# Of the images of a job: all have an id, most, none.
+# The share of a job's images that have an id: all, most or none.
 SHARES_WITH_ID: Final = (1.0, 0.7, 0.0)
-# Images in a chunk. The chunks of one database differ in length, so that one that gets the ids
-# of another shows. A job that must be one chunk has at most the fewest of them.
+# Images in a chunk. Chunks of one database differ in length, so a chunk that gets the ids of
+# another one shows. A job that must be one chunk has at most the smallest of these numbers.
 CHUNK_LENGTHS: Final = (5, 11, 16)
 
 _prefixes: Final = count()
@@ -32,7 +32,7 @@ class Job:
 
 
 def name_images(uris: Sequence[str], random: Random) -> list[Image]:
-    """Gives the images ids that no other image of this process has; some get none."""
+    """Gives the images ids that no other image of this process has. Some images get none."""
     prefix, share = next(_prefixes), random.choice(SHARES_WITH_ID)
     return [
         (uri, f"{prefix}-{position}" if random.random() < share else None)

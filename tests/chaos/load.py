@@ -1,7 +1,7 @@
 """Jobs without end, so that every fault comes while all processes are busy.
 
-A thread submits another job whenever few images wait. A submit that fails, because its database
-is away or full, is repeated with the same key until it succeeds.
+A thread submits another job whenever few images wait. If a submit fails because its database is
+down or full, the thread repeats it with the same key until it succeeds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOOK_S: Final = 0.2
 
 
 class Load:
-    """The jobs of one trial. While this context is open, the images of two jobs wait."""
+    """The jobs of one trial. Inside this context, at least two jobs' images wait."""
 
     def __init__(self, stack: Stack, random: Random, *, short: bool) -> None:
         self.jobs: list[Job] = []
@@ -51,7 +51,7 @@ class Load:
         self, kind: type[BaseException] | None, _: object, __: TracebackType | None
     ) -> None:
         self._closed.set()
-        if kind is None:  # else its database may be away for good
+        if kind is None:  # otherwise the database may never come back
             self._thread.join()
 
     @property
@@ -59,7 +59,7 @@ class Load:
         return sum(len(job.images) for job in self.jobs)
 
     def submit(self, uris: Sequence[str], *, priority: int = 0) -> Job:
-        """Submits one job more, besides those that the thread submits."""
+        """Submits one more job, besides those of the thread."""
         return self._submit(name_images(uris, self._random), priority=priority)
 
     def expect(self, job: Job, **changes: object) -> None:
@@ -71,7 +71,7 @@ class Load:
         """Returns once every job has ended and its tallies are counted.
 
         Raises:
-            WaitedInVainError: a job has not ended in time.
+            WaitedInVainError: a job did not end in time.
         """
         until("every job has ended", self._is_finished, within_s=within_s)
 
@@ -95,7 +95,7 @@ class Load:
                 return
 
     def _submit(self, images: Sequence[Image], **options: Any) -> Job:
-        """Submits a job in chunks of a length that follows from its own."""
+        """Submits a job in chunks of a length that depends on the job's own length."""
         settings = self._stack.settings.model_copy(
             update={"chunk_images": CHUNK_LENGTHS[len(images) % len(CHUNK_LENGTHS)]}
         )

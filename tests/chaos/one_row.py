@@ -1,6 +1,6 @@
-"""One row on one database, in a process of its own; the last line that it prints is its outcome.
+"""Runs one row on one database in its own process, and prints the outcome as the last line.
 
-`suite` starts it, for the disk's row in a mount namespace of its own.
+`suite` starts it. The row of the full disk runs in its own mount namespace.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tests.chaos.rows import ROWS, Row
 from tests.chaos.stack import Database, Stack, installed
 from tests.chaos.trial import run_trial
 
-# Room for the files of either database, and little more.
+# Enough for the files of either database, with little to spare.
 SMALL_DISK: Final = "size=48m"
 
 
 def run_row(
     row: Row, database: Database, stack: Stack, *, times: int, short: bool, seed: int
 ) -> Outcome:
-    """Runs the row; in the shortened run it has no bound of time."""
+    """Runs the row; a shortened run has no time limit."""
     trial, verdict = run_trial(row.fault, stack, times=times, short=short, seed=seed)
     row = replace(row, within_s=None) if short else row
     return Outcome.of(row, database, trial, verdict)
@@ -53,8 +53,8 @@ def _small_disk(folder: Path) -> Iterator[Path]:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no process is left behind
-    logging.disable()  # the program's own lines are in its processes' logs
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that its processes end, too
+    logging.disable()  # the program's log lines are in its processes' logs
     options = _parse()
     row = next(row for row in ROWS if row.name == options.row)
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))

@@ -19,9 +19,9 @@ class Outcome:
     caused: int = 0
     verdict: Verdict = Verdict()  # noqa: RUF009  (frozen)
     worst_s: float | None = None
-    """The longest recovery; None: the row has none."""
+    """The longest recovery; None: this row measures none."""
     skipped: str = ""
-    """Why it could not run on this machine."""
+    """Why the row could not run on this machine."""
     complaints: tuple[str, ...] = ()
 
     @classmethod

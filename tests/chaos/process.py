@@ -1,4 +1,4 @@
-"""A program as a process group of its own, which can be killed, stopped and started again."""
+"""A program in its own process group, which can be killed, stopped and restarted."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from tests.chaos.wait import until
 
 ROOT: Final = Path(__file__).parents[2]
 READY: Final = " ready: "
+# Stopped, a zombie or dead, as /proc names the states of a thread.
+STOPPED: Final = frozenset("TtZX")
 
 
 class Process:
-    """A program that may be started again and again; all its lives share a log."""
+    """A program that can be started repeatedly; all its runs share a log."""
 
     def __init__(self, command: Sequence[str], *, log: Path, environment: dict[str, str]) -> None:
         self.log = log
@@ -49,7 +51,7 @@ class Process:
             )
 
     def exchange(self, command: Sequence[str], **variables: str) -> None:
-        """Stops it, then starts another program in its place."""
+        """Stops the program, then starts another one in its place."""
         self.stop()
         self._command = command
         self._environment = self._environment | variables
@@ -61,25 +63,43 @@ class Process:
         assert self.is_running, f"{self.log.name} has ended:\n{self.said()[-2000:]}"
 
     def said(self) -> str:
-        """Returns what it has logged since its last start."""
+        """Returns what the program logged since its last start."""
         return self.log.read_bytes()[self._began_at :].decode(errors="replace")
 
     def pids(self) -> list[int]:
-        """Returns its own process id and those of its descendants."""
+        """Returns the ids of the process and its descendants."""
         return list(descendants(self.pid))
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the whole group."""
         os.killpg(self.pid, number)
 
+    def freeze(self) -> None:
+        """Stops the whole group and waits until all its threads have stopped. A thread in a system
+        call first ends this call, which may take a lock.
+        """
+        self.signal(signal.SIGSTOP)
+        until("all threads are stopped", lambda: set(self._thread_states()) <= STOPPED)
+
+    def _thread_states(self) -> Iterator[str]:
+        for pid in filter(self._is_of_group, self.pids()):
+            for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+                with suppress(OSError):  # it has ended
+                    yield stat.read_text().rpartition(")")[2].split()[0]
+
+    def _is_of_group(self, pid: int) -> bool:
+        with suppress(ProcessLookupError):
+            return os.getpgid(pid) == self.pid
+        return False
+
     def stop(self) -> None:
-        """Ends it by SIGTERM."""
+        """Stops the program with SIGTERM."""
         assert self._child is not None
         self._child.terminate()
         self._child.wait()
 
     def end(self) -> None:
-        """Ends it by SIGKILL, with its descendants."""
+        """Kills the program and its descendants with SIGKILL."""
         if self._child is None:
             return
         with suppress(ProcessLookupError):
@@ -89,14 +109,14 @@ class Process:
 
 def descendants(pid: int) -> Iterator[int]:
     yield pid
-    with suppress(OSError):  # it has ended
+    with suppress(OSError):  # the process has ended
         for thread in Path(f"/proc/{pid}/task").iterdir():
             for child in (thread / "children").read_text().split():
                 yield from descendants(int(child))
 
 
 def program_of(pid: int) -> str:
-    """Returns its command line; empty where it has ended."""
+    """Returns the command line of a process; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     except OSError:

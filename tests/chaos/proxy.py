@@ -1,7 +1,8 @@
-"""A proxy to a server that can be cut like a network: nothing comes through, and no side hears so.
+"""A proxy to a server, with connections that can be cut.
 
-Connections that were open when it was cut stay open and silent until the end; new ones work once
-it is mended. It runs in a thread of the process that makes it.
+After a cut, nothing comes through and neither side notices. Connections from before the cut stay
+open and silent until the proxy ends; new ones work once it is mended. The proxy runs in a thread of
+the process that makes it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ BLOCK_BYTES: Final = 64 * 1024
 
 
 class Proxy:
-    """From a port on loopback to a Unix socket."""
+    """Passes connections from a loopback port on to a Unix socket."""
 
     def __init__(self, socket_path: Path) -> None:
         self.port = 0
@@ -56,7 +57,7 @@ class Proxy:
         self.port = server.sockets[0].getsockname()[1]
         self._listening.set()
         self._loop.run_forever()
-        # A server that is closed first leaves the sockets open that asyncio is about to accept.
+        # Closing the server first would leak the sockets that asyncio is about to accept.
         for listener in server.sockets:
             self._loop.remove_reader(listener)
         self._loop.run_until_complete(self._end_connections())
@@ -64,9 +65,9 @@ class Proxy:
         self._loop.close()
 
     async def _end_connections(self) -> None:
-        """Cancels the connections, and those that asyncio has accepted and not passed on yet.
+        """Cancels all connections, also those that asyncio accepted but has not passed on yet.
 
-        asyncio's own tasks run to their end: one that is cancelled before its first step leaves
+        asyncio's own tasks run to their end: a task that is cancelled before its first step leaves
         its socket open.
         """
         this = asyncio.current_task()
@@ -74,18 +75,18 @@ class Proxy:
             for connection in self._connections:
                 connection.cancel()
             await asyncio.wait(left)
-        await asyncio.sleep(0)  # asyncio closes a socket one turn after its transport
+        await asyncio.sleep(0)  # asyncio closes a socket one loop turn after its transport
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Starts a task of its own for the connection.
+        """Starts a separate task for the connection.
 
-        A coroutine would be a task of asyncio's streams. Python 3.11 asks such a task for its
-        exception also where it was cancelled, and logs the CancelledError that comes of it.
+        If this were a coroutine, it would run in a task of asyncio's streams. Python 3.11 asks such
+        a task for its exception even after a cancellation, and logs the resulting CancelledError.
         """
         connection = self._loop.create_task(self._connect(reader, writer))
         self._connections.add(connection)
         connection.add_done_callback(self._connections.discard)
-        # Not in the task: one that is cancelled before its first step does nothing at all.
+        # Not inside the task: a task that is cancelled before its first step runs none of its code.
         connection.add_done_callback(lambda _: writer.transport.abort())
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -93,7 +94,7 @@ class Proxy:
         age = self._age
         try:
             inner_reader, inner_writer = await asyncio.open_unix_connection(self._socket_path)
-        except OSError:  # the server is away
+        except OSError:  # the server is down
             return
         try:
             await asyncio.gather(
@@ -109,9 +110,9 @@ class Proxy:
         with suppress(OSError):
             while block := await reader.read(BLOCK_BYTES):
                 if age != self._age:
-                    continue  # it goes nowhere
+                    continue  # dropped, as by a cut network
                 writer.write(block)
                 await writer.drain()
         if age != self._age:
-            await self._never.wait()  # this side does not learn that the other one has gone
-        writer.close()  # which first sends what is left
+            await self._never.wait()  # this side must not notice that the other one has gone
+        writer.close()  # first sends what is left

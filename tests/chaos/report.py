@@ -1,4 +1,4 @@
-"""The table that the suite prints, and below it what went wrong."""
+"""The table that the suite prints, followed by what went wrong."""
 
 from __future__ import annotations
 

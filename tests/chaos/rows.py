@@ -32,14 +32,14 @@ class Row:
     fault: Fault
     times: int
     within_s: float | None = None
-    """The longest that a recovery may take; None: the row ends once every image has its row."""
+    """The longest allowed recovery; None: the row ends once every image has its row."""
     databases: tuple[Database, ...] = BOTH
     few: int = 1
-    """How often in `make test`; 0: it leaves the row out, since another test has the same."""
+    """How often in `make test`; 0: left out, because another test covers it."""
     small_disk: bool = False
-    """Whether the database lies on a small file system of its own."""
+    """Whether the database is on a small file system of its own."""
     stack: Mapping[str, Any] = field(default_factory=dict)
-    """Options of `installed`, where they are not the usual ones."""
+    """Options of `installed` that differ from the defaults."""
 
 
 # Until a dead worker's chunks are published again, as promised for the default lease.
@@ -47,10 +47,10 @@ OUT_AGAIN_S: Final = 30.0
 # Until workers take chunks again, once Redis or the network is back.
 GOES_ON_S: Final = 15.0
 TAKES_OVER_S: Final = 10.0
-# The dispatcher looks twice a second for leases that are over.
+# The dispatcher checks twice a second for expired leases.
 LOOK_S: Final = 1.0
 
-# "life" is tests/integration/test_life.py, which plays its lives on both databases.
+# "life" in a comment is tests/integration/test_life.py, which runs its lives on both databases.
 ROWS: Final = (
     Row(
         name="kill-worker",
@@ -65,7 +65,7 @@ ROWS: Final = (
         what=f"kill -9 a worker's whole group, at the default lease of {DEFAULT_LEASE_S:.0f} s",
         fault=workers.kill_at_default_lease,
         times=1,
-        few=0,  # whose lease is short: that is `kill-worker`
+        few=0,  # `kill-worker` covers it, with a short lease
         within_s=DEFAULT_LEASE_S + LOOK_S,
         stack={"lease_s": DEFAULT_LEASE_S},
     ),
@@ -134,7 +134,7 @@ ROWS: Final = (
         what="every message is delivered twice",
         fault=messages.twice,
         times=5,
-        few=0,  # `messages-ten-times` has two copies of each as well
+        few=0,  # `messages-ten-times` delivers each message twice as well
     ),
     Row(
         name="messages-ten-times",
@@ -187,7 +187,7 @@ ROWS: Final = (
         what="kill -9 each worker that runs one harmless chunk",
         fault=poison.kill_innocent,
         times=50,
-        few=0,  # life: no image ends its worker
+        few=0,  # life: no image kills its worker
     ),
     Row(
         name="freeze-worker",
@@ -202,7 +202,7 @@ ROWS: Final = (
         fault=redis.put_back_old_file,
         times=10,
         within_s=GOES_ON_S,
-        few=0,  # life: a message comes late, or again; and `kill-redis`
+        few=0,  # life: a message comes late, or again; also `kill-redis`
     ),
     Row(
         name="steal",
@@ -210,7 +210,7 @@ ROWS: Final = (
         fault=redis.steal,
         times=10,
         within_s=OUT_AGAIN_S,
-        few=0,  # life: messages are lost; and `flush-redis`
+        few=0,  # life: messages are lost; also `flush-redis`
     ),
     Row(
         name="change-jobs",

@@ -1,7 +1,7 @@
-"""A whole installation as real processes, which can all be killed: servers, dispatchers, workers.
+"""A whole installation of real processes: servers, dispatchers, workers. All can be killed.
 
-Workers have a classifier whose answers can be checked (`double`), and are otherwise real. `heal`
-starts again what has died, as a supervisor would.
+Workers use a classifier whose answers can be checked (`double`); everything else is real. `heal`
+restarts dead processes, as a supervisor would.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ FLEET: Final = 2
 
 
 Run = tuple[int, int, int]
-"""A job's number, a chunk's, and its generation."""
+"""A job's number, a chunk's number, and the chunk's generation."""
 
 
 @dataclass
 class Stack:
-    """Made by `installed`; owns the processes."""
+    """The processes of an installation; `installed` makes it."""
 
     folder: Path
     settings: Settings
@@ -82,18 +82,18 @@ class Stack:
         return self._start(self.workers, f"worker-{len(self.workers)}", WORK, {})
 
     def heal(self) -> None:
-        """Starts what has died; returns once it is ready.
+        """Restarts dead processes, and returns once they are ready.
 
-        A worker that has crashed lives on for a moment, in which its supervisor reports the crash.
-        A job may end with that report, so the row that follows would find a worker that still runs
-        and never works again.
+        A worker that has crashed lives on for a moment while its supervisor reports the crash. That
+        report may finish a job. Without the wait, the next row would find a worker that still runs
+        but never works again.
         """
         until("crashed workers have ended", lambda: not any(map(_is_ending, self.workers)))
         for process in self.revive():
             process.await_ready()
 
     def revive(self) -> list[Process]:
-        """Starts what has died, and returns it."""
+        """Restarts dead processes, and returns them."""
         dead = [one for one in (*self.dispatchers, *self.workers) if not one.is_running]
         for process in dead:
             process.end()
@@ -102,7 +102,7 @@ class Stack:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """No batch ends within this context."""
+        """Inside this context no batch ends."""
         self.hold.touch()
         try:
             yield
@@ -120,7 +120,7 @@ class Stack:
         return str(self.app.conf.task_default_queue)
 
     def messages(self) -> int:
-        """Counts messages that wait in Redis or are not acknowledged, dead workers' included."""
+        """Counts messages that wait in Redis or are not acknowledged, even by dead workers."""
         redis = redis_of(self.app)
         return int(redis.llen(self.queue)) + int(redis.hlen("unacked"))
 
@@ -151,7 +151,7 @@ class Stack:
         return now
 
     def name_of(self, worker: Process) -> str:
-        """Returns its name in SQL."""
+        """Returns the worker's name in SQL."""
 
         def find() -> str | None:
             with reading(self.engine) as connection:
@@ -160,11 +160,11 @@ class Stack:
         return str(until(f"{worker.log.name} has a heartbeat", find))
 
     def queued(self) -> set[Run]:
-        """Returns the runs that wait in Redis, as SQL has it."""
+        """Returns the runs that wait in Redis, according to SQL."""
         return self._runs(chunks.c.state == "queued")
 
     def runs_of(self, worker: str) -> set[Run]:
-        """Returns the runs that this worker has, as SQL has it."""
+        """Returns the runs that this worker has, according to SQL."""
         return self._runs((chunks.c.state == "running") & (chunks.c.worker == worker))
 
     def seconds_until_progress(self, since: datetime) -> float:
@@ -202,13 +202,13 @@ class Stack:
 
 
 def _is_ending(worker: Process) -> bool:
-    """Whether its supervisor is all that is left of it."""
+    """Whether only the supervisor of this worker is left."""
     was_ready = worker.is_running and READY in worker.said()
     return was_ready and worker.pids() == [worker.pid] and worker.is_running
 
 
 def _is_among(names: Iterable[str], process: Process) -> str | None:
-    """Returns the name with the id of one of its processes: `host-PID-random`."""
+    """Returns the name, `host-PID-random`, whose PID is this process or a descendant of it."""
     pids = {str(pid) for pid in process.pids()}
     return next((name for name in names if name.split("-")[-2] in pids), None)
 
@@ -223,14 +223,15 @@ def installed(
     data: Path | None = None,
     batch_s: float = BATCH_S,
 ) -> Iterator[Stack]:
-    """
+    """Starts a whole installation, and stops it at the end of the context.
+
     Args:
-        folder: a new one, for all that the stack writes.
-        database: which kind of them.
-        lease_s: of the workers.
-        proxied: whether there is a network to Redis that can be cut.
+        folder: an empty folder for everything that the stack writes.
+        database: which kind of database.
+        lease_s: the workers' lease.
+        proxied: whether Redis is behind a proxy that can be cut.
         data: where the database keeps its tables, if not in `folder`.
-        batch_s: what a batch takes.
+        batch_s: seconds that a batch takes.
     """
     with ExitStack() as ending:
         valkey = _start_valkey(folder, ending)
@@ -313,13 +314,13 @@ def _environment(
         "RESNEXT_FILE_ROOTS": str(folder / "pictures"),
         "CHAOS_BATCH_S": f"{batch_s:g}",
         "CHAOS_HOLD": str(folder / "hold"),
-        # Loaders have nothing else of this environment.
+        # Of this environment, loaders get only this variable.
         "PYTHONPATH": f"{ROOT / 'tests/chaos/sabotage'}{os.pathsep}{ROOT}",
     }
 
 
 class _OwnSettings(Settings):
-    """Settings of a dictionary alone, not of this process's environment or a file."""
+    """Settings only from a dictionary, not from this process's environment or a file."""
 
     @classmethod
     def settings_customise_sources(cls, *_: Any, init_settings: Any, **__: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The suite's proxy: what it cuts stays silent, and its own end is silent as well."""
+"""The suite's proxy: a cut connection stays silent, and the proxy itself ends silently."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import pytest
 from tests.chaos.proxy import Proxy
 
 WITHIN_S = 300.0
-# More than both sockets and the proxy hold for a peer that reads nothing.
+# More than both sockets and the proxy can buffer for a peer that reads nothing.
 MUCH = bytes(2**24)
 Connect = Callable[[], socket.socket]
 
 
 class Server:
-    """Sends back what it gets; a test may have its side of each connection."""
+    """Accepts connections, and gives a test its side of each."""
 
     def __init__(self, path: Path) -> None:
         self.accepted: SimpleQueue[socket.socket] = SimpleQueue()
@@ -61,12 +61,12 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def proxy(server: Server, tmp_path: Path, caplog) -> Iterator[Proxy]:
-    """Ends silently, whatever the test has done with its connections."""
+    """A proxy that must end without warnings, whatever the test did with its connections."""
     proxy = Proxy(tmp_path / "socket")
     proxy.start()
     yield proxy
     proxy.end()
-    gc.collect()  # a socket or a task that was left behind is a warning, and so an error
+    gc.collect()  # a leaked socket or task causes a warning, and so an error
     assert [one for one in caplog.records if one.levelno >= logging.WARNING] == []
 
 
@@ -82,12 +82,14 @@ def connect(proxy: Proxy) -> Iterator[Connect]:
 
 
 def reset(connection: socket.socket) -> None:
-    """Closes it as a peer does that has died."""
+    """Closes the connection as a peer that has died would."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
 
-def test_bytes_go_both_ways_and_an_end_is_passed_on(server: Server, connect: Connect) -> None:
+def test_bytes_pass_in_both_directions_and_so_does_the_end(
+    server: Server, connect: Connect
+) -> None:
     outer = connect()
     outer.sendall(b"ping")
     inner = server.accepted.get(timeout=WITHIN_S)
@@ -107,7 +109,7 @@ def test_a_reset_is_passed_on_as_an_end(server: Server, connect: Connect) -> Non
     assert inner.recv(1) == b""
 
 
-def test_no_side_of_a_cut_connection_hears_anything_and_a_new_one_works(
+def test_neither_side_notices_a_cut_and_a_new_connection_works(
     proxy: Proxy, server: Server, connect: Connect
 ) -> None:
     cut, closed = connect(), connect()
@@ -120,7 +122,7 @@ def test_no_side_of_a_cut_connection_hears_anything_and_a_new_one_works(
     new = connect()
     new.sendall(b"new!")
     newest = server.accepted.get(timeout=WITHIN_S)
-    assert newest.recv(4) == b"new!"  # so it has been cut
+    assert newest.recv(4) == b"new!"  # so the cut has happened
     cut.sendall(b"lost")
     closed.close()
     new.sendall(b"more")
@@ -131,7 +133,7 @@ def test_no_side_of_a_cut_connection_hears_anything_and_a_new_one_works(
             one.recv(1)
 
 
-def test_it_ends_while_a_peer_reads_nothing_of_what_it_was_sent(
+def test_the_proxy_ends_while_a_peer_reads_nothing(
     proxy: Proxy, server: Server, connect: Connect
 ) -> None:
     outer = connect()
@@ -142,7 +144,7 @@ def test_it_ends_while_a_peer_reads_nothing_of_what_it_was_sent(
     assert server.accepted.get(timeout=WITHIN_S).recv(1) == b"\0"
 
 
-def test_it_ends_while_connections_wait_for_it_to_be_mended(
+def test_the_proxy_ends_while_connections_wait_for_it_to_be_mended(
     proxy: Proxy, server: Server, connect: Connect
 ) -> None:
     old = connect()

@@ -1,8 +1,8 @@
-"""Rows of `make chaos`, shortened: once or a few times, for a moment, on one database.
+"""Rows of `make chaos`, shortened: a few times, with short outages, on one database.
 
-What is asserted is that nothing is lost, doubled or wrong, however busy the machine is. How long a
-recovery takes is for `make chaos` alone. Rows share a stack, in which all that died is alive again
-before the next one begins; those that want another kind of stack share that.
+The tests check that nothing is lost, doubled or wrong, however busy the machine is. Only `make
+chaos` checks how long a recovery takes. Rows with the same options share a stack. Before each row,
+all dead processes of the stack are restarted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.chaos.suite import ROW_WITHIN_S, run_apart
 from tests.chaos.wait import until
 
 SEED = 1
-# Shorter, it would be over before a crash is reported.
+# With a shorter lease, it would expire before a crash is reported.
 LEASE_S = 5.0
 BATCH_S = 0.03
 
@@ -37,10 +37,10 @@ StackOf = Callable[[Row], Stack]
 
 @pytest.fixture(scope="session")
 def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """Kept where a test has failed, for its logs.
+    """A folder that is kept if a test fails, for its logs.
 
-    It is not one of pytest's: each pytest that starts closes their common folder to other users,
-    and PostgreSQL runs as another one where the tests run as root.
+    It is not pytest's tmp_path: each pytest that starts closes their common parent to other users,
+    and if the tests run as root, PostgreSQL runs as another user.
     """
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     yield folder
@@ -77,7 +77,7 @@ def test_nothing_is_lost_doubled_or_wrong(row: Row, stack_of: StackOf) -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in PLAYED if row.small_disk], ids=lambda row: row.name)
-def test_nothing_is_lost_where_a_disk_is_full(row: Row) -> None:
+def test_nothing_is_lost_when_the_disk_is_full(row: Row) -> None:
     outcome = run_apart(row, row.databases[-1], times=row.few, seed=SEED, short=True)
     if outcome.skipped:
         pytest.skip(outcome.skipped)
@@ -85,7 +85,7 @@ def test_nothing_is_lost_where_a_disk_is_full(row: Row) -> None:
     assert outcome.caused == row.few
 
 
-def test_a_worker_that_is_just_ending_is_started_again(stack_of: StackOf) -> None:
+def test_a_worker_that_is_about_to_end_is_restarted(stack_of: StackOf) -> None:
     """Its supervisor cannot report the crash while another transaction has SQLite's lock."""
     stack = stack_of(next(row for row in ROWS if row.name == "kill-worker"))
     worker = stack.workers[0]

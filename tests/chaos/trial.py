@@ -1,4 +1,4 @@
-"""One fault, caused again and again in one stack: what a fault works on, and who judges it."""
+"""One fault, caused repeatedly in one stack, and the verdict on its jobs."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Trial:
     random: Random
     load: Load
     times: int
-    """How often the fault is to be caused."""
+    """How often to cause the fault."""
     short: bool
-    """Whether outages last for a moment, instead of as long as the table says."""
+    """Whether outages are short, instead of as long as the table says."""
     caused: int = 0
     recoveries_s: list[float] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
-    """What else went wrong, in words."""
+    """Descriptions of what else went wrong."""
 
     def rounds(self) -> Iterator[int]:
         for n in range(self.times):
@@ -39,7 +39,7 @@ class Trial:
         self.recoveries_s.append(seconds)
 
     def demand(self, what: str, *, holds: bool) -> None:
-        """Notes a complaint where what must hold does not."""
+        """Adds a complaint if `holds` is false."""
         if not holds:
             self.complaints.append(f"this did not hold: {what}")
 
@@ -58,7 +58,7 @@ def run_trial(
         fault(trial)
         stack.heal()
         trial.load.finish()
-    except WaitedInVainError as error:  # what is lost is counted all the same
+    except WaitedInVainError as error:  # lost images are still counted
         trial.complaints.append(str(error))
     return trial, judge(stack.engine, trial.load.jobs, before=before)
 

@@ -1,4 +1,4 @@
-"""Compares what SQL says of every submitted image with what is right."""
+"""Compares what SQL says about every submitted image with what is right."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Verdict:
     lost: int = 0
     """Images without a row."""
     doubled: int = 0
-    """Rows without an image, images that a job counts twice, jobs that were not submitted."""
+    """Rows without an image, images that a job counts twice, and jobs that were not submitted."""
     wrong: int = 0
-    """Rows with another answer, URI or id; wrong counts and states; chunks that are not done."""
+    """Rows with a wrong answer, URI or id; wrong counts and states; chunks that are not done."""
 
     findings: tuple[str, ...] = ()
-    """Some of the wrong ones, in words."""
+    """Descriptions of some faults."""
 
     def __add__(self, other: Verdict) -> Verdict:
         return Verdict(
@@ -45,7 +45,7 @@ class Verdict:
 
 
 def judge(engine: Engine, submitted: Sequence[Job], *, before: int = 0) -> Verdict:
-    """Judges the jobs of one trial; `before` it the database had so many others."""
+    """Judges the jobs of one trial. The database had `before` other jobs when the trial began."""
     with reading(engine) as connection:
         there = connection.scalar(select(func.count()).select_from(jobs)) or 0
         total = Verdict(doubled=max(0, there - before - len(submitted)))
@@ -84,7 +84,7 @@ def _wrong_rows(job: Job, rows: Iterable[Row[Any]]) -> Iterator[str]:
 
 
 def _wrong_words(job: Job, told: Row[Any], rows: Sequence[Row[Any]]) -> Iterator[str]:
-    """What the job's own row says, where its images say otherwise."""
+    """Yields where the job's own row contradicts its images."""
     errors = Counter(row.error_code for row in rows if row.error_code is not None)
     classified = len(rows) - errors.total()
     if told.state != job.state or told.finished_at is None:

@@ -9,8 +9,8 @@ from typing import Any, Final
 from sqlalchemy.exc import DBAPIError
 
 POLL_S: Final = 0.05
-# After so long it is taken never to happen. A busy machine makes everything many times slower, so
-# this is no promise; the promised times are in `rows`.
+# After this time the event is taken never to happen. A busy machine makes everything many times
+# slower, so this is no promise; `rows` has the promised times.
 WITHIN_S: Final = 300.0
 
 
@@ -19,7 +19,9 @@ class WaitedInVainError(Exception):
 
 
 def until(what: str, condition: Callable[[], Any], *, within_s: float = WITHIN_S) -> Any:
-    """Returns what the condition gives, once it is true. A database that is away makes it false.
+    """Returns the condition's value once it is true.
+
+    While the database is down, the condition counts as false.
 
     Raises:
         WaitedInVainError: it was not true in time.
@@ -34,7 +36,7 @@ def until(what: str, condition: Callable[[], Any], *, within_s: float = WITHIN_S
 
 
 def seconds_until(what: str, condition: Callable[[], Any], *, within_s: float = WITHIN_S) -> float:
-    """Returns how long that took."""
+    """Returns how long the wait took."""
     began = time.monotonic()
     until(what, condition, within_s=within_s)
     return time.monotonic() - began

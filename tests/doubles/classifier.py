@@ -1,6 +1,6 @@
-"""Classifiers that compute nothing: the part of `resnext.classifier.Classifier` that a worker uses.
+"""Classifiers that compute nothing: the part of `resnext.classifier.Classifier` that workers use.
 
-A subclass says in `classify` what becomes of a batch.
+A subclass overrides `classify` to decide the outcome of a batch.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ CROP = 4
 
 
 class Classifier:
-    """Gives each picture the class of its first byte, before `start` returns, as a CPU does."""
+    """A picture's class is its first byte. `start` returns a finished batch, as on a CPU."""
 
     model, weights, weights_sha256 = "resnext101_32x4d", "nvidia", "e" * 64
     licence, engine, device, precision = "none", "eager", "cpu", "fp32"
+    overwrites = 0
+    device_memory: dict[str, int] = {}  # noqa: RUF012  (never changed)
     spec: Any = SimpleNamespace(
         preprocessing=SimpleNamespace(crop=CROP), categories=tuple(str(n) for n in range(10))
     )
@@ -32,7 +34,7 @@ class Classifier:
         return self._room
 
     def start(self, images: np.ndarray) -> SimpleNamespace:
-        """(N, crop, crop, 3) uint8 → a batch that is done."""
+        """(N, crop, crop, 3) uint8 → a finished batch."""
         found = self.classify(images)
         return SimpleNamespace(is_done=lambda: True, result=lambda: found)
 
@@ -41,8 +43,10 @@ class Classifier:
 
 
 class GatedClassifier(Classifier):
-    """Gives each picture two classes, when it is let go: like a CPU before `start` returns, or
-    like a device that computes by itself.
+    """Gives each picture two classes once the test opens the gate.
+
+    It waits inside `start`, like a CPU, or with `by_itself` after it, like a device that computes
+    in the background.
     """
 
     def __init__(self, *, by_itself: bool = False) -> None:
@@ -83,7 +87,7 @@ class GatedClassifier(Classifier):
 
 
 def answers(class_ids: np.ndarray) -> SimpleNamespace:
-    """(N, 1) int64 → what a batch gives: one class a picture, for certain."""
+    """(N, 1) int64 → the answers of a batch: one class a picture, with a score of 1."""
     return SimpleNamespace(
         class_ids=class_ids,
         scores=np.ones(class_ids.shape, np.float32),

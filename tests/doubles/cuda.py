@@ -1,8 +1,8 @@
-"""A double of the part of torch.cuda that the runner of a GPU uses, on a CPU.
+"""A double, on a CPU, of the part of torch.cuda that the GPU runner uses.
 
-It computes at once, and copies late: a copy that need not block is carried out when an event after
-it is waited for, on the CPU or by another stream. Graphs record the operators of their capture and
-run them again. What is asked of it is written down, and it fails where a test wants it to.
+It computes at once but copies late: a non-blocking copy happens when the CPU or another stream
+waits for a later event. Graphs record the operators of their capture and run them again. The double
+records what it is asked to do, and fails where a test tells it to.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Capture:
 
 @dataclass
 class Cuda:
-    """A GPU. `install` puts it in torch's place."""
+    """A GPU. `install` puts it in the place of torch's."""
 
     memory: int = 140 * GIB
     capability: tuple[int, int] = (9, 0)
@@ -45,37 +45,37 @@ class Cuda:
     captures: list[Capture] = field(default_factory=list)
     replays: int = 0
     events: list[dict[str, Any]] = field(default_factory=list)
-    """The options of each."""
+    """The options of each event."""
     pools: int = 0
     on_compute: Callable[[int], None] = lambda _: None
-    """Called with the images of a batch, where its kernels would be launched; may raise."""
+    """Called with the number of images in a batch where its kernels would launch; may raise."""
     on_capture: Callable[[int], None] = lambda _: None
-    """The same at the end of a capture."""
+    """Called in the same way at the end of a capture."""
     on_replay: Callable[[], None] = lambda: None
     on_wait: Callable[[], None] = lambda: None
-    """Called where the CPU waits for an event, or asks for it."""
+    """Called when the CPU waits for an event or queries it."""
     on_empty_cache: Callable[[], None] = lambda: None
     when_pinned_is_freed: Callable[[], None] = lambda: None
     broken: str | None = None
     hangs: bool = False
     goes_on: threading.Event = field(default_factory=threading.Event)
-    """Until then a device that hangs keeps who waits for it."""
+    """A device that hangs blocks its callers until this is set."""
     streams: list[Stream] = field(default_factory=list)
     stream: Stream | None = None
-    """The current one."""
+    """The current stream."""
     capturing: Graph | None = None
     clock_ms: float = 0.0
-    """What the device has computed so far, as operators `spend` it."""
+    """The time that the device has computed so far; operators `spend` it."""
 
     def spend(self, milliseconds: float) -> None:
-        """Of the device's time; within a capture, of each replay's."""
+        """Spends the device's time. Within a capture, each replay spends it."""
         if self.capturing is None:
             self.clock_ms += milliseconds
         else:
             self.capturing.milliseconds += milliseconds
 
     def break_down(self, message: str = STICKY) -> None:
-        """Everything fails from now on, and what was to be copied never is."""
+        """From now on everything fails, and pending copies never happen."""
         self.broken = message
         for stream in self.streams:
             stream.forget()
@@ -114,7 +114,7 @@ class Cuda:
         to = torch.Tensor.to
 
         def any_to(tensor: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
-            """What is moved to the GPU stays where it is."""
+            """Tensors that move to the GPU stay where they are."""
             here = ["cpu" if str(one).startswith("cuda") else one for one in args]
             named = {name: "cpu" if name == "device" else one for name, one in options.items()}
             return to(tensor, *here, **named)
@@ -153,7 +153,7 @@ class Cuda:
     def _capture(
         self, graph: Graph, pool: Any = None, stream: Any = None, capture_error_mode: str = "global"
     ) -> Iterator[None]:
-        """As torch's: it ends the capture whatever happened in it, and that may fail as well."""
+        """Ends the capture whatever happened in it, as torch does. Ending it may fail as well."""
         self.check()
         graph.cuda, self.capturing = self, graph
         try:
@@ -166,10 +166,10 @@ class Cuda:
 
 
 class Memory(torch.Tensor):
-    """Pinned, or of the GPU: copies into it may be late."""
+    """Pinned memory, or memory of the GPU. Copies into it may be late."""
 
     gpu: Cuda | None = None
-    """The one that is installed."""
+    """The double that is installed."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -180,7 +180,7 @@ class Memory(torch.Tensor):
             cls.gpu.check()
             assert cls.gpu.stream is not None
             cls.gpu.stream.later.append(
-                lambda: into.as_subclass(torch.Tensor).copy_(source)  # as it is by then
+                lambda: into.as_subclass(torch.Tensor).copy_(source)  # what source holds by then
             )
             return into
         made = super().__torch_function__(func, types, args, kwargs)
@@ -199,7 +199,7 @@ class Stream:
     def run_to(self, position: int) -> None:
         with torch.inference_mode():
             for place in range(self.done, position):
-                copy, self.later[place] = self.later[place], None  # it keeps no memory alive
+                copy, self.later[place] = self.later[place], None  # frees the memory it holds
                 if copy is not None:
                     copy()
         self.done = max(self.done, position)
@@ -252,7 +252,7 @@ class Event:
 
 
 class Graph:
-    """Of the operators of a capture."""
+    """The operators of a capture."""
 
     cuda: Cuda
 
@@ -262,7 +262,7 @@ class Graph:
         self.milliseconds = 0.0
 
     def replay(self) -> None:
-        """Into the same memory as at the capture."""
+        """Runs the operators again, into the same memory as in the capture."""
         self.cuda.check()
         self.cuda.on_replay()
         self.cuda.replays += 1
@@ -293,7 +293,7 @@ class FirstByte(torch.nn.Module):
 
 
 def make_classifier(cuda: Cuda, batch_images: int = 8, **options: Any) -> Classifier:
-    """The real classifier on the double."""
+    """Returns the real classifier, on the double."""
     spec: Any = SimpleNamespace(
         name="resnext101_32x4d",
         preprocessing=SimpleNamespace(crop=CROP),
@@ -315,5 +315,5 @@ def pictures(*values: int) -> np.ndarray:
 
 
 def lanes_of(classifier: Classifier) -> list[list[int]]:
-    """The sizes of batches that each lane has a graph of."""
+    """Returns, for each lane, the batch sizes that it has a graph for."""
     return [sorted(lane.graphs) for lane in classifier._runner._lanes]

@@ -1,6 +1,6 @@
-"""What only a GPU has of torch's operators, as formulas on a CPU: cuDNN's, and passes by NVRTC.
+"""Torch operators that need a GPU, as formulas on a CPU: cuDNN's, and passes compiled by NVRTC.
 
-Each tells how long it would have taken, so that a test decides which one is fastest.
+Each reports how long it would have taken, so a test decides which one is fastest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch.nn import functional
 from resnext.run.layers import grouped, one_pass
 
 COSTS = {"cudnn": 1.0, "matrix": 2.0, "triton": 3.0, "jitted": 1.0, "conv2d": 4.0}
-"""Milliseconds by operator: cuDNN's fused ones win, then products, then the Triton kernel."""
+"""Milliseconds by operator: cuDNN's fused ones are fastest, then products, then the Triton kernel.
+"""
 
 
 def install(
@@ -31,7 +32,7 @@ def install(
     conv2d, addmm_activation = functional.conv2d, torch._addmm_activation
 
     def fused(x: Tensor, weight: Tensor, around: Tensor | None, bias: Tensor, *how: Any) -> Tensor:
-        """In float32, as the kernel accumulates, and rounded once."""
+        """Computes in float32, as the kernel accumulates, and rounds once."""
         spend(costs["cudnn"])
         stride, padding, dilation, groups = how
         made = conv2d(x.float(), weight.float(), bias.float(), stride, padding, dilation, groups)
@@ -53,7 +54,7 @@ def install(
         return conv2d(*args, **options)
 
     def create_jit_fn(code: str) -> Callable[..., Tensor]:
-        """The sum of what comes in, and its ReLU."""
+        """Returns a function that sums its inputs and applies ReLU."""
         assert re.search(r"template <typename T> T \w+\(", code)
 
         def run(*tensors: Tensor) -> Tensor:

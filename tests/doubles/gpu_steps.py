@@ -1,6 +1,6 @@
-"""Steps and faults for the check of a GPU that go wrong in every way, for its tests.
+"""Steps and faults for the GPU check that go wrong in every way, to test the check.
 
-As `python -m tests.doubles.gpu_steps NAME …` it is a fault that ends otherwise than it should.
+`python -m tests.doubles.gpu_steps NAME …` runs as a fault that does not end as it should.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def raises(_: Given, __: Report) -> None:
 
 
 def hangs(given: Given, report: Report) -> None:
-    """With a process of its own, which must not be left behind."""
+    """Hangs, with a child process that the check must end too."""
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
     report.note("its process", other.pid)
     report.at_most("error", 0.001, 0.01)
@@ -43,7 +43,7 @@ def hangs(given: Given, report: Report) -> None:
 
 
 def silent(_: Given, __: Report) -> None:
-    """It finds nothing."""
+    """Reports nothing."""
 
 
 def elsewhere(_: Given, __: Report) -> None:

@@ -1,7 +1,8 @@
-"""What somebody would try who has taken a loader over; prints a line for each attempt.
+"""What an attacker would try after taking over a loader; prints a line for each attempt.
 
-Started by tests/integration/sandbox, inside a loader and, to see that it works, outside, as
-`intruder.py FOLDER [ATTEMPT...]`: there is a `secret` in it, and the socket of a `server`.
+tests/integration/sandbox runs it inside a loader, and outside of one to prove that the attempts can
+succeed. Usage: `intruder.py FOLDER [ATTEMPT...]`. The folder has a file `secret` and the socket of
+a `server`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 FAN_REPORT_FID = 0x200
 IPC_PRIVATE, IPC_RMID = 0, 0
 LIBC = ctypes.CDLL(None, use_errno=True)
-# Who is not root has no capability outside either.
+# Users other than root lack these capabilities outside of a loader, too.
 OF_ROOT = {"keep capabilities", "speak ICMP by itself", "read all packets"}
 
 
@@ -107,7 +108,7 @@ def reserve_space(path: Path) -> None:
 
 
 def open_file(path: Path) -> int:
-    """One that is open already, as a loader has one; else this one."""
+    """Returns a file that is already open, as in a loader; otherwise opens this one."""
     for descriptor in sorted(int(path.name) for path in Path("/proc/self/fd").iterdir()):
         try:
             if stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -172,7 +173,10 @@ def connect(path: Path) -> None:
 
 
 def outcome(attempt: Callable[[], object]) -> str:
-    """Of a thread's, so that what was started before and after the sandbox is tried alike."""
+    """Runs an attempt in a new thread.
+
+    So attempts made before and after the sandbox starts run alike.
+    """
     answers = []
 
     def attempt_it() -> None:

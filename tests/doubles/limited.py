@@ -1,7 +1,7 @@
-"""Starts a command as another user with a limit of threads: `limited.py USER THREADS COMMAND...`.
+"""Starts a command as another user with a thread limit: `limited.py USER THREADS COMMAND...`.
 
-It takes root. The command may still read all files, since Python may lie in root's own folder; that
-is no right to go beyond the limit.
+It must run as root. The command may still read all files, since Python may be in root's own folder.
+This right does not lift the limit.
 """
 
 from __future__ import annotations

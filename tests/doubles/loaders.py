@@ -15,7 +15,7 @@ PICTURE = Loaded(np.zeros((2, 2, 3), np.uint8), Provenance(), owner=None, slot=0
 
 @dataclass
 class AnsweringLoaders:
-    """Answers each URI with what `answers` has for it, the last one again and again."""
+    """Answers each URI with its entries in `answers`, one per try; the last one repeats."""
 
     answers: dict[str, list[Loaded | LoadFailed]] = field(default_factory=dict)
     tries: list[str] = field(default_factory=list)

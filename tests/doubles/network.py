@@ -1,4 +1,4 @@
-"""A small network of the same blocks, for what is no question of size: 9 convolutions."""
+"""A small network of the same blocks, for tests in which size does not matter: 9 convolutions."""
 
 from __future__ import annotations
 

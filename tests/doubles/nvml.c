@@ -2,9 +2,9 @@
  *
  *     GPU-a,NVIDIA H200,3;GPU-b,NVIDIA H200,0,MIG-1,-,MIG-2
  *
- * A GPU is its UUID, its name, its compute mode, and where MIG divides it the UUIDs of its
- * instances; `-` is a place without one, and `,` alone at the end divides it into none. Without the
- * variable the library does not start. The driver is 535.54.03.
+ * Each GPU has its UUID, its name and its compute mode. If MIG divides it, the UUIDs of its
+ * instances follow: `-` is a place without an instance, and a single `,` at the end means no
+ * instances at all. If the variable is not set, the library does not start. The driver is 535.54.03.
  */
 
 #define _GNU_SOURCE

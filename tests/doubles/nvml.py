@@ -1,4 +1,4 @@
-"""A double of NVIDIA's driver library, compiled for the tests that ask it what GPUs there are."""
+"""A double of NVIDIA's driver library, compiled for tests that ask it which GPUs exist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SOURCE = Path(__file__).with_name("nvml.c")
 
 
 def build_nvml(folder: Path) -> Path:
-    """The library, in a folder of its own; what it says is in the variable NVML_DOUBLE."""
+    """Builds the library in its own folder. The variable NVML_DOUBLE holds its answers."""
     library = folder / "libnvidia-ml.so.1"
     command = ["gcc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, SOURCE]
     subprocess.run(command, check=True)

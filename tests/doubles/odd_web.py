@@ -1,7 +1,7 @@
-"""A web server of odd answers, with what each of them has to become.
+"""A web server with odd answers, and the outcome that each must have.
 
-Some are common on the real web, the others are hostile. The server keeps its connections open where
-HTTP permits that, so an answer that would be waited for shows.
+Some of these answers are common on the real web, others are hostile. The server keeps connections
+open where HTTP permits it, so a client that waits for more is noticed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Odd:
     becomes: str
     """`FETCHED` or an error code."""
     closes: bool = False
-    """The connection ends with it."""
+    """The server closes the connection after this answer."""
 
 
 def encoded(name: str, body: bytes = PICTURE) -> bytes:
@@ -107,7 +107,7 @@ ANSWERS: Final = {
     # Encodings
     "gzip": Odd(encoded("gzip", GZIPPED), FETCHED),
     "GZip": Odd(encoded("X-GZip", GZIPPED), FETCHED),
-    "gzip that is none": Odd(encoded("gzip"), BAD),
+    "gzip that is not gzip": Odd(encoded("gzip"), BAD),
     "aws-chunked": Odd(encoded("aws-chunked"), FETCHED),
     "aws-chunked and gzip": Odd(encoded("aws-chunked, gzip", GZIPPED), FETCHED),
     "utf-8": Odd(encoded("utf-8"), FETCHED),
@@ -119,8 +119,8 @@ ANSWERS: Final = {
     "gzip twice": Odd(encoded("gzip, gzip", gzip.compress(GZIPPED)), BAD),
     # Ends
     "nothing": Odd(b"", "connect", closes=True),
-    "a status alone": Odd(OK, "connect", closes=True),
-    # Redirects to the pictures below
+    "only a status": Odd(OK, "connect", closes=True),
+    # Redirects to PICTURES, below
     "to UTF-8": Odd(moved("/café.jpg".encode()), FETCHED),
     "to latin-1": Odd(moved("/café.jpg".encode("latin-1")), FETCHED),
     "to a blank": Odd(moved(b"/a b.jpg"), FETCHED),
@@ -137,7 +137,7 @@ class OddWeb:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        """Targets, as they came."""
+        """Request targets, as they arrived."""
         self.address = ""
         self._answers = {f"/{n}": one for n, one in enumerate(ANSWERS.values())}
         self._answers |= dict.fromkeys(PICTURES, Odd(GOOD, FETCHED))
@@ -147,7 +147,7 @@ class OddWeb:
         return f"{self.address}/{list(ANSWERS).index(name)}"
 
     def accept(self, listener: socket.socket) -> None:
-        with suppress(OSError):  # it is closed
+        with suppress(OSError):  # the listener is closed
             while True:
                 connection, _ = listener.accept()
                 self._open.append(connection)

@@ -1,7 +1,7 @@
-"""The grouped convolution as Triton's interpreter runs it on a CPU, beside torch's own.
+"""Compares the grouped convolution in Triton's interpreter, on a CPU, with torch's own.
 
-`python -m tests.doubles.triton_interpreter cases|plans|nan` prints as JSON what it finds. It is a
-process of its own, since Triton decides at its import whether to interpret.
+`python -m tests.doubles.triton_interpreter cases|plans|nan` prints its findings as JSON. It runs in
+its own process, since Triton decides at import whether to interpret.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Case:
 
 
 CASES = {
-    # The network's own. Rows of a large map are alike, so some are enough.
+    # Layers of the network. Rows of a large map are alike, so a few of them are enough.
     "128 at 56": Case(128, 16, 56),
     "256 at 56, stride 2": Case(256, 16, 56, stride=2),
     "256 at 28": Case(256, 16, 28),
     "512 at 28, stride 2": Case(512, 16, 28, stride=2),
     "512 at 14": Case(512, 14, 14),
     "1024 at 14, stride 2": Case(1024, 14, 14, stride=2),
-    # 70 columns, where a block has 64.
+    # 70 columns; a block has 64.
     "1024 at 7, ten images": Case(1024, 7, 7, images=10),
     # Other crops.
     "odd": Case(128, 9, 13, images=5),
@@ -50,7 +50,7 @@ CASES = {
     "float32, stride 2": Case(512, 7, 5, stride=2, images=2, dtype="float32"),
 }
 PLANS = Case(64, 7, 9, images=9, groups=8)
-"""With each plan, and rows that do not divide its height."""
+"""The case for each plan; the rows of a plan do not divide its height."""
 ROWS = (1, 3, 7)
 STRIDES = (1, 2)
 
@@ -78,7 +78,7 @@ def error_of(case: Case) -> float:
 
 
 def errors_of_plans(case: Case) -> list[float]:
-    """Of each plan for halves. The memory before and after the output is left alone."""
+    """Returns the error of each float16 plan. Checks that memory around the output is untouched."""
     from resnext.run.grouped_kernel import TILINGS, Plan, _Call, pack
 
     x, weight, bias = draw(case)
@@ -95,7 +95,7 @@ def errors_of_plans(case: Case) -> list[float]:
 
 
 def keeps_nan() -> bool:
-    """Whether an image with a value that is no number has some after it, and its neighbour none."""
+    """Whether NaN in an image stays in the output, and only in that image."""
     from resnext.run.grouped_kernel import grouped_conv3x3_relu, pack
 
     x, weight, bias = draw(Case(64, 5, 5, images=2))
@@ -105,7 +105,7 @@ def keeps_nan() -> bool:
 
 
 def draw(case: Case) -> tuple[Tensor, Tensor, Tensor]:
-    """Input, weight and bias, so that the outputs have a variance of about 2."""
+    """Draws input, weight and bias such that the outputs have a variance of about 2."""
     dtype = getattr(torch, case.dtype)
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(case.images, case.channels, case.height, case.width, generator=generator)

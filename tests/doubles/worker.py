@@ -1,12 +1,17 @@
-"""A worker as a process of its own, with loaders and classifier that do what URIs say.
+"""A worker process whose loaders and classifier do what URIs say.
 
-Run by the tests as `python -m tests.doubles.worker`; settings come from the environment. Arguments:
-with `watched` it has a supervisor, as `resnextq worker` has; with `cuda` it has the real classifier
-on a double of a GPU, on which `break` is an error that sticks and `hold` a device that hangs, and
-with `abort` such an error ends the process as soon as it is known; `older` knows no images alone;
-`faulty-claim` and `faulty-store` fail at each image whose URI ends in `planted`. A URI is `double:`
-and one of these words; `submit`, which takes no such scheme, writes http://double.example/ and
-slashes instead of colons:
+The tests run `python -m tests.doubles.worker`; settings come from the environment. Arguments:
+
+    watched       with a supervisor, as `resnextq worker` has
+    cuda          with the real classifier on a double of a GPU: there, `break` is a sticky
+                  error, and `hold` a device that hangs
+    abort         with `cuda`: a sticky error ends the process once it is noticed
+    older         a worker of an older version, which does not know images that run alone
+    faulty-claim  claiming fails if the URI of an image ends in `planted`
+    faulty-store  storing fails if the URI of an image ends in `planted`
+
+A URI is `double:` and one of the words below. `submit` refuses that scheme, so its URIs are
+http://double.example/ and have slashes instead of colons:
 
     ok            a picture, at once
     hang          never loads
@@ -14,9 +19,9 @@ slashes instead of colons:
     fail:CODE     that failure
     break:FILE    a picture on which the classifier fails while the file exists
     crash:SIGNAL  a picture at which the classifier ends the process: SIGSEGV, …
-    odd           a picture of another size than the network's, which no batch takes
+    odd           a picture whose size is not the network's, so no batch takes it
     hold:FILE     a picture whose batch the classifier holds until the file exists; it makes
-                  FILE.held when it has it
+                  FILE.held when it has the batch
 """
 
 from __future__ import annotations
@@ -37,12 +42,12 @@ import numpy as np
 from contract.broker import message
 from contract.broker.connection import check_broker, make_celery
 from contract.failure import Failure
+from contract.metrics.exporter import exporting
 from contract.settings import Settings, load_settings
 from tests.doubles.classifier import CROP, Classifier
 from worker import main
 from worker.chunk import claim, store
 from worker.chunk.outcome import Provenance
-from worker.metrics.exporter import exporting
 from worker.pool.pool import Load, Loaded, LoadFailed, PoolClosed
 from worker.process.celery_worker import configure_logging
 from worker.process.database import connect
@@ -77,6 +82,7 @@ class Home:
 class Loaders:
     def __init__(self) -> None:
         self._closed = threading.Event()
+        self.restarts: dict[str, int] = {}
 
     def load_all(self, uris: list[tuple[int, str]], done: Any, begun: Any) -> list[int]:
         for position, uri in uris:
@@ -119,13 +125,16 @@ class Loaders:
 
 
 def cuda_classifier() -> Any:
-    """When the device has broken, freed pinned memory ends the process, as CUDA's does."""
+    """Returns the real classifier on a double.
+
+    Once the device is broken, freeing pinned memory ends the process, as with CUDA.
+    """
     from tests.doubles.cuda import Cuda, make_classifier
 
     cuda, launched = Cuda(), threading.Event()
 
     def follow_script() -> None:
-        """While a batch is computed, as errors of kernels show."""
+        """Runs while a batch is computed, which is when kernel errors appear."""
         if not launched.is_set():
             return
         launched.clear()
@@ -148,7 +157,7 @@ def cuda_classifier() -> Any:
 class ScriptedClassifier(Classifier):
     def classify(self, images: np.ndarray) -> SimpleNamespace:
         if not crashing.empty():
-            # To this thread: as one to the process it might come after the batch is done.
+            # To this thread: a signal to the process might arrive after the batch is done.
             signal.pthread_kill(threading.get_ident(), signal.Signals[crashing.get()])
         while not held.empty():
             path = held.get()
@@ -161,7 +170,7 @@ class ScriptedClassifier(Classifier):
 
 
 def plant(module: Any, name: str, uris_of: Any) -> None:
-    """The function fails wherever one of the URIs that it is given ends in `planted`."""
+    """Makes the function fail if one of its URIs ends in `planted`."""
     sound = getattr(module, name)
 
     def faulty(*arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How far a run of the fuzzer is, by what libFuzzer writes: said now and then, and at the end."""
+"""The progress of a fuzzing run, read from libFuzzer's output."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ AT_ITS_END = re.compile(r"stat::(\w+):\s+(\d+)")
 
 
 class Progress:
-    """Owns the counts, over all the processes that a run takes one after the other."""
+    """Owns the counts over all processes that a run starts in sequence."""
 
     def __init__(self, *, odd_images: int, peak_mib: int, seconds: float) -> None:
-        """
+        """Begins a run.
+
         Args:
-            odd_images: that were decoded before.
+            odd_images: the number of images decoded so far.
             peak_mib: the most memory that one of them took.
-            seconds: until the run is to end.
+            seconds: how long the run lasts from now.
         """
         self._odd_images = odd_images
         self._peak_mib = peak_mib
@@ -33,7 +34,7 @@ class Progress:
         return self._ends_at - time.monotonic()
 
     def read(self, line: str) -> None:
-        """Of the process that runs now, or has just ended."""
+        """Reads a line from the current process, which may just have ended."""
         if status := STATUS.match(line):
             self._of_this_one = max(self._of_this_one, int(status[1]))
             self._peak_mib = max(self._peak_mib, int(status[2]))

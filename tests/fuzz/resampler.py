@@ -1,10 +1,10 @@
-"""Fuzzes the resampler in C under sanitizers: `make fuzz` does it before it fuzzes the decoders.
+"""Fuzzes the C resampler under sanitizers; `make fuzz` runs it before it fuzzes the decoders.
 
     python -m tests.fuzz.resampler --minutes 3 [--seed N [--cases 1]]
 
-Each case is made from a number (`tests.pictures.resampling`). What a sanitizer finds, or what
-differs from Pillow, ends the run with exit status 1 and the command that replays it. Where the
-compiler has no sanitizers, it says so and checks the results alone.
+Each case is made from a number (`tests.pictures.resampling`). If a sanitizer finds something or a
+result differs from Pillow's, the run prints the command that replays the case, and exits with
+status 1. If the compiler has no sanitizers, the run says so and only checks the results.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ MOST_CASES = 2**31
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--minutes", type=float, default=3)
-    arguments.add_argument("--seed", type=int, help="of the first case; by default a random one")
-    arguments.add_argument("--cases", type=int, default=MOST_CASES, help="at most so many")
+    arguments.add_argument("--seed", type=int, help="number of the first case; default: random")
+    arguments.add_argument("--cases", type=int, default=MOST_CASES, help="the most cases to run")
     chosen = arguments.parse_args()
     seed = random.randrange(2**40) if chosen.seed is None else chosen.seed
     with tempfile.TemporaryDirectory() as folder:

@@ -1,13 +1,13 @@
-"""Fuzzes the decoders for a while, and keeps what they cannot bear: `make fuzz`.
+"""Fuzzes the decoders for a while and keeps what breaks them: `make fuzz`.
 
     python -m tests.fuzz.run --minutes 30 [--seed N] [--findings FOLDER]
 
-It begins with the odd images of the tests, in words what became of them and how much memory
-that took, and goes on with mutations of them, led by the coverage of the Python behind them.
-A crash, a hang, too much memory or an error without a code ends the process that decodes; its
-image is kept in the folder, with the command that replays it, and another process goes on. The
-exit status is 1 if there was any. What has reached something new is kept as well: the next run
-goes on from there. Every half minute it says how far it is, and in its last line what it has done.
+The run decodes the tests' odd images first, and prints their outcomes and the memory they took.
+Then it mutates them, guided by the coverage of the Python code that decodes. A crash, a hang, too
+much memory or an error without a code ends the decoding process. The run keeps the image in the
+folder, prints the command that replays it, and starts another process. It exits with status 1 if it
+found anything. Images that reach new code are kept as well, and the next run starts from them.
+Every half minute the run prints its progress, and its last line is a summary.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from tests.pictures.decoder import ROOT, decoder
 from tests.pictures.odd_images import odd_images
 
 TARGET = "tests.fuzz.target"
-# Larger ones are bombs, of which the tests know enough; mutations of them take long.
+# Larger images are bombs. The tests cover these, and their mutations take long.
 LARGEST_SEED_BYTES = 12_000
 # A loader may take RESNEXT_DECODE_DEADLINE_S, 20 s by default, for images of 100 million pixels.
 LONGEST_S = 20
-# The coverage's own tables and the corpus included.
+# Includes the tables of coverage and the corpus.
 MOST_MEMORY_MIB = 1024
 LOG = "fuzz.log"
 TELL_EVERY_S = 30.0
-# It looks at the clock between images.
+# The fuzzer checks the time only between images.
 OVERTIME_S = 3 * LONGEST_S
 KINDS_OF_FINDINGS = ("crash-", "timeout-", "oom-", "leak-")
 
@@ -46,7 +46,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--minutes", type=float, default=30)
     arguments.add_argument(
-        "--seed", type=int, default=0, help="of the mutations; 0: another each time"
+        "--seed", type=int, default=0, help="seed of the mutations; 0: a new one each time"
     )
     arguments.add_argument("--findings", type=Path, default=ROOT / "build" / "fuzz")
     chosen = arguments.parse_args()
@@ -77,8 +77,9 @@ def findings(folder: Path) -> list[Path]:
 
 
 def decode_seeds(corpus: Path) -> tuple[int, int]:
-    """Writes those that are small enough, and says what becomes of all of them; how many there
-    are, and the most MiB that one took.
+    """Writes the odd images that are small enough as seeds, and prints the outcomes of all.
+
+    Returns how many odd images there are, and the most MiB that one of them took.
     """
     endings: Counter[str] = Counter()
     with decoder() as child:
@@ -97,7 +98,7 @@ def decode_seeds(corpus: Path) -> tuple[int, int]:
 
 
 def fuzz(corpus: Path, kept: Path, progress: Progress, seed: int, found: int) -> int:
-    """Until the time is over or something is found, besides what was; the exit status."""
+    """Fuzzes until the time is over or something new is found, and returns the exit status."""
     options = {
         "artifact_prefix": f"{kept}{os.sep}",
         "max_total_time": int(progress.left_s),
@@ -126,7 +127,7 @@ def fuzz(corpus: Path, kept: Path, progress: Progress, seed: int, found: int) ->
 
 
 def ended(child: subprocess.Popen[bytes], within_s: float) -> int | None:
-    """Its exit status, if it ends in this time."""
+    """Returns the exit status if the process ends within this time."""
     with suppress(subprocess.TimeoutExpired):
         return child.wait(within_s)
     return None

@@ -1,11 +1,10 @@
-"""What the fuzzer runs: one mutated image after the other through `decode`, as in a loader.
+"""The process that libFuzzer runs: it decodes one mutated image after another, as a loader does.
 
     python -m tests.fuzz.target [options of libFuzzer] CORPUS [FILE...]
 
-Given files instead of folders, it decodes just these, which replays what was found. Whatever is
-neither pixels nor a code of the list ends this process, and its image is kept by libFuzzer.
-Coverage is of the Python of Pillow's readers and of our own; the C libraries behind them take
-part without it.
+If it gets files instead of folders, it decodes just those, which replays a finding. An outcome that
+is neither pixels nor a listed error code ends the process, and libFuzzer keeps the image. Coverage
+includes Pillow's readers and our own code in Python, but not the C libraries behind them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ with atheris.instrument_imports(include=["PIL", "pillow_heif", "resnext"]):
     from resnext.picture.decode import DecodeLimits
     from tests.pictures.decoder import ending_of, limit_as_a_loader
 
-# Small, so that a picture of the largest size is decoded a thousand times a minute.
+# So small that even the largest picture is decoded a thousand times a minute.
 LIMITS = DecodeLimits(max_pixels=250_000)
 PERMITTED = {"pixels", *ERROR_CODES} - {"internal"}
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -34,7 +33,7 @@ def run_one(body: bytes) -> None:
 
 
 def mutate(body: bytes, most_bytes: int, seed: int) -> bytes:
-    """As libFuzzer does, with the checksums of a PNG put right: they would hide all behind them."""
+    """Mutates as libFuzzer does, and repairs a PNG's checksums, which no mutation would pass."""
     mutated = bytes(atheris.Mutate(body, most_bytes))
     if mutated.startswith(PNG_MAGIC) and seed % 4:
         return _with_checksums(mutated)[:most_bytes]

@@ -2,10 +2,10 @@
 
     python -m tests.fuzz.wire [options of libFuzzer] [FILE...]
 
-The bytes are a packet of a loader, which a decoder that was taken over may have written, and one of
-a worker. What is unpacked must be an answer that a table and a terminal can take, and come out
-again as it went in; all else must be `BadRecord`. Another error ends the fuzzer, and libFuzzer
-keeps the packet; given that file, it replays it.
+The bytes are read both as a loader's packet and as a worker's. An attacker who took over a decoder
+may have written a loader's packet. An unpacked answer must fit a table and a terminal, and must
+pack to the same record again. Everything else must raise `BadRecord`. Any other error ends the
+fuzzer, and libFuzzer keeps the packet. Given that file, the fuzzer replays it.
 """
 
 from __future__ import annotations
@@ -79,8 +79,9 @@ def _try_request(record: bytes) -> None:
 
 
 def mutate(packet: bytes, most_bytes: int, seed: int) -> bytes:
-    """As libFuzzer does, and now and then from the beginning with a sound packet: the lengths in
-    front of records and texts would hide all that is behind them.
+    """Mutates as libFuzzer does, and sometimes starts again from a valid packet.
+
+    Otherwise the lengths in front of records and texts would hide everything behind them.
     """
     chosen = random.Random(seed)
     if chosen.random() < 1 / 3:

@@ -1,4 +1,4 @@
-"""What surrounds dispatcher and workers: a broker, one that a test may kill, and the time."""
+"""Fixtures: a broker, a broker that a test may kill, a clock, and an installation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def mortal_valkey(tmp_path: Path) -> Iterator[Valkey]:
 
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
-    """The time by which the dispatcher measures grace, lease and term; the database has its own."""
+    """The clock for the dispatcher's grace, lease and term. The database has its own clock."""
     clock = Clock()
     for module in (leadership, lost, reap):
         monkeypatch.setattr(module, "time", clock)
@@ -66,7 +66,7 @@ def installation(tmp_path: Path, settings: Settings, engine: Engine) -> Iterator
 
 @pytest.fixture
 def set_reachable(settings: Settings, postgres_url: str) -> Iterator[Callable[..., None]]:
-    """Takes the database away from everybody who uses it, and brings it back."""
+    """A function that makes the PostgreSQL database unreachable, and reachable again."""
     server = make_engine(
         postgres_url.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
     )

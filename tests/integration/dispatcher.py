@@ -1,4 +1,4 @@
-"""The dispatcher as a process, started and ended by tests."""
+"""The dispatcher as a process that tests start and stop."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from contract.settings import Settings
@@ -15,7 +17,7 @@ RESNEXTQ = Path(sys.executable).with_name("resnextq")
 
 
 class Dispatch:
-    """`resnextq dispatch`, and what it says."""
+    """A `resnextq dispatch` process and its log."""
 
     def __init__(self, settings: Settings, log: Path, **variables: str) -> None:
         self.log = log
@@ -43,3 +45,15 @@ class Dispatch:
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(how)
         return self.process.wait(WITHIN_S)
+
+
+@contextmanager
+def leading(settings: Settings, log: Path, **variables: str) -> Iterator[Dispatch]:
+    """Run a dispatcher that leads, and kill it at the end."""
+    started = Dispatch(settings, log, **variables)
+    try:
+        started.await_words(" leading as ")
+        yield started
+    finally:
+        started.process.kill()
+        started.process.wait()

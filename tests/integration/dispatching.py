@@ -1,6 +1,6 @@
-"""What the tests of the dispatcher share: jobs, workers and messages, and a look at each.
+"""Shared by the tests of the dispatcher: make and read jobs, workers and messages.
 
-A test plays the workers by hand: it takes messages from Redis and claims their chunks in SQL.
+Tests play the workers: they take messages from Redis and claim their chunks in SQL.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from tests.wait import WITHIN_S, until  # noqa: F401  (tests of the dispatcher t
 from worker.chunk.claim import Claim, claim
 from worker.process.identity import Identity
 
-# For a test of what SQLite has not: it runs once.
+# For tests of features that SQLite does not have.
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 QUEUE = queue_of("resnext101_32x4d", "nvidia", "amp")
 
 
 def await_a_wait_for_a_lock(engine: Engine, *, of_s: float = 0.0) -> None:
-    """Returns once a transaction of this PostgreSQL database has waited so long for a lock."""
+    """Return once a transaction of this PostgreSQL database has waited `of_s` for a lock."""
     waiting = text(
         "SELECT count(*) FROM pg_stat_activity "
         "WHERE datname = current_database() AND wait_event_type = 'Lock' "
@@ -56,7 +56,7 @@ def on_broker(settings: Settings, url: str) -> Settings:
 
 @dataclass
 class Clock:
-    """What a module of the dispatcher has for `time`: it stands still until a test moves it."""
+    """Replaces `time` in modules of the dispatcher. It stands still until a test moves it."""
 
     seconds: float = 1000.0
 
@@ -66,7 +66,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Sent:
-    """A message as it lies in Redis."""
+    """A message in Redis."""
 
     message: ChunkMessage
     headers: dict[str, Any]
@@ -77,7 +77,7 @@ class Sent:
 
     @property
     def run(self) -> tuple[int, int, int]:
-        """What no two messages may have in common."""
+        """The run's key, which no two messages may share."""
         return self.message.job_number, self.message.chunk, self.message.generation
 
 
@@ -88,19 +88,19 @@ def _sent(raw: bytes) -> Sent:
 
 
 def waiting(app: Celery, queue: str = QUEUE) -> list[Sent]:
-    """The messages in Redis, the oldest first."""
+    """The messages in Redis, oldest first."""
     return [_sent(raw) for raw in reversed(redis_of(app).lrange(queue, 0, -1))]
 
 
 def take(app: Celery, queue: str = QUEUE) -> Sent:
-    """The oldest message, which Redis holds no more."""
+    """Take the oldest message out of Redis."""
     sent = take_if_any(app, queue)
     assert sent is not None, f"no message waits in {queue}"
     return sent
 
 
 def take_if_any(app: Celery, queue: str = QUEUE) -> Sent | None:
-    """The same beside others who take; None: nothing waits."""
+    """The same, but return None if no message is left."""
     raw = redis_of(app).rpop(queue)
     return None if raw is None else _sent(raw)
 
@@ -108,7 +108,10 @@ def take_if_any(app: Celery, queue: str = QUEUE) -> Sent | None:
 def submit_chunks(
     engine: Engine, number: int, *, images: int = 1, priority: int = 0, **settings: Any
 ) -> int:
-    """A job of so many chunks; its number. Image n is `https://a.example/n.jpg`."""
+    """Submit a job of `number` chunks and return its number.
+
+    Image n is `https://a.example/n.jpg`.
+    """
     uris = ((f"https://a.example/{n}.jpg", None) for n in range(number * images))
     order = Settings(chunk_images=images, **settings)
     job = submit(engine, uris, priority=priority, settings=order)
@@ -130,14 +133,14 @@ def chunk_of(engine: Engine, number: int, chunk: int = 0) -> Any:
 
 
 def states(engine: Engine, number: int) -> list[str]:
-    """Of each chunk of the job, in order."""
+    """The states of the job's chunks, in order."""
     statement = select(chunks.c.state).where(chunks.c.job_number == number)
     with reading(engine) as connection:
         return list(connection.scalars(statement.order_by(chunks.c.chunk)))
 
 
 def change_chunks(engine: Engine, number: int, *wanted: int, **values: Any) -> None:
-    """All of the job, or the wanted ones."""
+    """Change the wanted chunks of the job, or all if none are given."""
     of_job = chunks.c.job_number == number
     statement = update(chunks).where(of_job & chunks.c.chunk.in_(wanted) if wanted else of_job)
     with engine.begin() as connection:
@@ -152,7 +155,7 @@ def change_job(engine: Engine, number: int, **values: Any) -> None:
 def add_worker(
     engine: Engine, name: str, *, age_s: float = 0.0, images_per_s: float = 0.0, queue: str = QUEUE
 ) -> None:
-    """A worker whose last heartbeat is so old."""
+    """Add a worker whose last heartbeat was `age_s` ago."""
     row = {"device": "cpu", "precision": "fp32", "version": "0", "stopping": False}
     times = {"started_at": db_now(-age_s), "heartbeat_at": db_now(-age_s)}
     with engine.begin() as connection:
@@ -186,8 +189,9 @@ def claim_as(engine: Engine, worker: str, message: ChunkMessage) -> Claim | None
 
 @contextmanager
 def in_mid_transaction(engine: Engine, message: ChunkMessage) -> Iterator[None]:
-    """A worker has changed the chunk, another one its heartbeat, and neither commits; at the end
-    both are cut off.
+    """Hold uncommitted changes of the chunk and of all workers' rows for the length of the block.
+
+    They stand for workers that hang in mid-transaction. At the end they are rolled back.
     """
     of_chunk = (chunks.c.job_number == message.job_number) & (chunks.c.chunk == message.chunk)
     with engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""What the tests of cancel, expiry and retry share: workers that store, and what must add up."""
+"""Shared by the tests of cancel, expiry and retry: workers that store, and checks of counts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from worker.chunk.run import Snapshot
 from worker.chunk.store import Store, Stored
 
 IMAGES = 4
-"""In a chunk."""
+"""The number of images in a chunk."""
 CLASSIFIED = Outcome(Prediction((1,), (1.0,)), Provenance())
 MODEL_NUMBER = 7
 
@@ -44,7 +44,7 @@ def failed(code: str) -> Outcome:
 
 
 def submit_job(engine: Engine, number: int = 3) -> int:
-    """A job of so many chunks, and a model that workers classify with."""
+    """Submit a job of so many chunks and register a model. Returns the job's number."""
     register_model(engine)
     return submit_chunks(engine, number, images=IMAGES)
 
@@ -69,7 +69,7 @@ def store(
     worker: str = "w1",
     closed: bool = False,
 ) -> Stored:
-    """The outcomes of its first images; the others still load, or are handed back."""
+    """Store outcomes for the first images. The others still load, or `closed` hands them back."""
     by_position = dict(zip(claimed.images, outcomes, strict=False))
     unsettled = frozenset(claimed.images) - by_position.keys()
     identity = identity_of(worker, MODEL_NUMBER)
@@ -80,7 +80,7 @@ def store(
 def run_all(
     engine: Engine, app: Celery, settings: Settings, outcomes: Iterable[Outcome] = ()
 ) -> list[ChunkMessage]:
-    """Publishes what is due, and a worker stores it all; by default, classified."""
+    """Publish all due chunks and store their outcomes, by default as classified."""
     messages = []
     outcomes = tuple(outcomes) or (CLASSIFIED,) * IMAGES
     while publish(engine, app, settings):
@@ -92,13 +92,13 @@ def run_all(
 
 
 def dispatch(engine: Engine) -> None:
-    """Ticks without Redis, until there is nothing to settle and to fold."""
+    """Settle and fold, as the dispatcher does without Redis, until nothing is left to do."""
     while settle(engine, for_s=60) or fold(engine):
         pass
 
 
 def codes(engine: Engine, job: int) -> dict[int, str | None]:
-    """Of each image that has a row, by position; None: classified."""
+    """The error code of each image with a row, by position. None means classified."""
     with reading(engine) as connection:
         rows = connection.execute(
             select(results.c.position, results.c.error_code).where(results.c.job_number == job)
@@ -107,7 +107,7 @@ def codes(engine: Engine, job: int) -> dict[int, str | None]:
 
 
 def assert_counts_true(engine: Engine, job: int) -> None:
-    """What people are told is what the rows say, and each image is settled or left, never both."""
+    """The job's counts match its rows, and each image either has a row or is left to run."""
     with reading(engine) as connection:
         told = read_job(connection, job)
         assert_classes_true(connection, job)
@@ -124,14 +124,14 @@ def assert_counts_true(engine: Engine, job: int) -> None:
 
 
 def assert_classes_true(connection: Connection, job: int) -> None:
-    """Counts of classes that were kept while results came in are those of the rows."""
+    """The stored class counts match the rows."""
     kept, classified = _kept(connection, job)
     assert kept == _counted(connection, job)
     assert kept.total() == classified
 
 
 def assert_ended(engine: Engine, job: int, state: str) -> None:
-    """Every image has its row, and the job its end."""
+    """The job has ended in this state, and every image has its row."""
     assert_counts_true(engine, job)
     row = job_of(engine, job)
     assert (row.state, row.classified + row.failed) == (state, row.total)

@@ -1,4 +1,4 @@
-"""An installation whose workers are processes with doubles inside, started and ended by tests."""
+"""An installation whose workers are real processes with doubles for loaders and classifier."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROGRAM = "tests.doubles.worker"
 
 @dataclass
 class Installation:
-    """A database, a broker, and workers that are started and stopped."""
+    """A database, a broker, and the workers that a test starts and stops."""
 
     folder: Path
     settings: Settings
@@ -50,7 +50,7 @@ class Installation:
         return str(self.app.conf.task_default_queue)
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
-        """Returns once the worker takes messages."""
+        """Start a worker, and return once it takes messages."""
         path = self.folder / f"worker-{len(self.processes)}.log"
         process = self.begin(path, *arguments, **variables)
         until(lambda: " ready: " in path.read_text() or process.poll() is not None, path.read_text)
@@ -58,7 +58,7 @@ class Installation:
         return process
 
     def begin(self, path: Path, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
-        """Returns at once."""
+        """Start a worker, and return at once."""
         with path.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", PROGRAM, *arguments],
@@ -71,7 +71,7 @@ class Installation:
         return process
 
     def submit(self, *chunks_of_uris: list[str]) -> None:
-        """A job; its chunks are numbered from 0 and begin at position 100 times their number."""
+        """Insert a job. Chunk n starts at position 100 * n."""
         with self.engine.begin() as connection:
             job = connection.execute(
                 insert(jobs)
@@ -96,7 +96,7 @@ class Installation:
                 connection.execute(insert(chunk_uris).values(row))
 
     def use_broker(self, url: str) -> None:
-        """Instead of the one that all tests share."""
+        """Use this broker instead of the one that all tests share."""
         self.settings = self.settings.model_copy(update={"broker_url": SecretStr(url)})
         self.environment = self.environment | {"RESNEXT_BROKER_URL": url}
         self.app.close()
@@ -105,8 +105,9 @@ class Installation:
     def publish(
         self, *wanted: int, version: int = MESSAGE_VERSION, **added: str
     ) -> list[ChunkMessage]:
-        """What the dispatcher does with what is pending, or with these chunks of it. The message
-        may be of a newer program, which has added to it.
+        """Publish the wanted pending chunks, or all of them, as the dispatcher does.
+
+        `version` and `added` make messages as a newer program would send them.
         """
         of_wanted = chunks.c.chunk.in_(wanted) if wanted else true()
         with self.engine.begin() as connection:
@@ -155,7 +156,7 @@ class Installation:
         return {row.chunk: row.state for row in rows}
 
     def left(self) -> set[int]:
-        """Positions that are not settled."""
+        """The positions of unfinished images."""
         with reading(self.engine) as connection:
             rows = connection.execute(select(chunks.c.first_position, chunks.c.remaining)).all()
         return {
@@ -198,7 +199,7 @@ class Installation:
 
 @contextmanager
 def dispatching(installation: Installation) -> Iterator[None]:
-    """A dispatcher in a thread, as long as the block lasts."""
+    """Run a dispatcher in a thread for the length of the block."""
     settings = installation.settings.model_copy(update={"dispatch_interval_s": 0.1})
     dispatcher = Dispatcher(installation.engine, installation.app, settings)
     stop = threading.Event()

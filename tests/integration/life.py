@@ -1,9 +1,9 @@
-"""A job's life as a state machine for Hypothesis: any order of moves and faults, on real servers.
+"""A job's life as a Hypothesis state machine: any order of moves and faults, on real servers.
 
-Dispatcher, claim and store are the real ones; a worker is played as far as its loaders and its
-classifier go. A message that has been taken from Redis may be delivered at once, late, again or
-never. After every move SQL is looked at as a whole and compared with the look before; at last
-everything goes on without faults, and has to end.
+The dispatcher, claim and store are real. The tests play only a worker's loaders and classifier. A
+message taken from Redis may be delivered at once, late, again or never. After each move, the test
+reads all tables and compares them with the previous look. At the end everything runs on without
+faults, and every job must end.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ CHUNK_IMAGES = 3
 MOST_IMAGES = 3 * CHUNK_IMAGES - 1
 MOST_JOBS = 4
 MAX_ATTEMPTS = 2
-# So long that none is over by itself within a life; what is to be due is made so.
+# Long enough never to elapse within a life. The test makes chunks due when it wants to.
 BACKOFF_S = 100_000.0
 EXPIRES_S = 86_400.0
-# Of the dispatcher's clock: more than the grace of a message, less than half a lease.
+# By the dispatcher's clock: more than a message's grace period, less than half a lease.
 TICK_S = 10.0
 TICKS_A_LEASE = 4
 ROUNDS_TO_THE_END = 60
@@ -82,7 +82,7 @@ EDGES = {
 EDGES_OF_RETRY = {(ended, "running") for ended in ("completed", "cancelled", "expired")}
 
 some = st.integers(0, 11)
-"""Which of those that there are."""
+"""An index into what exists, modulo its length."""
 keys = st.sampled_from([None, None, "a", "b"])
 an_outcome = st.sampled_from([CLASSIFIED, failed(FINAL), failed(PASSING)])
 outcomes = st.lists(an_outcome, max_size=CHUNK_IMAGES)
@@ -90,8 +90,9 @@ outcomes = st.lists(an_outcome, max_size=CHUNK_IMAGES)
 
 @dataclass(frozen=True)
 class Look:
-    """All that SQL says at one moment; what belongs to a job is found by its public id, since
-    SQLite gives numbers anew.
+    """The contents of SQL at one moment.
+
+    Keys use a job's public id, because SQLite reuses numbers.
     """
 
     jobs: dict[str, Job] = field(default_factory=dict)
@@ -125,7 +126,7 @@ class Look:
         return self.chunks[message.job, message.chunk]
 
     def left(self, job: str) -> list[int]:
-        """Positions that no row is known of yet."""
+        """The positions of the job's images that have no row yet."""
         return [
             piece.first_position + offset
             for (of_job, _), piece in self.chunks.items()
@@ -134,12 +135,12 @@ class Look:
         ]
 
     def codes(self, job: str) -> list[str | None]:
-        """Of the images that have a row; None: classified."""
+        """The error codes of the job's images with a row. None means classified."""
         return [row.error_code for (of_job, _), row in self.rows.items() if of_job == job]
 
 
 class Worker:
-    """One life of a worker, and the runs that it has in hand."""
+    """One life of a worker, and its runs in progress."""
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.name = name
@@ -158,7 +159,7 @@ class Worker:
             add_worker(self._engine, self.name)
 
     def age(self, seconds: float) -> None:
-        """No heartbeat for so long."""
+        """Let the last heartbeat be this old."""
         self._set_heartbeat(seconds)
 
     def _set_heartbeat(self, age_s: float) -> int:
@@ -171,7 +172,7 @@ class Worker:
         return any(run.claim.message.alone for run in self.in_hand)
 
     def would_wait(self, message: ChunkMessage) -> bool:
-        """For its other runs to end."""
+        """Whether the worker would wait for its other runs to end."""
         return bool(self.in_hand) if message.alone else self.runs_alone
 
     def claim(self, message: ChunkMessage) -> bool:
@@ -189,20 +190,20 @@ class Worker:
         return True
 
     def store(self, run: ChunkRun) -> bool:
-        """False if it was fenced off."""
+        """Store the run. False means that it was fenced off."""
         stored = self.runs.store(run)
         if stored is None or not stored.loading:
             self.in_hand.remove(run)
         return stored is not None
 
     def holds(self, piece: Any, run: ChunkRun) -> bool:
-        """Whether SQL says that the chunk is this run's."""
+        """Whether the chunk belongs to this run, according to SQL."""
         it_has = (piece.state, piece.worker, piece.generation)
         return it_has == ("running", self.name, run.claim.message.generation)
 
 
 class Life(RuleBasedStateMachine):
-    """Owns what the players have in their hands: messages on their way, and workers."""
+    """Owns the state outside SQL: messages in transit, workers and the dispatcher."""
 
     def __init__(self, engine: Engine, app: Celery, settings: Settings, clock: Clock) -> None:
         super().__init__()
@@ -211,11 +212,11 @@ class Life(RuleBasedStateMachine):
         self._clear()
         self.seen = Look()
         self.retried: str | None = None
-        """The job that the user has just retried."""
+        """The job that the last move retried."""
         self.keys: dict[str, str] = {}
         self.taken: list[ChunkMessage] = []
         self.crashes: Counter[tuple[str, int]] = Counter()
-        """Of images that ran alone in a worker that crashed."""
+        """Crashes by image, counted while the image ran alone."""
         self.lives = 0
         self.dispatcher = self._new_dispatcher()
         self.workers = [self._new_worker() for _ in range(2)]
@@ -235,7 +236,7 @@ class Life(RuleBasedStateMachine):
 
     @initialize(images=st.integers(1, MOST_IMAGES))
     def begin(self, images: int) -> None:
-        """With a dispatcher that has been there for a lease, so that it judges."""
+        """Start with a dispatcher that has run for a lease, so that it may reap."""
         for _ in range(TICKS_A_LEASE):
             self._tick()
         self.submit(images=images, priority=0, expires_s=None, key=None)
@@ -261,13 +262,13 @@ class Life(RuleBasedStateMachine):
         assert (job in self.seen.jobs) == (key in self.keys)
         if key is not None:
             assert self.keys.setdefault(key, job) == job
-        # Chunks go out by their numbers, so that a life can be lived again.
+        # Chunks are published in order of their numbers, so that a life can be replayed.
         change_chunks(self.engine, self._number(job), shuffle=chunks.c.chunk)
 
     @precondition(lambda self: len(self.seen.jobs) < MOST_JOBS)
     @rule(images=st.integers(1, MOST_IMAGES), key=keys)
     def die_in_a_submit(self, images: int, key: str | None) -> None:
-        """What a killed submit leaves; unless there is a job with this key."""
+        """Leave what a killed submit leaves, unless a job has this key."""
         if key not in self.keys:
             self.submit(images=images, priority=9, expires_s=None, key=key)
             (job,) = Look.at(self.engine).jobs.keys() - self.seen.jobs.keys()
@@ -308,7 +309,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: any(job.expires_at for job in self.seen.jobs.values()))
     @rule()
     def let_time_be_over(self) -> None:
-        """Of the jobs that have been given so much and no more."""
+        """Let the time limit of every job that has one expire."""
         with self.engine.begin() as connection:
             connection.execute(
                 update(jobs).where(jobs.c.expires_at.is_not(None)).values(expires_at=db_now(-1))
@@ -322,7 +323,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(ticks=st.integers(1, 3), due=st.booleans())
     def dispatch(self, ticks: int, *, due: bool) -> None:
-        """Some ticks; before the first of them, what is pending may have become due."""
+        """Some ticks. With `due`, all pending chunks become due first."""
         if due:
             self._let_all_be_due()
         for _ in range(ticks):
@@ -342,7 +343,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def replace_the_dispatcher(self) -> None:
-        """What it remembered is gone, and another one leads once its term is over."""
+        """The old one's memory is lost, and its term ends, so that the new one leads."""
         self.dispatcher = self._new_dispatcher()
         with self.engine.begin() as connection:
             connection.execute(update(leaders).values(held_at=db_now(-60)))
@@ -353,16 +354,16 @@ class Life(RuleBasedStateMachine):
         self.dispatcher.tick()
         assert self.dispatcher._leads
         away = self.dispatcher._database, self.dispatcher._redis
-        assert not any(outage.wait_s for outage in away), "an error was taken for an outage"
+        assert not any(outage.wait_s for outage in away), "an error was mistaken for an outage"
 
     def _let_the_database_clock_move(self) -> None:
-        """By SQLite's millisecond: what was published in the same one as a look is not older."""
+        """Wait for SQLite's next millisecond: equal times would not count as older."""
         with reading(self.engine) as connection:
             began = connection.scalar(select(db_now()))
             while connection.scalar(select(db_now())) == began:
                 time.sleep(0.0002)
 
-    # Messages on their way
+    # Messages in transit
 
     @precondition(lambda self: waiting(self.app))
     @rule(whose=st.lists(some, min_size=1, max_size=3))
@@ -374,7 +375,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: waiting(self.app))
     @rule(everything=st.booleans())
     def lose(self, *, everything: bool) -> None:
-        """Taken and not claimed: they come late, or never."""
+        """Take messages without delivering them. They come late or never."""
         for _ in range(len(waiting(self.app)) if everything else 1):
             self._take()
 
@@ -390,7 +391,7 @@ class Life(RuleBasedStateMachine):
 
     def _deliver(self, message: ChunkMessage, which: int) -> None:
         worker = self.workers[which % 2]
-        if worker.would_wait(message):  # so it comes late
+        if worker.would_wait(message):  # it can be delivered later
             return
         piece, job = self.seen.chunk_of(message), self.seen.jobs[message.job]
         wanted = (piece.state, piece.generation, job.state)
@@ -402,7 +403,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self._in_hand())
     @rule(which=some, outcomes=outcomes)
     def settle_some(self, which: int, outcomes: list[Outcome]) -> None:
-        """The rest still loads."""
+        """Some images finish. The others still load."""
         worker, run = self._run(which)
         self._settle(run, outcomes)
         self._store(worker, run)
@@ -417,7 +418,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self._in_hand())
     @rule(which=some, outcomes=outcomes)
     def defer(self, which: int, outcomes: list[Outcome]) -> None:
-        """Its host has no room for the rest."""
+        """Some images finish. The host has no free place for the others."""
         worker, run = self._run(which)
         self._settle(run, outcomes)
         run.defer(run.claim.images)
@@ -426,16 +427,18 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self._in_hand())
     @rule(which=some)
     def fail(self, which: int) -> None:
-        """A fault of the worker's own."""
+        """The worker itself fails."""
         worker, run = self._run(which)
-        worker.runs.fail(run, RuntimeError("a fault that a test has made"))
+        worker.runs.fail(run, RuntimeError("a fault planted by the test"))
         worker.in_hand.remove(run)
 
     @precondition(lambda self: self._in_hand())
     @rule(which=some, how=st.sampled_from(["stop", "kill", "crash", "crash", "freeze", "freeze"]))
     def end(self, which: int, how: str) -> None:
-        """A worker is stopped, and hands back what it has in hand; or it is killed or crashes,
-        and that is gone; or it is frozen beyond its lease, and that may still come.
+        """End a worker in one of four ways.
+
+        A stopped worker hands back its runs. A killed or crashed one loses them. A frozen one
+        outlasts its lease and may still store them.
         """
         worker, run = self._run(which)
         if how == "stop":
@@ -479,7 +482,7 @@ class Life(RuleBasedStateMachine):
         holds = worker.holds(self.seen.chunk_of(run.claim.message), run)
         assert worker.store(run) == holds
 
-    # What always holds
+    # Invariants
 
     @invariant()
     def compare(self) -> None:
@@ -493,7 +496,7 @@ class Life(RuleBasedStateMachine):
         for key in before.chunks.keys() & self.seen.chunks.keys():
             self._check_chunk(key, before.chunks[key], self.seen.chunks[key])
         for key, row in before.rows.items():
-            # What is settled stays as it is; only the user's retry takes a failure back.
+            # A finished image keeps its row. Only the user's retry takes a failure back.
             taken_back = key not in self.seen.rows and row.error_code and key[0] == self.retried
             assert taken_back or self.seen.rows[key] == row
         for key, row in self.seen.rows.items():
@@ -507,7 +510,7 @@ class Life(RuleBasedStateMachine):
         positions = [position for of_job, position in self.seen.rows if of_job == job.id]
         left = self.seen.left(job.id)
         if job.state == "submitting":
-            assert not positions, "a job that is not whole has been processed"
+            assert not positions, "an incomplete job was processed"
             return
         assert job.classified + job.failed + job.pending == job.total
         assert (job.classified, job.failed) == (len(codes) - errors.total(), errors.total())
@@ -533,7 +536,7 @@ class Life(RuleBasedStateMachine):
     # The end
 
     def teardown(self) -> None:
-        if sys.exc_info()[0] is not None:  # a move has failed: that is what to tell
+        if sys.exc_info()[0] is not None:  # report the failed move
             return
         for _ in range(ROUNDS_TO_THE_END):
             self._go_on()
@@ -542,7 +545,7 @@ class Life(RuleBasedStateMachine):
                 break
         for job in self.seen.jobs.values():
             if job.state != "submitting":
-                assert job.is_finished, f"{job.id} does not end"
+                assert job.is_finished, f"job {job.id} does not end"
                 assert len(self.seen.codes(job.id)) == job.total
 
     def _go_on(self) -> None:

@@ -1,4 +1,4 @@
-"""The check of a GPU as a command, on a machine without one and without what a worker needs."""
+"""The GPU check as a command, on a machine without a GPU and without a worker's packages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 WITHIN_S = 800
-# Python imports it in every process, the steps' own included.
+# Every Python process imports this as sitecustomize, including those of the steps.
 NOT_INSTALLED = """
 import sys
 
@@ -30,7 +30,7 @@ sys.meta_path.insert(0, NotInstalled())
 
 
 @pytest.mark.timeout(900)
-def test_what_needs_no_gpu_passes_without_broker_database_and_loaders(tmp_path) -> None:
+def test_steps_without_a_gpu_pass_and_the_others_are_skipped(tmp_path) -> None:
     (tmp_path / "sitecustomize.py").write_text(NOT_INSTALLED)
     steps = ["environment", "lanes", "faults", "layers", "profile", "speed", "nvjpeg", "compile",
              "rival", "path"]  # fmt: skip

@@ -1,5 +1,6 @@
-"""Jobs whose chunks grow along them, through the whole queue on both databases: ids, images that
-fail and run again, a retry by the user, and a job that is cancelled.
+"""Jobs with growing chunks go through the whole queue, on both databases.
+
+The tests cover ids, images that fail and are retried, a user's retry, and a cancelled job.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ LENGTHS = [64, 64, 128, 256, 256, 232]
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks grow after two of a length, and not after 128."""
+    """Let chunks grow after two of a length instead of 128."""
     monkeypatch.setattr(contract.flow, "CHUNKS_BEFORE_LONGER", 2)
 
 
 def images_of(letter: str, number: int) -> list[tuple[str, str | None, str | None]]:
-    """URI, id and error code of each image of a job."""
+    """The URI, error code and id of each image of a job."""
     return [(*outcome_of(n), f"{letter}-{n}" if n % 5 else None) for n in range(number)]
 
 
 def outcome_of(n: int) -> tuple[str, str | None]:
     if n % 97 == 3:
-        return f"{WEB}fail/timeout/{n}", "timeout"  # after its attempts
+        return f"{WEB}fail/timeout/{n}", "timeout"  # after all its attempts
     if n % 89 == 5:
         return f"{WEB}fail/http_404/{n}", "http_404"
     return f"{WEB}ok/{n}", None
@@ -105,7 +106,7 @@ def test_a_retry_runs_the_failed_images_of_long_chunks_again(installation: Insta
     assert found(installation, job) == images
 
 
-def test_a_job_of_growing_chunks_is_cancelled_to_its_last_image(installation: Installation) -> None:
+def test_cancelling_a_job_of_growing_chunks_reaches_every_image(installation: Installation) -> None:
     images = images_of("c", GROWING)
     other = images_of("o", 200)
     with dispatching(installation):

@@ -1,4 +1,4 @@
-"""Whatever happens to jobs, in whatever order: see `tests.integration.life`, on both databases."""
+"""Jobs survive any order of moves and faults, on both databases: see `tests.integration.life`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.integration.ending import CLASSIFIED, MODEL_NUMBER, failed
 from tests.integration.life import FINAL, Life
 from tests.profiles import LONG
 
-# The same lives at every run of the suite, and none made shorter, which takes minutes. With
-# --hypothesis-profile=long there are many more of them, and new ones each time.
+# Every run of the suite tests the same lives, without shrinking, which takes minutes. With
+# --hypothesis-profile=long there are many more lives, and new ones each time.
 BRIEF = hypothesis_settings(
     max_examples=20,
     stateful_step_count=30,
@@ -42,7 +42,7 @@ KILLED: Moves = [*DELIVERED, ("end", {"which": 0, "how": "kill"})]
 CRASHED: Moves = [*DELIVERED, ("end", {"which": 0, "how": "crash"})]
 STORE: tuple[str, dict[str, Any]] = ("settle_all", {"which": 0, "outcome": CLASSIFIED})
 LIVES: dict[str, Moves] = {
-    "a message comes late, when its chunk is out again": [
+    "a message comes after its chunk was published again": [
         ("dispatch", {"ticks": 1, "due": True}),
         ("lose", {"everything": True}),
         ("dispatch", {"ticks": 2, "due": False}),
@@ -54,34 +54,38 @@ LIVES: dict[str, Moves] = {
         STORE,
         ("deliver_late_or_again", {"message": 0, "which": 1}),
     ],
-    "a frozen worker stores what another one runs": [
+    "a frozen worker stores a chunk that another worker runs": [
         *FROZEN_AND_REAPED,
         ("deliver", {"whose": [1]}),
         STORE,
         STORE,
     ],
-    "a frozen worker stores an old run of what it runs anew": [
+    "a frozen worker stores its old run of a chunk that it runs again": [
         *FROZEN_AND_REAPED,
         ("deliver", {"whose": [0]}),
         STORE,
         STORE,
     ],
-    "a frozen worker stores what nobody runs": [*FROZEN, ("dispatch_without_redis", {}), STORE],
-    "a frozen worker stores what the dispatcher has settled": [
+    "a frozen worker stores a chunk that was reaped but not published again": [
+        *FROZEN,
+        ("dispatch_without_redis", {}),
+        STORE,
+    ],
+    "a frozen worker stores a chunk that the dispatcher has finished": [
         *FROZEN_AND_REAPED,
         ("cancel", {"which": 0}),
         ("dispatch", {"ticks": 1, "due": False}),
         STORE,
     ],
     "a retry before the tally is folded": [*FAILED, ("retry", {"which": 0, "codes": ()})],
-    "a retry of what is complete": [
+    "a retry of a completed job": [
         *FAILED,
         ("dispatch", {"ticks": 1, "due": False}),
         ("retry", {"which": 0, "codes": (FINAL,)}),
     ],
-    "one image ends its worker each time": [*KILLED, *KILLED, *CRASHED * 6],
-    "no image ends its worker": [*CRASHED, *KILLED * 6],
-    "a message of a job that is cancelled": [
+    "one image crashes its worker each time": [*KILLED, *KILLED, *CRASHED * 6],
+    "one crash and six kills": [*CRASHED, *KILLED * 6],
+    "a message of a cancelled job": [
         ("dispatch", {"ticks": 1, "due": True}),
         ("cancel", {"which": 0}),
         ("deliver", {"whose": [0]}),
@@ -91,7 +95,7 @@ LIVES: dict[str, Moves] = {
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    """No power is cut here, so no commit waits for the disk."""
+    """An engine whose commits do not wait for the disk, since these tests cut no power."""
     engine = make_engine(database_url)
     event.listen(engine, "connect", _forget_the_disk)
     name = {"title": "m/w", "model": "m", "weights": "w", "weights_sha256": "00"}
@@ -110,12 +114,12 @@ def _forget_the_disk(connection: Any, _record: object) -> None:
 
 @pytest.fixture
 def life(engine: Engine, app: Celery, settings: Settings, clock: Clock, caplog) -> partial[Life]:
-    """Makes one, on empty tables; the faults in it are not told, since there are thousands."""
+    """Makes a life on empty tables, without logging its thousands of faults."""
     caplog.set_level(logging.CRITICAL)
     return partial(Life, engine, app, settings, clock)
 
 
-def test_whatever_happens_counts_add_up_and_every_image_ends_with_one_row(
+def test_after_any_moves_counts_add_up_and_every_image_has_one_row(
     life: partial[Life],
 ) -> None:
     is_long = hypothesis_settings.get_current_profile_name() == LONG
@@ -123,7 +127,7 @@ def test_whatever_happens_counts_add_up_and_every_image_ends_with_one_row(
     run_state_machine_as_test(life, settings=lives)
 
 
-def test_it_is_so_in_lives_that_chance_seldom_makes(life: partial[Life]) -> None:
+def test_the_same_holds_in_lives_that_are_rare_by_chance(life: partial[Life]) -> None:
     for name, moves in LIVES.items():
         lived = life()
         lived.begin(images=2)

@@ -1,7 +1,7 @@
-"""The whole queue on both databases: several jobs with ids, and faults that are planted in it.
+"""The whole queue on both databases: several jobs with ids, and planted faults.
 
-Submit, dispatcher, Redis and the worker are real; the worker's loaders and classifier do what URIs
-say (`tests.doubles.worker`).
+Submit, dispatcher, Redis and the worker are real. The worker's loaders and classifier do what each
+URI says (`tests.doubles.worker`).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def rows_of(installation: Installation, id_: str) -> list[tuple[str, str | None,
 def outcome_of(n: int) -> tuple[str, str | None]:
     """An image, and the error code that it ends with."""
     if n % 11 == 3:
-        return f"{WEB}fail/timeout/{n}", "timeout"  # after its attempts
+        return f"{WEB}fail/timeout/{n}", "timeout"  # after all its attempts
     if n % 7 == 5:
         return f"{WEB}fail/http_404/{n}", "http_404"
     return f"{WEB}ok/{n}", None
@@ -69,7 +69,7 @@ def outcome_of(n: int) -> tuple[str, str | None]:
 def test_every_image_of_every_job_has_its_own_id_uri_and_answer(
     installation: Installation, named
 ) -> None:
-    """Jobs of one image and of many, in chunks of different lengths, with images run again."""
+    """Jobs of one image and of many, in chunks of different lengths, with retried images."""
     expected, jobs = {}, []
     with dispatching(installation):
         for letter, (number, chunk_images) in enumerate([(1, 64), (130, 16), (70, 64), (200, 7)]):
@@ -87,7 +87,7 @@ def test_every_image_of_every_job_has_its_own_id_uri_and_answer(
 
 
 @pytest.mark.parametrize("fault", ["claim", "store", "batcher"])
-def test_a_planted_fault_ends_as_internal_and_is_shown_while_it_happens(
+def test_a_planted_fault_ends_as_internal_and_shows_while_it_lasts(
     installation: Installation, fault: str
 ) -> None:
     planted = f"{WEB}odd/0" if fault == "batcher" else f"{WEB}ok/planted"

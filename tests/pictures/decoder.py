@@ -1,7 +1,6 @@
-"""A child that decodes, under the limits of a loader: what it cannot survive costs the child alone.
+"""A child process that decodes under a loader's limits, so that a fatal image ends only the child.
 
-The parent gives it one image after the other and reads what became of each: an ending, and the
-largest amount of memory that the child had meanwhile.
+The parent gives it one image after another, and reads each outcome and the child's peak memory.
 """
 
 from __future__ import annotations
@@ -33,21 +32,21 @@ _LENGTH: Final = struct.Struct("<I")
 @dataclass(frozen=True)
 class Ending:
     code: str
-    """`pixels`, an error code, or what no image may end as."""
+    """`pixels`, an error code, or an outcome that no image may have."""
     detail: str
     peak_bytes: int
-    """Resident memory, at most, while it was decoded."""
+    """The most resident memory while the image was decoded."""
 
 
 class Decoder:
-    """The parent's side."""
+    """The parent's side of the child process."""
 
     def __init__(self, **limits: Any) -> None:
         self._arguments = [json.dumps(asdict(LIMITS) | limits)]
         self._child: subprocess.Popen[bytes] | None = None
 
     def decode(self, body: bytes) -> Ending:
-        """The child is started anew where it died of the image before."""
+        """Decodes one image. Starts a new child if the previous image ended the old one."""
         child = self._child = self._child or self._start()
         assert child.stdin is not None
         assert child.stdout is not None
@@ -91,7 +90,7 @@ def decoder(**limits: Any) -> Iterator[Decoder]:
 
 
 def limit_as_a_loader(limits: DecodeLimits) -> None:
-    """This process, from here on."""
+    """Limits this process from here on."""
     settings = Settings(max_pixels=limits.max_pixels)
     most = LoaderConfig.of(settings, PREPROCESSING).address_space_bytes
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -100,7 +99,7 @@ def limit_as_a_loader(limits: DecodeLimits) -> None:
 
 
 def ending_of(body: bytes, limits: DecodeLimits) -> tuple[str, str]:
-    """What becomes of an image: `pixels` or a code; and the detail."""
+    """Decodes an image, and returns `pixels` or an error code, with the detail."""
     try:
         decoded = decode(body, limits=limits, preprocessing=PREPROCESSING, orientation="exif")
     except DecodeError as error:
@@ -114,14 +113,14 @@ def main() -> None:
     limits = DecodeLimits(**json.loads(sys.argv[1]))
     limit_as_a_loader(limits)
     thread = threading.Thread(target=_serve, args=(sys.stdin.buffer, sys.stdout.buffer, limits))
-    thread.start()  # a loader decodes in threads, whose stacks are small
+    thread.start()  # a loader decodes in threads, which have small stacks
     thread.join()
 
 
 def _serve(images: BinaryIO, endings: BinaryIO, limits: DecodeLimits) -> None:
     while head := images.read(_LENGTH.size):
         body = images.read(_LENGTH.unpack(head)[0])
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         try:
             code, detail = ending_of(body, limits)
         except BaseException as error:  # noqa: BLE001  (in a loader it would be `internal`)

@@ -1,4 +1,4 @@
-"""The demo's pictures, where a test needs a real photograph."""
+"""The demo's pictures, for tests that need a real photograph."""
 
 from __future__ import annotations
 

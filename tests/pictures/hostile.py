@@ -1,4 +1,4 @@
-"""Files that cost a loader more than they look like."""
+"""Files that cost a loader more than they seem to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _png_chunk(name: bytes, content: bytes) -> bytes:
 
 
 def make_png(path: Path, width: int, height: int) -> Path:
-    """A picture whose header says so, with next to nothing behind it."""
+    """Writes a PNG with this size in its header, but almost no pixels."""
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
         + _png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
@@ -27,7 +27,7 @@ def make_png(path: Path, width: int, height: int) -> Path:
 
 
 def make_endless_jpeg(path: Path, scans: int = 50_000) -> Path:
-    """A progressive picture that repeats its last scan: an hour of decoding in few bytes."""
+    """Writes a progressive JPEG that repeats its last scan: small, but an hour's decoding."""
     whole = BytesIO()
     Image.new("L", (4000, 4000), 128).save(whole, "JPEG", progressive=True)
     jpeg = whole.getvalue()

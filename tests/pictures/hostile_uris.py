@@ -1,10 +1,10 @@
-"""URIs that lead inside in each known disguise, with the code that they have to end with.
+"""URIs that lead to internal addresses in every known disguise, with the code each must end with.
 
-A code may be one of two where libraries differ by their versions. `PORT` is the port that
-everything local listens at; `SECRET` is what no detail may repeat.
+Two codes are given where the outcome depends on a library's version. `PORT` is the port of
+everything that listens locally. `SECRET` must appear in no detail.
 """
 
-# ruff: noqa: RUF001  (to be mistaken for other letters is what they are for)
+# ruff: noqa: RUF001  (these letters are meant to be mistaken for others)
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import suppress
 SECRET = "s3cr3t"
 END = f":PORT/a.jpg?token={SECRET}"
 
-# Hosts that are an address, however it is written.
+# Hosts that are addresses, in every notation.
 ADDRESSES = (
     # loopback: in decimal, octal, hex, in fewer parts, with more zeros
     *("127.0.0.1", "127.1", "127.0.1", "127.0.0.2", "127.255.255.254", "2130706433"),
@@ -27,7 +27,7 @@ ADDRESSES = (
     *("10.0.0.1", "10.1", "167772161", "0xa000001", "012.0.0.1", "10.255.255.255"),
     *("172.16.0.1", "172.31.255.254", "2886729729", "192.168.0.1", "192.168.1", "3232235521"),
     *("0xc0a80001", "0300.0250.0.1"),
-    # carriers' own, link-local, and where clouds keep credentials
+    # carrier-grade NAT, link-local, and where clouds keep credentials
     *("100.64.0.1", "100.127.255.254", "100.100.100.200", "1681915904"),
     *("169.254.0.1", "169.254.169.254", "2852039166", "0xa9fea9fe", "169.254.43518"),
     *("0xa9.0xfe.0xa9.0xfe", "0251.0376.0251.0376", "0xa9.254.0251.254", "169.16689662"),
@@ -36,10 +36,10 @@ ADDRESSES = (
     *("192.0.0.8", "192.0.2.1", "192.88.99.1", "198.18.0.1", "198.19.255.254"),
     *("198.51.100.1", "203.0.113.1", "224.0.0.1", "239.255.255.250", "240.0.0.1"),
     *("255.255.255.255", "4294967295"),
-    # of IPv6 loopback and nowhere
+    # loopback and unspecified, in IPv6
     *("[::1]", "[0:0:0:0:0:0:0:1]", "[0000:0000:0000:0000:0000:0000:0000:0001]", "[::]"),
     *("[::0:1]", "[0::1]"),
-    # IPv4 in it: mapped, compatible, translated
+    # IPv4 inside IPv6: mapped, compatible, translated
     *("[::ffff:127.0.0.1]", "[::FFFF:127.0.0.1]", "[::ffff:7f00:1]", "[0:0:0:0:0:ffff:7f00:1]"),
     *("[::ffff:0.0.0.0]", "[::ffff:10.0.0.1]", "[::ffff:192.168.0.1]", "[::ffff:a9fe:a9fe]"),
     *("[::ffff:169.254.169.254]", "[::ffff:168.63.129.16]", "[::ffff:8.8.8.8]"),
@@ -63,15 +63,15 @@ ADDRESSES = (
     *("[4000::1]", "[ff01::1]", "[ff02::1]", "[ff05::2]", "[ff0e::1]"),
 )
 
-# Hosts that are a name by their letters, or look like an address and are none.
+# Hosts that are names, or look like an address but are not one.
 NAMES = {
     "localhost": "blocked_address",
     "LocalHost": "blocked_address",
-    "127。0。0。1": "bad_uri or blocked_address",  # full stops of Chinese and Japanese
+    "127。0。0。1": "bad_uri or blocked_address",  # Chinese and Japanese full stops
     "127．0．0．1": "bad_uri or blocked_address",
     "127｡0｡0｡1": "bad_uri or blocked_address",
     "169。254。169。254": "bad_uri or blocked_address",
-    "２１３０７０６４３３": "bad_uri",  # digits that are none in a name, or wider
+    "２１３０７０６４３３": "bad_uri",  # wide digits, or not allowed in names
     "１２７.０.０.１": "bad_uri",
     "①②⑦.⓪.⓪.①": "bad_uri",
     "¹²⁷.⁰.⁰.¹": "bad_uri",
@@ -81,11 +81,11 @@ NAMES = {
     "127.0.0.1\u200b": "bad_uri",
     "loc\u00adalhost": "bad_uri",
     "١٢٧.٠.٠.١": "bad_uri",
-    "127.0.0.1.": "dns or blocked_address",  # as glibc's version has it
+    "127.0.0.1.": "dns or blocked_address",  # depends on glibc's version
     "127.0.0.1..": "dns or blocked_address",
     "127.0.0.256": "dns",
     "127.0.0.1.1": "dns",
-    "6425673729": "dns",  # 127.0.0.1, and 2 to the 32
+    "6425673729": "dns",  # 127.0.0.1 plus 2 to the 32
     "0x17f000001": "dns",
     "0x7f.0.0.0x100": "dns",
     "127.0.0.0x1g": "dns",
@@ -104,7 +104,7 @@ NAMES = {
     "nobody.test": "dns",
 }
 
-# Whole URIs whose parts are not what they look like, and other schemes.
+# Whole URIs that are misleading, and other schemes.
 ODDITIES = {
     f"http://example.org@127.0.0.1{END}": "bad_uri",
     f"http://me:{SECRET}@127.0.0.1{END}": "bad_uri",
@@ -182,7 +182,7 @@ URIS = {f"http://{host}{END}": code for host, code in HOSTS.items()} | ODDITIES
 
 
 def answers_of_dns() -> list[str]:
-    """Those of the addresses that a name server can answer with."""
+    """The addresses in `ADDRESSES` that a name server can return."""
     found = []
     for host in ADDRESSES:
         with suppress(ValueError):

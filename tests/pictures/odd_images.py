@@ -1,7 +1,7 @@
-"""Odd images by the hundred: each format, mode, size and kind of damage, and bombs of each format.
+"""Hundreds of odd images: each format, mode, size and kind of damage, and bombs of each format.
 
-Made anew for each run, from nothing: no file is stored, and the same names give the same bytes.
-`test_odd_images` decodes all of them in a child; the fuzzer begins with them.
+They are made anew for each run: no file is stored, and the same names give the same bytes.
+`test_odd_images` decodes all of them in a child process, and the fuzzer starts from them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pillow_heif import register_heif_opener
 from tests.pictures import tiffs
 
 PIXELS: Final = "pixels"
-"""What an image that is decoded ends as; every other ending is an error code."""
+"""The outcome of a decoded image. Every other outcome is an error code."""
 DAMAGED: Final = frozenset({PIXELS, "decode_error", "truncated", "not_an_image"})
 MAX_PIXELS: Final = 4_000_000
-"""Bombs are made to be just below it, or far beyond."""
+"""Bombs are made to be just below this limit, or far above it."""
 MAX_SIDE_PIXELS: Final = 65_535
 SIZES: Final = ((1, 1), (7, 5), (64, 48), (300, 1), (1, 300))
 DAMAGED_SIZE: Final = (64, 48)
@@ -37,7 +37,7 @@ class OddImage:
     name: str
     body: bytes
     endings: frozenset[str] = DAMAGED
-    """`PIXELS`, or codes: what may become of it."""
+    """The permitted outcomes: `PIXELS` or error codes."""
 
 
 def odd_images() -> Iterator[OddImage]:
@@ -49,12 +49,12 @@ def odd_images() -> Iterator[OddImage]:
     yield from strangers()
 
 
-# Whole ones: each format in each mode and size.
+# Intact images: each format in each mode and size.
 
 
 @cache
 def photograph(width: int, height: int) -> Image.Image:
-    """RGB; some edges, some noise."""
+    """An RGB picture with some edges and some noise."""
     noise = np.random.default_rng(0).integers(0, 60, (height, width, 3))
     slope = np.add.outer(np.linspace(0, 90, height), np.linspace(0, 90, width))[..., None]
     return Image.fromarray((noise + slope).astype(np.uint8))
@@ -167,7 +167,7 @@ def whole(kind: Kind, size: tuple[int, int] = DAMAGED_SIZE) -> bytes:
 
 
 def rarities() -> Iterator[tuple[str, bytes]]:
-    """What Pillow reads and does not write."""
+    """Yields images that Pillow reads but does not write."""
     samples = np.arange(6 * 4, dtype=np.uint16).reshape(4, 6) * 2700
     for depth, colour, channels in ((16, 2, 3), (16, 4, 2), (16, 6, 4)):
         rows = np.repeat(samples[..., None], channels, axis=2).astype(">u2")
@@ -210,10 +210,10 @@ def rarities() -> Iterator[tuple[str, bytes]]:
     exif = Image.Exif()
     exif[0x0112] = 6
     for file_format in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"):
-        yield f"{file_format} to be turned", saved(photograph(40, 30), file_format, exif=exif)
+        yield f"{file_format} with a rotation", saved(photograph(40, 30), file_format, exif=exif)
 
 
-# Damaged ones: cut at every tenth, bytes flipped, words overwritten.
+# Damaged images: cut at every tenth, bytes flipped, words overwritten.
 
 
 def damaged_images() -> Iterator[OddImage]:
@@ -232,7 +232,7 @@ DAMAGED_HEADER: Final = DAMAGED | {"too_many_pixels", "unsupported_format"}
 
 
 def flipped(body: bytes, seed: int) -> bytes:
-    """A bit in each of eight bytes; half of them near the beginning, where the lengths are."""
+    """Flips a bit in each of eight bytes, half of them near the beginning, where lengths are."""
     dice, changed = random.Random(seed), bytearray(body)
     for n in range(8):
         end = min(len(body), 100) if n % 2 else len(body)
@@ -241,14 +241,14 @@ def flipped(body: bytes, seed: int) -> bytes:
 
 
 def overwritten(body: bytes, seed: int) -> bytes:
-    """Four bytes near the beginning become a length that no file has."""
+    """Overwrites four bytes near the beginning with an impossible length."""
     dice, changed = random.Random(seed), bytearray(body)
     begin = dice.randrange(8, min(len(body), 200) - 4)
     changed[begin : begin + 4] = dice.choice([b"\xff" * 4, bytes(4), b"\x7f\xff\xff\xff"])
     return bytes(changed)
 
 
-# Those whose headers lie about what follows.
+# Images whose headers lie about what follows.
 
 
 def lying_images() -> Iterator[OddImage]:
@@ -285,7 +285,7 @@ def png(
     before: bytes = b"",
     after: bytes = b"",
 ) -> bytes:
-    """`raw` are the rows, each after its filter's byte; whole chunks before and after them."""
+    """`raw` holds the rows, each after its filter byte. `before` and `after` are whole chunks."""
     header = png_header(width, height, depth, colour, interlaced=interlaced)
     pixels = png_chunk(b"IDAT", zlib.compress(raw))
     return header + before + pixels + after + png_chunk(b"IEND", b"")
@@ -300,13 +300,13 @@ def lying_pngs() -> Iterator[tuple[str, bytes]]:
     yield "PNG with a palette that is not there", png(10, 10, few, 8, 3)
     yield "PNG with rows that end early", png(10, 10, few[:50])
     yield "PNG with rows that go on", png(10, 10, few * 100)
-    yield "PNG with a filter that is none", png(10, 10, b"\xff" * 110)
+    yield "PNG with an unknown filter", png(10, 10, b"\xff" * 110)
     header, end = png_header(10, 10), png_chunk(b"IEND", b"")
     for length in (0, 5, 10**6, 2**31, 2**32 - 1):
         chunk = png_chunk(b"IDAT", zlib.compress(few), length)
         yield f"PNG with a chunk of {length} bytes", header + chunk + end
     yield "PNG without pixels", header + end
-    yield "PNG with pixels that are no stream", header + png_chunk(b"IDAT", b"x" * 50) + end
+    yield "PNG whose pixels are not a zlib stream", header + png_chunk(b"IDAT", b"x" * 50) + end
     for name in (b"tRNS", b"PLTE", b"iCCP", b"zTXt", b"iTXt", b"tEXt", b"pHYs", b"gAMA", b"eXIf"):
         for content in (b"", b"x", b"x" * 5000):
             told = f"PNG with {len(content)} bytes of {name.decode()}"
@@ -367,7 +367,7 @@ def gif(
     before: bytes = b"",
     code_bits: int = 2,
 ) -> bytes:
-    """Grey, next to no pixels in it; a frame is left, top, width and height."""
+    """A grey GIF with almost no data. `frame` is left, top, width and height."""
     left, top, frame_width, frame_height = frame or (0, 0, width, height)
     screen = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
     image = b"," + struct.pack("<HHHHB", left, top, frame_width, frame_height, 0)
@@ -381,7 +381,7 @@ def gif_blocks(content: bytes) -> bytes:
 
 
 def _lzw_of_zeros(pixels: int, most: int = 5_000_000) -> bytes:
-    """Codes of 3 to 12 bits, each a longer run of zeros than the one before."""
+    """Codes of 3 to 12 bits, each for a longer run of zeros than the one before."""
     bits, length, made, code, width = [(4, 3)], 1, 0, 0, 3
     following = 6
     pixels = min(pixels, most)
@@ -459,7 +459,7 @@ Tag = tuple[int, int, int, int]
 
 
 def tiff(tags: list[Tag], content: bytes = b"", *, directory: bytes | None = None) -> bytes:
-    """The content begins at byte 8, the directory follows."""
+    """The content starts at byte 8, and the directory follows it."""
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     if directory is None:
         directory = struct.pack("<H", len(tags)) + entries + bytes(4)
@@ -496,7 +496,7 @@ def lying_tiffs() -> Iterator[tuple[str, bytes]]:
             yield f"TIFF with {name} of {value}", body
     for compression in (2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34676, 34925, 50000, 50001):
         body = tiff(grey_tags(10, 10, compression=compression), few)
-        yield f"TIFF that is not compressed by {compression}", body
+        yield f"TIFF whose pixels are not compressed by {compression}", body
     for kind in (0, 1, 2, 5, 7, 12, 13, 16, 99):
         for count in (0, 2**16, 2**31, 2**32 - 1):
             tags = [*grey_tags(10, 10), (700, kind, count, 8)]
@@ -527,7 +527,7 @@ def webp_chunk(name: bytes, content: bytes, length: int | None = None) -> bytes:
 
 
 def canvas(width: int, height: int, flags: int = 0x10) -> tuple[bytes, bytes]:
-    """The chunk of an extended WebP that says its size."""
+    """The chunk of an extended WebP with the size of its canvas."""
     sides = (side.to_bytes(4, "little")[:3] for side in (width - 1, height - 1))
     return b"VP8X", bytes([flags, 0, 0, 0]) + b"".join(sides)
 
@@ -580,7 +580,7 @@ def lying_heifs() -> Iterator[tuple[str, bytes]]:
                 yield f"{file_format} with {length} bytes of {box.decode()}", lie
 
 
-# Bombs: little to send, much to decode.
+# Bombs: few bytes that decode to many.
 
 BOMB: Final = frozenset({"too_many_pixels", "decode_error", "truncated"})
 HARMLESS: Final = frozenset({PIXELS}) | BOMB
@@ -598,7 +598,7 @@ def bombs() -> Iterator[OddImage]:
 
 
 def bombs_of_pixels() -> Iterator[tuple[str, bytes]]:
-    """Headers of 60000x60000 with little behind them, and sides that no picture has."""
+    """Headers of 60000x60000 with few pixels, and sides that no picture has."""
     side = 60_000
     yield "PNG", png(side, side, bytes(1000))
     yield "PNG of one row", png(MAX_SIDE_PIXELS + 1, 1, bytes(1000))
@@ -620,7 +620,7 @@ def bombs_of_pixels() -> Iterator[tuple[str, bytes]]:
 
 
 def largest_images() -> Iterator[tuple[str, bytes]]:
-    """As many pixels as are permitted, in few bytes."""
+    """As many pixels as permitted, in few bytes."""
     side = int(MAX_PIXELS**0.5)
     size = (side, side)
     for file_format, mode, options in (
@@ -638,9 +638,9 @@ def largest_images() -> Iterator[tuple[str, bytes]]:
         yield f"{file_format} {mode}", saved(flat, file_format, **options)
     exif = Image.Exif()
     exif[0x0112] = 6
-    yield "JPEG to be turned", saved(Image.new("CMYK", size), "JPEG", exif=exif)
+    yield "JPEG with a rotation", saved(Image.new("CMYK", size), "JPEG", exif=exif)
     frames = {"save_all": True, "append_images": [Image.new("RGBA", size, "red")], "method": 0}
-    yield "WebP to be turned", saved(Image.new("RGBA", size), "WEBP", exif=exif, **frames)
+    yield "WebP with a rotation", saved(Image.new("RGBA", size), "WEBP", exif=exif, **frames)
     yield "GIF", gif(*size)
     yield "BMP of RLE", bmp_rle(*size)
     row = bytes(1 + 6 * side)
@@ -654,7 +654,7 @@ def largest_images() -> Iterator[tuple[str, bytes]]:
     yield "PNG I;16 with a transparent colour", png(side, side, row * side, 16, before=clear)
     deep = np.full((side, side, 1), 2**32 - 1)
     yield "TIFF of 32 bits without sign", tiffs.tiff(deep, tiffs.Layout(bits=32, compression=8))
-    yield "GIF with a frame of a part", gif(*size, frame=(0, 0, side - 1, side))
+    yield "GIF whose frame covers a part", gif(*size, frame=(0, 0, side - 1, side))
     exif = Image.Exif()
     exif[0x0112] = 6
     for file_format, mode, options in (
@@ -664,13 +664,13 @@ def largest_images() -> Iterator[tuple[str, bytes]]:
         ("AVIF", "RGBA", {"speed": 10}),
     ):
         turned = saved(Image.new(mode, size), file_format, exif=exif, **options)
-        yield f"{file_format} {mode} to be turned", turned
+        yield f"{file_format} {mode} with a rotation", turned
     yield "PNG of one row", png(MAX_SIDE_PIXELS, 1, bytes(MAX_SIDE_PIXELS + 1))
     yield "PNG of one column", png(1, MAX_SIDE_PIXELS, bytes(2 * MAX_SIDE_PIXELS))
 
 
 def bombs_of_frames() -> Iterator[tuple[str, bytes]]:
-    """The first frame counts: thousands of others cost nothing."""
+    """Only the first frame counts, so thousands of others must cost nothing."""
     small = gif(500, 500)
     frame = small[small.index(b",") : -1]
     yield "GIF of 2000 frames", small[:-1] + frame * 2000 + b";"
@@ -731,7 +731,7 @@ def bombs_of_metadata() -> Iterator[tuple[str, bytes]]:
     yield "AVIF with 500000 boxes", ftyp + free
 
 
-# What is no picture of the list.
+# Files that are not a picture in any supported format.
 
 _HTML = b"<!DOCTYPE html><html><body>404</body></html>"
 _STRANGERS: Final = {

@@ -1,7 +1,7 @@
-"""Random work for the resampler in C, a case for each number, and what must come of it.
+"""Random cases for the C resampler, one for each number, and their expected results.
 
-Windows of pictures are compared with Pillow, weights and single passes with numpy. Half of the
-passes get arguments that fit nowhere; they may be refused, and nothing else may happen.
+Windows of pictures are compared with Pillow, and weights and single passes with numpy. Half of the
+passes get arguments that do not fit. They may be refused, but nothing else may go wrong.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ FILTERS: Final = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 REFUSALS: Final = (ValueError, TypeError, BufferError, MemoryError, OverflowError)
-# The largest picture of a case, as it is and resized: each takes milliseconds.
+# The most pixels of a case's picture, before and after resizing: each takes milliseconds.
 MOST_PIXELS: Final = 300_000
 
 
 def run_case(seed: int) -> None:
-    """
+    """Runs the case of this number.
+
     Raises:
-        AssertionError: something else came of it than had to.
+        AssertionError: the result is not the expected one.
     """
     random = np.random.default_rng(seed)
     KINDS[seed % len(KINDS)](random)
@@ -42,7 +43,7 @@ def noise(random: Generator, width: int, height: int) -> Image.Image:
 def window_of_pillow(
     image: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int], interpolation: str
 ) -> Pixels:
-    """What `resample_window` must give."""
+    """The expected result of `resample_window`."""
     return np.asarray(image.resize(size, FILTERS[interpolation]).crop(box))
 
 
@@ -122,7 +123,7 @@ def _a_pass(random: Generator) -> None:
 def _weighed(
     *, source: Pixels, out: Pixels, first: np.ndarray, weights: np.ndarray, origin: int, axis: int
 ) -> Pixels:
-    """What a pass must write to `out`."""
+    """The expected content of `out` after a pass."""
     lines = source.swapaxes(0, axis)
     taps = (first - origin)[:, None] + np.arange(weights.size // len(first))
     products = lines[taps].astype(np.int64) * weights.reshape(*taps.shape, 1, 1)
@@ -132,8 +133,9 @@ def _weighed(
 
 
 def _spoil(random: Generator, arguments: dict[str, Any], beyond: int) -> None:
-    """Changes one of the arguments of a pass, mostly so that they do not fit. Taps from input
-    pixel `beyond` on do not.
+    """Changes one argument of a pass, mostly to a value that does not fit.
+
+    Taps that start at input pixel `beyond` or later do not fit.
     """
     source, out, first, weights, origin = arguments.values()
     some = int(random.integers(len(first)))
@@ -167,7 +169,7 @@ def _spoil(random: Generator, arguments: dict[str, Any], beyond: int) -> None:
 
 
 def _strided(random: Generator, shape: tuple[int, ...]) -> Pixels:
-    """Pixels whose rows lie side by side, apart, or upside down."""
+    """Pixels whose rows are adjacent, spaced apart, or upside down."""
     rows, columns, channels = shape
     wide = random.integers(0, 256, (rows, columns + 3, channels), dtype=np.uint8)
     match int(random.integers(3)):

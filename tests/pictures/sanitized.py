@@ -1,10 +1,10 @@
-"""The resampler in C under AddressSanitizer and UndefinedBehaviorSanitizer.
+"""The C resampler under AddressSanitizer and UndefinedBehaviorSanitizer.
 
     python -m tests.pictures.sanitized EXTENSION FIRST_SEED CASES SECONDS
 
-The program is the child that `run` starts: it loads the sanitized extension in place of the one
-that is installed, and runs the cases of `tests.pictures.resampling` until it has run so many, or
-for so long. Before each it writes the case's number, so that a crash has one.
+This program is the child process of `run`. It loads the sanitized extension in place of the
+installed one, and runs this many cases of `tests.pictures.resampling`, or for this long. It prints
+each case's number before it starts, so that a crash can be replayed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class NoSanitizersError(Exception):
 
 @dataclass(frozen=True)
 class Sanitized:
-    """The extension, and the sanitizers' library, which must be loaded before all else."""
+    """The extension, and the sanitizers' library, which must be loaded before everything else."""
 
     extension: Path
     runtime: Path
@@ -50,7 +50,7 @@ class Run:
     cases: int
     last_seed: int | None
     output: str
-    """What the sanitizers and Python wrote."""
+    """The output of the sanitizers and Python."""
 
 
 def find_compiler() -> str | None:
@@ -58,17 +58,18 @@ def find_compiler() -> str | None:
 
 
 def build(folder: Path, *defined: str) -> Sanitized:
-    """
+    """Builds the extension under sanitizers.
+
     Args:
-        folder: for the extension.
-        defined: names that the preprocessor of C is to know.
+        folder: where the extension is written.
+        defined: names to define in the C preprocessor.
 
     Raises:
         NoSanitizersError: there is no compiler, or it has no sanitizers.
     """
     compiler = find_compiler()
     if compiler is None:
-        raise NoSanitizersError(f"there is no C compiler: none of {', '.join(COMPILERS)}")
+        raise NoSanitizersError(f"there is no C compiler; looked for {', '.join(COMPILERS)}")
     clang = "clang" in _said([compiler, "--version"])
     machine = sysconfig.get_platform().rpartition("-")[2]
     library = f"libclang_rt.asan-{machine}.so" if clang else "libasan.so"
@@ -92,13 +93,13 @@ def _said(command: list[str]) -> str:
 
 
 def run(sanitized: Sanitized, *, seed: int, cases: int, seconds: float = 3600) -> Run:
-    """Cases `seed`, `seed + 1` … in a child."""
+    """Runs the cases `seed`, `seed + 1` … in a child process."""
     options = map(str, (sanitized.extension, seed, cases, seconds))
     environment = os.environ | {
         "LD_PRELOAD": str(sanitized.runtime),
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it has until the end
+        "ASAN_OPTIONS": "detect_leaks=0",  # at exit Python still holds memory
         "UBSAN_OPTIONS": "print_stacktrace=1",
-        "PYTHONMALLOC": "malloc",  # of its own allocator the sanitizer sees nothing
+        "PYTHONMALLOC": "malloc",  # the sanitizer cannot see into Python's own allocator
     }
     done = subprocess.run(
         [sys.executable, "-m", "tests.pictures.sanitized", *options],

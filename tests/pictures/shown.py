@@ -1,4 +1,4 @@
-"""What becomes of a file: the pixels that its reader gives, before any resize, or its refusal."""
+"""The outcome for a file: its reader's pixels, before any resize, or its refusal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rgb_of(name: str, body: bytes) -> NDArray[Any]:
 
 
 def refusal(body: bytes) -> str:
-    """The code and the detail of a file that is not decoded."""
+    """The error code and detail of a file that is refused."""
     with pytest.raises(DecodeError) as refused:
         decode(body, limits=DecodeLimits(), preprocessing=PREPROCESSING)
     return str(refused.value)

@@ -1,4 +1,4 @@
-"""TIFFs made byte by byte, of any samples, in any layout: no library that reads them wrote them."""
+"""Writes TIFFs byte by byte, of any samples in any layout, without the libraries that read them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Samples = NDArray[Any]
 """(height, width, samples); integers that fit the bits, or floats."""
 Tags = dict[int, tuple[int, list[int]]]
-"""Number to type and values."""
+"""From a tag's number to its type and values."""
 
 BYTE, SHORT, LONG, LONG8 = 1, 3, 4, 16
 _LETTERS: Final = {BYTE: "B", SHORT: "H", LONG: "I", LONG8: "Q"}
@@ -39,9 +39,9 @@ class Layout:
     planes: bool = False
     fill_order: int = 1
     rows: int = 0
-    """In a strip; 0: all of them."""
+    """Rows per strip; 0: one strip."""
     tile: int = 0
-    """The side of a square; 0: strips."""
+    """The side of a tile; 0: strips instead of tiles."""
     big: bool = False
     extra: tuple[int, ...] = ()
     more: Tags = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Layout:
 
 
 def tiff(samples: Samples, layout: Layout) -> bytes:
-    """The whole file."""
+    """Returns a whole file."""
     height, width, count = samples.shape
     planes = [samples[..., n : n + 1] for n in range(count)] if layout.planes else [samples]
     pieces = [_packed(piece, layout) for plane in planes for piece in _pieces(plane, layout)]
@@ -84,7 +84,7 @@ def tiff(samples: Samples, layout: Layout) -> bytes:
 def file_of(
     pieces: list[bytes], tags: Tags, order: str = "<", *, big: bool = False, tiled: bool = False
 ) -> bytes:
-    """The pieces, then the directory, then the values that do not fit into it."""
+    """The pieces, then the directory, then the values that do not fit into the directory."""
     begin, size, room = (16, 20, 8) if big else (8, 12, 4)
     lengths = [len(piece) for piece in pieces]
     begins = list(accumulate(lengths[:-1], initial=begin))
@@ -129,7 +129,7 @@ def _pieces(plane: Samples, layout: Layout) -> Iterator[Samples]:
 def _packed(piece: Samples, layout: Layout) -> bytes:
     rows = [_row_bytes(row, layout) for row in piece]
     raw = b"".join(rows)
-    if layout.fill_order == 2:  # of compressed bytes as well
+    if layout.fill_order == 2:  # mirrored after compression
         return COMPRESSORS[layout.compression](raw).translate(_MIRRORED)
     return COMPRESSORS[layout.compression](raw)
 
@@ -138,7 +138,7 @@ _MIRRORED: Final = bytes(int(f"{n:08b}"[::-1], 2) for n in range(256))
 
 
 def _row_bytes(row: Samples, layout: Layout) -> bytes:
-    """(width, samples) → bytes, as the bits, the order and the predictor have it."""
+    """(width, samples) → bytes, by the layout's bits, byte order and predictor."""
     letter = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f"}[layout.sample_format]
     if layout.bits % 8 or layout.bits == 24:
         return _bit_packed(row.reshape(-1), layout.bits)
@@ -158,7 +158,7 @@ def _bit_packed(numbers: Samples, bits: int) -> bytes:
 
 
 def _float_predicted(row: Samples) -> bytes:
-    """Adobe's Technical Note 3: the highest bytes of all first, then differences."""
+    """Adobe's Technical Note 3: first all highest bytes and so on, then differences."""
     width = row.shape[0]
     big_endian = row.astype(row.dtype.newbyteorder(">")).reshape(-1)
     planes = big_endian.view(np.uint8).reshape(-1, row.dtype.itemsize).T.reshape(-1)
@@ -167,7 +167,7 @@ def _float_predicted(row: Samples) -> bytes:
 
 
 def _lzw(raw: bytes) -> bytes:
-    """Codes of 9 bits: the table is cleared before it would need more."""
+    """Codes of 9 bits: the table is cleared before longer codes are needed."""
     codes = []
     for begin in range(0, len(raw), 200):
         codes += [256, *raw[begin : begin + 200]]
@@ -180,7 +180,7 @@ def _packbits(raw: bytes) -> bytes:
 
 
 def _zstd(raw: bytes) -> bytes:
-    """A frame of blocks that are stored as they are (RFC 8878)."""
+    """A frame of blocks that are stored uncompressed (RFC 8878)."""
     pieces = [raw[n : n + 2**16] for n in range(0, len(raw), 2**16)]
     frame = bytes.fromhex("28b52ffd a0") + struct.pack("<I", len(raw))
     for n, piece in enumerate(pieces, 1):
@@ -194,6 +194,6 @@ COMPRESSORS: Final[dict[int, Callable[[bytes], bytes]]] = {
     DEFLATE: zlib.compress,
     OLD_DEFLATE: zlib.compress,
     PACKBITS: _packbits,
-    LZMA: partial(lzma.compress, preset=0),  # the usual preset needs 10 ms to begin
+    LZMA: partial(lzma.compress, preset=0),  # the default preset takes 10 ms to start
     ZSTD: _zstd,
 }

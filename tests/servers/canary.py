@@ -1,4 +1,4 @@
-"""Listeners that nobody may come to, and a note of every connection that this process begins."""
+"""Listeners that must have no visitor, and a record of all connections this process begins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PORT_TRIES = 100
 V6_EVERYWHERE, V4_EVERYWHERE = "::", "0.0.0.0"
 
 Target = tuple[str, int]
-"""Host and port."""
+"""A host and a port."""
 _begun: list[Target] = []
 
 
@@ -28,7 +28,7 @@ sys.addaudithook(_note)
 
 
 def begun() -> list[Target]:
-    """Where connections were begun to since this was asked last, whether they came about or not."""
+    """Returns the targets of connections begun since the last call, including failed ones."""
     found = _begun[:]
     del _begun[: len(found)]
     return found
@@ -43,7 +43,7 @@ def has_ipv6() -> bool:
 
 
 class Canary:
-    """Owns the listeners: at each of these ports every local address."""
+    """Owns the listeners: every local address at each of these ports."""
 
     def __init__(self, *listeners: socket.socket) -> None:
         self.visits = 0
@@ -53,7 +53,7 @@ class Canary:
             self._waiting.register(one, selectors.EVENT_READ)
 
     def listen(self) -> None:
-        """Until `end`."""
+        """Counts visitors until `end`."""
         while True:
             for key, _ in self._waiting.select():
                 assert isinstance(key.fileobj, socket.socket)
@@ -82,7 +82,7 @@ def listening(*listeners: socket.socket) -> Iterator[Canary]:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listener; of those at one port the one with the most particular address is asked."""
+    """Opens a listener. If several share a port, the one with the most specific address is used."""
     opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -98,7 +98,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def bind_all(*hosts: str) -> list[socket.socket]:
-    """All of them at one port that is free on each."""
+    """Opens listeners on all hosts, at one port that is free on each."""
     for _ in range(PORT_TRIES):
         with ExitStack() as opened:
             sockets = [opened.enter_context(bind(hosts[0], 0))]

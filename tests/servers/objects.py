@@ -1,4 +1,4 @@
-"""An S3 server on loopback, and one that answers as it is told; for the tests of object stores."""
+"""An S3 server on loopback, and a server whose answers a test sets, for tests of object stores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.servers.sites import answering
 
 
 class S3Server:
-    """moto's, which checks no signature."""
+    """A moto server. It checks no signature."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -29,7 +29,7 @@ class S3Server:
         self._put(f"{bucket}/{quote(key)}", body)
 
     def get(self, bucket: str, key: str) -> bytes | None:
-        """None: there is no such object."""
+        """Returns the object's body; None: there is no such object."""
         store = S3Store(
             bucket,
             endpoint=self.endpoint,
@@ -55,7 +55,7 @@ def serving_s3() -> Iterator[S3Server]:
     try:
         host, port = server.get_host_and_port()
         endpoint = f"http://{host}:{port}"
-        # All of moto's servers in a process have the same buckets.
+        # All moto servers in a process share their buckets.
         urlopen(Request(f"{endpoint}/moto-api/reset", data=b"", method="POST")).close()
         yield S3Server(endpoint)
     finally:
@@ -63,7 +63,7 @@ def serving_s3() -> Iterator[S3Server]:
 
 
 class Store:
-    """Whatever is asked for is answered with `answer`: a status, headers and pieces of a body."""
+    """Answers every request with the same status, headers and pieces of a body."""
 
     def __init__(self) -> None:
         self.endpoint = ""
@@ -73,7 +73,7 @@ class Store:
         self.paths: list[str] = []
         self.authorized: list[bool] = []
         self.go_on = threading.Event()
-        """Set: the body ends; before that the server waits after each piece."""
+        """Once set, the body ends. Until then the server waits after each piece."""
 
 
 class _Request(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""A real PgBouncer in transaction mode before a database of the tests' PostgreSQL."""
+"""A real PgBouncer in transaction mode in front of a database on the tests' PostgreSQL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from typing import Any, Final
 from sqlalchemy import URL
 from sqlalchemy.engine import make_url
 
-# Debian has it where only the administrator looks.
+from tests.ports import free_port
+
+# Debian installs it where only root's PATH looks.
 PROGRAM: Final = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 MISSING: Final = "PgBouncer is not installed: apt-get install pgbouncer"
 START_WITHIN_S: Final = 30.0
@@ -25,9 +27,9 @@ START_WITHIN_S: Final = 30.0
 
 @contextmanager
 def pgbouncer(database_url: str, *, connections: int) -> Iterator[str]:
-    """Yields the URL of the same database behind a pooler with so many connections to it."""
+    """Yields the URL of the same database behind a pooler with this many connections to it."""
     assert PROGRAM is not None, MISSING
-    server, port = make_url(database_url), _free_port()
+    server, port = make_url(database_url), free_port()
     folder = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
     (folder / "users").write_text(f'"{server.username}" "{server.password or ""}"\n')
     configuration = folder / "pgbouncer.ini"
@@ -69,7 +71,10 @@ max_client_conn = 500
 
 
 def _as_the_servers_user(server: URL, folder: Path) -> dict[str, Any]:
-    """It refuses to run as root, and PostgreSQL's socket is open to that server's user alone."""
+    """Options of Popen to run as PostgreSQL's user.
+
+    PgBouncer refuses to run as root, and only the server's own user may open PostgreSQL's socket.
+    """
     if os.geteuid() != 0:
         return {}
     owner = pwd.getpwnam(Path(str(server.query["host"])).owner())
@@ -85,10 +90,3 @@ def _await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
             return
         time.sleep(0.02)
     raise AssertionError(log.read_text() if log.exists() else "PgBouncer did not start")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

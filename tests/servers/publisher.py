@@ -1,4 +1,4 @@
-"""A real HTTP server that publishes a file of weights, and cuts, lies, refuses and falls silent."""
+"""A real HTTP server for a file of weights that can cut, lie, refuse and fall silent."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @dataclass
 class Publisher:
-    """What the server publishes, and how it misbehaves."""
+    """The content of the server, and how the server misbehaves."""
 
     content: bytes = CONTENT
     etag: str = '"version-1"'
     cut_after: list[int] = field(default_factory=list)
-    """Bytes of body after which the connection is cut, for each of the next answers."""
+    """For each of the next answers, the bytes of body after which the connection is cut."""
     status: int = 200
     says_length: bool = True
     knows_ranges: bool = True
     answer: threading.Event = field(default_factory=threading.Event)
-    """Answers wait for it."""
+    """Answers wait for this event."""
     goes_on: threading.Event = field(default_factory=threading.Event)
-    """A body that is cut ends only after it."""
+    """A cut body ends only after this event."""
     asked: threading.Event = field(default_factory=threading.Event)
     ranges: list[str | None] = field(default_factory=list)
     """The Range header of every request."""
@@ -89,7 +89,7 @@ def handler_of(publisher: Publisher) -> type[BaseHTTPRequestHandler]:
 
 @contextmanager
 def publishing() -> Iterator[Publisher]:
-    """A server on a port of its own, and what it publishes."""
+    """Yields what a new server publishes, with the server's address."""
     published = Publisher()
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(published))
     published.address = f"http://127.0.0.1:{server.server_address[1]}"

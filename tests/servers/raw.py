@@ -1,4 +1,4 @@
-"""A server that says what it likes, byte by byte, as no library for servers would."""
+"""A server that sends arbitrary bytes, which no HTTP server library would do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 Answer = Callable[[socket.socket], object]
-"""Called with the connection once a request, or what there is of it, has come."""
+"""Called with the connection once a request, or part of one, has arrived."""
 
 
 def saying(*pieces: bytes) -> Answer:
@@ -17,7 +17,7 @@ def saying(*pieces: bytes) -> Answer:
 
 
 class RawServer:
-    """Owns the listener and a thread a connection."""
+    """Owns the listener, and a thread per connection."""
 
     def __init__(self, answer: Answer, tls: ssl.SSLContext | None, host: str) -> None:
         self.requests: list[bytes] = []
@@ -48,7 +48,7 @@ class RawServer:
 
     def _serve(self, connection: socket.socket) -> None:
         with ExitStack() as stack:
-            stack.enter_context(suppress(OSError))  # whoever asked has had enough
+            stack.enter_context(suppress(OSError))  # the client has gone
             stack.enter_context(connection)
             if self._tls is not None:
                 connection = stack.enter_context(

@@ -1,4 +1,4 @@
-"""Ways to a server on a Unix socket over TCP, plain or with TLS; in a thread of their own."""
+"""Relays TCP connections, plain or with TLS, to a server on a Unix socket, in its own thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK_BYTES: Final = 64 * 1024
 
 @contextmanager
 def relaying(socket_path: Path, *, tls: bool) -> Iterator[int]:
-    """The port on loopback."""
+    """Yields the port on loopback."""
     loop = asyncio.new_event_loop()
     context = _context() if tls else None
     server = loop.run_until_complete(

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 
 class SilentServer:
-    """Owns the connections."""
+    """Owns the listener and the connections."""
 
     def __init__(self, expected: int) -> None:
         self.full = threading.Event()
-        """As many requests have come as are expected."""
+        """Set once the expected number of requests has arrived."""
         self._expected = expected
         self._waiting = selectors.DefaultSelector()
         self._ended, self._end = socket.socketpair()
@@ -22,7 +22,7 @@ class SilentServer:
         self.port: int = self._listener.getsockname()[1]
 
     def serve(self) -> None:
-        """Until `end`."""
+        """Accepts connections until `end`."""
         asked: list[socket.socket] = []
         for one in (self._ended, self._listener):
             self._waiting.register(one, selectors.EVENT_READ)

@@ -1,4 +1,4 @@
-"""Web sites for the tests, each on a loopback address of its own and so a host of its own."""
+"""Web sites for the tests. Each has its own loopback address, and so counts as its own host."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def picture() -> bytes:
 
 
 class Site:
-    """Answers every path with a picture, as long as it is open; else it waits for that."""
+    """Answers every path with a picture, but waits while the site is not open."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -30,7 +30,7 @@ class Site:
         self.open.set()
         self.begun = 0
         self.peak = 0
-        """Requests at one time, at most."""
+        """The most requests at one time."""
         self.now = 0
         self._lock = threading.Lock()
         self._picture = picture()
@@ -54,7 +54,7 @@ class _Request(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = self.site.answer()
-        with suppress(ConnectionError):  # whoever asked has had enough
+        with suppress(ConnectionError):  # the client has gone
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -66,7 +66,7 @@ class _Request(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(host: str) -> Iterator[Site]:
-    """On `127.0.0.N`: another N is another host."""
+    """Yields a site on `127.0.0.N`; each N is another host."""
     site = Site("")
     with answering(type("Request", (_Request,), {"site": site}), host) as site.address:
         yield site
@@ -75,7 +75,7 @@ def serving(host: str) -> Iterator[Site]:
 
 @contextmanager
 def answering(handler: type[BaseHTTPRequestHandler], host: str) -> Iterator[str]:
-    """The address of a server with a thread for each request."""
+    """Yields the address of a server with a thread for each request."""
     with ThreadingHTTPServer((host, 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

@@ -1,4 +1,4 @@
-"""Certificates for servers of the tests, and TLS before a server that has none of its own."""
+"""Certificates for test servers, and TLS in front of a server that has none itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOST: Final = "127.0.0.1"
 
 
 def tls_of(name: str) -> ssl.SSLContext:
-    """A server's context with one of the `certificates/`; some of them a client must refuse."""
+    """Returns a server context with one of `certificates/`. Clients must refuse some of them."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATES / f"{name}.pem", CERTIFICATES / "key.pem")
     return context
@@ -24,7 +24,7 @@ def tls_of(name: str) -> ssl.SSLContext:
 
 @contextmanager
 def tls_before(socket_path: Path, certificate: str) -> Iterator[int]:
-    """Yields the port. `certificate` is the name of one in `certificates/`."""
+    """Yields the port. `certificate` is a name in `certificates/`."""
     context = tls_of(certificate)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)

@@ -1,7 +1,7 @@
 """What may import what: producer → contract ← worker → resnext, and migrations → contract.
 
-Every module is parsed: imports at its top, imports inside functions, and texts that are the
-name of one of our modules, since `import_module` and Celery take such texts.
+Every module is parsed. Imports at its top, imports inside functions, and texts with the name of one
+of our modules count, since `import_module` and Celery take such texts.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ import pytest
 
 from tests.imports import MODULES, PACKAGES, ROOT, is_in, names_in
 
-# What a module may name besides its own package, by the longest beginning of its name.
+# What a module may name besides its own package. The longest matching prefix counts.
 ARROWS = {
     "contract": (),
     "resnext": (),
     "producer": ("contract",),
     "worker": ("contract", "resnext"),
     "worker.embedded": ("contract", "resnext", "migrations.upgrade"),
+    # Runs the command line as a program if there is no `resnextq` beside the interpreter.
+    "worker.embedded.service": ("contract", "resnext", "producer.cli"),
     "migrations": ("contract.database.tables",),
     "migrations.upgrade": ("contract.database.engine",),
     "migrations.versions": (),
 }
-# The one exception: the command line is where the two sides meet. It names a worker's module in
-# a text, for `import_module`, in the command that runs it and nowhere else.
+# The one exception: the two sides meet in the command line. Only the command that runs a module of
+# the worker's side names it, in a text for `import_module`.
 COMMAND_LINE = sorted(
     name
     for name in MODULES
@@ -42,7 +44,7 @@ OTHER_SIDE_OF = {
     "export": "worker.",
     "upgrade": "migrations.upgrade",
 }
-# The model is a library of its own: it knows no queue, no SQL and no settings.
+# The model is a separate library: it knows no queue, no SQL and no settings.
 FOREIGN_TO_RESNEXT = {
     "alembic", "celery", "kombu", "psycopg", "pydantic", "pydantic_settings", "redis",
     "sqlalchemy", "typer",
@@ -64,7 +66,7 @@ def test_imports_follow_the_arrows(module) -> None:
 
 
 @pytest.mark.parametrize("module", COMMAND_LINE)
-def test_the_command_line_names_the_other_side_in_its_own_commands_alone(module) -> None:
+def test_the_command_line_names_the_other_side_only_in_its_commands(module) -> None:
     for statement in ast.parse(MODULES[module].read_text()).body:
         name = getattr(statement, "name", "")
         for named in names_in(statement, module):
@@ -74,12 +76,12 @@ def test_the_command_line_names_the_other_side_in_its_own_commands_alone(module)
 
 
 def test_the_command_line_names_modules_that_exist() -> None:
-    """A text is checked by nothing else until a user runs the command."""
+    """Otherwise a wrong name would show only when a user runs the command."""
     trees = [ast.parse(MODULES[module].read_text()) for module in COMMAND_LINE]
     nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     texts = {node.value for node in nodes if isinstance(node.value, str)}
     named = {text for text in texts if re.fullmatch(r"(worker|migrations)(\.\w+)+", text)}
-    assert len(named) == len(OTHER_SIDE_OF)  # one module for each command
+    assert len(named) == len(OTHER_SIDE_OF)  # one module per command
     assert named <= set(MODULES)
 
 
@@ -90,7 +92,7 @@ def test_the_model_knows_no_queue_and_no_database(module) -> None:
 
 
 def loaded_by(*modules: str) -> set[str]:
-    """The top-level modules in a new process that imports these."""
+    """Returns the top-level modules in a new process after these imports."""
     program = "import sys\n" + "".join(f"import {module}\n" for module in modules)
     program += "print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run(
@@ -113,7 +115,7 @@ def test_importing_the_contract_loads_nothing_of_either_side() -> None:
 
 
 def test_importing_the_command_line_loads_no_database_and_no_queue() -> None:
-    """`--help` must be quick, so a command imports what it needs when it runs."""
+    """`--help` must be quick, so a command imports what it needs only when it runs."""
     heavy = HEAVY | {"sqlalchemy", "celery", "kombu", "pydantic", "alembic"}
     assert loaded_by("producer.cli.main") & heavy == set()
 
@@ -131,5 +133,5 @@ def test_importing_the_command_line_loads_no_database_and_no_queue() -> None:
         ("print('contract and words')", set()),
     ],
 )
-def test_every_way_of_naming_a_module_is_seen(text, named) -> None:
+def test_every_way_of_naming_a_module_is_found(text, named) -> None:
     assert set(names_in(ast.parse(text), "worker.chunk.task")) == named

@@ -1,4 +1,4 @@
-"""The documents: what is generated is up to date, and every link leads somewhere."""
+"""The documents: generated ones are up to date, and all links work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
 
 
 @pytest.mark.parametrize("name", ["settings.md", "errors.md", "metrics.md"])
-def test_the_document_is_what_the_code_says(name) -> None:
+def test_generated_documents_are_up_to_date(name) -> None:
     expected = runpy.run_path(str(DOCS / "generate.py"))["documents"]()[name]
     assert (DOCS / name).read_text() == expected, "stale: run `make docs`"
 
@@ -35,13 +35,13 @@ def test_every_error_code_is_documented() -> None:
 
 
 def anchors(document: Path) -> set[str]:
-    """What its headings are called in links."""
+    """Returns the anchors of the document's headings."""
     titles = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_lead_somewhere(document) -> None:
+def test_links_work(document) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
         if "://" in link:
             continue
@@ -52,7 +52,7 @@ def test_links_lead_somewhere(document) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_settings_that_are_named_exist(document) -> None:
+def test_settings_named_in_documents_exist(document) -> None:
     known = {f"{PREFIX}{field.upper()}" for field in Settings.model_fields}
     named = set(re.findall(rf"{PREFIX}[A-Z_]+\b", document.read_text()))
     assert named - known == set()

@@ -1,4 +1,4 @@
-"""The check that every test makes of every statement it executes finds what it is for."""
+"""The check of every executed statement finds the faults that it is for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_column_compared_with_itself_is_found_on_both_databases() -> None:
     assert len(faults_of(statement)) == 2
 
 
-def test_a_join_and_a_parameter_are_sound() -> None:
+def test_a_join_and_a_parameter_are_no_faults() -> None:
     joined = select(chunks.c.chunk).join(chunk_uris, chunk_uris.c.chunk == chunks.c.chunk)
     assert faults_of(joined) == []
     assert faults_of(select(jobs.c.id).where(jobs.c.number == bindparam("number"))) == []

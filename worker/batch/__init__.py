@@ -1,5 +1,5 @@
-"""From pixels to classes: images of all chunks come in, and an outcome for each goes out.
+"""From pixels to classes: takes images of all chunks, and gives each run its outcomes.
 
-`chunk.task` puts in what the pool has loaded. One thread fills batches, runs the classifier and
-tells each run its outcomes.
+`chunk.task` puts in the images that the pool has loaded. One thread fills batches, runs the
+classifier and settles the images of each run.
 """

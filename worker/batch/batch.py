@@ -1,6 +1,6 @@
-"""A batch on its way through the classifier: whose images it is made of, and when it was where.
+"""A batch in the classifier: the runs of its images, and the times of its stages.
 
-`batcher` fills one after the other, and settles each when its answers have come.
+`batcher` fills batches in sequence, and settles each when it has its answers.
 """
 
 from __future__ import annotations
@@ -10,25 +10,26 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from contract.failure import Failure
+from resnext.picture.resample import Pixels
 from resnext.predictions import Predictions
 from worker.chunk.outcome import Outcome, Prediction
 from worker.chunk.run import ChunkRun
 from worker.pool.pool import Loaded
 
-if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
+if TYPE_CHECKING:  # torch takes seconds to load; mistakes should be reported before that
     from resnext.classifier import Pending
 
 
 class Arrived(NamedTuple):
-    """Images of one run that have come together and wait for their batch."""
+    """Images of one run that arrived together and wait for their batch."""
 
     run: ChunkRun
     images: list[tuple[int, Loaded]]
-    """By position."""
+    """Position and image."""
     came_at: float
 
     def split(self, number: int) -> tuple[Arrived, Arrived]:
-        """The first ones, and the rest."""
+        """Returns the first `number` images, and the rest."""
         return self._replace(images=self.images[:number]), self._replace(
             images=self.images[number:]
         )
@@ -36,14 +37,18 @@ class Arrived(NamedTuple):
 
 @dataclass(eq=False)
 class Batch:
-    """What a batch is made of; with the classifier once it has `pending`."""
+    """The parts of a batch. Once it has `pending`, the classifier computes it."""
 
     parts: list[Arrived] = field(default_factory=list)
     images: int = 0
+    pixels: Pixels | None = None
+    """The pixels of a started batch, in the classifier's `room`. They are valid while the
+    classifier's `overwrites` does not change."""
+    overwrites: int = 0
     pending: Pending | None = None
     started_at: float = 0.0
     done_at: float | None = None
-    """When it was first seen to be done."""
+    """The time at which it was first found to be done."""
 
     def add(self, part: Arrived) -> None:
         self.parts.append(part)
@@ -63,12 +68,12 @@ class Batch:
         return self.done_at is not None
 
     def result(self) -> Predictions:
-        """Waits for it."""
+        """Waits for the predictions."""
         assert self.pending is not None  # noqa: S101  (started before)
         return self.pending.result()
 
     def settle(self, answers: list[Prediction | Failure], device_s: float) -> None:
-        """Tells each run once, of all its images."""
+        """Calls each run once, with the outcomes of all its images."""
         if len(answers) != self.images:
             raise ValueError(f"{len(answers)} answers for {self.images} images")
         outcomes: dict[ChunkRun, dict[int, Outcome]] = {run: {} for run in self.runs}

@@ -1,9 +1,8 @@
-"""Between loaders and classifier: fills batches from all chunks, and settles what comes of them.
+"""Between loaders and classifier: fills batches with images of all chunks, and reports the answers.
 
-The pool's reader puts in loaded images, as many at a time as have come; one thread of its own
-gathers their pixels in the classifier's memory, gives the loaders their slots back, and runs the
-classifier, which nothing else touches. On a device that computes by itself the next batch is
-filled and sent off while the last one is in flight.
+The pool's reader puts in loaded images, many at once. The batcher's thread copies their pixels into
+the classifier's memory, gives the loaders their slots back, and runs the classifier, which nothing
+else uses. On a GPU it fills and starts the next batch while the last one is computed.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
@@ -27,59 +26,71 @@ from worker.chunk.run import ChunkRun, ClassifierFault
 from worker.metrics.stages import Metrics
 from worker.pool.pool import Loaded, release
 
-if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
+if TYPE_CHECKING:  # torch takes seconds to load; mistakes should be reported before that
     from resnext.classifier import Classifier
 
 log = logging.getLogger(__name__)
 
-# Between looks at the device, while it computes and no image comes.
+Look = Callable[[Sequence[Arrived], Pixels, Predictions], object]
+
+# How often to check whether the device is done, while no image arrives.
 POLL_S: Final = 0.001
-# Between looks at whether the device has broken, while the last batches are waited for.
+# How often to check whether the device has broken, while `close` waits for the last batches.
 BROKEN_POLL_S: Final = 0.1
-# Of the moving average: what was busy so long ago counts half.
+# The half-life of the moving average, in seconds of busy time.
 RATE_HALF_LIFE_S: Final = 10.0
-# What fails so often fails on every batch, whatever it says; a new process may find it whole again.
+# A classifier that fails this often in a row will fail on every batch. A new process may help.
 FAULTS_TO_STOP: Final = 3
-_ENDS: Final = "This worker hands its chunks back and ends; start it again once its device works."
+_ENDS: Final = "This worker hands its chunks back and ends. Start it again once its device works."
 
 
 class Batcher:
     """Owns the classifier."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (one value each for what a test changes)
         self,
         classifier: Classifier,
         *,
         max_wait_s: float,
         when_broken: Callable[[], object] = lambda: None,
+        look: Look = lambda *_: None,
         metrics: Metrics | None = None,
         hung_after_s: float = HUNG_AFTER_S,
     ) -> None:
-        """`when_broken` is called once, as soon as it is sure that no batch will be classified any
-        more: `broken` says why.
+        """
+        Args:
+            classifier: nothing else uses it.
+            max_wait_s: how long the first image of a batch waits for the others.
+            when_broken: called once, as soon as it is certain that no more batches will be
+                classified. `broken` says why.
+            look: called with each batch before its runs get their outcomes: with its parts, its
+                pixels (which it must not keep) and its predictions.
+            metrics: the worker's metrics.
+            hung_after_s: how long a device may take for one batch.
         """
         self.broken: str | None = None
-        """Set once, and before `when_broken` is called."""
+        """The cause. It is set once, before `when_broken` is called."""
         self._classifier = classifier
         self._max_wait_s = max_wait_s
         self._when_broken = when_broken
+        self._look = look
         self._breaking = threading.Lock()
         self._in_flight: list[Batch] = []
-        self._faults = 0  # since the last batch that went well
+        self._faults = 0  # since the last batch that succeeded
         self._arrived: SimpleQueue[Arrived | None] = SimpleQueue()
-        self._left: Arrived | None = None  # by the last batch, which was full
+        self._left: Arrived | None = None  # images that did not fit into the last batch
         self._rate = _Rate()
         self._metrics = metrics or Metrics()
         self._device_free_at = 0.0
-        # A thread that a device holds for ever must not hold the process.
+        # A daemon thread, because a hanging device must not keep the process from ending.
         self._thread = threading.Thread(target=self._serve, name="batcher", daemon=True)
         self._watchdog: Watchdog | None = None
-        if classifier.device != "cpu":  # where a batch takes as long as it takes
+        if classifier.device != "cpu":  # on a CPU a batch may take any time
             self._watchdog = Watchdog(self._busy_s, self._hang, hung_after_s=hung_after_s)
 
     @property
     def images_per_s(self) -> float:
-        """Measured while there was something to do; 0 before the first batch."""
+        """The rate while the batcher was busy; 0 before the first batch."""
         return self._rate.images_per_s
 
     def start(self) -> None:
@@ -88,13 +99,13 @@ class Batcher:
             self._watchdog.start()
 
     def put(self, run: ChunkRun, images: list[tuple[int, Loaded]]) -> None:
-        """By position. Never blocks: the loaders' slots bound what can wait here."""
+        """Takes images with their positions. Never blocks: the loaders' slots bound the queue."""
         self._arrived.put(Arrived(run, images, time.monotonic()))
         if self.broken is not None:
             self._refuse()
 
     def close(self) -> None:
-        """Returns once everything that was put in before is settled, or handed back."""
+        """Returns when all images that were put in are settled or handed back."""
         self._arrived.put(None)
         while self._thread.is_alive() and self.broken is None:
             self._thread.join(BROKEN_POLL_S)
@@ -102,13 +113,13 @@ class Batcher:
             self._watchdog.close()
 
     def _serve(self) -> None:
-        """Without its thread a worker would take chunks and never give one back."""
+        """Runs the thread. After an error it ends the worker, which could never finish a chunk."""
         try:
             self._run()
         except Exception as error:
-            log.exception("No batch is filled any more. This worker ends; start it again.")
+            log.exception("No more batches can be filled. This worker ends; start it again.")
             self._break(f"{type(error).__name__}: {error}")
-        if self.broken is not None:  # by the watchdog, perhaps while a batch was being filled
+        if self.broken is not None:  # the watchdog may have set it while a batch was being filled
             self._refuse()
 
     def _run(self) -> None:
@@ -121,14 +132,14 @@ class Batcher:
             started = batch.images > 0 and self._start(batch, room)
             if computing is not None:
                 self._finish(computing)
-            if started and batch.is_done():  # as always on a CPU
+            if started and batch.is_done():  # always on a CPU
                 self._finish(batch)
                 started = False
             computing = batch if started else None
 
     def _fill(self, batch: Batch, room: Pixels, in_flight: Batch | None) -> bool:
-        """Fills a batch from its first image on; returns whether it is the last one. No images:
-        the batch that is in flight is done before.
+        """Fills a batch, starting with the first image that arrives. Returns whether it is the
+        last. The batch stays empty if the batch in flight is done first.
         """
         try:
             arrived = self._first(in_flight)
@@ -143,9 +154,10 @@ class Batcher:
         return True
 
     def _first(self, in_flight: Batch | None) -> Arrived | None:
-        """
+        """Waits for the first images of a batch.
+
         Raises:
-            Empty: the batch that is in flight is done, and no image has come.
+            Empty: the batch in flight is done, and no image has arrived.
         """
         if self._left is not None:
             left, self._left = self._left, None
@@ -159,11 +171,11 @@ class Batcher:
         return self._arrived.get()
 
     def _next(self, in_flight: Batch | None, within_s: float) -> Arrived | None:
-        """Notes when the batch that is in flight is done: while images are waited for, the
-        device must not pass for busy.
+        """Waits for further images. Also notes when the batch in flight is done, so that the device
+        does not count as busy during this wait.
 
         Raises:
-            Empty: nothing has come in time.
+            Empty: no image has arrived in time.
         """
         ends_at = time.monotonic() + within_s
         while in_flight is not None and within_s > POLL_S and in_flight.done_at is None:
@@ -177,13 +189,13 @@ class Batcher:
         return self._arrived.get(timeout=within_s)
 
     def _add(self, batch: Batch, room: Pixels, first: Arrived) -> None:
-        """It, and all that has come besides: their slots are given back in one call."""
+        """Adds `first` and all images that have arrived since. Releases their slots in one call."""
         parts = self._at_hand(first, len(room) - batch.images)
         loads = [loaded for part in parts for _, loaded in part.images]
         try:
             _gather(loads, room[batch.images :])
         except Exception as fault:
-            log.exception("Images cannot be put into a batch; one of them is at fault.")
+            log.exception("Images could not be copied into a batch; at least one is damaged.")
             parts = [
                 sound
                 for part in parts
@@ -196,7 +208,7 @@ class Batcher:
             batch.add(part)
 
     def _at_hand(self, first: Arrived, most: int) -> list[Arrived]:
-        """As many images as fit; the rest of the last part is left for the next batch."""
+        """Returns as many images as fit. Leaves the rest of the last part for the next batch."""
         parts, part = list[Arrived](), first
         while len(part.images) < most:
             parts.append(part)
@@ -205,7 +217,7 @@ class Batcher:
                 further = self._arrived.get_nowait()
             except Empty:
                 return parts
-            if further is None:  # to be found when nothing else is there
+            if further is None:  # the mark of `close`: put it back, to be taken last
                 self._arrived.put(None)
                 return parts
             part = further
@@ -214,16 +226,18 @@ class Batcher:
         return [*parts, fits]
 
     def _start(self, batch: Batch, room: Pixels) -> bool:
-        """False if it has failed; a fault costs the runs of this batch, which come again, and
-        settles no image.
+        """Starts a batch. Returns False if it failed: then its images run again, without an attempt
+        being counted.
         """
         if self.broken is not None:
             _hand_back(batch, self.broken)
             return False
         batch.started_at = time.monotonic()
+        batch.pixels = room[: batch.images]
+        batch.overwrites = self._classifier.overwrites
         self._in_flight.append(batch)
         try:
-            batch.pending = self._classifier.start(room[: batch.images])
+            batch.pending = self._classifier.start(batch.pixels)
         except Exception as error:
             log.exception("The classifier failed on a batch of %d images.", batch.images)
             self._fail(batch, error)
@@ -240,17 +254,26 @@ class Batcher:
             return
         self._in_flight.remove(batch)
         self._faults = 0
-        # Batches that the device has together are computed in sequence.
+        # If the device has several batches, it computes them in sequence.
         device_s = done_at - max(batch.started_at, self._device_free_at)
         self._device_free_at = done_at
         self._metrics.note_batch(batch.images, device_s)
         self._rate.note(batch.images, batch.began_at)
+        self._show(batch, predictions)
         try:
             batch.settle(_answers(predictions), device_s)
         except Exception as fault:
-            log.exception("The answers of a batch of %d images cannot be read.", batch.images)
+            log.exception("The answers of a batch of %d images could not be read.", batch.images)
             for run in batch.runs:
                 run.fail(fault)
+
+    def _show(self, batch: Batch, predictions: Predictions) -> None:
+        if batch.pixels is None or batch.overwrites != self._classifier.overwrites:
+            return  # another batch may be in this memory now
+        try:
+            self._look(batch.parts, batch.pixels, predictions)
+        except Exception:
+            log.exception("No thumbnails could be chosen from a batch of %d images.", batch.images)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         self._in_flight.remove(batch)
@@ -263,7 +286,7 @@ class Batcher:
             self._break(str(error))
         elif self._faults == FAULTS_TO_STOP:
             log.error(
-                "The classifier has failed on %d batches in a row, at last with: %s. %s",
+                "The classifier has failed on %d batches in a row. The last error: %s. %s",
                 self._faults,
                 error,
                 _ENDS,
@@ -271,7 +294,7 @@ class Batcher:
             self._break(str(error))
 
     def _busy_s(self) -> float:
-        """How long the device has had a batch; those that it has together come in sequence."""
+        """How long the device has been computing one batch. It computes them in sequence."""
         now = time.monotonic()
         return max(
             (
@@ -283,12 +306,12 @@ class Batcher:
         )
 
     def _hang(self, busy_s: float) -> None:
-        """In the watchdog's thread: the batcher's own does not come back."""
-        log.error("The device hangs: it has had a batch for %.0f s. %s", busy_s, _ENDS)
-        self._break(f"the device hangs: it has had a batch for {busy_s:.0f} s")
+        """Runs in the watchdog's thread, because the batcher's thread is stuck."""
+        log.error("The device hangs: it has been computing one batch for %.0f s. %s", busy_s, _ENDS)
+        self._break(f"the device hangs: it has been computing one batch for {busy_s:.0f} s")
 
     def _break(self, cause: str) -> None:
-        """From any thread: no image is classified any more, and each goes back to its chunk."""
+        """Stops classifying, and hands all images back. May be called from any thread."""
         with self._breaking:
             if self.broken is not None:
                 return
@@ -299,7 +322,7 @@ class Batcher:
         self._refuse()
 
     def _refuse(self) -> None:
-        """What waits for a batch; by several threads at once if it must be."""
+        """Hands back the images that wait for a batch. Several threads may do this at once."""
         left, self._left = self._left, None
         parts = [] if left is None else [left]
         with suppress(Empty):
@@ -312,7 +335,7 @@ class Batcher:
 
 
 def _hand_back(batch: Batch, cause: str) -> None:
-    """No image of it is to blame."""
+    """Hands back the images of a batch. None of them is to blame."""
     for run in batch.runs:
         run.fail(_fault(cause))
 
@@ -322,13 +345,13 @@ def _fault(cause: str) -> ClassifierFault:
 
 
 def _settle_unsound(part: Arrived, place: Pixels, fault: Exception) -> Arrived:
-    """Images whose pixels cannot be copied fail; returns the others."""
+    """Fails the images whose pixels cannot be copied, and returns the others."""
     sound = []
     unsound = dict[int, Outcome]()
     for position, loaded in part.images:
         try:
             place[...] = loaded.pixels
-        except Exception:  # noqa: BLE001  (whatever it is, it costs this image alone)
+        except Exception:  # noqa: BLE001  (any error costs only this image)
             failure = Failure("internal", type(fault).__name__)
             unsound[position] = Outcome(failure, loaded.provenance, loaded.measured)
         else:
@@ -338,7 +361,7 @@ def _settle_unsound(part: Arrived, place: Pixels, fault: Exception) -> Arrived:
 
 
 def _gather(loads: list[Loaded], room: Pixels) -> None:
-    """The one copy of an image's pixels on their way to the device's memory."""
+    """Copies pixels into the batch. It is the only copy before the device's memory."""
     for place, loaded in enumerate(loads):
         room[place] = loaded.pixels
 
@@ -356,7 +379,7 @@ def _answers(predictions: Predictions) -> list[Prediction | Failure]:
 
 
 class _Rate:
-    """Images per busy second: while images were there, whether they filled a batch or ran."""
+    """Images per busy second. It is busy while a batch is being filled or computed."""
 
     def __init__(self) -> None:
         self._images = 0.0
@@ -369,7 +392,7 @@ class _Rate:
         return self._images / busy_s if busy_s else 0.0
 
     def note(self, images: int, began_at: float) -> None:
-        """A batch whose first image came at `began_at` is done now."""
+        """Counts a batch that is done now and whose first image arrived at `began_at`."""
         now = time.monotonic()
         busy_s = now - max(began_at, self._noted_at)
         kept = 0.5 ** (busy_s / RATE_HALF_LIFE_S)

@@ -1,9 +1,9 @@
-"""Which GPU a worker computes on: one that no other worker of this machine holds.
+"""Chooses a GPU for a worker: one that no other worker of this machine holds.
 
-`worker.batch.model` asks before it loads the network, and before CUDA starts: from then on this
-process sees no other GPU, so that it has a context, and half a gigabyte of memory, on none. A GPU
-is held by the lock of a file, which ends with its process; the file lies in the cache, which all
-workers of a machine share.
+`worker.batch.model` calls this before it loads the network and before CUDA starts. From then on the
+process sees no other GPU, so it has no context there, which would take half a gigabyte of memory. A
+worker holds a GPU by the lock of a file, which ends with the process. The file is in the cache,
+which all workers of a machine share.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ CPU: Final = "cpu"
 @dataclass(frozen=True)
 class Device:
     device: str
-    """As torch is asked for it in this process."""
+    """torch's name for it in this process."""
     name: str | None = None
-    """What people call it, where that is something else: `cuda:1` on a machine of several GPUs."""
+    """The machine's name for it, if it differs: `cuda:1` on a machine with several GPUs."""
 
 
 def choose_device(asked: str, cache: Path) -> Device:
-    """The device for `auto`, `cpu`, `cuda` or `cuda:N`. A GPU is this process's alone from now on,
-    or shared where each has a worker; for `auto` it is the first that is free.
+    """Returns the device for `auto`, `cpu`, `cuda` or `cuda:N`. For `auto` it is the first free
+    GPU. From now on the process holds the GPU alone, or shares it if each GPU has a worker.
 
     Raises:
-        DeviceError: all that may be chosen have workers, and cannot be shared.
+        DeviceError: all possible GPUs have workers and cannot be shared.
     """
     gpus = () if asked == CPU else list_gpus()
     wanted = range(len(gpus)) if asked == AUTO else _named(asked, len(gpus))
-    if not wanted:  # no GPU, or no such: `find_device` decides, and says what is wrong
+    if not wanted:  # no GPU, or not this one: `find_device` decides, and reports what is wrong
         return Device(asked)
     place = hold_first_free([gpus[number] for number in wanted], cache / "gpus")
     os.environ[VISIBLE] = gpus[wanted[place]].uuid
@@ -51,7 +51,7 @@ def choose_device(asked: str, cache: Path) -> Device:
 
 
 def _named(asked: str, gpus: int) -> range:
-    """The place of `cuda` or `cuda:N` among them; empty if it is neither, or not there."""
+    """The index of `cuda` or `cuda:N`. Empty if `asked` is something else or does not exist."""
     kind, _, number = asked.partition(":")
     if kind != "cuda" or not (number or "0").isdigit():
         return range(0)
@@ -59,11 +59,11 @@ def _named(asked: str, gpus: int) -> range:
 
 
 def hold_first_free(gpus: Sequence[Gpu], folder: Path) -> int:
-    """The place in the list of the first GPU that has no worker; it is held until this process
-    ends. Where each has one, the first that can be shared is.
+    """Holds the first GPU without a worker until this process ends, and returns its index. If each
+    GPU has a worker, returns the first one that can be shared.
 
     Raises:
-        DeviceError: none can be, or a lock cannot be opened.
+        DeviceError: no GPU can be shared, or a lock cannot be opened.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for place, gpu in enumerate(gpus):
@@ -72,23 +72,24 @@ def hold_first_free(gpus: Sequence[Gpu], folder: Path) -> int:
     shared = next((place for place, gpu in enumerate(gpus) if not gpu.exclusive), None)
     if shared is None:
         raise DeviceError(
-            f"Each of {len(gpus)} GPUs has a worker, and computes for one process alone (compute "
-            "mode EXCLUSIVE_PROCESS): stop one of the workers, or let processes share a GPU with "
+            f"Each of {len(gpus)} GPUs has a worker and allows only one process (compute mode "
+            "EXCLUSIVE_PROCESS). Stop one of the workers, or let processes share a GPU with "
             "nvidia-smi --compute-mode=DEFAULT."
         )
     log.warning(
-        "Each of %d GPUs has a worker already; this one shares %s.", len(gpus), gpus[shared].uuid
+        "Each of %d GPUs already has a worker. This one shares %s.", len(gpus), gpus[shared].uuid
     )
     return shared
 
 
 def _hold(path: Path) -> bool:
-    """
+    """Takes the lock of a file. Returns False if another process has it.
+
     Raises:
-        DeviceError: another user may have made what is there.
+        DeviceError: another user may have created the file.
     """
     try:
-        lock = open_own_descriptor(path, mode=0o600)  # for others could hold it as well
+        lock = open_own_descriptor(path, mode=0o600)  # otherwise other users could lock it
     except OSError as error:
         raise DeviceError(
             f"The lock {path}, which says that a GPU has a worker, cannot be opened: "

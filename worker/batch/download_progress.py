@@ -1,4 +1,4 @@
-"""How far a download of weights is, on standard error: a bar for people, lines for logs."""
+"""Shows the progress of a download of weights on standard error: a bar on a terminal, or lines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MEGABYTE: Final = 1_000_000
 
 
 class DownloadProgress:
-    """Called with the bytes that are there, and of how many; shows nothing where it is not."""
+    """Call it with the bytes so far and the total. If it is never called, it shows nothing."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None

@@ -1,6 +1,6 @@
-"""The model of the settings, for every command that loads one: its spec, and its classifier.
+"""Loads the model in the settings, for every command that needs it: its spec or its classifier.
 
-`resnext` has errors of its own; here they become those that end a command with a message.
+`resnext` has its own errors. Here they become errors that end a command with a message.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from resnext.spec.model import ModelSpec
 from worker.batch.device import choose_device
 from worker.batch.download_progress import DownloadProgress
 
-if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
+if TYPE_CHECKING:  # torch takes seconds to load; mistakes should be reported before that
     from resnext.classifier import Classifier
 
 
 @contextmanager
 def telling_people() -> Iterator[None]:
-    """
+    """Turns errors of `resnext` into errors for people.
+
     Raises:
         WeightsError: the weights are missing, damaged, or of another network.
-        UnavailableError: the device is broken, or what an export needs is missing here.
+        UnavailableError: the device is broken, or something that an export needs is missing.
         UsageError: there is no such model or device, or it cannot be exported there.
     """
     try:
         yield
     except errors.DeviceBroken as error:
         raise UnavailableError(
-            f"The device is broken: {error}. Look at it with nvidia-smi, and start this again once "
+            f"The device is broken: {error}. Check it with nvidia-smi, and start this again once "
             "it works."
         ) from error
     except errors.WeightsError as error:
@@ -47,7 +48,8 @@ def telling_people() -> Iterator[None]:
 
 
 def find_model(settings: Settings) -> ModelSpec:
-    """
+    """Returns the spec of the model in the settings.
+
     Raises:
         UsageError: there is no such model.
     """
@@ -56,8 +58,9 @@ def find_model(settings: Settings) -> ModelSpec:
 
 
 def load_classifier(settings: Settings, *, warm_up: bool = True) -> Classifier:
-    """The classifier of the settings. With `warm_up`, every size of batch has been run; with a
-    compiled network always, since that is when it is compiled. Without it `auto` does not compile.
+    """Loads the classifier in the settings. With `warm_up`, it has run every size of batch. It does
+    so for a compiled network in any case, because that compiles it. Without `warm_up`, `auto` does
+    not compile.
 
     Raises:
         WeightsError: the weights are missing, damaged, or of another network.
@@ -91,9 +94,10 @@ def load_classifier(settings: Settings, *, warm_up: bool = True) -> Classifier:
 
 @contextmanager
 def _telling_of_the_device(settings: Settings) -> Iterator[None]:
-    """
+    """Turns errors of the device into errors for people.
+
     Raises:
-        UnavailableError: it is broken.
+        UnavailableError: the device is broken.
         UsageError: its memory is too small.
     """
     try:
@@ -106,9 +110,9 @@ def _telling_of_the_device(settings: Settings) -> Iterator[None]:
                 raise errors.DeviceBroken(first_line(error)) from error
         if not is_out_of_memory(error):
             raise
-        # Batches have been halved down to one image, or their memory itself is too large.
+        # Batches were halved down to one image, or already the memory for batches is too large.
         raise UsageError(
-            f"The network does not fit into the memory of the device {settings.device!r} with "
-            f"even one image: free some of it, choose another with {PREFIX}DEVICE, or set "
-            f"{PREFIX}BATCH_IMAGES to less."
+            f"The network does not fit into the memory of the device {settings.device!r}, even "
+            f"with batches of one image. Free some memory, choose another device with "
+            f"{PREFIX}DEVICE, or lower {PREFIX}BATCH_IMAGES."
         ) from error

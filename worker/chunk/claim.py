@@ -1,8 +1,8 @@
-"""The beginning of a run: a worker claims a chunk in SQL, or drops its message.
+"""The start of a run: a worker claims a chunk in SQL, or drops its message.
 
-The task hands in a message and gets the images to run. A message is only a notice: it may come
-twice, late, or after the job was cancelled, and then it claims nothing. What is fetched is what SQL
-says: whoever can write to Redis does not decide it.
+The task passes a message and gets the images to run. A message is only a notice: it may arrive
+twice, late, or after the job was cancelled, and then it claims nothing. The URIs come from SQL, so
+a program that can write to Redis cannot choose what is fetched.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from worker.process.identity import Identity
 
 log = logging.getLogger(__name__)
 
-# A worker with other weights refuses the job: leave it time to reach one that fits.
+# After a worker with other weights has refused a chunk, it waits this long for a worker that fits.
 FOREIGN_WEIGHTS_WAIT_S: Final = 30.0
 
 
 class Image(NamedTuple):
-    """What is fetched, and the submitter's own id of it."""
+    """The URI to fetch, and the submitter's own id for it."""
 
     uri: str
     ref: str | None
@@ -45,15 +45,17 @@ class Claim:
 
     message: ChunkMessage
     attempt: int
-    """Which run of its images this is, from 1."""
+    """The number of this run of its images, from 1."""
     first_position: int
     images: dict[int, Image]
+    total: int = 0
+    """The number of images in the whole job."""
     others: frozenset[int] = frozenset()
-    """Positions that wait for their turn, where one image of the chunk runs alone."""
+    """If one image of the chunk runs alone: positions of the images that wait for their turn."""
     groups: tuple[Group, ...] = ()
-    """Images of the chunk that wait for a time of their own."""
+    """Images of the chunk that are due later, each group at its own time."""
     queue_wait_s: float | None = None
-    """From its publication to this claim, by the database's clock; None: not known."""
+    """From the chunk's publication to this claim, by the database's clock; None if unknown."""
     claimed_at: float = 0.0
     """Seconds since 1970, by the database's clock."""
     began_at: float = field(default_factory=time.monotonic)
@@ -66,8 +68,13 @@ class Claim:
         return self.message.fence
 
     @property
+    def logged(self) -> dict[str, str | int]:
+        """Fields for log lines about this run; see `contract.log`."""
+        return self.message.logged | {"attempt": self.attempt}
+
+    @property
     def now(self) -> float:
-        """Seconds since 1970, by the database's clock as far as this process can tell."""
+        """Seconds since 1970, counted on from the database's clock at the claim."""
         return self.claimed_at + time.monotonic() - self.began_at
 
     def offset(self, position: int) -> int:
@@ -75,7 +82,7 @@ class Claim:
 
 
 def claim(database: Database, identity: Identity, message: ChunkMessage) -> Claim | None:
-    """Takes the message's chunk for this worker; None if it is not to be had.
+    """Claims the message's chunk for this worker. Returns None if that is not possible.
 
     Raises:
         MalformedMessage: the message names other images than SQL does; nothing is claimed.
@@ -92,7 +99,7 @@ def claim(database: Database, identity: Identity, message: ChunkMessage) -> Clai
         )
 
     def take_named(connection: Connection) -> tuple[run.Claimed, Claim] | None:
-        """The claim is taken back with its transaction if the message is malformed."""
+        """If the message is malformed, the transaction and with it the claim are rolled back."""
         row = take(connection)
         return None if row is None else (row, _claimed(message, row))
 
@@ -103,12 +110,12 @@ def claim(database: Database, identity: Identity, message: ChunkMessage) -> Clai
         taken = None if row is None else (row, _claimed(message, row))
     if taken is not None and _serves(database, identity, message, taken[0].weights_sha256):
         return taken[1]
-    log.debug("%s: not to be claimed; its message is dropped", message)
+    log.debug("%s: cannot be claimed; its message is dropped", message)
     return None
 
 
 def begin_alone(database: Database, identity: Identity, claimed: Claim) -> None:
-    """Notes that the claim's one image runs, and that from now on nothing else does."""
+    """Notes in SQL that the claim's one image now runs alone."""
     (position,) = claimed.images
     offset = claimed.offset(position)
     database.transact(
@@ -119,16 +126,17 @@ def begin_alone(database: Database, identity: Identity, claimed: Claim) -> None:
 def _serves(
     database: Database, identity: Identity, message: ChunkMessage, pinned: str | None
 ) -> bool:
-    """Whether the job is classified with this worker's weights; the first claim decides. If not,
-    the chunk goes back.
+    """Whether the job uses this worker's weights; its first claim decides. If not, hands the chunk
+    back.
     """
     if pinned is None:
         pinned = database.transact(lambda connection: _pin(connection, identity, message))
     if pinned == identity.weights_sha256:
         return True
     log.error(
-        "Job %s began with weights of SHA-256 %s; this worker's are %s under the same name. "
-        "Its chunk goes back: start this worker with the same file, or submit the job again.",
+        "Job %s started with weights of SHA-256 %s. This worker's weights have the same name, but "
+        "their SHA-256 is %s. The chunk is handed back. Start this worker with the same file, or "
+        "submit the job again.",
         message.job,
         pinned,
         identity.weights_sha256,
@@ -142,7 +150,7 @@ def _serves(
 
 
 def _pin(connection: Connection, identity: Identity, message: ChunkMessage) -> str | None:
-    """The job's weights from now on: this worker's, unless another one pins its own first."""
+    """Pins the job to this worker's weights, if it is not pinned yet. Returns the pinned hash."""
     of_job = jobs.c.number == message.job_number
     connection.execute(
         update(jobs)
@@ -164,12 +172,13 @@ def _claimed(message: ChunkMessage, row: run.Claimed) -> Claim:
         uris = [row.uris[offset] for offset in offsets]
         refs = [row.refs[offset] for offset in offsets] if row.refs else refs
     if message.uris and list(message.uris) != list(uris):
-        log.error("%s has other URIs than SQL does; those of SQL are fetched", message)
+        log.error("%s has other URIs than SQL; the URIs in SQL are fetched", message)
     return Claim(
         message=message,
         attempt=row.attempt,
         first_position=first,
         images=dict(zip(map(first.__add__, offsets), map(Image, uris, refs), strict=True)),
+        total=row.total,
         others=frozenset(first + offset for offset in others),
         groups=tuple(later.decode(row.later)),
         queue_wait_s=_seconds_between(row.published_at, row.claimed_at),
@@ -178,10 +187,10 @@ def _claimed(message: ChunkMessage, row: run.Claimed) -> Claim:
 
 
 def _named(message: ChunkMessage, first: int, current: Sequence[int]) -> tuple[list[int], set[int]]:
-    """The offsets that a message names, and those of the other current images.
+    """Returns the offsets that a message names, and those of the other images that are due.
 
     Raises:
-        MalformedMessage: it names others than SQL does.
+        MalformedMessage: the message names other images than SQL does.
     """
     offsets = [position - first for position in message.positions]
     others = set(current).difference(offsets)
@@ -191,5 +200,5 @@ def _named(message: ChunkMessage, first: int, current: Sequence[int]) -> tuple[l
 
 
 def _seconds_between(begin: datetime | None, end: datetime) -> float | None:
-    """Never below 0: a database that was moved to another machine has another clock."""
+    """At least 0: the clock may go back if the database moves to another machine."""
     return None if begin is None else max(0.0, (end - begin).total_seconds())

@@ -1,10 +1,10 @@
-"""Lets runs into a worker: all together, or one that has to be alone.
+"""Admits runs to a worker: many together, or one alone.
 
-A task enters before its run begins and `worker.chunk.live_runs` leaves when its last image is
-stored. The run of an image that may end the worker waits until the others have left, and who comes
-then waits until it has left, so that its death is nobody else's. If that takes longer than
-`producer.dispatcher.unclaimed` waits for a claim, the messages of those who wait go out once more,
-and their own claims are refused.
+A task enters before its run begins, and `worker.chunk.live_runs` leaves when the run's last image
+is stored. The run of an image that may crash the worker waits until the others have left, and
+later runs wait until it has left. So a crash affects no other run. If the wait is longer than
+`producer.dispatcher.unclaimed` allows for a claim, the messages of the waiting tasks are published
+again, and their own claims are then refused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 
 
 class Gate:
-    """Owns how many runs are inside, and whether one of them is alone."""
+    """Owns the count of the runs inside, and whether one of them is alone."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -42,7 +42,7 @@ class Gate:
             self._changed.notify_all()
 
     def open(self) -> None:
-        """The worker stops: nobody waits any more, and no image is begun."""
+        """Lets all waiting tasks in, because the worker is stopping and begins no more images."""
         with self._changed:
             self._open = True
             self._changed.notify_all()

@@ -1,6 +1,6 @@
-"""What becomes of one image: what was fetched, and its classes or the reason why it has none.
+"""The outcome of one image: what was fetched, and its classes or an error.
 
-Each image makes one of each of these: as tuples they cost a quarter of what frozen classes do.
+Each image has one of each of these. They are tuples, which cost a quarter of frozen classes.
 """
 
 from __future__ import annotations
@@ -11,44 +11,44 @@ from contract.failure import Failure
 
 
 class Provenance(NamedTuple):
-    """What was fetched, as far as it came; it would take a second crawl to learn it later.
+    """What is known about the fetched file. Learning it later would need a second crawl.
 
-    In the order of `contract.chunks.results.COLUMNS`.
+    The order is that of `contract.chunks.results.COLUMNS`.
     """
 
     final_uri: str | None = None
-    """Where redirects led; None if nowhere else."""
+    """The URI to which redirects led, or None if it is the image's own."""
     bytes: int | None = None
     sha256: str | None = None
-    """Of the bytes, in hex."""
+    """The hash of the bytes, in hex."""
     format: str | None = None
-    """Pillow's name of the format: JPEG, PNG, …"""
+    """Pillow's name for the format: JPEG, PNG, …"""
     width: int | None = None
     height: int | None = None
 
 
 STAGES: Final = (
-    "fetch_s",  # from a fetch thread's taking the order to the whole body, or the failure
-    "decode_wait_s",  # until its loader's one decoder was free; the hash is computed in it
+    "fetch_s",  # from the start of the fetch to the complete body, or the failure
+    "decode_wait_s",  # until its loader's only decoder is free; the hash is computed meanwhile
     "decode_s",
     "batch_wait_s",  # from its arrival at the batcher to its batch's start
     "device_s",  # of its whole batch
     "batch_images",  # in its batch
 )
 LOADER_STAGES: Final = 3
-"""Of these, the first so many are a loader's."""
+"""The number of stages that happen in a loader, which come first."""
 UNKNOWN: Final = -1.0
-"""It did not come to that stage, or nobody knows."""
+"""The image did not reach this stage, or the time is not known."""
 
 Measured = tuple[float, ...]
-"""What an image's stages took, in the order of `STAGES`: a loader's, or all. No class, which
-would cost the worker's main process a microsecond an image.
+"""An image's values in the order of `STAGES`: those of the loader, or all. It is not a class, which
+would cost the worker's main process a microsecond per image.
 """
 NOT_MEASURED: Final[Measured] = (UNKNOWN,) * LOADER_STAGES
 
 
 class Prediction(NamedTuple):
-    """The five likeliest classes, or all where the network has fewer."""
+    """The five most likely classes, or all classes if the network has fewer."""
 
     class_ids: tuple[int, ...]
     scores: tuple[float, ...]

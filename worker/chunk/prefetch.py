@@ -1,8 +1,8 @@
-"""Asks the parts of a worker what they hold, and says how many chunks it should hold.
+"""Computes how many chunks a worker should hold, from what its parts hold now.
 
-Celery's loop asks `wanted_chunks` once a second and sets its prefetch count. With more, chunks
-would be held back from other workers; with fewer the device would wait for the network.
-`contract.flow` has the formula.
+Celery's loop calls `wanted_chunks` once a second and sets its prefetch count. With more, other
+workers would lack chunks; with fewer, the device would wait for the network. `contract.flow` has
+the formula.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class InFlight:
     most_chunks: int
     batch_images: int
     images_per_s: Callable[[], float]
-    """What the device does while it has something to do; 0: not known yet."""
+    """The device's rate while it is busy; 0 if it is not known yet."""
     images_per_chunk: Callable[[], float]
     in_hand: Callable[[], InHand]
     free_slots: Callable[[], int]
-    """Images that the loaders could begin at once."""
+    """The number of images that the loaders could begin now."""
 
     def wanted_chunks(self) -> int:
         return prefetch_chunks(

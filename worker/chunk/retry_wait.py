@@ -1,7 +1,7 @@
-"""How long an image waits for its next attempt: exponential, with full jitter.
+"""The wait before an image's next attempt: exponential backoff with full jitter.
 
-Called by `worker.chunk.store` for a chunk in SQL, and by `worker.commands.classify_input` for an
-image on the command line.
+`worker.chunk.store` uses it for chunks in SQL, and `worker.commands.classify_input` for images on
+the command line.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 from random import uniform
 from typing import Final
 
-# Far more than any wait needs. A float overflows at 1024 doublings.
+# Far more than any wait needs, but a float overflows at 1024 doublings.
 MOST_DOUBLINGS: Final = 512
 
 
 def retry_wait_s(attempt: int, *, mean_s: float, longest_s: float) -> float:
-    """A random wait after attempt `attempt`, which counts from 1.
+    """Returns a random wait after attempt `attempt`, which counts from 1.
 
-    The mean doubles with each attempt. Full jitter (uniform from 0 to twice the mean) keeps the
-    images of one site from coming back together.
+    The mean doubles with each attempt. Full jitter (uniform from 0 to twice the mean) prevents
+    images of one site from being retried at the same moment.
 
     Source: M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015.
     """

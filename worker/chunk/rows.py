@@ -1,4 +1,4 @@
-"""Outcomes as rows of `results`: tuples in the order of `contract.chunks.results.COLUMNS`."""
+"""Turns outcomes into rows of `results`, in the order of `contract.chunks.results.COLUMNS`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.process.identity import Identity
 
 
 def make_rows(claim: Claim, identity: Identity, outcomes: Mapping[int, Outcome]) -> list[ResultRow]:
-    """By position; None where there is nothing to say."""
+    """Returns a row for each outcome. Values that do not apply are None."""
     job, images = claim.message.job_number, claim.images
     run = (claim.attempt, identity.worker)
     model = (identity.model_number, identity.precision, identity.orientation)
@@ -24,11 +24,11 @@ def make_rows(claim: Claim, identity: Identity, outcomes: Mapping[int, Outcome])
 
 
 def _found(outcome: Outcome, model: ResultRow) -> ResultRow:
-    """From the error on."""
+    """The columns from the error code to the last."""
     result, (final_uri, size, sha256, image_format, width, height), _ = outcome
     came = (plain(final_uri), size, sha256, plain(image_format), width, height)
     if isinstance(result, Failure):
         return (result.code, plain(result.detail), *came, *NO_ANSWER)
     class_ids, scores = result
-    missing = (None,) * (TOP - len(class_ids))  # of a network of few classes
+    missing = (None,) * (TOP - len(class_ids))  # if the network has fewer classes
     return (*NO_ERROR, *came, *model, *class_ids, *missing, *scores, *missing)

@@ -1,8 +1,8 @@
-"""One run of one chunk: which of its images are where, and what has become of them.
+"""One run of one chunk: the stage of each image, and the outcomes.
 
-The task's thread makes it and waits on it; loaders and the batcher settle its images from
-their threads, as many in one call as there are, each image once. Owns the outcomes until the
-store has them.
+The task's thread creates the run and waits for it. The pool's and the batcher's threads report
+outcomes with `settle`, many in one call, each image once. The run owns the outcomes until they are
+stored.
 """
 
 from __future__ import annotations
@@ -18,50 +18,59 @@ from worker.chunk.outcome import Outcome
 
 
 class ClassifierFault(Exception):
-    """The device failed on a batch; no image of it is to blame."""
+    """The device failed on a batch. None of its images is to blame."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run as the store sees it."""
+    """A run's state for the store."""
 
     outcomes: dict[int, Outcome]
-    """By position: finished and not stored yet."""
+    """Outcomes that are not stored yet, by position."""
     unsettled: frozenset[int]
     """Positions without an outcome."""
     closed: bool
-    """Nothing more comes of this run: the unsettled ones go back."""
+    """Whether the run is over, so that images without an outcome are handed back."""
     deferred: frozenset[int] = frozenset()
-    """Unsettled positions that no loader took, since their hosts had no room."""
+    """Positions without an outcome that no loader took, because their hosts had no room."""
     fault: Exception | None = None
-    """What cut the run off, where a fault did."""
+    """The error that interrupted the run, if there was one."""
 
 
 class ChunkRun:
-    """Waiting → loading → with the classifier → settled; a failed load skips the classifier.
-    What no loader takes for now is deferred, and handed back once nothing else is in hand.
+    """Images go from waiting to loading to classifying to settled. A failed load skips classifying.
+    An image that no loader takes is deferred, and handed back when the run has nothing else to do.
     """
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: Claim, *, sampled: frozenset[int] = frozenset()) -> None:
+        """`sampled` has the positions in the job's sample, which get thumbnails."""
         self.claim = claim
+        self.sampled = sampled
+        self.has_thumbnails = False
+        """Whether some of its images have thumbnails, which are stored after their rows."""
         self.began_at = time.monotonic()
         self._changed = threading.Condition()
         self._outcomes: dict[int, Outcome] = {}
         self._waiting = set(claim.images)
-        self._loading: dict[int, float] = {}  # since
+        self._loading: dict[int, float] = {}  # position: start, on the monotonic clock
         self._classifying: set[int] = set()
         self._deferred: frozenset[int] = frozenset()
         self._draining = False
         self._impatient = False
-        """Who waits has waited for long enough, but for the classifier."""
+        """Whether the patience is over, so that the task waits only for the classifier."""
         self._closed = False
         self._fault: Exception | None = None
         self._cut_off: set[int] = set()
-        """Images that had no outcome when the fault came."""
+        """Images that had no outcome when the error occurred."""
         self._when_ready: Callable[[ChunkRun], None] | None = None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the run accepts no more outcomes. Reads without the lock."""
+        return self._closed
+
     def in_flight(self) -> dict[str, int]:
-        """Images by where they are; without the lock, so one may be seen twice or not at all."""
+        """The number of images by stage. Reads without the lock, so it may be off by some."""
         return {
             "waiting": len(self._waiting),
             "loading": len(self._loading),
@@ -70,16 +79,17 @@ class ChunkRun:
         }
 
     def in_hand(self) -> int:
-        """Images that this worker has still to do, without the lock: those that are settled are
-        work as well where nothing but their storing is left.
+        """The number of images without an outcome. If there are none, the number that must still be
+        stored. Reads without the lock.
         """
         unsettled = len(self._waiting) + len(self._loading) + len(self._classifying)
         return unsettled or len(self._outcomes)
 
     def begin_loading(self, positions: Collection[int], since: float | None = None) -> None:
-        """Loaders have accepted them, or they are parked; outcomes may have come before this call.
+        """Notes that loaders have accepted these images, or that they are parked. Their outcomes
+        may arrive before this call.
 
-        `since` is for those that were refused first: they have been waited for since then.
+        `since` is the start of the wait for images that were refused at first.
         """
         with self._changed:
             begun = self._waiting.intersection(positions)
@@ -87,13 +97,13 @@ class ChunkRun:
             self._loading |= dict.fromkeys(begun, time.monotonic() if since is None else since)
 
     def defer(self, positions: Collection[int]) -> None:
-        """These are not waited for: they come again later, in another run."""
+        """Stops waiting for these images. They run later, in another run."""
         with self._changed:
             self._deferred = frozenset(self._waiting.intersection(positions))
             self._waiting -= self._deferred
 
     def begin_classifying(self, positions: Collection[int]) -> bool:
-        """False if the run has handed them back meanwhile."""
+        """Returns False if the run has handed them back in the meantime."""
         with self._changed:
             if self._closed or self._fault is not None:
                 return False
@@ -104,11 +114,11 @@ class ChunkRun:
             return True
 
     def settle(self, outcomes: Mapping[int, Outcome]) -> None:
-        """By position. Ignored where an image is settled already, or handed back."""
+        """Takes outcomes by position. Ignores images that have one already or were handed back."""
         with self._changed:
             if self._closed:
                 return
-            if self._classifying.issuperset(outcomes):  # as good as always
+            if self._classifying.issuperset(outcomes):  # almost always
                 self._classifying.difference_update(outcomes)
                 self._outcomes.update(outcomes)
             else:
@@ -120,7 +130,7 @@ class ChunkRun:
             callback(self)
 
     def fail(self, fault: Exception) -> None:
-        """Waits for nothing more. What has an outcome keeps it; the rest goes back."""
+        """Ends the run after an error, and keeps the outcomes that it has."""
         with self._changed:
             self._fault = self._fault or fault
             self._cut_off |= self._waiting | self._loading.keys() | self._classifying
@@ -132,7 +142,9 @@ class ChunkRun:
             callback(self)
 
     def drain(self) -> None:
-        """The worker stops: wait for the classifier alone, hand back the rest."""
+        """Waits only for the classifier from now on, because the worker stops. The other images are
+        handed back.
+        """
         with self._changed:
             self._draining = True
             callback = self._announce()
@@ -140,16 +152,16 @@ class ChunkRun:
             callback(self)
 
     def wait_until_settled(self, patience_s: float) -> None:
-        """Returns once all is settled; or once all that is not has been loading for
-        `patience_s`; or once the run drains and nothing of it is with the classifier.
+        """Returns when all images have an outcome; or when all others have been loading for
+        `patience_s`; or when the run drains and the classifier has none of its images.
         """
         with self._changed:
             while (wait_s := self._wait_s(patience_s)) != 0:
                 self._changed.wait(wait_s)
 
     def when_ready(self, callback: Callable[[ChunkRun], None]) -> None:
-        """Calls back once, when all is settled, or the run drains and nothing of it is with
-        the classifier; at once if it is so.
+        """Calls back once: when all images have an outcome, or when the run drains and the
+        classifier has none of its images. This may be at once.
         """
         with self._changed:
             self._when_ready = callback
@@ -158,7 +170,7 @@ class ChunkRun:
             due(self)
 
     def snapshot(self) -> Snapshot:
-        """What there is to store. A run that drains or has failed takes in nothing after this."""
+        """Returns what can be stored. If the run drains or has failed, this closes it."""
         with self._changed:
             in_hand = self._waiting | self._loading.keys() | self._classifying
             unsettled = self._deferred | in_hand | self._cut_off
@@ -169,18 +181,18 @@ class ChunkRun:
             )
 
     def forget(self, stored: Collection[int]) -> None:
-        """These are in SQL."""
+        """Removes outcomes that are in SQL."""
         with self._changed:
             for position in stored:
                 del self._outcomes[position]
 
     def close(self) -> None:
-        """Nothing is taken in after this."""
+        """Accepts no more outcomes."""
         with self._changed:
             self._closed = True
 
     def _leave(self, position: int) -> bool:
-        """Takes an image from where it is; False if it is settled."""
+        """Removes an image from its stage. Returns False if it has an outcome already."""
         for places in (self._classifying, self._waiting):
             if position in places:
                 places.remove(position)
@@ -188,7 +200,7 @@ class ChunkRun:
         return self._loading.pop(position, None) is not None
 
     def _wait_s(self, patience_s: float) -> float | None:
-        """0: wait no more; None: until something changes."""
+        """How long to wait: 0 for no longer, None until something changes."""
         if self._is_ready():
             return 0
         newest = max(self._loading.values(), default=-inf)
@@ -200,8 +212,8 @@ class ChunkRun:
         return not self._classifying and (self._draining or not (self._waiting or self._loading))
 
     def _announce(self) -> Callable[[ChunkRun], None] | None:
-        """Wakes who waits, where it matters to them: a wake-up a batch would cost more than the
-        chunk. Returns the callback that is due, to be called without the lock.
+        """Wakes the waiting task, but only if its wait may be over: waking it for each batch would
+        cost more than the chunk. Returns the callback that is due; call it without the lock.
         """
         ready = self._is_ready()
         if ready or (self._impatient and not self._classifying):

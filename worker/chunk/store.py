@@ -1,13 +1,13 @@
-"""The end of a run: outcomes become rows, and the chunk goes on in its life, in one transaction.
+"""The end of a run: one transaction stores the outcomes as rows and updates the chunk.
 
-The task calls this with what is finished, and the keeper of stragglers with the rest. A run that
-has lost its chunk to another one stores nothing.
+The task stores what has an outcome, and `Stragglers` stores the rest. A run that has lost its chunk
+to another run stores nothing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from random import uniform
 from typing import Final
@@ -19,41 +19,42 @@ from contract.chunks.run import Left
 from contract.database.waits import Database
 from contract.failure import Failure
 from contract.flow import LONGEST_DEFERRAL_S, SHORTEST_DEFERRAL_S
+from contract.stages import stages_of
 from worker.chunk.claim import Claim
 from worker.chunk.outcome import Outcome, Provenance
 from worker.chunk.retry_wait import retry_wait_s
 from worker.chunk.rows import make_rows
 from worker.chunk.run import ClassifierFault, Snapshot
-from worker.metrics.stages import Stages
+from worker.metrics.stages import Stages, order
 from worker.process.identity import Identity
 
-# Neither a server's Retry-After nor our own backoff puts an image off for longer.
+# Neither a server's Retry-After nor our own backoff delays an image for longer.
 LONGEST_DELAY_S: Final = 3600.0
-# A fault that comes every time is not to keep the machine busy.
+# So that an error that occurs every time does not keep the machine busy.
 SHORTEST_FAULT_DELAY_S: Final = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """What a transaction has stored, for the task's summary."""
+    """The numbers of a transaction, for the task's summary."""
 
     positions: frozenset[int]
     classified: int
     failed: dict[str, int]
-    """Images by error code, for good."""
+    """Images that failed for good, by error code."""
     retried: int
-    """Images that are tried again later, so far."""
+    """Images that will be tried again."""
     loading: int
     """Images that the run still waits for."""
     handed_back: int
     deferred: int
-    """Images that their hosts had no room for, and that come again later."""
+    """Images whose hosts had no room, and that run later."""
     stages: Stages = Stages()  # noqa: RUF009  (frozen)
-    """What was measured, as `worker.chunk.live_runs` notes it."""
+    """Times and sizes. `worker.chunk.live_runs` fills them in."""
 
 
 class Store:
-    """The worker's results on their way to SQL. Safe for many threads."""
+    """Writes the worker's results to SQL. Safe for many threads."""
 
     def __init__(
         self, database: Database, identity: Identity, *, max_attempts: int, retry_backoff_s: float
@@ -64,13 +65,13 @@ class Store:
         self._retry_backoff_s = retry_backoff_s
 
     def store(self, claim: Claim, snapshot: Snapshot) -> Stored:
-        """Stores what is final, once, and leaves the chunk with what is not.
+        """Stores the final outcomes, once, and leaves the other images in the chunk.
 
-        The run counts as an attempt of the images that it has tried, and of no others: not of those
-        that it hands back, defers, or lost to a fault of the device.
+        The run counts as an attempt only of the images that it has tried: not of those that it
+        hands back, defers, or lost when the device failed.
 
         Raises:
-            FencedOff: the chunk is another run's by now; nothing is stored.
+            FencedOff: another run has the chunk now. Nothing is stored.
         """
         failures = {
             position: result
@@ -97,6 +98,7 @@ class Store:
         before.update(map(claim.offset, unsettled | claim.others))
         before.update(offset for group in claim.groups for offset in group.offsets)
         fault = _fault(snapshot, failures.values())
+        stages = _times(final.values())
         self._database.execute(
             lambda connection: moves.store(
                 connection,
@@ -107,6 +109,7 @@ class Store:
                 rows=rows,
                 errors=failed,
                 fault=fault,
+                stages=stages,
             )
         )
         in_hand = len(unsettled - snapshot.deferred)
@@ -123,16 +126,16 @@ class Store:
     def put_back(
         self, fence: Fence, fault: str, *, attempt: int = 1, alone: int | None = None
     ) -> int:
-        """After a fault of this program: the chunk runs again later, and the run counts.
+        """Puts a chunk back after an error in this program. The run counts as an attempt.
 
         Args:
-            fence: the run's.
-            fault: what `status` shows.
-            attempt: which run it was, for the time until the next one.
-            alone: the position of the only image that ran, where it is known.
+            fence: the run's fence.
+            fault: the error's text, which `status` shows.
+            attempt: the number of the run, from which the delay follows.
+            alone: the position of the only image that ran, if there is one.
 
         Returns:
-            How many images have failed as `internal`, since this was their last attempt.
+            The number of images that have failed as `internal`, as this was their last attempt.
         """
         ended = moves.Fault(
             text=fault,
@@ -145,10 +148,10 @@ class Store:
         )
 
     def orphans(self, held: Callable[[], set[Fence]]) -> set[Fence]:
-        """Chunks that SQL says this worker runs, and that are not held.
+        """Chunks that this worker runs according to SQL, but that it does not hold.
 
-        What is held is asked before SQL, for a chunk that is stored meanwhile, and after it, for
-        one that is claimed meanwhile.
+        Calls `held` before SQL, in case a chunk is stored meanwhile, and again after it, in case
+        one is claimed meanwhile.
         """
         held_before = held()
         in_sql = self._database.read(
@@ -183,7 +186,7 @@ class Store:
         return 0.0 if snapshot.fault is None else self._fault_delay_s(claim.attempt)
 
     def _waits_s(self, claim: Claim, retried: dict[int, Failure]) -> dict[int, float]:
-        """By offset. Images of one run share their backoff, so that they go out together."""
+        """Waits by offset. Images of one run share their backoff, so that they run together."""
         backoff_s = self._backoff_s(claim.attempt)
         return {
             claim.offset(position): max(
@@ -202,9 +205,9 @@ class Store:
 
 
 def blame(snapshot: Snapshot) -> Snapshot:
-    """A fault of this program is the outcome of every image that it cut off.
+    """Gives all images that an error in this program interrupted the outcome `internal`.
 
-    A fault of the device is no image's, and changes nothing.
+    A failure of the device changes nothing, because it is not due to an image.
     """
     if snapshot.fault is None or isinstance(snapshot.fault, ClassifierFault):
         return snapshot
@@ -217,13 +220,19 @@ def blame(snapshot: Snapshot) -> Snapshot:
 
 
 def describe_fault(fault: BaseException) -> str:
-    """As `status` and `doctor` show it: the class and the first line."""
+    """The error's class and first line, as `status` and `doctor` show them."""
     lines = str(fault).splitlines()
     return f"{type(fault).__name__}: {lines[0]}" if lines else type(fault).__name__
 
 
+def _times(outcomes: Collection[Outcome]) -> dict[str, list[float]]:
+    """The time of the images at each stage, in the form of a job's tallies."""
+    ordered = order(outcomes)
+    return stages_of({name: values for name, values in ordered.items() if name.endswith("_s")})
+
+
 def _fault(snapshot: Snapshot, failures: Iterable[Failure]) -> str | None:
-    """The fault that the run has met, if it met one."""
+    """The text of an error in this program that occurred in the run, if there was one."""
     if snapshot.fault is not None:
         return describe_fault(snapshot.fault)
     for failure in failures:

@@ -1,7 +1,7 @@
-"""Keeps the runs whose tasks have ended while some of their images were still loading.
+"""Keeps runs whose tasks have ended while some of their images were still loading.
 
-A task hands in its run once its patience is over; a thread of its own stores the rest when it
-is settled, or hands it back when the worker stops.
+A task hands over its run when its patience is over. A thread stores the run when all its images
+have an outcome, or hands the rest back when the worker stops.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import threading
 from queue import SimpleQueue
 
+from contract.log import log_about
 from worker.chunk.live_runs import Runs
 from worker.chunk.run import ChunkRun
 
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Stragglers:
-    """Owns the runs that have no task any more."""
+    """Owns the runs whose tasks have ended."""
 
     def __init__(self, runs: Runs) -> None:
         self._runs = runs
@@ -36,7 +37,7 @@ class Stragglers:
         run.when_ready(self._ready.put)
 
     def close(self) -> None:
-        """Returns once every run is stored: soon if they drain, else when their images settle."""
+        """Returns when every run is stored: soon if they drain, otherwise when they finish."""
         with self._changed:
             self._changed.wait_for(lambda: self._kept == 0)
         self._ready.put(None)
@@ -44,16 +45,20 @@ class Stragglers:
 
     def _store_ready(self) -> None:
         while (run := self._ready.get()) is not None:
-            try:
-                self._runs.store(run)
-            except Exception as fault:  # noqa: BLE001  (whatever it is, it costs one run)
-                self._fail(run, fault)
+            with log_about(**run.claim.logged):
+                self._store(run)
             with self._changed:
                 self._kept -= 1
                 self._changed.notify_all()
+
+    def _store(self, run: ChunkRun) -> None:
+        try:
+            self._runs.store(run)
+        except Exception as fault:  # noqa: BLE001  (any error costs only one run)
+            self._fail(run, fault)
 
     def _fail(self, run: ChunkRun, fault: Exception) -> None:
         try:
             self._runs.fail(run, fault)
         except Exception:
-            log.exception("%s: it stays with this worker until that ends", run.claim)
+            log.exception("%s: the chunk stays with this worker until the worker ends", run.claim)

@@ -1,14 +1,15 @@
 """The task: from a message to rows in SQL, in one of the worker's task threads.
 
-Claim, load every image, wait, store. The loaders and the batcher settle the images meanwhile;
-what still loads after `chunk_patience_s` is left to the straggler keeper. Celery acknowledges
-the message when the task returns, so never before its rows are committed.
+It claims the chunk, loads its images, waits and stores. The loaders and the batcher report the
+outcomes. Images that still load after `chunk_patience_s` are left to `Stragglers`. Celery
+acknowledges the message when the task returns, so never before its rows are committed.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -18,6 +19,7 @@ from celery.exceptions import Reject
 from contract.broker.dropped import drop
 from contract.broker.message import TASK_NAME, ChunkMessage, MalformedMessage, UnknownMessageVersion
 from contract.database.waits import Database
+from contract.log import log_about
 from worker.batch.batcher import Batcher
 from worker.chunk.claim import Claim, Image, begin_alone, claim
 from worker.chunk.live_runs import Runs
@@ -31,14 +33,14 @@ from worker.process.identity import Identity
 
 log = logging.getLogger(__name__)
 
-# A message that goes back to the queue comes again at once where no other worker takes it.
+# If no other worker takes a requeued message, it comes back at once. So wait before the requeue.
 UNKNOWN_VERSION_PAUSE_S: Final = 10.0
-# By then Celery has noticed that it is to stop, and takes no message any more.
+# After this time Celery has noticed that it must stop, and takes no more messages.
 STOPPING_PAUSE_S: Final = 2.0
 
 
 class ChunkTask:
-    """What a task does, and the parts that it does it with. Safe for many threads."""
+    """The work of a task, with the parts that it needs. Safe for many threads."""
 
     def __init__(  # noqa: PLR0913  (each part is built once, in worker.main)
         self,
@@ -50,7 +52,9 @@ class ChunkTask:
         runs: Runs,
         stragglers: Stragglers,
         patience_s: float,
+        sampled: Callable[[Claim], frozenset[int]],
     ) -> None:
+        """`sampled` returns the positions of a claim that are in its job's sample."""
         self._database = database
         self._identity = identity
         self._loaders = loaders
@@ -58,9 +62,10 @@ class ChunkTask:
         self._runs = runs
         self._stragglers = stragglers
         self._patience_s = patience_s
+        self._sampled = sampled
 
     def classify_chunk(self, fields: dict[str, Any]) -> dict[str, Any] | str:
-        """Runs a message's chunk; returns the summary that Flower shows.
+        """Runs a message's chunk, and returns the summary that Flower shows.
 
         Raises:
             Reject: the message goes back to the queue, for another worker.
@@ -75,24 +80,29 @@ class ChunkTask:
         except MalformedMessage as malformed:
             drop(malformed)
             return f"dropped: {malformed}"
+        with log_about(**message.logged):
+            return self._claim_and_run(message)
+
+    def _claim_and_run(self, message: ChunkMessage) -> dict[str, Any] | str:
         with self._runs.claiming(message.fence):
             try:
                 claimed = self._claim_alone(message) if message.alone else self._claim(message)
             except MalformedMessage as malformed:
                 drop(malformed)
                 return f"dropped: {malformed}"
-            except Exception as fault:  # noqa: BLE001  (whatever it is, the chunk is not lost)
+            except Exception as fault:  # noqa: BLE001  (after any error the chunk is not lost)
                 self._runs.fail_claim(message, fault)
-                return f"a fault of this program: {type(fault).__name__}"
+                return f"an error in this program: {type(fault).__name__}"
             if claimed is None:
-                return "dropped: not to be claimed"
-            run = ChunkRun(claimed)
+                return "dropped: cannot be claimed"
+            run = ChunkRun(claimed, sampled=self._sampled(claimed))
             self._runs.enter(run)
-        return self._run(run)
+        with log_about(**claimed.logged):
+            return self._run(run)
 
     def _claim(self, message: ChunkMessage) -> Claim | None:
-        """Waits first while an image runs alone, which might end this worker: what is claimed
-        then would have a part in its death.
+        """First waits while an image runs alone. It may crash this worker, and would take a claimed
+        chunk with it.
         """
         self._runs.gate.enter()
         claimed = None
@@ -104,8 +114,8 @@ class ChunkTask:
         return claimed
 
     def _claim_alone(self, message: ChunkMessage) -> Claim | None:
-        """Claims first, since the chunk would be taken for lost while the others end. A worker
-        that stops waits for nothing, and hands it back.
+        """Claims first: while the other runs end, the dispatcher would otherwise think the message
+        lost. A worker that stops does not wait, and hands the chunk back.
         """
         claimed = claim(self._database, self._identity, message)
         if claimed is None:
@@ -121,7 +131,7 @@ class ChunkTask:
 
     def _leave_to_newer(self, unknown: UnknownMessageVersion) -> NoReturn:
         log.error(
-            "%s. It goes back to the queue for a newer worker in %.0f s.",
+            "%s. The message goes back to the queue in %.0f s, for a newer worker.",
             unknown,
             UNKNOWN_VERSION_PAUSE_S,
         )
@@ -133,9 +143,9 @@ class ChunkTask:
             self._load(run)
             run.wait_until_settled(self._patience_s)
             stored = self._runs.store(run)
-        except Exception as fault:  # noqa: BLE001  (whatever it is, the chunk is not lost)
+        except Exception as fault:  # noqa: BLE001  (after any error the chunk is not lost)
             self._runs.fail(run, fault)
-            return f"a fault of this program: {type(fault).__name__}"
+            return f"an error in this program: {type(fault).__name__}"
         if stored is None:
             return "dropped: another run has the chunk"
         if stored.loading:
@@ -143,8 +153,9 @@ class ChunkTask:
         return _summary(run, stored)
 
     def _load(self, run: ChunkRun) -> None:
-        """Blocks while no loader has a free slot: this is what holds back the messages. What
-        its host has no room for is tried again as long as patience lasts, and then deferred.
+        """Gives the images to the loaders. Blocks while no slot is free, so that the worker takes
+        no more messages. Retries images whose hosts have no room until the patience is over, and
+        then defers them.
         """
         try:
             refused = self._begin(run, run.claim.images)
@@ -159,7 +170,7 @@ class ChunkTask:
     def _begin(
         self, run: ChunkRun, images: dict[int, Image], since: float | None = None
     ) -> dict[int, Image]:
-        """Gives them to the loaders; returns those whose hosts have no room for them."""
+        """Gives images to the loaders, and returns those whose hosts have no room."""
         refused = self._loaders.load_all(
             [(position, image.uri) for position, image in images.items()],
             partial(self._take_in, run),
@@ -168,7 +179,7 @@ class ChunkTask:
         return {position: images[position] for position in refused}
 
     def _take_in(self, run: ChunkRun, loads: list[tuple[int, Load]]) -> None:
-        """Called by the pool's threads; each image comes once."""
+        """The pool's threads call this, once for each image."""
         loaded = [(position, load) for position, load in loads if isinstance(load, Loaded)]
         if loaded and run.begin_classifying([position for position, _ in loaded]):
             self._batcher.put(run, loaded)
@@ -185,7 +196,7 @@ class ChunkTask:
 
 
 def _summary(run: ChunkRun, stored: Stored) -> dict[str, Any]:
-    """What is shown of a run, in Flower and in the log."""
+    """Logs a summary of a run, and returns it for Flower."""
     settled = stored.classified + sum(stored.failed.values())
     summary: dict[str, Any] = {
         "images": len(run.claim.images),
@@ -206,7 +217,7 @@ def _summary(run: ChunkRun, stored: Stored) -> dict[str, Any]:
 
 
 def _in_a_word(value: object) -> str:
-    """A stage as `median/max`."""
+    """The text of a value; of a stage `median/max`."""
     match value:
         case {"median": median, "max": largest}:
             return f"{median}/{largest}"
@@ -214,8 +225,8 @@ def _in_a_word(value: object) -> str:
 
 
 class Shown:
-    """A task's answer, as Celery shows it: it has no text of its own for an object, and makes that
-    of a dict by itself, piece by piece, in a time in which Python would make twenty.
+    """A task's answer. Celery calls `repr` on an object, but formats a dict by itself, which takes
+    twenty times as long.
     """
 
     def __init__(self, answer: dict[str, Any] | str) -> None:
@@ -226,7 +237,7 @@ class Shown:
 
 
 def register_task(app: Celery, task: ChunkTask) -> None:
-    """Makes `task` what the app does with our messages."""
+    """Registers `task` with the app, as the task for our messages."""
 
     @app.task(name=TASK_NAME, acks_late=True, ignore_result=True)  # type: ignore[untyped-decorator]
     def classify_chunk(*_: object, **fields: Any) -> Shown:  # noqa: ANN401  (JSON)

@@ -1,5 +1,5 @@
 """Commands of `resnextq` that need the worker's packages: classify, doctor, export, flower.
 
-The command line loads each by its name. They take settings and options and print; none of them
-takes messages.
+The command line loads each by its name. They take settings and options, and none of them receives
+messages.
 """

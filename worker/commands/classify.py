@@ -1,8 +1,8 @@
-"""`resnextq classify`: images in, their classes out, in this process; no queue and no SQL.
+"""`resnextq classify`: classifies images in this process, without a queue and without SQL.
 
-The command line hands in entries and prints the records that come back, in the order of the
-entries. Loading is the worker's own (`worker.pool.pool`, `worker.loader.fetch.fetcher`) and runs
-ahead of the classifier (`worker.commands.classify_input`); only the batches are made here.
+The command line passes entries, and prints the returned records in the order of the entries. Images
+are loaded as in a worker (`worker.pool.pool`, `worker.loader.fetch.fetcher`) and ahead of the
+classifier (`worker.commands.classify_input`). This module makes the batches.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from worker.loader.sandbox.protections import tell_protections
 from worker.pool.limits import naming_limits
 from worker.pool.pool import LoaderPool, LoadFailed
 
-if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
+if TYPE_CHECKING:  # torch takes seconds to load; mistakes should be reported before that
     from resnext.classifier import Classifier
 
 log = logging.getLogger(__name__)
 
 HUNG_AFTER_S: Final = 600.0
-"""More than in a worker: nothing is warmed up here, so a first batch also measures its layers."""
+"""Longer than in a worker: without a warm-up, the first batch also measures its layers."""
 
 
 @dataclass(frozen=True)
 class Settled:
-    """An image and what a record says of it: `contract.record.classified` or `failed`."""
+    """An image and its answer: `contract.record.classified` or `failed`."""
 
     image: Image
     answer: Record
@@ -60,23 +60,25 @@ def classify(
     ahead: int,
     tell: Callable[[str], object],
 ) -> Iterator[Record]:
-    """A record an entry, in their order, each as soon as those before it are there.
+    """Yields one record per entry, in their order, each as soon as it and all earlier ones are
+    ready.
 
     Args:
-        settings: of model, fetching and loaders.
-        entries: read by another thread, as there is room for more.
-        named: every `root` of the entries; the loaders can read nothing else.
-        ahead: so many of them may be read before anything is started: whether there are fewer
-            decides about loaders and batch.
-        tell: called with the licence of the weights, in words for people.
+        settings: the settings for the model, fetching and loaders.
+        entries: read by another thread, when there is room for more.
+        named: every `root` of the entries. The loaders can read no other files.
+        ahead: how many entries to read before the start. If there are fewer, the number of loaders
+            and the batch are smaller.
+        tell: called with texts for people: what is loaded, and the licence of the weights.
 
     Raises:
         WeightsError, UsageError: see `worker.batch.model`.
-        SourceError: the entries cannot be read; the records before are given out.
-        UnavailableError: the classifier failed on a batch; the loaders are not as protected as
-            `RESNEXT_SANDBOX` requires; the system permits no loader or no thread.
+        SourceError: the entries cannot be read. The records of earlier entries come first.
+        UnavailableError: the classifier failed on a batch, the loaders lack protections that
+            `RESNEXT_SANDBOX` requires, or the system permits no loader or no thread.
     """
-    # A decoder that was taken over is of the same user, and would read what /proc has of this one.
+    # A decoder that was taken over runs as the same user. It could otherwise read this process in
+    # /proc.
     prctl(PR_SET_DUMPABLE, 0)
     log_lines(settings.log_level, "resnextq: %(message)s")
     if settings.sandbox == "required":
@@ -84,10 +86,10 @@ def classify(
     entries = iter(entries)
     first = list(islice(entries, ahead))
     if not first:
-        tell("There is no image in what was given.")
+        tell("The sources contain no images.")
         return
     settings = _fitting(settings, None if len(first) == ahead else len(first))
-    # A host's line has room for every image that is in flight, so none is refused.
+    # Each host's line has room for all images in flight, so the pool refuses none.
     preprocessing = find_model(settings).preprocessing
     loaders = LoaderPool(settings, preprocessing, parked=ROOM, named=named)
     feed = Feed(
@@ -97,6 +99,7 @@ def classify(
         retry_backoff_s=settings.retry_backoff_s,
     )
     try:
+        tell(f"loading {title_of(settings.model, settings.weights)}")
         with naming_limits():
             loaders.start()
             feed.start()
@@ -116,12 +119,12 @@ def classify(
 
 @contextmanager
 def _ending_if_it_hangs(classifier: Classifier) -> Iterator[Busy]:
-    """To be entered for each batch. A device that hangs does not let go of the thread that waits
-    for it, so another one ends this process; the loaders end with it.
+    """Yields a `Busy` to enter for each batch. If the device hangs, the waiting thread is stuck, so
+    another thread ends this process, and the loaders with it.
     """
     busy = Busy()
     watchdog = Watchdog(busy.seconds, _end, hung_after_s=HUNG_AFTER_S)
-    if classifier.device != "cpu":  # where a batch takes as long as it takes
+    if classifier.device != "cpu":  # on a CPU a batch may take any time
         watchdog.start()
     try:
         yield busy
@@ -130,10 +133,10 @@ def _ending_if_it_hangs(classifier: Classifier) -> Iterator[Busy]:
 
 
 def _end(busy_s: float) -> None:
-    """In the watchdog's thread. Each line was flushed when it was printed."""
+    """Runs in the watchdog's thread. All printed lines are already flushed."""
     log.error(
-        "The device hangs: it has had a batch for %.0f s. Look at it with nvidia-smi, and start "
-        "this again once it works.",
+        "The device hangs: it has been computing one batch for %.0f s. Check it with nvidia-smi, "
+        "and start this again once it works.",
         busy_s,
     )
     os._exit(UnavailableError.exit_code)
@@ -142,7 +145,7 @@ def _end(busy_s: float) -> None:
 def settle(
     feed: Feed, classifier: Classifier, busy: Busy, *, max_wait_s: float
 ) -> Iterator[Settled]:
-    """Batch by batch, in the order in which images come; `busy` sees each.
+    """Classifies batch by batch, in the order in which images arrive. Enters `busy` for each batch.
 
     Raises:
         UnavailableError: the classifier failed.
@@ -170,7 +173,7 @@ def settle(
 
 
 def in_order(settled: Iterable[Settled]) -> Iterator[Settled]:
-    """The same, by position from 0."""
+    """Yields the same images in the order of their positions, from 0."""
     waiting: dict[int, Settled] = {}
     position = 0
     for one in settled:
@@ -198,7 +201,7 @@ def _answers(classifier: Classifier, pixels: np.ndarray) -> Iterator[Record]:
 
 
 def _record(settled: Settled, title: str, how: Record) -> Record:
-    """`how` is said of what was classified."""
+    """Makes the record of an image. `how` is added if the image was classified."""
     image, answer = settled.image, settled.answer
     return make_record(
         position=image.position,
@@ -212,8 +215,8 @@ def _record(settled: Settled, title: str, how: Record) -> Record:
 
 
 def _fitting(settings: Settings, images: int | None) -> Settings:
-    """For a few images (None: for many) no more loaders and no larger a batch than there are,
-    and no compiling, which takes longer than they do.
+    """Adapts the settings to the number of images (None: many). For a few images, it limits loaders
+    and the batch to their number, and does not compile, which would take longer than they do.
     """
     if images is None:
         return settings

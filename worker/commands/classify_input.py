@@ -1,8 +1,8 @@
-"""Images on their way to the classifier of `classify`: loaded ahead of it, a bounded number.
+"""Loads images for `classify`, a bounded number ahead of the classifier.
 
-Entries go in, one for each image of the command line; a thread of its own reads them and gives them
-to the loaders. `worker.commands.classify` takes out what comes back, in any order. An image that
-fails with a transient error is loaded again after a while, up to `max_attempts` times.
+A thread reads the entries, one for each image of the command line, and gives them to the loaders.
+`worker.commands.classify` takes the loaded images, in any order. An image that fails with a
+transient error is loaded again after a wait, up to `max_attempts` times.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from worker.chunk.retry_wait import retry_wait_s
 from worker.pool.backoff import Backoff
 from worker.pool.pool import Loaded, LoaderPool, LoadFailed, PoolClosed
 
-# In flight at once, from their URI to their line: so many may overtake one that hangs, whose
-# line comes first. They are records of a kilobyte, not pictures.
+# Images in flight, from their URI to their printed line. Lines are printed in order, so this many
+# images may wait for one that hangs. Each is a record of a kilobyte, not a picture.
 ROOM: Final = 10_000
-# Mean wait before the second attempt, doubled for each further one. A user looks on.
+# The mean wait before the second attempt. It is short, because a user is waiting, and doubles with
+# each attempt.
 FIRST_RETRY_S: Final = 0.5
-# No wait is longer. A server that asks for a longer one is not asked again.
+# The longest wait. If a server asks for a longer one, the image is not tried again.
 LONGEST_RETRY_S: Final = 10.0
 
 
 class Entry(Protocol):
-    """What is said of an image on the command line, or in a list."""
+    """An image on the command line or in a list."""
 
     @property
     def uri(self) -> str: ...
@@ -45,7 +46,7 @@ class Entry(Protocol):
 
     @property
     def root(self) -> Path | None:
-        """The file or folder that the user named himself; None: it stands in a list."""
+        """The file or folder that the user named on the command line; None if it is in a list."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Arrival:
-    """What came of an image."""
+    """An image that was loaded, or failed to load."""
 
     image: Image
     load: Loaded | LoadFailed
@@ -65,7 +66,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class _End:
-    """Of the entries."""
+    """The end of the entries: how many there were, and the error if they could not be read."""
 
     images: int
     error: BaseException | None
@@ -92,7 +93,7 @@ class Feed:
         self._end: _End | None = None
         self._taken = 0
         self._again: Backoff[Image] = Backoff(self._load)
-        # One that waits for a line of standard input cannot be ended; it ends with the process.
+        # A thread that waits for standard input cannot be stopped. It ends with the process.
         self._reader = threading.Thread(target=self._read, name="reader", daemon=True)
 
     def start(self) -> None:
@@ -100,11 +101,11 @@ class Feed:
         self._reader.start()
 
     def take(self, most: int, max_wait_s: float) -> Iterator[Arrival]:
-        """Waits for a first image, and gives out what comes soon after it: `most` at most, and
-        none at all at the end alone.
+        """Waits for a first image, and yields it and those that arrive soon after, at most `most`.
+        Yields none only at the end.
 
         Raises:
-            Exception: the entries could not be read on; all images before are given out.
+            Exception: further entries could not be read. All earlier images have been yielded.
         """
         leaves_at: float | None = None
         for _ in range(most):
@@ -115,7 +116,7 @@ class Feed:
             leaves_at = leaves_at or time.monotonic() + max_wait_s
 
     def make_room(self) -> None:
-        """For another image: the line of one is out."""
+        """Admits another image. Call this after each printed line."""
         self._room.release()
 
     def close(self) -> None:
@@ -125,7 +126,7 @@ class Feed:
         self._again.close()
 
     def _next(self, leaves_at: float | None) -> Arrival | None:
-        """None if none comes in time, or no more at all."""
+        """Returns the next arrival, or None if there is none in time or there are no more."""
         while self._end is None or self._taken < self._end.images:
             wait_s = None if leaves_at is None else max(0.0, leaves_at - time.monotonic())
             try:
@@ -149,14 +150,14 @@ class Feed:
                     return
                 self._load(Image(images, entry))
                 images += 1
-        except Exception as fault:  # noqa: BLE001  (raised where images are taken out)
+        except Exception as fault:  # noqa: BLE001  (`take` raises it)
             error = fault
         self._arrivals.put(_End(images, error))
 
     def _load(self, image: Image) -> None:
-        """Waits while all loaders are busy."""
+        """Gives an image to the loaders. Waits while all of them are busy."""
         uri = image.entry.uri
-        # What is longer does not fit into a record.
+        # Longer URIs do not fit into a record.
         refused = refusal(uri, ()) if len(uri) > MAX_URI_CHARS else None
         if refused is not None:
             self._take_in(image, LoadFailed(refused, Provenance()))
@@ -165,7 +166,7 @@ class Feed:
             self._loaders.load(uri, partial(self._take_in, image), root=image.entry.root)
 
     def _take_in(self, image: Image, load: Loaded | LoadFailed) -> None:
-        """Called by the pool's threads, once for each try."""
+        """The pool's threads call this, once for each attempt."""
         if isinstance(load, LoadFailed) and load.failure.retried:
             failure = load.failure
             asked_s = failure.retry_after_s or 0.0
@@ -182,5 +183,5 @@ class Feed:
 
 
 def _impatient(failure: Failure, asked_s: float) -> Failure:
-    words = f"{failure.detail}; not tried again, since the server asks for {asked_s:.0f} s"
+    words = f"{failure.detail}; not tried again, because the server asks for {asked_s:.0f} s"
     return Failure(failure.code, words.removeprefix("; "), failure.retry_after_s)

@@ -1,4 +1,4 @@
-"""`resnextq export`: the model of the settings as NVIDIA's Triton Inference Server loads it."""
+"""`resnextq export`: writes the model in the settings for NVIDIA's Triton Inference Server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resnext.run.compiler import keep_compiled_in
 from worker.batch.download_progress import DownloadProgress
 from worker.batch.model import find_model, telling_people
 
-if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
+if TYPE_CHECKING:  # torch takes seconds to load; mistakes should be reported before that
     from resnext.export.write import Exported
 
 _MEGABYTE: Final = 1_000_000
@@ -25,12 +25,12 @@ def run_export(
     output: Path,
     force: bool,
 ) -> tuple[Path, list[str]]:
-    """The model's folder, and what is to be said of it.
+    """Writes the model, and returns its folder and notes for the user.
 
     Raises:
         WeightsError: the weights are missing, damaged, or of another network.
-        UnavailableError: a package, a compiler or a place to write is missing here.
-        UsageError: there is no such model or device, or a model is there already.
+        UnavailableError: a package or a compiler is missing, or the folder cannot be written.
+        UsageError: there is no such model or device, or the folder already has a model.
     """
     find_model(settings)  # before torch, which takes seconds
     keep_compiled_in(settings.cache)  # `pt2` compiles
@@ -57,5 +57,5 @@ def _notes(made: Exported) -> Iterator[str]:
     title, size = title_of(made.model, made.weights), made.file.stat().st_size / _MEGABYTE
     yield f"{title} in {made.precision}, {size:.1f} MB; licence of the weights: {made.licence}"
     if made.bound_to is not None:
-        yield f"it is compiled, and runs on {made.bound_to}, and on nothing else"
+        yield f"the model is compiled and runs only on {made.bound_to}"
     yield f"next: tritonserver --model-repository={made.folder.parent.absolute()}"

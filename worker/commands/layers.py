@@ -1,6 +1,6 @@
-"""`resnextq doctor`: how a GPU computes each layer of the network, and what was tried for it.
+"""`resnextq doctor`: how a GPU computes each layer of the network, and which ways were tried.
 
-Without `--device` it reads what a worker has measured. With it, what is missing is measured now.
+Without `--device` it reads what a worker has measured. With it, it measures what is missing.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ NAME = "layers"
 
 
 def check_layers(settings: Settings, device: torch.device, *, measure: bool) -> Iterator[Check]:
-    """A line for each size of batch; with `measure` another for each layer of the largest one."""
+    """Yields a line for each size of batch. With `measure`, also one per layer of the largest."""
     if device.type != "cuda":
         if measure:
-            yield Check(NAME, "ok", "on a CPU nothing is measured: layers are computed by oneDNN")
+            yield Check(NAME, "ok", "nothing to measure on a CPU: oneDNN computes the layers")
         return
-    if settings.engine == "compiled" and not measure:  # then they are not chosen
+    if settings.engine == "compiled" and not measure:  # then no ways are chosen
         return
     from resnext.classifier import batch_sizes  # noqa: PLC0415  (loads torch)
     from resnext.run.gpu import choose_batch_images  # noqa: PLC0415
@@ -44,7 +44,7 @@ def check_layers(settings: Settings, device: torch.device, *, measure: bool) -> 
         yield Check(NAME, "ok", _summary(images, choices, network))
         if measure and images == sizes[-1]:
             yield from (Check(NAME, "ok", _told(choice)) for choice in choices)
-    yield Check(NAME, "ok", f"kept in {chooser.store.path}; delete it to measure anew")
+    yield Check(NAME, "ok", f"kept in {chooser.store.path}; delete this file to measure again")
 
 
 def _chooser(settings: Settings, device: torch.device) -> Chooser:
@@ -66,7 +66,7 @@ def _chooser(settings: Settings, device: torch.device) -> Chooser:
 def _choose(
     chooser: Chooser, images: int, *, measure: bool
 ) -> tuple[list[Choice] | None, Exception | None]:
-    """None, and why, where it is not known and cannot be measured."""
+    """Returns the choices. If they are not known and cannot be measured: None, and the error."""
     import torch  # noqa: PLC0415  (takes seconds)
 
     if not measure:
@@ -74,20 +74,20 @@ def _choose(
     try:
         with telling_people(), torch.inference_mode():
             return chooser.choose(images), None
-    except RuntimeError as error:  # out of memory as well
+    except RuntimeError as error:  # including out of memory
         return None, error
 
 
 def _unknown(images: int, fault: Exception | None) -> Check:
     if fault is not None:
-        advice = f"A worker classifies smaller batches then; {PREFIX}BATCH_IMAGES makes them so."
+        advice = f"A worker will use smaller batches. {PREFIX}BATCH_IMAGES sets their size."
         return Check(NAME, "warning", f"batches of {images}: {fault}", advice)
-    found = f"batches of {images} have not been measured yet: the first start of a worker does it"
+    found = f"batches of {images} are not measured yet; a worker measures them at its first start"
     return Check(NAME, "ok", found, "To measure them now: resnextq doctor --device")
 
 
 def _summary(images: int, choices: list[Choice], network: Choice | None) -> str:
-    """Of the layers, and of the compiled network where it was tried."""
+    """The number of layers per way, and their time; also the compiled network, if it was tried."""
     counts, seconds = Counter[str](), 0.0
     for choice in choices:
         if choice.chosen is not None:

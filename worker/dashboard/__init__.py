@@ -1,1 +1,1 @@
-"""What Flower, the dashboard, does otherwise with us: what it remembers, shows and refuses."""
+"""Our changes to Flower, the dashboard: what it remembers, shows and refuses."""

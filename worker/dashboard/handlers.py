@@ -1,7 +1,7 @@
-"""The dashboard's addresses that answer otherwise than Flower's own.
+"""Handlers that replace some of Flower's own.
 
-`worker.commands.flower` adds them in front of Flower's. The dashboard shows and changes nothing:
-what would change something is answered with what to do instead.
+`worker.commands.flower` adds them in front of Flower's. The dashboard only shows things. A request
+that would change something gets an answer that says what to do instead.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from flower.api import BaseApiHandler
 from flower.api.tasks import GetQueueLengths
 from flower.views.broker import BrokerView
 from flower.views.monitor import Metrics
-from tornado.web import HTTPError, authenticated
+from tornado.web import HTTPError, RequestHandler, authenticated
 
 from contract.broker.connection import CONNECT_TIMEOUT_S
+from worker.dashboard.shown import Styles
 
 SHOWS_ALONE: Final = (
-    "This dashboard shows and changes nothing. "
+    "This dashboard only shows things and changes nothing. "
     "To end a job: resnextq cancel. To stop a worker: SIGTERM. To send work: resnextq submit."
 )
 NO_RESULTS: Final = (
-    "Results are in SQL: resnextq results JOB. /api/task/info/ID has what is known of a task."
+    "Results are in SQL: resnextq results JOB. /api/task/info/ID shows what is known about a task."
 )
 
 
 class ClosedMetrics(Metrics):  # type: ignore[misc]  # Flower has no types
-    """Flower's metrics name every worker: they are shown to those who have the login."""
+    """Flower's metrics, only for users with the login: they name every worker."""
 
     get = authenticated(Metrics.get)
 
 
 class Refused(BaseApiHandler):  # type: ignore[misc]
-    """Says what to do instead, to those who have the login."""
+    """Says what to do instead. Needs the login, as everything else does."""
 
     def initialize(self, status: int, words: str) -> None:
         self._refusal = (status, words)
@@ -43,24 +44,25 @@ class Refused(BaseApiHandler):  # type: ignore[misc]
     @authenticated
     def get(self, *_: str) -> NoReturn:
         status, words = self._refusal
-        # The words are given apart from the format, which a % in them would break.
+        # As an argument, because a % in the words would break the format.
         raise HTTPError(status, "%s", words)
 
     post = get
 
 
 class QueueLengths:
-    """Asks Redis as the program does, whatever its address looks like."""
+    """Reads the queues' lengths from Redis as our program does, with any form of address."""
 
     application: Any
     capp: Any
 
     def get_broker(self) -> QueueLengths:
-        """Called by Flower where it would connect by itself."""
+        """Returns itself. Flower would connect to the broker here."""
         return self
 
     async def queues(self, names: Iterable[str]) -> list[dict[str, Any]]:
-        """
+        """Returns a name and a length for each queue, as Flower expects them.
+
         Raises:
             HTTPError: Redis does not answer (503).
         """
@@ -74,7 +76,7 @@ class QueueLengths:
 
 
 def queue_lengths(app: Celery, names: Iterable[str]) -> list[dict[str, Any]]:
-    """Over a connection of its own: Flower waits for replies over those of the app's pool.
+    """Reads the lengths over its own connection: Flower waits for replies on the app's pool.
 
     Raises:
         OperationalError: Redis does not answer.
@@ -86,14 +88,28 @@ def queue_lengths(app: Celery, names: Iterable[str]) -> list[dict[str, Any]]:
 
 
 class BrokerPage(QueueLengths, BrokerView):  # type: ignore[misc]
-    """The page of the queues."""
+    """The page with the queues."""
 
 
 class QueueLengthsApi(QueueLengths, GetQueueLengths):  # type: ignore[misc]
-    """The same as JSON."""
+    """The queues as JSON."""
+
+
+class Front(RequestHandler):
+    """The front page, without a slash at the end of its address."""
+
+    def get(self) -> None:
+        self.redirect(f"{self.request.path}/")
+
+
+def handlers(prefix: str) -> list[Any]:
+    """The handlers that come before Flower's own, below a path such as `/flower`."""
+    below = [(f"{prefix}{path}", *rest) for path, *rest in HANDLERS]
+    return [*below, (prefix, Front)] if prefix else below
 
 
 HANDLERS: Final = [
+    ("/static/css/flower.css", Styles),
     ("/metrics", ClosedMetrics),
     ("/broker", BrokerPage),
     ("/api/queues/length", QueueLengthsApi),

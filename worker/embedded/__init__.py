@@ -1,1 +1,1 @@
-"""`resnextq up`: the whole of it on one machine, each part a process that this one supervises."""
+"""`resnextq up`: the whole system on one machine. One process supervises all the others."""

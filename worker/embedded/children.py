@@ -1,4 +1,7 @@
-"""How every process of the embedded stack is started: it shares no Ctrl-C and outlives nobody."""
+"""Starts and stops the processes of `resnextq up`.
+
+Ctrl-C does not reach them, and they do not outlive the process that starts them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from contract.log_file import FILE
 from worker.loader.sandbox.prctl import die_with
 
 
@@ -20,21 +24,23 @@ def start_child(
     kept: Sequence[int] = (),
     variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Starts a process in a group of its own, its output appended to `log`; of our open files
-    it gets those in `kept`, by their descriptors. `variables` are added to its environment.
+    """Starts a process in a new process group, and appends its output to `log`.
 
-    It is sent SIGTERM when the thread that started it ends, however that comes.
+    The process inherits only the file descriptors in `kept`. Its environment gets `variables` and
+    the name of the log, which our own commands need to limit its size. The process receives SIGTERM
+    when the thread that started it ends, for whatever reason.
 
     Raises:
         OSError: the program or the log cannot be opened.
     """
+    added = {FILE: os.fspath(log), **(variables or {})}
     with log.open("ab") as output:
         return subprocess.Popen(
             [os.fspath(part) for part in command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | (variables or {}),
+            env=os.environ | added,
             pass_fds=kept,
             start_new_session=True,
             preexec_fn=partial(die_with, os.getpid(), signal.SIGTERM),  # noqa: PLW1509  (no threads yet)
@@ -42,7 +48,7 @@ def start_child(
 
 
 def stop_child(child: subprocess.Popen[bytes], *, within_s: float) -> None:
-    """SIGTERM, and SIGKILL to its whole group where that is not heeded in time."""
+    """Sends SIGTERM. If the process runs longer than `within_s`, kills its whole group."""
     if child.poll() is None:
         child.terminate()
     try:
@@ -53,6 +59,6 @@ def stop_child(child: subprocess.Popen[bytes], *, within_s: float) -> None:
 
 
 def kill_child(child: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to its whole group; whoever waits for it waits no longer."""
+    """Sends SIGKILL to the whole group. This also ends a running `stop_child`."""
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)

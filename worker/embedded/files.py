@@ -1,4 +1,4 @@
-"""Locks of files: who holds one keeps the others of this machine out."""
+"""Locks on files, which only one process of this machine can hold at once."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ RETRY_S: Final = 0.05
 
 @contextmanager
 def locked(path: Path, *, within_s: float = 0.0) -> Iterator[int]:
-    """Holds the file's lock; a process that is given its descriptor holds it on.
+    """Holds the file's lock, and yields its descriptor. A child that inherits it holds it as well.
 
     Raises:
-        TimeoutError: somebody else holds it.
+        TimeoutError: another process holds it.
         OSError: it is a link, or cannot be opened.
     """
     descriptor = open_unfollowed(path, os.O_RDWR | os.O_CREAT, mode=0o600)

@@ -1,12 +1,13 @@
-"""A command of ours that the embedded stack keeps running, its log and what it reports."""
+"""One of our commands that `resnextq up` keeps running, with its log and its messages."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -15,18 +16,20 @@ from contract.log import LISTENER
 from worker.embedded.children import kill_child, start_child, stop_child
 
 RESNEXTQ: Final = Path(sys.executable).with_name("resnextq")
+# If the program is not beside the interpreter: some package managers install it elsewhere.
+MODULE: Final = (sys.executable, "-m", "producer.cli")
 FIRST_RESTART_S: Final = 1.0
 LONGEST_RESTART_S: Final = 30.0
-# After a run of this length the waits are short again.
+# After a run of this length, the next wait is short again.
 STABLE_S: Final = 60.0
 TAIL_LINES: Final = 8
 READ_BYTES: Final = 65_536
 
 
 class Service:
-    """`resnextq NAME` as a process; started again, after growing waits, when it ends.
+    """`resnextq NAME` as a process. When it ends, it is restarted after a growing wait.
 
-    `new_messages` has what it logs where it is `heard`.
+    `variables` are added to its environment. With `heard`, `new_messages` returns what it logs.
     """
 
     def __init__(
@@ -36,9 +39,12 @@ class Service:
         *options: str,
         stop_within_s: float,
         heard: bool = False,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
-        self._command: list[str | Path] = [RESNEXTQ, name, *options]
+        self._variables = dict(variables or {})
+        program = (RESNEXTQ,) if RESNEXTQ.exists() else MODULE
+        self._command: list[str | Path] = [*program, name, *options]
         self.log = logs / f"{name}.log"
         self._stop_within_s = stop_within_s
         self._child: subprocess.Popen[bytes] | None = None
@@ -59,18 +65,18 @@ class Service:
         self._started_at = time.monotonic()
         self._restart_at = None
         if self._messages is None:
-            self._child = start_child(self._command, log=self.log)
+            self._child = start_child(self._command, log=self.log, variables=self._variables)
         else:
             with self._messages.pipe() as end:
                 self._child = start_child(
                     self._command,
                     log=self.log,
                     kept=[end],
-                    variables={LISTENER: str(end)},
+                    variables=self._variables | {LISTENER: str(end)},
                 )
 
     def has_ended(self) -> int | None:
-        """The exit status, once for each end; from then on the wait until `revive` runs."""
+        """Returns the exit status, once for each end, and begins the wait for `revive`."""
         if self._child is None or self._restart_at is not None:
             return None
         status = self._child.poll()
@@ -80,7 +86,7 @@ class Service:
 
     @property
     def runs(self) -> bool:
-        """Whether its process lives. Unlike `has_ended`, it can be asked any number of times."""
+        """Whether its process runs. Unlike `has_ended`, this changes nothing."""
         return self._child is not None and self._child.poll() is None
 
     @property
@@ -88,7 +94,7 @@ class Service:
         return 0.0 if self._restart_at is None else max(0.0, self._restart_at - time.monotonic())
 
     def revive(self) -> None:
-        """Starts it again once its wait is over; nothing happens while it runs."""
+        """Restarts the process if it has ended and its wait is over."""
         if self._restart_at is not None and time.monotonic() >= self._restart_at:
             self.start()
 
@@ -101,17 +107,19 @@ class Service:
             kill_child(self._child)
 
     def new_messages(self) -> list[str]:
-        """What it has logged since the last call, each in one line."""
+        """The messages that it has logged since the last call, one line each."""
         return [] if self._messages is None else self._messages.read()
 
     def stop_listening(self) -> None:
-        """From now on it is not heard, also when it is started again."""
+        """Ends `new_messages`, also for a restarted process."""
         if self._messages is not None:
             self._messages.close()
             self._messages = None
 
     def tail(self) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+        """The end of its log. Of JSON lines only the message."""
+        lines = self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+        return "\n".join(map(_said, lines))
 
     def _plan_restart(self) -> None:
         if time.monotonic() - self._started_at > STABLE_S:
@@ -120,8 +128,14 @@ class Service:
         self._wait_s = min(2 * self._wait_s, LONGEST_RESTART_S)
 
 
+def _said(line: str) -> str:
+    with suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(line)["message"])
+    return line
+
+
 class Messages:
-    """The reading end of a pipe that a process writes its messages into; see `contract.log`."""
+    """The reading end of a pipe into which a process writes its messages; see `contract.log`."""
 
     def __init__(self) -> None:
         self._descriptor: int | None = None
@@ -129,8 +143,8 @@ class Messages:
 
     @contextmanager
     def pipe(self) -> Iterator[int]:
-        """A new pipe instead of the old one; the writing end is open here until the process
-        has it.
+        """Replaces the pipe, and yields the new writing end. It is closed here afterwards, so the
+        started process must have inherited it by then.
         """
         self.close()
         self._descriptor, end = os.pipe()

@@ -1,7 +1,7 @@
-"""What loaders find on this machine for fetching: libcurl, authorities, a proxy.
+"""Checks what fetching needs on this machine: libcurl, trusted authorities and the proxy.
 
-`worker.pool.environment` requires it before the first loader starts, and `resnextq doctor` shows
-it. `worker.pool.limits` has the limits of the system.
+`worker.pool.environment` calls this before the first loader starts, and `resnextq doctor` shows the
+checks. The system's limits are in `worker.pool.limits`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from worker.loader.fetch.certificates import VARIABLES, find_authorities, named_
 
 log = logging.getLogger(__name__)
 
-# The first that tries a host's next address while an earlier one does not answer.
+# The first version that tries a host's next address while an earlier one does not answer.
 OLDEST_LIBCURL: Final = (8, 16, 0)
 
 
 def require_conditions(settings: Settings) -> None:
-    """Logs what is less than it should be.
+    """Logs warnings about the conditions.
 
     Raises:
-        UnavailableError: nothing, or nothing over TLS, could be fetched.
+        UnavailableError: nothing could be fetched, or nothing over TLS.
     """
     for check in check_fetching(settings):
         if check.state == "failure":
@@ -40,9 +40,9 @@ def check_fetching(settings: Settings) -> Iterator[Check]:
     yield _libcurl()
     yield _authorities()
     if settings.fetch_proxy is not None:
-        found = f"{PREFIX}FETCH_PROXY is set: loaders cannot check where a host's name leads"
+        found = f"{PREFIX}FETCH_PROXY is set, so loaders cannot check the address of a host"
         yield Check(
-            "proxy", "warning", found, "See to it that the proxy refuses private addresses."
+            "proxy", "warning", found, "Make sure that the proxy refuses private addresses."
         )
 
 
@@ -50,14 +50,17 @@ def _libcurl() -> Check:
     try:
         pycurl = import_module("pycurl")
     except ImportError as error:
-        advice = "pip install 'resnext-queue[worker]'; it is built where there is no wheel."
+        advice = (
+            "Run pip install '.[worker]' in the project's folder. It builds pycurl if there is no "
+            "wheel."
+        )
         return Check("libcurl", "failure", f"pycurl cannot be loaded: {error}", advice)
     _, found, *_ = pycurl.version_info()
     if tuple(int(part) for part in found.split("-")[0].split(".")) >= OLDEST_LIBCURL:
         return Check("libcurl", "ok", pycurl.version)
     wanted = ".".join(map(str, OLDEST_LIBCURL))
     advice = f"Install pycurl's wheel, or build it with libcurl {wanted} or newer."
-    found = f"libcurl {found}: a host whose first address is dead may take the whole deadline"
+    found = f"libcurl {found} is old: if a host's first address is dead, its images may time out"
     return Check("libcurl", "warning", found, advice)
 
 
@@ -67,9 +70,9 @@ def _authorities() -> Check:
     file, folder = find_authorities()
     try:
         count = ssl.create_default_context(cafile=file, capath=folder).cert_store_stats()["x509_ca"]
-    except OSError as error:  # of which SSLError is one
+    except OSError as error:  # SSLError is one of them
         count, named = 0, f"{named}, which cannot be read ({error.strerror or error})"
     if count or (folder is not None and any(folder.iterdir())):
         return Check("authorities", "ok", f"trusted: {named}")
-    advice = f"Correct {variable}, or unset it." if variable else "Install certifi anew."
-    return Check("authorities", "failure", f"No authority of certificates: {named}", advice)
+    advice = f"Correct {variable}, or unset it." if variable else "Reinstall certifi."
+    return Check("authorities", "failure", f"No certificate authority is trusted: {named}", advice)

@@ -1,6 +1,6 @@
-"""All that a loader knows: built from the settings by the worker, sent to each loader at its start.
+"""A loader's configuration: the worker builds it from the settings, and sends it at the start.
 
-`worker.pool.process` sends it as the first packet, in JSON; `worker.loader.program` reads it.
+`worker.pool.process` sends it as the first packet, in JSON, and `worker.loader.program` reads it.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from worker.loader.fetch.settings import FetchSettings, pick
 if TYPE_CHECKING:  # a loader starts without pydantic
     from contract.settings import Settings
 
-# Address space: Python and its libraries, each thread's stack, the largest bodies of a few fetches,
-# and for each pixel of the largest image what Pillow and a decoder hold at most. An animated WebP
-# needs two canvases and a copy, the picture, and the picture without alpha, of 4 bytes each.
+# The address space holds Python and its libraries, each thread's stack, the largest bodies of a few
+# fetches, and per pixel of the largest image the most that Pillow and a decoder need. An animated
+# WebP needs two canvases, a copy, the picture, and the picture without alpha, at 4 bytes each.
 BASE_BYTES: Final = 2 * 2**30
 STACK_BYTES: Final = 2**20
 LARGEST_BODIES: Final = 32
 BYTES_A_PIXEL: Final = 24
 # `RESNEXT_DECODE=fast` loads torch, which maps CUDA's libraries although nothing uses them.
 TORCH_BYTES: Final = 16 * 2**30
-# obstore's threads: one for each core, and one for each name that is being looked up.
+# obstore starts a thread for each core, and one for each look-up of a name.
 OBJECT_STORE_BYTES: Final = 2**29
-# The loop, the decoder, and the one that watches the sandbox's files. Helpers come as needed: for
-# each image that is fetched at once, one as a rule, and at most `HELPERS_A_FETCH`.
+# The loop, the decoder, and the thread that watches the sandbox's files. Helpers start as needed:
+# for each image in flight usually one, and at most `HELPERS_A_FETCH`.
 THREADS: Final = 3
 THREADS_A_FETCH: Final = 1
-# Those of a loader that fetches nothing yet; and libraries have theirs, for each core.
+# The threads of a loader that fetches nothing yet. Libraries start more for each core.
 OWN_THREADS: Final = 8
 MOST_THREADS_A_CORE: Final = 8
 # The usual limit of 1024 is meant for `select`.
@@ -88,7 +88,7 @@ class LoaderConfig:
 
     @property
     def most_threads(self) -> int:
-        """One that has more is taken over."""
+        """A loader with more threads was taken over."""
         cores = os.cpu_count() or 1
         return OWN_THREADS + cores * MOST_THREADS_A_CORE + self.slots * HELPERS_A_FETCH
 

@@ -1,9 +1,9 @@
 """A loader process: fetches, decodes and crops images into memory that it shares with the worker.
 
-`worker.pool.process` starts it as `worker.loader.program SOCKET MEMORY`, two descriptors that it
-inherits, inside `worker.loader.sandbox.start`. It holds no credentials, except for object stores
-that are enabled. It imports no torch, except for `RESNEXT_DECODE=fast`, and touches no CUDA. A
-crash in a decoder costs this process and one image. It ends when the worker closes the socket.
+`worker.pool.process` starts it as `worker.loader.program SOCKET MEMORY`, two inherited descriptors,
+inside `worker.loader.sandbox.start`. It holds no credentials, except for enabled object stores. It
+does not use CUDA, and imports torch only for `RESNEXT_DECODE=fast`. A crash in a decoder costs this
+process and one image. The process ends when the worker closes the socket.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from worker.pool.wire import (
     unpack_request,
 )
 
-# Loaders never take the core that feeds the GPU.
+# A low priority, so that loaders do not take the core that feeds the GPU.
 NICENESS: Final = 10
 
 
@@ -67,12 +67,12 @@ class Stopwatch:
         self._began_at = now
 
     def measured(self) -> Measured:
-        """The stages that are over."""
+        """The seconds of the finished stages."""
         return tuple(self._stages_s)
 
 
 class Loader:
-    """Fetches in its loop, and decodes in one other thread, so that a crash names its image."""
+    """Fetches in its loop and decodes in a single other thread, so that a crash has one suspect."""
 
     def __init__(self, connection: socket.socket, slots: Slots, config: LoaderConfig) -> None:
         self._connection = connection
@@ -86,7 +86,7 @@ class Loader:
         self._answers: deque[bytes] = deque()
 
     def run(self) -> None:
-        """Returns when the worker is gone."""
+        """Runs until the worker is gone."""
         _start("decode", self._decode_next)
         self._loop.watch(self._connection.fileno(), select.EPOLLIN, self._take_requests)
         try:
@@ -95,7 +95,7 @@ class Loader:
             return
         while not self._worker_gone:
             self._loop.turn()
-            if self._answers:  # what has failed in this turn shares packets
+            if self._answers:  # failures of this turn share packets
                 self._send()
 
     def _take_requests(self, _: int) -> None:
@@ -119,7 +119,7 @@ class Loader:
         self._send()
 
     def _send(self) -> None:
-        """Sends all answers that are ready; the other thread may have sent them."""
+        """Sends all answers that are ready, unless the other thread has sent them."""
         with self._sending:
             ready = [self._answers.popleft() for _ in range(len(self._answers))]
             try:
@@ -158,8 +158,8 @@ class Loader:
 
 
 def _start(name: str, work: Callable[[], None]) -> None:
-    """Starts a thread that repeats this work. If the thread died alone, its slot would be blocked
-    for ever. So it ends the process, and the next loader gets the images without an answer.
+    """Starts a thread that repeats this work. If the thread dies, it ends the process. Otherwise
+    its slot would be blocked for ever. The next loader gets the images without an answer.
     """
 
     def run() -> None:
@@ -173,17 +173,17 @@ def _start(name: str, work: Callable[[], None]) -> None:
 
 
 def _answer(slot: int, work: Callable[[], Answer]) -> Answer:
-    """What the work returns, or the failure that it raises."""
+    """Returns the work's answer, or a failure if it raises."""
     try:
         return work()
-    except MemoryError:  # too many large images at once; later there is memory
+    except MemoryError:  # too many large images at once; a retry may have enough memory
         return Answer(slot, NO_MEMORY, Provenance())
     except BaseException as error:  # noqa: BLE001  (any error costs only this image)
         return Answer(slot, Failure("internal", f"loader: {error!r}"), Provenance())
 
 
 def _failure_of(error: DecodeError) -> Failure:
-    """If a small picture finds no memory, other images hold it, and it gets another try."""
+    """Returns the failure. A small picture that gets no memory is retried."""
     width, height = error.size or (0, 0)
     needed_bytes = width * height * BYTES_A_PIXEL
     if isinstance(error.__cause__, MemoryError) and 0 < needed_bytes < BASE_BYTES // 2:
@@ -200,7 +200,7 @@ def main() -> None:
         return
     config = LoaderConfig.decode(packet)
     if config.route == "fast":
-        import resnext.picture.decode_fast  # noqa: F401, PLC0415  (takes longer than an image may)
+        import resnext.picture.decode_fast  # noqa: F401, PLC0415  (slow, so not during a decode)
     threading.stack_size(STACK_BYTES)
     limit = config.address_space_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -214,22 +214,22 @@ def main() -> None:
     except BaseException:  # noqa: BLE001  (the next loader gets the images without an answer)
         traceback.print_exc()
         os._exit(1)
-    os._exit(0)  # does not wait for look-ups and files that hang
+    os._exit(0)  # does not wait for hanging look-ups and files
 
 
 def _permit_descriptors() -> None:
-    """Takes as many as a loader needs, or fewer if the system permits fewer."""
+    """Raises the limit of descriptors to what a loader needs, if the system permits it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_DESCRIPTORS if most == resource.RLIM_INFINITY else min(MOST_DESCRIPTORS, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _mute_decoders() -> None:
-    """Keeps C libraries out of the log: libtiff writes a line for each damaged row, and a hostile
-    file may have a million. Python's own messages still go there.
+    """Keeps messages of C libraries out of the log, but not Python's. libtiff writes a line for
+    each damaged row, and a hostile file may have a million.
     """
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
-    nowhere = os.open(os.devnull, os.O_RDONLY)  # the sandbox opens nothing to write
+    nowhere = os.open(os.devnull, os.O_RDONLY)  # the sandbox opens no file for writing
     os.dup2(nowhere, 2)
     os.close(nowhere)
     logging.getLogger("PIL").addHandler(logging.NullHandler())

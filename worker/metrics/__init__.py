@@ -1,4 +1,4 @@
-"""What a worker counts and times, and how Prometheus reads it.
+"""A worker's counts and times, and their export to Prometheus.
 
-Other rooms add values to `stages`, many at once. `exporter` shows them over HTTP when it is asked.
+Other folders add values to `stages`, many at once. `exporter` serves them over HTTP.
 """

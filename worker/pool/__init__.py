@@ -1,5 +1,5 @@
-"""The worker's side of its loaders: URIs come in, pixels or a failure come out for each.
+"""The worker's side of its loaders: it takes URIs, and returns pixels or a failure for each.
 
-`chunk.task` and `classify` call the pool. It starts loaders, shares their slots out among hosts,
-and replaces a loader that has died or hangs.
+`chunk.task` and `classify` call the pool. It starts loaders, divides their slots among hosts, and
+replaces a loader that has died or hangs.
 """

@@ -1,18 +1,18 @@
-"""How much processor time a loader has had: `worker.pool.process` holds the deadline against it."""
+"""Reads a loader's processor time, which `worker.pool.process` compares with the deadline."""
 
 from __future__ import annotations
 
 import time
 from typing import Final
 
-# linux/posix-timers.h: the clock of a process is made of its id, and counts what the scheduler
-# gave to all of its threads.
+# linux/posix-timers.h: the id of a process's clock is made from the process id. The clock counts
+# the processor time of all its threads.
 _CLOCK_BITS: Final = 3
 _SCHEDULER: Final = 2
 
 
 def cpu_s_of(pid: int) -> float:
-    """Of a child of this process, in seconds; 0 once it is dead."""
+    """The processor time of a child of this process, in seconds; 0 if it is dead."""
     try:
         return time.clock_gettime(~pid << _CLOCK_BITS | _SCHEDULER)
     except OSError:

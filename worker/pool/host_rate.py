@@ -1,8 +1,8 @@
-"""The rate of one host, in images a second over all workers. The broker's Redis keeps count.
+"""The rate of one host, in images per second over all workers. The broker's Redis keeps count.
 
-The scheduler of the pool asks for a parked image, and `permit` tells it when the image may go. A
-thread of its own asks Redis, in the worker's main process, because loaders hold no passwords.
-While Redis is away, no image is permitted.
+The pool's scheduler asks for a parked image, and gets a call of `permit` when the image may go. A
+thread in the worker's main process asks Redis, because loaders hold no passwords. While Redis is
+down, no image is permitted.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ KEY_PREFIX: Final = "resnextq"
 # A rate is a number of images in a number of whole seconds. More seconds meet the rate more
 # precisely; fewer seconds let fewer images go at once.
 LONGEST_WINDOW_S: Final = 10
-# Redis gives the time of the next image to the millisecond, and it may be past by now.
+# Redis returns the time of the next image in milliseconds, and it may already be past.
 SHORTEST_WAIT_S: Final = 0.01
-# The longest wait between two tries while Redis is away.
+# The longest wait between two tries while Redis is down.
 LONGEST_OUTAGE_WAIT_S: Final = 5.0
 
 
 class HostRate:
-    """Owns the hosts that wait for permission. Redis' own clock decides, so the clocks of the
-    machines may differ.
+    """Owns the hosts that wait for permission. Redis's clock decides, so the machines' clocks may
+    differ.
     """
 
     def __init__(self, app: Celery, images_per_s: float) -> None:
@@ -69,7 +69,7 @@ class HostRate:
             self._waiting.put(host, uniform(0.0, LONGEST_OUTAGE_WAIT_S))
             return
         if self._away:
-            log.info("Redis is back; images are fetched again")
+            log.info("Redis is back. Images are fetched again.")
         self._away = False
         if wait_s:
             self._waiting.put(host, wait_s)
@@ -77,18 +77,18 @@ class HostRate:
             self._permit(host)
 
     def _wait_s(self, host: str) -> float:
-        """0 if an image of this host may go now; it is then counted."""
+        """Returns 0 and counts an image if it may go now; otherwise the seconds to wait."""
         self._limiter = self._limiter or _limiter(self._app)
         if self._limiter.hit(self._item, host):
             return 0.0
         free_at, _ = self._limiter.get_window_stats(self._item, host)
-        # A clock that was set back must not hold up the host.
+        # The wait is bounded, in case a clock was set back.
         return min(max(SHORTEST_WAIT_S, free_at - time.time()), float(self._item.get_expiry()))
 
     def _note_outage(self, error: Exception) -> None:
         if not self._away:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            log.warning("Redis does not say how fast hosts may be asked; waiting: %s", reason)
+            log.warning("Redis cannot be asked for the rate of hosts. Waiting: %s", reason)
         self._away = True
 
 

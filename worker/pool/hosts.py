@@ -1,8 +1,8 @@
-"""The hosts that a worker fetches from: how many images of each at once, and which ones wait.
+"""Limits how many images of one host a worker fetches at once, and parks the others.
 
-`worker.pool.scheduler` asks here before it gives an image out, and parks images here that must wait
-for their host. So no host holds more slots than its share, and an image that waits for its host
-holds up no other image.
+`worker.pool.scheduler` asks here before it gives out an image, and parks images here that must wait
+for their host. So no host has more slots than its share, and an image that waits for its host does
+not delay other images.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from contract.settings import Settings
 from contract.uris import is_file
 from worker.loader.fetch.web_address import parse_web
 
-# Most URIs look like this: a name that is no number, or an address in its usual spelling. For
-# them `parse_web` would give the same, and takes longer.
+# Most URIs match this: a name that is not a number, or an address in its usual form. `parse_web`
+# would return the same for them, but takes longer.
 _NUMBER = r"(?:0|[1-9][0-9]{0,2})"
 _PLAIN: Final = re.compile(
     rf"https?://((?:[a-z0-9-]+\.)*[a-z][a-z0-9-]*|{_NUMBER}(?:\.{_NUMBER}){{3}})(?::[0-9]*)?/"
@@ -31,8 +31,8 @@ T = TypeVar("T")
 
 
 def host_of(uri: str) -> str | None:
-    """The host as loaders connect to it, in one spelling; None for a file, and for a URI in which
-    no loader finds a host.
+    """Returns the host of a URI, in the one form in which loaders connect to it. None for files and
+    for URIs without a valid host.
     """
     plain = _PLAIN.match(uri)
     if plain is not None:
@@ -60,9 +60,10 @@ class HostLimits:
     def of(cls, settings: Settings, images_per_s: float | None, parked: int | None) -> Self:
         """
         Args:
-            settings: how many slots there are, and how many one host may have.
-            images_per_s: the rate of one host; None: there is none.
-            parked: how many may be parked, of one host or of all; None: by the slots.
+            settings: the number of slots, and how many of them one host may have.
+            images_per_s: the rate of one host, or None.
+            parked: how many images may be parked, of one host or of all. None: computed from the
+                slots.
         """
         slots = settings.loaders * settings.fetches_per_loader
         places = host_places(slots=slots, fetches_per_host=settings.fetches_per_host)
@@ -81,15 +82,15 @@ class _Host(Generic[T]):
     line: deque[T] = field(default_factory=deque)
     """Parked images, the oldest first."""
     full: bool = False
-    """No more are parked, until half of the line has gone."""
+    """Whether to park no more until half of the line is gone."""
     permitted: bool = False
-    """The rate lets its next image go."""
+    """Whether the rate permits the next image."""
     asked: bool = False
-    """The rate has been asked, and has not answered yet."""
+    """Whether the rate was asked and has not answered yet."""
 
 
 class Hosts(Generic[T]):
-    """Owns the counts and the parked images. Every method needs the lock of the scheduler."""
+    """Owns the counts and the parked images. Every method needs the scheduler's lock."""
 
     def __init__(
         self,
@@ -100,26 +101,26 @@ class Hosts(Generic[T]):
     ) -> None:
         """
         Args:
-            limits: how many are in flight and parked.
+            limits: how many images may be in flight and parked.
             when_room: called when more may be parked again.
-            ask: called for each image that waits only for the rate; `permit` is the answer.
-                None: there is no rate.
+            ask: called for each image that waits only for the rate; the answer is a call of
+                `permit`. None if there is no rate.
         """
         self._limits = limits
         self._when_room = when_room
         self._ask = ask
         self._hosts: dict[str, _Host[T]] = {}
-        self._ready: dict[str, None] = {}  # hosts whose next image may go; the first is next
+        self._ready: dict[str, None] = {}  # hosts whose next image may go, in the order of turns
         self._parked = 0
         self._full = False
 
     @property
     def ready(self) -> bool:
-        """Whether `take` has something to give."""
+        """Whether `take` can return an image."""
         return bool(self._ready)
 
     def must_wait(self, host: str) -> bool:
-        """Whether an image of this host must be parked; if not, it may begin."""
+        """Whether an image of this host must be parked. Otherwise it may begin."""
         if self._ask is not None:
             return True
         known = self._hosts.get(host)
@@ -131,8 +132,8 @@ class Hosts(Generic[T]):
         return not (self._full or (known is not None and known.full))
 
     def is_held_up(self, host: str) -> bool:
-        """Whether its images wait for the host and not for a slot. Then it is useless to wait
-        with more of them.
+        """Whether its images wait for the host and not for a slot. Then waiting with more images of
+        this host is useless.
         """
         known = self._hosts.get(host)
         if known is None:
@@ -141,7 +142,7 @@ class Hosts(Generic[T]):
         return for_rate or known.in_flight >= self._limits.places
 
     def begin(self, host: str | None) -> None:
-        """An image goes out that was never parked."""
+        """Counts an image that goes out and was not parked."""
         if host is None:
             return
         known = self._hosts.get(host)
@@ -150,7 +151,7 @@ class Hosts(Generic[T]):
         known.in_flight += 1
 
     def end(self, host: str | None) -> None:
-        """An image that went out has its answer."""
+        """Counts an image that went out and now has its answer."""
         if host is None:
             return
         known = self._hosts[host]
@@ -169,7 +170,7 @@ class Hosts(Generic[T]):
         self._turn(host, known)
 
     def take(self) -> T:
-        """The next image that goes out. Hosts that are ready take turns."""
+        """Returns the next image to go out. Hosts that are ready take turns."""
         host = next(iter(self._ready))
         del self._ready[host]
         known = self._hosts[host]
@@ -182,7 +183,7 @@ class Hosts(Generic[T]):
         return image
 
     def permit(self, host: str) -> None:
-        """The rate lets one image of it go."""
+        """Notes that the rate permits one image of this host."""
         known = self._hosts.get(host)
         if known is not None:
             known.asked, known.permitted = False, True
@@ -206,8 +207,8 @@ class Hosts(Generic[T]):
             self._ask(host)
 
     def _make_room(self, known: _Host[T]) -> None:
-        """Signals room only when half of a line is free: a caller that waits for room tries all
-        of its images again each time.
+        """Signals room only when half of a line is free, because a caller that waits for room then
+        tries all of its images again.
         """
         before = known.full, self._full
         known.full = known.full and len(known.line) > self._limits.line // 2

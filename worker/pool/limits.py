@@ -1,7 +1,7 @@
-"""What the system permits a worker: processes, threads and descriptors, and so loaders and fetches.
+"""Fits the number of loaders and fetches to the system's limits of threads and descriptors.
 
-`worker.pool.pool` asks before it starts anything: where a limit is lower than the settings want,
-the pool takes fewer fetches a loader, then fewer loaders, and logs once which limit it is.
+`worker.pool.pool` calls this before it starts anything. If a limit is lower than the settings need,
+the pool uses fewer fetches per loader, then fewer loaders, and logs the limit once.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from worker.loader.fetch.descriptors import fetches_within
 
 log = logging.getLogger(__name__)
 
-# Of the worker itself: tasks, database and broker, what computes.
+# For the worker itself: tasks, database, broker and computing.
 RESERVED_THREADS: Final = 64
 # A loader that fetches fewer images at once is not worth its process.
 FEWEST_FETCHES: Final = 4
 ADVICE: Final = (
-    "Raise this limit, or lower RESNEXT_LOADERS and RESNEXT_FETCHES_PER_LOADER to what there is."
+    "Raise this limit, or lower RESNEXT_LOADERS and RESNEXT_FETCHES_PER_LOADER to these numbers."
 )
 _ROOT: Final = 0
-_NO_MORE_THREADS: Final = "can't start new thread"  # as Python says it
+_NO_MORE_THREADS: Final = "can't start new thread"  # Python's message
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,16 @@ class Limit:
 
 
 class Share(NamedTuple):
-    """What of the loaders' work is done at once."""
+    """How many loaders and fetches run at once."""
 
     loaders: int
     fetches: int
-    """Of each loader."""
+    """Fetches of each loader."""
 
 
 def fitted(settings: Settings) -> Settings:
-    """The settings with as many loaders and fetches as the limits permit. If these are fewer, one
-    warning names the limits.
+    """Returns the settings with as many loaders and fetches as the limits permit. If these are
+    fewer, a warning names the limits.
     """
     share, met = permitted_share(settings)
     if not met:
@@ -71,7 +71,7 @@ def fitted(settings: Settings) -> Settings:
 
 
 def permitted_share(settings: Settings) -> tuple[Share, list[Limit]]:
-    """What the limits permit, and those of them that permit less than the settings want."""
+    """Returns what the limits permit, and the limits that permit less than the settings need."""
     share, met = Share(settings.loaders, settings.fetches_per_loader), []
     for limit in limits_of_threads():
         before, share = share, fit_threads(share, limit)
@@ -83,15 +83,15 @@ def permitted_share(settings: Settings) -> tuple[Share, list[Limit]]:
 
 
 def told(settings: Settings, share: Share, met: Iterable[Limit]) -> str:
-    """For a person: what is started, what was wanted, and the limits."""
+    """A text for people: the started loaders, the wanted loaders, and the limits."""
     return (
         f"{share.loaders} loaders with {share.fetches} fetches each instead of {settings.loaders} "
-        f"with {settings.fetches_per_loader}, since {'; '.join(map(str, met))}"
+        f"with {settings.fetches_per_loader}, because {'; '.join(map(str, met))}"
     )
 
 
 def fit_threads(wanted: Share, limit: Limit) -> Share:
-    """Fewer fetches a loader, down to `FEWEST_FETCHES`, then fewer loaders; at least one."""
+    """Lowers the fetches per loader to `FEWEST_FETCHES`, then the loaders, at least to one."""
     room = limit.most - limit.used - RESERVED_THREADS
     least = _threads(min(wanted.fetches, FEWEST_FETCHES))
     loaders = min(wanted.loaders, max(1, room // least))
@@ -100,20 +100,20 @@ def fit_threads(wanted: Share, limit: Limit) -> Share:
 
 
 def fit_descriptors(wanted: Share, limit: Limit) -> Share:
-    """Each loader has as many of its own."""
+    """Lowers the fetches per loader. The limit holds for each loader by itself."""
     return wanted._replace(fetches=min(wanted.fetches, fetches_within(limit.most)))
 
 
 def _threads(fetches: int) -> int:
-    """Of one loader, and the one that the worker watches it with."""
+    """The threads of one loader, including the worker's thread that watches it."""
     return OWN_THREADS + 1 + THREADS_A_FETCH * fetches
 
 
 def limits_of_threads(root: Path = Path("/")) -> Iterator[Limit]:
-    """Those that hold for this process. A process counts as its threads.
+    """Yields the limits for this process. They count threads, so a process counts as its threads.
 
     Args:
-        root: of the file system.
+        root: the root of the file system.
     """
     for folder in folders_of("pids", root):
         most, used = words_of(folder / "pids.max"), words_of(folder / "pids.current")
@@ -127,7 +127,7 @@ def limits_of_threads(root: Path = Path("/")) -> Iterator[Limit]:
 
 
 def limit_of_descriptors() -> Limit:
-    """Of each process; loaders raise their own to the hard limit."""
+    """The limit for each process. Loaders raise theirs to the hard limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = most == resource.RLIM_INFINITY
     return Limit("`ulimit -n`", MOST_DESCRIPTORS if unlimited else most, 0)
@@ -135,28 +135,29 @@ def limit_of_descriptors() -> Limit:
 
 @contextmanager
 def naming_limits() -> Iterator[None]:
-    """
+    """Turns Python's error for a thread that cannot be started into one that names the limits.
+
     Raises:
-        UnavailableError: in place of Python's error where no thread can be started.
+        UnavailableError: no thread can be started.
     """
     try:
         yield
     except RuntimeError as error:
         if str(error) != _NO_MORE_THREADS:
             raise
-        found = "; ".join(map(str, limits_of_threads())) or "no limit of this process is known"
+        found = "; ".join(map(str, limits_of_threads())) or "the limit is not known"
         raise UnavailableError(
             f"The system permits no more threads: {found}. "
-            "Raise its limit of processes and threads."
+            "Raise the limit of processes and threads."
         ) from error
 
 
 def _threads_of(user: int, root: Path) -> Iterator[int]:
-    """Threads of each process of this user, as `ulimit -u` counts them."""
+    """Yields the number of threads of each process of this user, which `ulimit -u` limits."""
     for path in (root / "proc").glob("[0-9]*/status"):
         try:
             lines = dict(line.split(":", 1) for line in path.read_text().splitlines())
             if int(lines["Uid"].split()[0]) == user:
                 yield int(lines["Threads"])
-        except (OSError, ValueError, KeyError):  # it has ended meanwhile
+        except (OSError, ValueError, KeyError):  # the process has ended meanwhile
             continue

@@ -1,7 +1,7 @@
-"""What the pool gives back for one image: its pixels in shared memory, or why there are none.
+"""What the pool returns for one image: its pixels in shared memory, or a failure.
 
 `worker.pool.scheduler` makes these from a loader's answers. Tasks and `classify` take them, and the
-batcher releases each slot once it has copied the pixels.
+batcher releases each slot after it has copied the pixels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class PoolClosed(Exception):
 
 
 class LineFull(Exception):
-    """Too many images of this host are parked already: load this one again later."""
+    """Too many images of this host are parked already. Load this one again later."""
 
 
 class SlotOwner(Protocol):
@@ -29,16 +29,16 @@ class SlotOwner(Protocol):
     def take_back(self, loads: Sequence[Loaded]) -> None: ...
 
 
-@dataclass(slots=True)  # Not frozen: that is slower to make. Read-only all the same.
+@dataclass(slots=True)  # Not frozen, because that is slower to create. Treat it as read-only.
 class Loaded:
-    """An image whose pixels lie in a slot. Release it once they have been read."""
+    """An image whose pixels are in a slot. Release it after reading them."""
 
     pixels: Pixels
-    """(crop, crop, 3) uint8, in memory shared with the loader: valid until `release`."""
+    """(crop, crop, 3) uint8, in memory shared with the loader. Valid until `release`."""
     provenance: Provenance
     owner: SlotOwner
     slot: Any
-    """Which slot it is. Only the owner knows how to read this."""
+    """The slot, in a form that only the owner understands."""
     measured: Measured = NOT_MEASURED
 
     def release(self) -> None:
@@ -46,13 +46,13 @@ class Loaded:
 
 
 def release(loads: Sequence[Loaded]) -> None:
-    """Frees the slots of images whose pixels have been read; all must be of one pool."""
+    """Frees the slots of images whose pixels have been read. All must be of one pool."""
     loads[0].owner.take_back(loads)
 
 
 @dataclass(slots=True)  # as Loaded
 class LoadFailed:
-    """An image that has no pixels. It holds no slot."""
+    """An image that could not be loaded. It holds no slot."""
 
     failure: Failure
     provenance: Provenance

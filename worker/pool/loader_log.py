@@ -1,8 +1,8 @@
-"""What loaders write to their standard error: read by the worker, escaped, and logged.
+"""Logs what loaders write to their standard error, after escaping it.
 
-A loader that was taken over can write anything there. So no line of it looks like a line of ours,
-none reaches a terminal as it is, and all loaders together log no more than so many lines a minute.
-`worker.pool.reader` reads, `worker.pool.process` holds the pipe.
+A loader that was taken over can write anything there. So each line is marked as a loader's line,
+control characters never reach a terminal, and all loaders together may log only a limited number
+of lines per minute. `worker.pool.reader` reads, and `worker.pool.process` holds the pipe.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from contract.log import in_one_line
 log = logging.getLogger(__name__)
 
 MOST_LINES: Final = 200
-"""Of all loaders of a pool, in a window."""
+"""For all loaders of a pool together, per window."""
 WINDOW_S: Final = 60.0
 MOST_LINE_BYTES: Final = 2000
 PIECE_BYTES: Final = 64 * 1024
-# A pipe holds as much as one piece; whoever still writes after the last look is not heard.
+# A pipe holds as much as one piece. Output after the last read is lost.
 LAST_PIECES: Final = 4
 
 
 class LogBudget:
-    """How many lines may still be logged; owned by the reader, which alone asks."""
+    """How many lines may still be logged. Only the reader uses it."""
 
     def __init__(self) -> None:
         self._ends_at = 0.0
         self._left = 0
 
     def take(self) -> bool:
-        """Whether one more line may be logged. The first one too many is logged as such."""
+        """Whether one more line may be logged. Logs a warning at the first line over the limit."""
         if time.monotonic() >= self._ends_at:
             self._ends_at, self._left = time.monotonic() + WINDOW_S, MOST_LINES
         self._left -= 1
         if self._left == -1:
             log.warning(
-                "Loaders write more than %d lines within %.0f s; the rest is dropped.",
+                "Loaders have written more than %d lines within %.0f s. The rest is dropped.",
                 MOST_LINES,
                 WINDOW_S,
             )
@@ -51,7 +51,7 @@ class LoaderLog:
     """Owns the reading end of one loader's standard error."""
 
     def __init__(self, child: subprocess.Popen[bytes]) -> None:
-        """`child` was started with a pipe."""
+        """`child` must have a pipe as its standard error."""
         self._pipe = cast("IO[bytes]", child.stderr)
         self._process = child.pid
         self._rest = b""
@@ -65,7 +65,7 @@ class LoaderLog:
         return self._pipe.fileno()
 
     def read(self, budget: LogBudget) -> bool:
-        """Logs the lines that are there; never waits. False: no more can come."""
+        """Logs the available lines without waiting. Returns False if no more can come."""
         try:
             piece = os.read(self._pipe.fileno(), PIECE_BYTES)
         except BlockingIOError:
@@ -80,7 +80,7 @@ class LoaderLog:
         return bool(piece)
 
     def close(self, budget: LogBudget) -> None:
-        """Logs what is left."""
+        """Logs the remaining lines."""
         for _ in range(LAST_PIECES):
             if not self.read(budget):
                 break

@@ -1,6 +1,6 @@
 """The worker's side of the loaders: gives images to loader processes and takes their pixels back.
 
-Tasks and `classify` call `load_all`, which waits while every slot is taken. This file only joins
+Tasks and `classify` call `load_all`, which waits while every slot is taken. This file only connects
 the parts: `worker.pool.scheduler` decides which image goes where and when,
 `worker.pool.replacement` keeps the processes running, and `worker.pool.reader` reads their answers.
 """
@@ -35,10 +35,10 @@ from worker.pool.request import LoadRequest
 from worker.pool.scheduler import Scheduler
 from worker.pool.verdict import Deadlines
 
-if TYPE_CHECKING:  # it loads the library that keeps the rate, which few need
+if TYPE_CHECKING:  # it loads a library for rates, which few users need
     from worker.pool.host_rate import HostRate
 
-# All that callers of a pool need.
+# Everything that callers of a pool need.
 __all__ = [
     "LineFull", "Load", "LoadFailed", "Loaded", "LoaderPool", "PoolClosed", "release",
 ]  # fmt: skip
@@ -58,12 +58,12 @@ class LoaderPool:
     ) -> None:
         """
         Args:
-            settings: of the loaders, of fetching, and how much of one host at once.
-            preprocessing: of the model; the slots are as large as its crop.
-            rate: of the images of one host; started and closed by the pool.
-            parked: images that may wait for their hosts, for one host or for all; None: few,
-                since a worker's other images may wait in SQL.
-            named: every `root` that `load` will get; the loaders can read nothing else.
+            settings: the settings for loaders, fetching and hosts.
+            preprocessing: the model's preprocessing. Its crop is the size of a slot.
+            rate: the rate of one host. The pool starts and closes it.
+            parked: how many images may wait for their hosts, for one host or for all. None: few,
+                because a worker's other images may wait in SQL.
+            named: every `root` that `load` will get. The loaders can read no other files.
         """
         self._rate = rate
         settings = fitted(settings)
@@ -84,15 +84,20 @@ class LoaderPool:
 
     @property
     def processes(self) -> Sequence[LoaderProcess | None]:
-        """The loaders; None while one is being replaced."""
+        """The loaders; None in place of one that is being replaced."""
         return self._scheduler.processes
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """The number of replaced loaders, by cause; see `worker.pool.verdict.cause_of`."""
+        return self._replacement.deaths
 
     def start(self) -> None:
         """Starts the processes, as many as the system permits. Images that are loaded before they
         are ready wait. The thread that calls this must live as long as the pool.
 
         Raises:
-            UnavailableError: the system permits none.
+            UnavailableError: the system permits no loader.
         """
         self._reader.start()
         self._replacement.start()
@@ -100,9 +105,9 @@ class LoaderPool:
             self._rate.start(self._scheduler.permit)
 
     def load(self, uri: str, done: Callback, *, root: Path | None = None) -> None:
-        """As `load_all`, for one image.
+        """Loads one image, as `load_all` does.
 
-        `root` is a file or folder that may be read besides `file_roots`, for this image.
+        `root` is a file or folder that may be read for this image, besides `file_roots`.
 
         Raises:
             LineFull: too many images of its host are parked already; see `await_room`.
@@ -123,17 +128,17 @@ class LoaderPool:
         done: ManyCallback,
         begun: Callable[[list[Any]], object],
     ) -> list[Any]:
-        """Gives images to the loaders with the most free slots; waits while no slot is free.
-        If an image's host has its share of the slots, the image is parked and goes out later.
+        """Gives images to the loaders with the most free slots, and waits while no slot is free. If
+        an image's host has its share of the slots, the image is parked and goes out later.
 
         `begun` is called in this thread, with the keys of images that went out or are parked.
         `done` is called in a thread of the pool, with keys and loads, once for each image. It may
-        come before `begun`, and must not block. Neither is called after `close`. After
+        be called before `begun`, and must not block. Neither is called after `close`. After
         `stop_accepting`, `done` is not called for images that were parked.
 
         Returns:
-            Keys of images that are refused: too many of their hosts are parked already. See
-            `await_room`.
+            Keys of images that are refused, because too many images of their hosts are parked
+            already. See `await_room`.
 
         Raises:
             PoolClosed: `stop_accepting` or `close` has been called.
@@ -147,13 +152,11 @@ class LoaderPool:
         self._scheduler.await_room(hosts, within_s)
 
     def free_slots(self) -> int:
-        """How many images could go out at once."""
+        """The number of images that could go out now."""
         return self._scheduler.free_slots()
 
     def stop_accepting(self) -> None:
-        """Callers that wait in `load` get `PoolClosed`. Images in flight go on; parked images
-        do not.
-        """
+        """Raises `PoolClosed` in waiting callers, and drops parked images."""
         self._scheduler.stop_accepting()
 
     def close(self) -> None:
@@ -170,9 +173,9 @@ class LoaderPool:
 
 
 def _deadlines(settings: Settings) -> Deadlines:
-    """After the deadline of fetching, each image in flight has its answer or waits for the
-    decoder. After that of decoding by the clock, the image in the decoder has its answer. So a
-    loader that answers nothing for both, and the time to start, is broken.
+    """Computes the deadlines. After the fetch deadline, each image in flight has its answer or
+    waits for the decoder. After the decode deadline by the clock, the image in the decoder has its
+    answer. So a loader that sends no answer for both, plus the time to start, is broken.
     """
     decode_s = settings.decode_deadline_s
     silence_s = settings.fetch_deadline_s + WALL_FACTOR * decode_s + START_WITHIN_S

@@ -1,7 +1,7 @@
-"""One loader process, seen from the worker: its socket, its slots and its requests.
+"""The worker's view of one loader process: its socket, its slots and its requests.
 
-`worker.pool.replacement` starts, watches and buries it. `worker.pool.scheduler` gives it requests,
-under the lock of the pool. `worker.pool.reader` reads its answers.
+`worker.pool.replacement` starts, watches and ends it. `worker.pool.scheduler` gives it requests,
+under the pool's lock. `worker.pool.reader` reads its answers.
 """
 
 from __future__ import annotations
@@ -39,50 +39,52 @@ from worker.pool.wire import (
 
 log = logging.getLogger(__name__)
 
-# By the route of `RESNEXT_DECODE`: torch looks for a compiler and a folder to write to, so it is
-# loaded before the sandbox.
+# The module to load before the sandbox starts, by `RESNEXT_DECODE`. `fast` needs torch, which looks
+# for a compiler and for a folder that it can write to.
 LOADED_FIRST: Final = {"exact": "", "fast": "resnext.picture.decode_fast"}
 END_WITHIN_S: Final = 2.0
-# A loader that takes no request for so long is broken or taken over, and the reader of all loaders
-# would wait for it. As the kernel wants it: seconds and microseconds.
+# A loader that takes no request for this long is broken or taken over, and the reader of all
+# loaders would wait for it. Seconds and microseconds, in the kernel's form.
 _SEND_WITHIN: Final = struct.pack("ll", 10, 0)
-# How often the pool looks at a loader within the time that it may decode one image.
+# How often the pool checks a loader during the time limit for decoding one image.
 LOOKS: Final = 20
-# What it may decode for by the clock, in times of its processor time: a busy machine lets loaders
-# wait, since they are niced.
+# The time limit by the clock, as a multiple of the limit in processor time. Loaders have a low
+# priority, so they wait on a busy machine.
 WALL_FACTOR: Final = 5
-# A loader must also start before its first answer, slowly where a machine has much else to do.
+# Before its first answer a loader must also start, which takes long on a busy machine.
 START_WITHIN_S: Final = 60.0
 
 
 @dataclass(eq=False)
 class LoaderProcess:
-    """Each slot is free, has a request, or holds pixels. The pool's lock guards all three."""
+    """A loader. Each of its slots is free, has a request, or holds pixels. The pool's lock guards
+    all three.
+    """
 
     child: subprocess.Popen[bytes]
     connection: socket.socket
     slots: Slots
     free: list[int]
     log: LoaderLog
-    """What it writes to its standard error."""
+    """Its standard error."""
     most_threads: int
-    """One that has more of them is taken over."""
+    """A loader with more threads was taken over."""
     requests: dict[int, LoadRequest] = field(default_factory=dict)
-    """In flight, by slot."""
+    """Requests in flight, by slot."""
     quarantine: Quarantine | None = None
     answered: int = 0
     ready: bool = False
-    """It has started, and gets its requests from now on."""
+    """Whether it has started and gets requests."""
     gone: threading.Event = field(default_factory=threading.Event)
-    """The reader reads its answers no more."""
+    """Set when the reader no longer reads its answers."""
     distrusted: bool = False
-    """It sent what no loader of ours sends, and was killed for it."""
+    """Whether it was killed because it sent something that no intact loader sends."""
     overdue: Note | None = None
-    """What it decoded for too much processor time, and was killed for."""
+    """The decode for which it was killed, because it took too much processor time."""
     stalled: Note | None = None
-    """What it did not get done by the clock, and was killed for: the image may be sound."""
+    """The decode for which it was killed, because it took too long. The image may be sound."""
     mute: bool = False
-    """It answered nothing for too long, and was killed for it."""
+    """Whether it was killed because it sent no answer for too long."""
     _last_note: Note | None = None
     _looks_at_note: int = 0
     _cpu_s_at_note: float = 0.0
@@ -90,10 +92,10 @@ class LoaderProcess:
     _silent_looks: int = 0
     _unsent: list[bytes] = field(default_factory=list)
     _starting: threading.Lock = field(default_factory=threading.Lock)
-    """Guards `_unsent`, and `ready` as long as it is False."""
+    """Guards `_unsent`, and `ready` while it is False."""
 
     def assign(self, requests: Sequence[LoadRequest]) -> list[tuple[int, LoadRequest]]:
-        """Takes a free slot for each request; the caller then sends them."""
+        """Takes a free slot for each request. The caller must then send them."""
         kept = len(self.free) - len(requests)
         slots = reversed(self.free[kept:])
         assigned = list(zip(slots, requests, strict=True))
@@ -102,8 +104,8 @@ class LoaderProcess:
         return assigned
 
     def begin_suspects(self) -> list[tuple[int, LoadRequest]]:
-        """In quarantine: assigns as many waiting requests as the limit allows. Ends the
-        quarantine once all of them have an answer.
+        """Assigns as many requests in quarantine as the limit allows. Ends the quarantine when all
+        of them have an answer.
         """
         assigned: list[tuple[int, LoadRequest]] = []
         if self.quarantine is None:
@@ -116,8 +118,8 @@ class LoaderProcess:
         return assigned
 
     def send(self, assigned: Iterable[tuple[int, LoadRequest]]) -> None:
-        """Sends requests, or keeps them until the loader is ready: one that cannot start must not
-        seem to die of an image. Call this without the pool's lock.
+        """Sends requests, or keeps them until the loader is ready, so that no image is blamed for a
+        loader that cannot start. Call this without the pool's lock.
         """
         records = [pack_request(slot, request.uri, request.root) for slot, request in assigned]
         if not self.ready:
@@ -128,8 +130,8 @@ class LoaderProcess:
         self._send(records)
 
     def receive(self) -> tuple[list[Answer], bool]:
-        """All answers that are there, and whether more may come. No more come from a loader that
-        is gone, or that sends what no loader of ours sends.
+        """Returns the available answers, and whether more may come. None come from a loader that is
+        gone, or that has sent something that no intact loader sends.
         """
         answers: list[Answer] = []
         try:
@@ -151,17 +153,17 @@ class LoaderProcess:
         return answers, True
 
     def distrust(self, what: str) -> None:
-        """Kills a loader that is broken or taken over: it did what no loader of ours does."""
-        log.error("A loader %s; it is replaced.", what)
+        """Kills the loader, because it did something that no intact loader does."""
+        log.error("A loader %s. It will be replaced.", what)
         self.distrusted = True
         self.child.kill()
 
     def look(self, decode_s: float) -> None:
-        """Kills it if it has taken so much processor time for what it decodes, or has not decoded
-        it in LOOKS * WALL_FACTOR looks, or if it has more threads than a loader needs.
+        """Kills the loader if the current decode has taken `decode_s` of processor time, or is not
+        done after LOOKS * WALL_FACTOR looks, or if the loader has too many threads.
 
-        The second counts looks and reads no clock: after a pause of the whole machine, a clock
-        would say that everything had taken too long.
+        The second limit counts looks instead of reading a clock. After a pause of the whole machine
+        a clock would show that everything took too long.
         """
         note = self.slots.noted()
         cpu_s = cpu_s_of(self.child.pid)
@@ -179,9 +181,9 @@ class LoaderProcess:
             self.distrust(f"has {threads} threads")
 
     def listen(self, most_looks: int) -> None:
-        """Kills it if it has had requests for so many looks and answered none of them.
+        """Kills the loader if it has had requests for `most_looks` looks without any answer.
 
-        One call follows each `look`, and counts for the same reason.
+        Call this after each `look`. It counts looks for the same reason.
         """
         answered = self.answered != self._last_answered
         self._silent_looks = 0 if answered or not self.requests else self._silent_looks + 1
@@ -192,8 +194,8 @@ class LoaderProcess:
             self.child.kill()
 
     def hang_up(self) -> None:
-        """Closes the connection at both ends: the loader ends, and the reader drops it."""
-        with suppress(OSError):  # it died, and its connection has been closed
+        """Closes the connection at both ends. Then the loader ends, and the reader drops it."""
+        with suppress(OSError):  # the loader has died, and its connection is closed
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def end(self) -> None:
@@ -206,9 +208,10 @@ class LoaderProcess:
             self.child.wait()
 
     def _begin(self, packet: bytes) -> None:
-        """
+        """Takes the first packet, and sends the kept requests.
+
         Raises:
-            BadRecord: the first packet does not say that it is ready.
+            BadRecord: the first packet is not `READY`.
         """
         if packet != READY:
             raise BadRecord("an answer before it was ready")
@@ -221,14 +224,15 @@ class LoaderProcess:
         try:
             for packet in pack_packets(records):
                 self.connection.send(packet)
-        except OSError:  # it is dead, or reads no more: its requests go to the replacement
+        except OSError:  # it is dead or does not read: its requests go to its replacement
             self.child.kill()
 
 
 def start_process(config: LoaderConfig, environment: LoaderEnvironment) -> LoaderProcess:
-    """
+    """Starts a loader.
+
     Raises:
-        OSError: the system has no room for it.
+        OSError: the system permits no further process.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ExitStack() as failed, ExitStack() as passed_on:
@@ -252,10 +256,10 @@ def start_process(config: LoaderConfig, environment: LoaderEnvironment) -> Loade
         slots = Slots(memory, count=config.slots, crop=config.preprocessing.crop)
         failed.pop_all()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_WITHIN)
-    with suppress(OSError):  # it has died already, which its reader finds out
+    with suppress(OSError):  # it has died already; the reader will notice
         ours.send(config.encode())
-    # The lowest slot goes first, and the one used last: memory and threads of the others may never
-    # be needed.
+    # The lowest slots are used first, and a freed slot is used again first, because the others may
+    # then never need memory or threads.
     return LoaderProcess(
         child,
         ours,
@@ -267,9 +271,9 @@ def start_process(config: LoaderConfig, environment: LoaderEnvironment) -> Loade
 
 
 def count_threads(process: int) -> int:
-    """Of this process; 0 where /proc does not tell."""
+    """The number of threads of a process; 0 if /proc does not show it."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2]
     except OSError:
         return 0
-    return int(fields.split()[17])  # `num_threads` of proc(5); its state is the first one here
+    return int(fields.split()[17])  # `num_threads` in proc(5); field 0 here is the state

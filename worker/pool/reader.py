@@ -1,7 +1,7 @@
-"""Reads the answers and the logs of all loaders: one thread takes what is there, then rests.
+"""Reads the answers and the logs of all loaders in one thread, which rests after each read.
 
-So a second has a bounded number of wake-ups, however many images come: to wake a thread costs more
-than to take an image in. `worker.pool.scheduler` gets all answers of a look in one call.
+This bounds the number of wake-ups per second: waking a thread costs more than handling an image.
+`worker.pool.scheduler` gets all answers of a read in one call.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from worker.pool.loader_log import LogBudget
 from worker.pool.process import LoaderProcess
 from worker.pool.wire import Answer
 
-# Between looks, while answers come; short beside a fetch, and beside the wait for a batch.
+# The rest between reads. It is short compared with a fetch and with the wait for a batch.
 LONGEST_REST_S: Final = 0.025
-# But no loader may run out of slots in that time: even the smallest picture takes longer than this.
+# But no loader may run out of slots during a rest. Even the smallest picture takes longer than
+# this.
 REST_A_SLOT_S: Final = 0.0001
 
 Arrivals = list[tuple[LoaderProcess, list[Answer]]]
@@ -32,13 +33,13 @@ class LoaderReader:
         """
         Args:
             take_in: called in the reader's thread; may mark a process as distrusted.
-            slots: of each loader.
+            slots: the number of slots of each loader.
         """
         self._take_in = take_in
         self._rest_s = min(LONGEST_REST_S, slots * REST_A_SLOT_S)
         self._epoll = select.epoll()
-        self._processes: dict[int, LoaderProcess] = {}  # by their descriptors
-        self._logging: dict[int, LoaderProcess] = {}  # by the descriptors of their logs
+        self._processes: dict[int, LoaderProcess] = {}  # by descriptor
+        self._logging: dict[int, LoaderProcess] = {}  # by the descriptor of the log
         self._budget = LogBudget()
         self._closing = os.eventfd(0)
         self._epoll.register(self._closing, select.EPOLLIN)

@@ -1,14 +1,15 @@
 """Keeps the loaders of a pool running: starts them, watches them, and replaces those that die.
 
 One thread for each loader waits for its death. It asks `worker.pool.verdict` which image is to
-blame, and starts the next loader with the other images. One more thread looks at all loaders, and
-kills those that decode one image for too long, answer nothing any more, or have too many threads.
+blame, and starts the next loader with the other images. One more thread watches all loaders, and
+kills those that decode one image for too long, send no answers, or have too many threads.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from math import ceil
 from typing import Final
 
@@ -19,18 +20,18 @@ from worker.pool.process import LOOKS, LoaderProcess, start_process
 from worker.pool.reader import LoaderReader
 from worker.pool.request import LoadRequest
 from worker.pool.scheduler import Scheduler
-from worker.pool.verdict import Deadlines, Verdict, judge
+from worker.pool.verdict import CAUSES, Deadlines, Verdict, cause_of, judge
 
 log = logging.getLogger(__name__)
 
-# Loaders that die before they have taken a request are not started again at once.
+# A loader that dies before it has taken a request is restarted only after a wait.
 FIRST_RESTART_S: Final = 0.1
 LONGEST_RESTART_S: Final = 10.0
 ADVICE: Final = "Raise the limit of processes and threads, or lower RESNEXT_LOADERS."
 
 
 class Replacement:
-    """Owns the lives of the loader processes, and the threads that watch over them."""
+    """Owns the loader processes, and the threads that watch them."""
 
     def __init__(
         self,
@@ -46,6 +47,8 @@ class Replacement:
         self._deadlines = deadlines
         self._scheduler = scheduler
         self._reader = reader
+        self._deaths = Counter(dict.fromkeys(CAUSES, 0))
+        self._counting = threading.Lock()
         self._closing = threading.Event()
         self._started = threading.Event()
         self._keepers = [
@@ -54,12 +57,18 @@ class Replacement:
         ]
         self._watcher = threading.Thread(target=self._watch, name="decode-watch", daemon=True)
 
+    @property
+    def deaths(self) -> dict[str, int]:
+        """The number of replaced loaders, by `cause_of`."""
+        with self._counting:
+            return dict(self._deaths)
+
     def start(self) -> None:
         """Starts as many of the loaders as the system permits. The thread that calls this must
         live as long as the pool: the loaders end with it.
 
         Raises:
-            UnavailableError: it permits none.
+            UnavailableError: the system permits no loader.
         """
         self._watcher.start()
         try:
@@ -68,15 +77,16 @@ class Replacement:
                 process = start_process(self._config, self._environment)
                 self._reader.add(process)
                 self._scheduler.put(n, process)
-        except (OSError, RuntimeError) as error:  # of the process, of the thread
+        except (OSError, RuntimeError) as error:  # from the process, or from the thread
             self._do_with(n, error)
         finally:
             self._started.set()
 
     def _do_with(self, loaders: int, error: Exception) -> None:
-        """
+        """Continues with the loaders that could be started.
+
         Raises:
-            UnavailableError: there is none at all.
+            UnavailableError: there are none.
         """
         wanted = len(self._keepers)
         self._scheduler.keep(loaders)
@@ -94,12 +104,12 @@ class Replacement:
                 thread.join()
 
     def _keep(self, n: int) -> None:
-        """Replaces one loader each time that it dies, until the pool closes."""
+        """Replaces a loader each time it dies, until the pool closes."""
         wait_s = FIRST_RESTART_S
         self._started.wait()
         while n < len(self._scheduler.processes):
             process = self._scheduler.processes[n]
-            if process is None:  # the pool was closed before there was another
+            if process is None:  # the pool was closed before the next one started
                 return
             process.gone.wait()
             process.end()
@@ -118,11 +128,13 @@ class Replacement:
                 process.listen(most_looks)
 
     def _replace(self, n: int, dead: LoaderProcess, wait_s: float) -> None:
-        """Fails the image that the loader died of. The others go to the next loader."""
-        self._scheduler.remove(n)  # so that its requests change no more
+        """Fails the image that ended the loader. The others go to the next loader."""
+        self._scheduler.remove(n)  # from now on its requests do not change
         verdict = judge(dead, self._deadlines)
         _report(dead, verdict)
-        if not dead.ready:  # another one may start, and has nothing to do
+        with self._counting:
+            self._deaths[cause_of(dead)] += 1
+        if not dead.ready:  # the next one may not start either: other loaders take the images
             self._scheduler.give_back(verdict.again)
             verdict.again.clear()
         if verdict.failure is not None:
@@ -137,12 +149,12 @@ class Replacement:
         self._reader.add(process)
         process.send(again)
         self._scheduler.put(n, process)
-        if self._closing.is_set():  # `close` may have come before it was put there
+        if self._closing.is_set():  # `close` may have run before `put`
             process.hang_up()
 
     def _restart(self, again: list[LoadRequest]) -> LoaderProcess | None:
-        """Tries until a loader can be started; None once the pool is closed. If the first try
-        fails, what this loader was to load goes to the others.
+        """Tries until a loader can be started. Returns None once the pool is closed. If the first
+        try fails, the images for this loader go to the other loaders.
         """
         wait_s = FIRST_RESTART_S
         while not self._closing.is_set():
@@ -162,11 +174,11 @@ def _report(dead: LoaderProcess, verdict: Verdict) -> None:
     suspects = len(verdict.quarantine.waiting) if verdict.quarantine else 0
     failed = ""
     if verdict.failure is not None:
-        failed = f", and {len(verdict.failed)} of its images fail: {verdict.failure.code}"
+        failed = f", and {len(verdict.failed)} of its images failed: {verdict.failure.code}"
     log.warning(
         "A loader died (exit status %s)%s; %d images go to its replacement%s.",
         dead.child.returncode,
         failed,
         len(verdict.again) + suspects,
-        ", a few at once, to find the one that ends loaders" if suspects else "",
+        ", a few at once, to find the image that ends loaders" if suspects else "",
     )

@@ -16,7 +16,7 @@ Batches = dict[LoaderProcess, list[tuple[int, LoadRequest]]]
 
 
 def send(batches: Batches) -> None:
-    """Call this without the lock: it may block."""
+    """Sends requests to the loaders. Call this without the lock, because it may block."""
     for process, assigned in batches.items():
         process.send(assigned)
 
@@ -30,7 +30,7 @@ class RunningLoaders:
 
     @property
     def processes(self) -> Sequence[LoaderProcess | None]:
-        """One place for each loader; None while it is being replaced."""
+        """The loaders; None in place of one that is being replaced."""
         return self._processes
 
     def put(self, n: int, process: LoaderProcess | None) -> None:
@@ -38,7 +38,7 @@ class RunningLoaders:
         self._list_open()
 
     def keep(self, loaders: int) -> None:
-        """The first ones; no more could be started."""
+        """Keeps only the first `loaders`, because no more could be started."""
         del self._processes[loaders:]
         self._list_open()
 
@@ -49,8 +49,8 @@ class RunningLoaders:
         return any(process.free for process in self._open)
 
     def deal(self, requests: Sequence[LoadRequest]) -> Batches:
-        """Gives requests to the loaders with the most free slots, so that all have about as many
-        left; there must be enough.
+        """Gives requests to the loaders with the most free slots, so that all have about equally
+        many left. There must be enough free slots.
         """
         batches: Batches = {}
         if not requests:
@@ -67,7 +67,7 @@ class RunningLoaders:
         return batches
 
     def deal_suspects(self) -> Batches:
-        """What loaders in quarantine may begin now. Ends each quarantine that is over."""
+        """Gives loaders in quarantine what they may begin now. Ends quarantines that are over."""
         batches: Batches = {}
         if len(self._open) == len(self._processes):
             return batches

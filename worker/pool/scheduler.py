@@ -1,10 +1,10 @@
 """Decides which image goes to which loader, and when.
 
-An image needs a slot: from its URI to the moment when the batcher has copied its pixels. While
-there is no free slot, callers wait; that holds back the messages. If an image's host has its share
-of the slots, the image is parked instead, and goes out by itself when it is its turn. Everything
-is done for many images at once: a lock, a packet or a wake-up for each would cost more than the
-rest. `worker.pool.pool` calls this for the callers, `worker.pool.reader` with answers, and
+An image needs a slot from its URI until the batcher has copied its pixels. While no slot is free,
+callers wait, so the worker takes no more messages. If an image's host has its share of the slots,
+the image is parked instead, and goes out when it is its turn. All methods handle many images at
+once: a lock, a packet or a wake-up for each would cost more than everything else.
+`worker.pool.pool` calls this for its callers, `worker.pool.reader` with answers, and
 `worker.pool.replacement` when a loader dies.
 """
 
@@ -33,13 +33,13 @@ from worker.pool.request import LoadRequest
 from worker.pool.running import Batches, RunningLoaders, send
 from worker.pool.wire import Answer
 
-# Whether parked images wait for their host or for a slot changes all the time, without a signal.
-# A caller that waits for room looks again after this.
+# Parked images may stop to wait for their host without any signal. So a caller that waits for room
+# checks again after this time.
 LOOK_AGAIN_S: Final = 1.0
 
 
 class Scheduler:
-    """Owns the lock of the pool, the hosts and the running loaders. Safe for many threads."""
+    """Owns the pool's lock, the hosts and the running loaders. Safe for many threads."""
 
     def __init__(
         self,
@@ -51,15 +51,15 @@ class Scheduler:
     ) -> None:
         """
         Args:
-            loaders: how many there are.
-            limits: how much of one host at once.
-            owner: of the slots; images are released there.
-            ask: asks the rate whether an image of this host may go; `permit` is the answer.
-                None: there is no rate.
+            loaders: the number of loaders.
+            limits: how many images of one host may run at once and be parked.
+            owner: the owner of the slots, where images are released.
+            ask: asks the rate whether an image of this host may go. The answer is a call of
+                `permit`. None if there is no rate.
         """
         lock = threading.RLock()
-        self._free_slot = threading.Condition(lock)  # a slot is free, or nothing is accepted
-        self._room = threading.Condition(lock)  # more may be parked, or nothing is accepted
+        self._free_slot = threading.Condition(lock)  # a slot is free, or the pool is closed
+        self._room = threading.Condition(lock)  # more may be parked, or the pool is closed
         self._lock = lock
         self._owner = owner
         self._hosts: Hosts[LoadRequest] = Hosts(limits, when_room=self._room.notify_all, ask=ask)
@@ -69,21 +69,22 @@ class Scheduler:
 
     @property
     def processes(self) -> Sequence[LoaderProcess | None]:
-        """The loaders; None while one is being replaced."""
+        """The loaders; None in place of one that is being replaced."""
         return self._running.processes
 
-    # What callers ask for
+    # Callers of the pool use these.
 
     def submit(
         self, requests: Iterable[LoadRequest], begun: Callable[[list[Any]], object]
     ) -> list[LoadRequest]:
-        """Gives requests out or parks them, and tells `begun` their keys; waits for free slots.
+        """Gives out requests or parks them, and calls `begun` with their keys. Waits for free
+        slots.
 
         Returns:
-            Requests that are refused: too many of their hosts are parked.
+            Requests that are refused, because too many images of their hosts are parked.
 
         Raises:
-            PoolClosed: nothing is accepted any more.
+            PoolClosed: the pool accepts no more images.
         """
         left, refused = deque(requests), list[LoadRequest]()
         while left:
@@ -98,7 +99,7 @@ class Scheduler:
         return refused
 
     def await_room(self, hosts: Iterable[str], within_s: float) -> None:
-        """Waits while the images of all these hosts would be refused; a second at most."""
+        """Waits while the images of all these hosts would be refused, but at most a second."""
         with self._lock:
             if self._accepting and all(map(self._refuses, hosts)):
                 self._room.wait(min(within_s, LOOK_AGAIN_S))
@@ -108,17 +109,17 @@ class Scheduler:
             return self._running.free()
 
     def stop_accepting(self) -> None:
-        """Callers that wait get `PoolClosed`, and parked images are dropped."""
+        """Raises `PoolClosed` in waiting callers, and drops parked images."""
         with self._lock:
             self._accepting = False
             self._hosts.clear()
             self._free_slot.notify_all()
             self._room.notify_all()
 
-    # What frees slots and places
+    # These free slots and places.
 
     def take_back(self, loads: Sequence[Loaded]) -> None:
-        """The pixels of these images have been read."""
+        """Frees the slots of images whose pixels have been read."""
         with self._lock:
             for load in loads:
                 process, slot, frame = load.slot
@@ -128,17 +129,17 @@ class Scheduler:
         send(batches)
 
     def take_in(self, arrivals: Arrivals) -> None:
-        """Calls back with the answers of loaders."""
+        """Takes answers of loaders, and calls back with them."""
         loads: defaultdict[ManyCallback, KeyedLoads] = defaultdict(list)
         with self._lock:
             for process, answers in arrivals:
                 for answer in answers:
                     if answer.frame >= process.slots.count:
-                        process.distrust("sent a frame that there is not")
+                        process.distrust("sent the number of a frame that does not exist")
                         break
                     request = process.requests.pop(answer.slot, None)
                     if request is None:
-                        process.distrust("sent an answer to no request")
+                        process.distrust("sent an answer without a request")
                         break
                     self._hosts.end(request.host)
                     loads[request.done].append((request.key, self._load_of(process, answer)))
@@ -148,7 +149,7 @@ class Scheduler:
             done(some)
 
     def fail(self, requests: Sequence[LoadRequest], failure: Failure) -> None:
-        """Calls back with a failure: no loader will answer these."""
+        """Calls back with a failure for requests that no loader will answer."""
         with self._lock:
             for request in requests:
                 self._hosts.end(request.host)
@@ -158,21 +159,21 @@ class Scheduler:
             request.done([(request.key, LoadFailed(failure, Provenance()))])
 
     def permit(self, host: str) -> None:
-        """The rate lets one image of this host go."""
+        """Takes the rate's permission for one image of this host."""
         with self._lock:
             self._hosts.permit(host)
             batches = self._give_out()
         send(batches)
 
-    # Loaders that come and go
+    # These add and remove loaders.
 
     def remove(self, n: int) -> None:
-        """The loader at this place gets no more images."""
+        """Gives the loader at this index no more images."""
         with self._lock:
             self._running.put(n, None)
 
     def put(self, n: int, process: LoaderProcess) -> None:
-        """The loader at this place takes images from now on."""
+        """Adds a loader at this index, which takes images from now on."""
         with self._lock:
             self._running.put(n, process)
             batches = self._give_out()
@@ -180,26 +181,26 @@ class Scheduler:
         send(batches)
 
     def keep(self, loaders: int) -> None:
-        """There are no more than the first ones."""
+        """Keeps only the first `loaders`."""
         with self._lock:
             self._running.keep(loaders)
 
     def give_back(self, requests: Iterable[LoadRequest]) -> None:
-        """Requests whose loader does not start: they go out before all others."""
+        """Takes requests whose loader does not start. They go out before all others."""
         with self._lock:
             self._returned.extend(requests)
             batches = self._give_out()
         send(batches)
 
-    # With the lock
+    # These need the lock.
 
     def _await_turn(self, request: LoadRequest) -> None:
-        """Waits, without the lock, until it can be given out, parked or refused."""
+        """Waits, without the lock, until the request can be given out, parked or refused."""
         while self._accepting:
             if request.host is not None and self._hosts.must_wait(request.host):
                 if self._refuses(request.host) or self._hosts.has_room(request.host):
                     return
-                self._wake_next()  # this thread takes no slot, though it was woken for one
+                self._wake_next()  # this thread may have been woken for a slot, but takes none
                 self._room.wait(LOOK_AGAIN_S)
             elif self._running.has_free():
                 return
@@ -210,10 +211,10 @@ class Scheduler:
     def _admit(
         self, left: deque[LoadRequest], refused: list[LoadRequest]
     ) -> tuple[list[Any], Batches]:
-        """Takes requests from `left` as long as it is their turn.
+        """Takes requests from `left` while it is their turn.
 
         Returns:
-            The keys of those that are parked or go out, and what is to be sent.
+            The keys of those that are parked or go out, and the batches to send.
         """
         free = self._running.free()
         hosts, keys, going = self._hosts, [], list[LoadRequest]()
@@ -237,12 +238,12 @@ class Scheduler:
         return keys, self._running.deal(going)
 
     def _refuses(self, host: str) -> bool:
-        """If its images wait for a slot rather than for the host, callers wait instead."""
+        """Whether to refuse images of this host. If they only wait for a slot, callers wait too."""
         return self._hosts.is_held_up(host) and not self._hosts.has_room(host)
 
     def _give_out(self) -> Batches:
-        """Free slots go to suspects, to requests that were given back, to parked images whose turn
-        it is, then to callers.
+        """Gives free slots to suspects, to requests that were given back, to parked images whose
+        turn it is, and then to callers.
         """
         going = list[LoadRequest]()
         suspects = self._running.deal_suspects()
@@ -257,7 +258,7 @@ class Scheduler:
         return batches | suspects
 
     def _wake_next(self) -> None:
-        """Wakes one caller if a slot is free. A woken caller passes on what it does not take."""
+        """Wakes one caller if a slot is free. That caller then wakes the next one."""
         if self._running.has_free():
             self._free_slot.notify()
 

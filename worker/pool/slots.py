@@ -1,13 +1,13 @@
 """The memory that a worker shares with one loader: a note, and a frame for each image's pixels.
 
-It is anonymous (`memfd`), so nothing stays behind when a process is killed, and the limit of
-`/dev/shm` does not count. The note says which slot's image is being decoded. If the loader crashes
-or decodes for too long, the note names the image.
+The memory is anonymous (`memfd`), so nothing is left when a process is killed, and the limit of
+`/dev/shm` does not apply. The note names the slot whose image is being decoded. If the loader
+crashes or decodes for too long, the note identifies the image.
 
-An image has a slot from its URI on, and a frame only once it is decoded: most images in flight
-wait for the network. The loader takes the lowest frame that is free, so only as many frames take
-memory as have held pixels at the same time. A byte for each says whether it is taken: the loader
-sets it, and the worker clears it when it has copied the pixels.
+An image has a slot from its URI on, but a frame only once it is decoded, because most images in
+flight wait for the network. The loader takes the lowest free frame, so only as many frames take
+memory as held pixels at the same time. A byte per frame says whether it is taken: the loader sets
+it, and the worker clears it after it has copied the pixels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 
 from resnext.picture.resample import Pixels
 
-_NOTE: Final = struct.Struct("<II")  # which decode; slot + 1, or 0: nothing is being decoded
+_NOTE: Final = struct.Struct("<II")  # number of the decode; slot + 1, or 0 if there is none
 _DECODES: Final = 2**32
 _PAGE_BYTES: Final = mmap.PAGESIZE
 _FREE: Final = b"\0"
@@ -34,10 +34,10 @@ _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 @dataclass(frozen=True)
 class Note:
-    """What a loader is decoding."""
+    """The image that a loader is decoding."""
 
     decode: int
-    """A new number for each decode, since a slot is soon used again."""
+    """A new number for each decode, because a slot is soon used again."""
     slot: int
 
 
@@ -49,28 +49,28 @@ class Slots:
         self._shape = (crop, crop, 3)
         self._image_bytes = crop * crop * 3
         self._memory = mmap.mmap(descriptor, _size(count, crop))
-        self._frames = range(_PAGE_BYTES, _PAGE_BYTES + count)  # their bytes
+        self._frames = range(_PAGE_BYTES, _PAGE_BYTES + count)  # the bytes that say which are taken
         self._views = [self._view(frame) for frame in range(count)]
         self._decodes = 0
 
     @staticmethod
     def make(*, count: int, crop: int) -> int:
-        """A descriptor of new memory. A page takes memory when it is first written."""
+        """Returns a descriptor of new memory. A page takes memory only when it is first written."""
         descriptor = os.memfd_create("resnext-slots", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(descriptor, _size(count, crop))
-        # A loader that was taken over could cut it off, and the worker's next look would crash.
+        # Otherwise a loader that was taken over could truncate it, and the worker would crash.
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
         return descriptor
 
     def pixels(self, frame: int) -> Pixels:
-        """A view, not a copy; it keeps the memory alive."""
+        """Returns a view, not a copy. It keeps the memory alive."""
         return self._views[frame]
 
     def take_frame(self) -> int:
-        """Called by the loader, in one thread.
+        """Takes a free frame. The loader calls this, in one thread.
 
         Raises:
-            RuntimeError: all are taken, though each is of an image with a slot.
+            RuntimeError: all frames are taken. This cannot happen while each has its own slot.
         """
         found = self._memory.find(_FREE, self._frames.start, self._frames.stop)
         if found < 0:
@@ -79,7 +79,7 @@ class Slots:
         return found - self._frames.start
 
     def free_frame(self, frame: int) -> None:
-        """Called by the worker, before it gives the image's slot to another one."""
+        """Frees a frame. The worker calls this before it reuses the image's slot."""
         at = self._frames[frame]
         self._memory[at : at + 1] = _FREE
 
@@ -89,12 +89,12 @@ class Slots:
         return flat.reshape(self._shape)
 
     def note(self, slot: int | None) -> None:
-        """Called by the loader, before and after each decode."""
+        """Notes the slot of the current decode. The loader calls this before and after each one."""
         self._decodes = (self._decodes + (slot is not None)) % _DECODES
         _NOTE.pack_into(self._memory, 0, self._decodes, 0 if slot is None else slot + 1)
 
     def noted(self) -> Note | None:
-        """What the loader says that it decodes. Check that this slot has a request."""
+        """The image that the loader claims to decode. Check that its slot has a request."""
         decode, number = _NOTE.unpack_from(self._memory, 0)
         return Note(decode, number - 1) if 0 < number <= self.count else None
 
@@ -104,5 +104,5 @@ def _size(count: int, crop: int) -> int:
 
 
 def _frames_begin(count: int) -> int:
-    """Behind the note's page, and the pages with a byte for each frame."""
+    """The first byte after the note's page and the pages with a byte for each frame."""
     return _PAGE_BYTES + ceil(count / _PAGE_BYTES) * _PAGE_BYTES

@@ -1,10 +1,10 @@
-"""What a worker and its loaders send to each other: fixed binary records, several a packet.
+"""The protocol between a worker and its loaders: binary records, several per packet.
 
-A loader gets its configuration first (`worker.loader.config`) and answers `READY`. From then on it
+A loader first gets its configuration (`worker.loader.config`) and answers `READY`. From then on it
 gets requests and sends answers. Records are never pickled: a decoder that was taken over must not
-run code in the process that holds the credentials. So the worker trusts nothing that comes back.
-Every length and number is checked here, every slot by `worker.pool.scheduler`, and what does not
-fit is `BadRecord`. Texts are escaped and cut, since people read them on terminals and in logs.
+run code in the process that holds the credentials. So the worker trusts no answer. This module
+checks every length and number, and raises `BadRecord` if one is wrong; `worker.pool.scheduler`
+checks every slot. Texts are escaped and shortened, because people read them in terminals and logs.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from contract.log import in_one_line
 from contract.uris import MAX_URI_CHARS
 from worker.chunk.outcome import LOADER_STAGES, NOT_MEASURED, UNKNOWN, Measured, Provenance
 
-# More than a record of a URI of 8192 characters of four bytes and a path of 4096 bytes; the
-# kernel's packets may be larger.
+# More than a record with a URI of 8192 characters of four bytes and a path of 4096 bytes. The
+# kernel permits larger packets.
 MAX_PACKET_BYTES: Final = 64 * 1024
 
 _SIZE: Final = struct.Struct("<I")
 READY: Final = _SIZE.pack(0)
-"""A loader's first packet: one empty record. It has started and has no request yet."""
+"""A loader's first packet: one empty record. It means that the loader has started."""
 _REQUEST: Final = struct.Struct("<I")  # slot; then the root, a NUL, and the URI
 # slot, frame, whether it failed, bytes, width, height (-1: unknown), retry after (NaN: none),
 # SHA-256;
-# seconds of fetch, of the wait for the decoder and of decoding (-1: it never began);
-# lengths of the texts behind: format, final URI, error code and its detail
+# seconds of the fetch, of the wait for the decoder and of the decode (-1: it never began);
+# lengths of the texts that follow: format, final URI, error code and its detail
 _ANSWER: Final = struct.Struct("<II?iiid32sdddHHHH")
 _LARGEST: Final = 2**31 - 1  # as in `results`, where these are INTEGER
-# One false value would spoil a sum until the worker ends; no stage lasts a day.
+# No stage lasts a day. One wrong value would spoil a sum until the worker ends.
 _LONGEST_S: Final = 86400.0
 _NO_HASH: Final = bytes(32)
 # Names of formats are short.
@@ -44,7 +44,7 @@ _MOST_FORMAT_CHARS: Final = 32
 
 
 class BadRecord(ValueError):
-    """Not a record of ours: the loader is broken or taken over."""
+    """The record is invalid, so the loader is broken or taken over."""
 
 
 class Answer(NamedTuple):
@@ -54,9 +54,9 @@ class Answer(NamedTuple):
     failure: Failure | None
     provenance: Provenance
     measured: Measured = NOT_MEASURED
-    """A loader's stages, as many of them as it reached."""
+    """The times of the loader's stages that the image reached."""
     frame: int = 0
-    """Which one holds the pixels; of no meaning with a failure."""
+    """The frame with the pixels. It has no meaning with a failure."""
 
 
 def pack_packets(records: Iterable[bytes]) -> Iterator[bytes]:
@@ -73,9 +73,10 @@ def pack_packets(records: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def unpack_packet(packet: bytes) -> list[bytes]:
-    """
+    """Splits a packet into its records.
+
     Raises:
-        BadRecord: the lengths are not those of its records.
+        BadRecord: the lengths in the packet do not fit.
     """
     records, begin, end = [], _SIZE.size, len(packet)
     while begin <= end:
@@ -93,13 +94,14 @@ def pack_request(slot: int, uri: str, root: Path | None = None) -> bytes:
 
 
 def unpack_request(record: bytes) -> tuple[int, str, Path | None]:
-    """
+    """Returns the slot, the URI and the root of a request.
+
     Raises:
-        BadRecord: it is not as `pack_request` makes it; a packet was cut off.
+        BadRecord: `pack_request` has not made this record, or its packet was truncated.
     """
     try:
         (slot,) = _REQUEST.unpack_from(record)
-        root, nul, uri = record[_REQUEST.size :].partition(b"\0")  # no path has a NUL
+        root, nul, uri = record[_REQUEST.size :].partition(b"\0")  # paths contain no NUL
         text = uri.decode(errors="surrogatepass")
     except (struct.error, ValueError) as error:
         raise BadRecord("a request of the wrong form") from error
@@ -136,9 +138,10 @@ def pack_answer(answer: Answer) -> bytes:
 
 
 def unpack_answer(record: bytes) -> Answer:
-    """
+    """Returns a loader's answer.
+
     Raises:
-        BadRecord: lengths, numbers or the error code are not as `pack_answer` makes them.
+        BadRecord: a length, a number or the error code is not one that `pack_answer` writes.
     """
     try:
         (
@@ -150,13 +153,13 @@ def unpack_answer(record: bytes) -> Answer:
         code_at = uri_at + uri_bytes
         detail_at = code_at + code_bytes
         if detail_at + detail_bytes != len(record):
-            raise BadRecord("texts of other lengths than the record says")
+            raise BadRecord("texts whose lengths do not match the record")
         return Answer(
             slot,
             _failure(record[code_at:detail_at], record[detail_at:], retry_after_s)
             if failed
             else None,
-            Provenance(  # by place, since names take longer
+            Provenance(  # without keywords, which take longer
                 _safe(record[uri_at:code_at], MAX_URI_CHARS) if uri_bytes else None,
                 size if size >= 0 else None,
                 None if sha256 == _NO_HASH else sha256.hex(),
@@ -172,12 +175,12 @@ def unpack_answer(record: bytes) -> Answer:
 
 
 def _as_integer(number: int | None) -> int:
-    """An image's header may hold any number; one that does not fit counts as unknown."""
+    """Returns -1 (unknown) for a number that does not fit; a header may hold any number."""
     return -1 if number is None or number > _LARGEST else number
 
 
 def _failure(code: bytes, detail: bytes, retry_after_s: float) -> Failure:
-    """`retry_after_s` is below 0 or NaN where the server asked for nothing."""
+    """`retry_after_s` is below 0 or NaN if the server asked for no wait."""
     name = code.decode()
     if not is_known(name):
         raise BadRecord("an unknown error code")
@@ -187,7 +190,7 @@ def _failure(code: bytes, detail: bytes, retry_after_s: float) -> Failure:
 
 @lru_cache(maxsize=32)
 def _format(text: bytes) -> str | None:
-    """There are few formats, and each image names one."""
+    """The format's name. It is cached, because there are few formats and many images."""
     return _safe(text, _MOST_FORMAT_CHARS) or None
 
 
@@ -196,7 +199,7 @@ def _safe(text: bytes, most_chars: int) -> str:
 
 
 def _credible(*stages_s: float) -> Measured:
-    """Times that no clock measures become unknown; NaN is in no range."""
+    """Turns impossible times, such as NaN, into unknown ones."""
     first, second, third = stages_s
     if 0.0 <= first <= _LONGEST_S and 0.0 <= second <= _LONGEST_S and 0.0 <= third <= _LONGEST_S:
         return stages_s

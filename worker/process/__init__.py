@@ -1,5 +1,5 @@
-"""The worker as an operating system and Celery see it: its start, signals, name and heartbeat.
+"""The worker as a process and as a Celery worker: its start, signals, name and heartbeat.
 
-`resnextq worker` starts `supervisor`, whose child is the worker itself. Celery's loop hands each
-message to the task in `chunk`.
+`resnextq worker` starts `supervisor`, whose child process is the worker itself. Celery's loop
+passes each message to the task in `chunk`.
 """

@@ -1,8 +1,9 @@
-"""Why a worker ends, where its device is the reason: what it tells its supervisor beforehand.
+"""A note from the worker to its supervisor that the device is the reason why the worker ends.
 
-A broken GPU can end the process by a signal, as an image can that a decoder does not survive. The
-worker notes the cause in memory that both processes share; the supervisor reads it afterwards,
-and then no image is suspected. It is no row in SQL, which may be away at that moment.
+A broken GPU can end the process by a signal, and so can an image that crashes a decoder. The
+worker notes the cause in memory that both processes share. The supervisor reads it after the
+worker's end, and then suspects no image. The note is not in SQL, because the database may be down
+at that moment.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ _LONGEST_BYTES: Final = 1000
 
 
 class Cause:
-    """Made before the fork, and one memory on both sides of it."""
+    """Memory that the worker and its supervisor share. Make it before the fork."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)
@@ -24,7 +25,7 @@ class Cause:
         self._memory[: len(text)] = text
 
     def read(self) -> str:
-        """Empty where nothing was noted."""
+        """The noted cause, or an empty string."""
         return self._memory[:_LONGEST_BYTES].rstrip(b"\0").decode(errors="replace")
 
 

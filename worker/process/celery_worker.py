@@ -1,6 +1,6 @@
-"""Celery's worker program as ours: its logging, its start, and what it says of itself.
+"""Our subclass of Celery's worker: its logging, its start, and what it reports about itself.
 
-`worker.main` builds it and runs it. What signals do to it is in `worker.process.shutdown`.
+`worker.main` builds and runs it. `worker.process.shutdown` handles its signals.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any, Final
 from celery import Celery, signals
 from celery.apps.worker import Worker
 
-from contract.log import log_lines
+from contract.log import log_as_set
 from contract.settings import Settings
 from worker.process import remote_control
 from worker.process.shutdown import Shutdown
 from worker.process.task_threads import TaskThreads
 
-# How often Celery's loop sets the number of messages, and tells Flower what the tasks have done.
+# How often Celery's loop sets the number of messages and sends the tasks' events to Flower.
 RESIZE_S: Final = 1.0
-# Celery's lines for each task that comes, ends or goes back; ours say more.
+# These write a line for each task that arrives, ends or is returned. Our own lines say more.
 _CHATTY: Final = ("celery.worker.strategy", "celery.app.trace")
 
 
 def configure_logging(settings: Settings) -> None:
-    """Plain lines on standard error, for us and for Celery."""
-    log_lines(settings.log_level)
+    """Makes our log and Celery's write lines to standard error."""
+    log_as_set(settings)
     if settings.log_level != "DEBUG":
         for name in _CHATTY:
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -34,14 +34,14 @@ def configure_logging(settings: Settings) -> None:
 
 
 def _leave_logging_alone(**_: object) -> None:
-    """That this is connected keeps Celery from setting up its own."""
+    """Does nothing. While a receiver is connected, Celery does not set up its own logging."""
 
 
 class CeleryWorker(Worker):  # type: ignore[misc]  # Celery has no types
     """Celery's worker, with up to `chunks_in_flight` task threads in this process.
 
-    How many messages it holds is set every second, by `wanted_chunks`: they are as many tasks,
-    since each has a thread. `node` is its name for Flower; `worker` the one in SQL.
+    Every second it sets the number of messages that it holds to `wanted_chunks()`. Each message
+    is a task with its own thread. `node` is its name for Flower, `worker` its name in SQL.
     """
 
     def __init__(  # noqa: PLR0913  (built once, in worker.main)
@@ -75,23 +75,23 @@ class CeleryWorker(Worker):  # type: ignore[misc]  # Celery has no types
         )
 
     def install_platform_tweaks(self, _worker: Any) -> None:  # noqa: ANN401
-        """Called by Celery where it would install its own signal handlers."""
+        """Installs our signal handlers. Celery would install its own here."""
         self._shutdown_on_signal.install()
 
     def on_consumer_ready(self, consumer: Any) -> None:  # noqa: ANN401
-        """Called by Celery once it takes messages, and again after each lost connection."""
+        """Celery calls this when it starts to take messages, and again after a lost connection."""
         signals.worker_ready.send(sender=consumer)
         if self._resizing is None:
             self._when_ready()
         else:
             self._resizing.cancel()
-        # To tell each event at once would cost this process more than the task does otherwise.
+        # Sending each event at once would cost this process more than the rest of the task.
         consumer.event_dispatcher.on_send_buffered = None
         self._resize(consumer)
         self._resizing = consumer.timer.call_repeatedly(RESIZE_S, self._look, (consumer,))
 
     def stats(self) -> dict[str, Any]:
-        """Called by Celery for the remote command `stats`, by which Flower shows a worker."""
+        """The reply to the remote command `stats`, from which Flower shows a worker."""
         found: dict[str, Any] = super().stats()
         broker = found.get("broker")
         if isinstance(broker, dict):
@@ -99,7 +99,7 @@ class CeleryWorker(Worker):  # type: ignore[misc]  # Celery has no types
         return found | {"worker": self._worker}
 
     def on_stopped(self) -> None:
-        """Called by Celery once every task has ended, and before it leaves the broker."""
+        """Celery calls this after every task has ended, before it disconnects from the broker."""
         _tell_events(self.consumer)
         super().on_stopped()
 
@@ -108,7 +108,7 @@ class CeleryWorker(Worker):  # type: ignore[misc]  # Celery has no types
         _tell_events(consumer)
 
     def _resize(self, consumer: Any) -> None:  # noqa: ANN401
-        """Celery's loop sends the number on; below what is held, nothing comes until it fits."""
+        """Celery's loop applies the number. If more messages are held, no new ones arrive."""
         more = self._wanted_chunks() - consumer.qos.value
         if more > 0:
             consumer.qos.increment_eventually(more)
@@ -117,6 +117,6 @@ class CeleryWorker(Worker):  # type: ignore[misc]  # Celery has no types
 
 
 def _tell_events(consumer: Any) -> None:  # noqa: ANN401  (Celery has no types)
-    """What the tasks have done since; there is nobody to tell where there is no connection."""
+    """Sends the events of the tasks since the last call, if there is a connection."""
     if consumer.event_dispatcher is not None:
         consumer.event_dispatcher.flush()

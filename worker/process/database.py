@@ -1,6 +1,7 @@
-"""The worker's way to SQL: few connections, over which `contract.database.waits` outlasts a
-database that is away. A worker has nothing better to do than to wait: what it has fetched and
-classified is stored once the database is back, and no message is acknowledged before.
+"""The worker's connections to SQL.
+
+There are few of them. If the database is down, `contract.database.waits` waits until it is back:
+the worker then stores what it has classified, and acknowledges no message before.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from sqlalchemy import Engine
 from contract.database.engine import connect_database
 from contract.settings import Settings
 
-# Claims and stores take milliseconds, so that many tasks share few connections; a fleet of workers
-# has to stay below what a PostgreSQL server permits, by default 100.
+# Claims and stores take milliseconds, so many tasks can share few connections. A fleet of workers
+# must stay below the limit of a PostgreSQL server, which is 100 by default.
 TASK_CONNECTIONS: Final = 8
-# The straggler keeper, the heartbeat, and one for what comes at the end.
+# For the stragglers, the heartbeat, and the statements at the worker's end.
 OTHER_CONNECTIONS: Final = 3
 
 
 def connect(settings: Settings) -> Engine:
-    """An engine with so many connections, each made when it is first wanted.
+    """Returns an engine with these connections. Each opens when it is first needed.
 
     Raises:
         UnavailableError: the database does not answer, or its schema does not fit.

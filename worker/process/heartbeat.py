@@ -1,7 +1,7 @@
-"""A worker's row in `workers`: that it lives, how fast it is, and whether it stops.
+"""A worker's row in `workers`: its heartbeat, its rate, and whether it is stopping.
 
-The dispatcher takes a worker whose heartbeat is older than the lease for dead, and sizes its
-window by the rates. One row a worker, not a chunk, however many of those it runs.
+The dispatcher considers a worker dead if its heartbeat is older than the lease, and computes its
+window from the rates. There is one row per worker, however many chunks it runs.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from worker.process.identity import Identity
 
 log = logging.getLogger(__name__)
 
-# So many heartbeats may be missed before the lease is over.
+# A worker sends this many heartbeats during a lease.
 BEATS_PER_LEASE: Final = 5
 LONGEST_BEAT_S: Final = 5.0
 
 
 class Presence:
-    """Owns the row, from `start` to `close`."""
+    """Owns the worker's row from `start` to `close`."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Presence:
         images_per_s: Callable[[], float],
         after_beat: Callable[[], object] = lambda: None,
     ) -> None:
-        """`after_beat` is called after each heartbeat, and may ask the database as well."""
+        """Calls `after_beat` after each heartbeat; it may use the database."""
         self._database = database
         self._identity = identity
         self._beat_s = min(lease_s / BEATS_PER_LEASE, LONGEST_BEAT_S)
@@ -50,17 +50,17 @@ class Presence:
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
     def start(self) -> None:
-        """The row is there when this returns."""
+        """Inserts the row, and starts the heartbeat."""
         self._database.transact(self._beat)
         self._thread.start()
 
     def announce_stop(self) -> None:
-        """With the next heartbeat, which comes at once."""
+        """Marks the row as stopping, with a heartbeat that is sent at once."""
         self._stopping = True
         self._wake.set()
 
     def close(self) -> None:
-        """Deletes the row: nothing is in this worker's hands any more."""
+        """Deletes the row. The worker must hold no work any more."""
         self._closed.set()
         self._wake.set()
         self._thread.join()
@@ -78,10 +78,10 @@ class Presence:
                 self._database.transact(self._beat)
                 self._after_beat()
             except Exception:
-                log.exception("The heartbeat failed; trying on.")
+                log.exception("The heartbeat failed; the worker will try again.")
 
     def _beat(self, connection: Connection) -> None:
-        """The row may be missing, and not only at first: who was taken for dead comes back."""
+        """Updates the row, or inserts it: the dispatcher deletes a worker that it thinks dead."""
         values: dict[str, Any] = {
             "images_per_s": self._images_per_s(),
             "heartbeat_at": db_now(),

@@ -1,7 +1,6 @@
-"""Who this life of a worker is, and the rows in SQL that its results point to.
+"""A worker's name, its model, and the rows in SQL to which its results point.
 
-`worker.main` registers the classifier once at the start; claim, store and presence take the
-`Identity` that comes of it.
+`worker.main` calls `register` once at the start. Claim, store and presence take the `Identity`.
 """
 
 from __future__ import annotations
@@ -20,29 +19,29 @@ from contract.database.waits import Database
 from contract.models import title_of
 from contract.settings import Settings
 
-if TYPE_CHECKING:  # torch takes seconds to load, and mistakes are told before that
+if TYPE_CHECKING:  # torch takes seconds to load; mistakes should be reported before that
     from resnext.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """A worker's name, unique to one life of one process, and what it classifies with."""
+    """A worker's name, which is new at each start, and what it classifies with."""
 
     worker: str
     queue: str
     device: str
     precision: str
-    """As computed: fp16, bf16 or fp32."""
+    """The precision in which it computes: fp16, bf16 or fp32."""
     weights_sha256: str
     orientation: str
-    """Of EXIF, as its loaders take it: exif or ignore."""
+    """Whether its loaders apply the EXIF orientation: exif or ignore."""
     model_number: int
 
 
 def register(
     database: Database, settings: Settings, classifier: Classifier, worker: str
 ) -> Identity:
-    """Registers model and labels, if no other worker has, and returns who this one is."""
+    """Inserts the model and its labels, unless another worker has, and returns the identity."""
     number = database.transact(lambda connection: _register_model(connection, classifier))
     return Identity(
         worker=worker,
@@ -56,13 +55,13 @@ def register(
 
 
 def _register_model(connection: Connection, classifier: Classifier) -> int:
-    """The model's number. Whoever inserts the model inserts its labels with it."""
+    """Returns the model's number. Inserts the model and its labels in one transaction."""
     model = {
         "model": classifier.model,
         "weights": Path(classifier.weights).name,
         "weights_sha256": classifier.weights_sha256,
     }
-    # Of several workers that start at once, one inserts and the others wait for its commit.
+    # If several workers start at once, one inserts and the others wait for its commit.
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     number: int | None = connection.scalar(
         dialect.insert(models)

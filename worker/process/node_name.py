@@ -1,7 +1,7 @@
-"""What Flower calls a worker: host and device, the same in each of its lives.
+"""A worker's name in Flower: host and device. It is the same after a restart.
 
-SQL has another name for each life, since a lease must not outlive its holder
-(`worker.process.identity`). `worker.main` takes this one when it has the device.
+The name in SQL is new at each start, so that a lease cannot pass to the next process
+(`worker.process.identity`). `worker.main` takes this name once it knows the device.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import Final
 
 PROGRAM: Final = "resnextq"
 LONGEST_ADDRESS: Final = 107
-"""Bytes after the NUL of an abstract socket's address; unix(7)."""
+"""The most bytes after the NUL in an abstract socket's address; see unix(7)."""
 
 
 class NodeName:
-    """A name that no other worker of this machine has, `resnextq@host-cuda0`, until it is closed.
+    """A name such as `resnextq@host-cuda0`, unique on this machine until `close`.
 
-    It is held by a socket of that name in Linux's abstract namespace, which is one for each
-    container and machine, as host names are. The kernel frees it when the process ends.
+    A socket in Linux's abstract namespace reserves the name. Each machine and each container has
+    its own such namespace, as it has its own host name. The kernel frees the name when the process
+    ends.
     """
 
     def __init__(self, device: str) -> None:
@@ -36,7 +37,7 @@ class NodeName:
         self._socket.close()
 
     def _is_held(self, name: str) -> bool:
-        """Where the system has no such sockets, the first name is taken unheld."""
+        """Reserves the name. On a system without such sockets, the first name is used as it is."""
         try:
             self._socket.bind(b"\0" + name.encode()[-LONGEST_ADDRESS:])
         except OSError as error:

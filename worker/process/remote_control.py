@@ -1,7 +1,7 @@
-"""Which of Celery's remote commands a worker answers: those that the dashboard shows things by.
+"""A filter for Celery's remote commands: a worker answers only those that the dashboard needs.
 
-They come through Redis, from everyone who can write there, and Celery knows many that change or
-stop a worker. `worker.process.celery_worker` installs the filter before Celery listens.
+Everyone who can write to Redis can send such commands, and many of them change or stop a worker.
+`worker.process.celery_worker` installs the filter before Celery listens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ANSWERED: Final = frozenset(
         "active",
         "active_queues",
         "conf",
-        # Flower sends it every five seconds. Workers tell their events anyway.
+        # Flower sends this every five seconds. Workers always send their events.
         "enable_events",
         "ping",
         "registered",
@@ -33,11 +33,11 @@ ANSWERED: Final = frozenset(
     }
 )
 ADVICE: Final = (
-    "workers of resnext-queue answer no remote command that changes them. To end a job: "
+    "a worker of resnext-queue accepts no remote command that changes it. To end a job: "
     "resnextq cancel. To stop a worker: SIGTERM."
 )
 SHOWN_CHARACTERS: Final = 50
-# Of what Celery says of a connection. Others may hold a password, or keys.
+# The fields of Celery's report on the connection that are shown. Others may hold passwords or keys.
 SHOWN_OF_BROKER: Final = (
     "transport",
     "userid",
@@ -54,10 +54,10 @@ BROKER_URLS: Final = ("broker_url", "broker_read_url", "broker_write_url")
 
 
 class AnsweringNode(pidbox.Node):
-    """Celery's end of the mailbox, which refuses what is not in `ANSWERED`."""
+    """Celery's mailbox, but refuses commands that are not in `ANSWERED`."""
 
     def handle(self, method: object, arguments: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
-        """The reply, as JSON will have it. Celery calls this for every command."""
+        """Returns the reply, which must fit JSON. Celery calls this for every command."""
         if not isinstance(method, str) or method not in ANSWERED:
             shown = str(method)[:SHOWN_CHARACTERS]
             log.warning("Refused the remote command %s: %s", shown, ADVICE)
@@ -67,14 +67,15 @@ class AnsweringNode(pidbox.Node):
 
 
 def install(app: Celery) -> None:
-    """Makes the app's worker answer these commands alone."""
+    """Makes the app's worker answer only these commands."""
     app.control.mailbox.node_cls = AnsweringNode
 
 
 def shown_broker(url: str, connection: Mapping[str, Any]) -> dict[str, Any]:
-    """What a worker says of its connection to the broker, whose URL this is.
+    """The worker's report on its connection to the broker at `url`, without passwords.
 
-    Celery takes out the password alone, and a `redis+socket://` URL has its own in `hostname`.
+    Celery only removes its field `password`. With a `redis+socket://` URL the password is in
+    `hostname`.
     """
     known = {name: connection[name] for name in SHOWN_OF_BROKER if name in connection}
     return {"hostname": address_of(url), "ssl": bool(connection.get("ssl"))} | known

@@ -1,7 +1,7 @@
-"""What signals and a broken device do to the worker: it drains, and then Celery ends.
+"""Stops the worker after a signal or when its device breaks: it drains, and then Celery ends.
 
-Celery's threads pool waits for every running task on SIGTERM and ignores a second one, so
-both answers are our own: the first signal drains, the second one leaves at once.
+On SIGTERM Celery's thread pool waits for every running task, and it ignores a second signal. So
+we handle both: the first signal drains, the second one ends the process at once.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ class Shutdown:
         self._within_s = within_s
         self._asked = threading.Event()
         self._signals: Counter[bool] = Counter()
-        """How often one came, by whether the supervisor passed it on."""
+        """How many signals arrived; the key says whether the supervisor passed them on."""
 
     def install(self) -> None:
-        """From the main thread. The thread is started now: a signal handler may take no lock."""
+        """Call it in the main thread. It starts the thread, because a handler may take no lock."""
         threading.Thread(target=self._run, name="shutdown", daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT, STOP_SIGNAL):
             signal.signal(number, self._on_signal)
 
     def stop(self, status: int) -> None:
-        """Drains, and Celery ends with this exit status; from any thread."""
+        """Drains, and ends Celery with this exit status. May be called from any thread."""
         state.should_stop = status  # Celery's loop looks at it every second
         self._asked.set()
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        """One request may come twice: from the sender and, passed on, from the supervisor."""
+        """A request may arrive twice: from its sender, and passed on by the supervisor."""
         self._signals[number == STOP_SIGNAL] += 1
         if max(self._signals.values()) > 1:
-            os._exit(1)  # its chunks come again from SQL, once the lease is over
+            os._exit(1)  # its chunks run again when the lease is over
         if not self._asked.is_set():
             self.stop(os.EX_OK)
 
@@ -55,7 +55,7 @@ class Shutdown:
         try:
             self._drain()
         except Exception:
-            log.exception("A fault while stopping.")
-        threading.Event().wait(self._within_s)  # the process ends before, if all is well
-        log.error("Not finished after %.0f s; leaving at once.", self._within_s)
+            log.exception("An error occurred while stopping.")
+        threading.Event().wait(self._within_s)  # normally the process ends before this returns
+        log.error("The worker has not stopped within %.0f s; ending it now.", self._within_s)
         os._exit(1)

@@ -9,6 +9,6 @@ import signal
 from typing import Final
 
 STOP_SIGNAL: Final = signal.SIGUSR1
-"""What SIGTERM and SIGINT are passed on as. The worker may have got these as well, from a
-terminal or from systemd, and must not take one request for two.
+"""The supervisor passes SIGTERM and SIGINT on as this signal. A terminal or systemd may send those
+to the worker as well, and the worker must not count one request twice.
 """

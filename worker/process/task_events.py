@@ -1,6 +1,6 @@
-"""What monitors such as Flower are told of a chunk some of whose images have failed.
+"""Reports chunks with failed images to monitors such as Flower.
 
-Celery knows a task that returned or raised. Ours returns when its chunk is stored, also where
+For Celery a task either returned or raised. Our task returns once its chunk is stored, even if
 images failed, so Celery alone would never show a failure. `worker.main` calls `tell_failures`.
 """
 
@@ -14,14 +14,14 @@ from celery.worker import state
 from celery.worker.request import Request
 
 DROPPED: Final = "dropped"
-"""How the task's answer begins where a message stood for nothing."""
+"""The task's answer starts with this if its message had no work."""
 
 
 class ChunkRequest(Request):  # type: ignore[misc]  # Celery has no types
-    """A task as Celery runs it, which tells of failed images as `task-failed`.
+    """A running task, as Celery keeps it. Sends `task-failed` if images failed.
 
-    The event keeps result and run time, and its exception says how many images failed and why.
-    Nothing else changes: the message is acknowledged, and nothing is logged.
+    The event keeps the result and the run time, and its exception says how many images failed and
+    why. Nothing else changes: the message is acknowledged, and nothing is logged.
     """
 
     failure: str | None = None
@@ -34,24 +34,24 @@ class ChunkRequest(Request):  # type: ignore[misc]  # Celery has no types
 
 
 class TellingTask(Task):  # type: ignore[misc]
-    """A task that notes failures on its request."""
+    """A task that notes failed images on its request."""
 
     Request = ChunkRequest
 
     def on_success(self, retval: object, task_id: str, *_: object) -> None:
-        """Called by Celery in the task's thread, before it tells of the task."""
+        """Celery calls this in the task's thread, before it sends the event."""
         request = state.requests.get(task_id)
         if request is not None:
             request.failure = failure_in(getattr(retval, "answer", retval))
 
 
 def tell_failures(app: Celery) -> None:
-    """Makes the tasks that are registered from now on tell of failed images."""
+    """Makes tasks that are registered after this call report failed images."""
     app.task_cls = TellingTask
 
 
 def failure_in(answer: object) -> str | None:
-    """What a task's answer says of failures: `2 of 64 images failed: http_404 2`."""
+    """The failures in a task's answer, such as `2 of 64 images failed: http_404 2`."""
     match answer:
         case {"images": images, "failed": Mapping() as failed} if failed:
             counts = ", ".join(f"{code} {count}" for code, count in sorted(failed.items()))

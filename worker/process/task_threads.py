@@ -1,7 +1,7 @@
-"""Celery's pool of task threads, which goes on with those it has where the system permits no more.
+"""Celery's pool of task threads, but continues with fewer if the system permits no more.
 
-`worker.process.celery_worker` gives it to Celery. A thread is started when a task comes and none is
-idle. Without this, the task of a thread that cannot be started would end the worker.
+`worker.process.celery_worker` gives it to Celery. A thread starts when a task arrives and no thread
+is idle. Without this class, a thread that cannot be started would end the worker.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ log = logging.getLogger(__name__)
 
 
 class PatientThreads(ThreadPoolExecutor):
-    """A task that comes when no thread can be started waits for one that runs."""
+    """If no thread can be started for a task, the task waits for a running one."""
 
     _met = False
 
     def _adjust_thread_count(self) -> None:
-        """Called by `submit`, once the task is in the queue of all threads.
+        """`submit` calls this after it has put the task in the threads' common queue.
 
         Raises:
             RuntimeError: there is no thread at all.
@@ -34,7 +34,7 @@ class PatientThreads(ThreadPoolExecutor):
             if not self._met:
                 self._met = True
                 log.warning(
-                    "The system permits no more threads: %d chunks run at once. "
+                    "The system permits no more threads, so only %d chunks run at once. "
                     "Raise the limit of processes and threads.",
                     len(self._threads),
                 )

@@ -1,1 +1,1 @@
-"""One step a file: each has a function `check`, which `benchmarks.gpu_check.child` calls."""
+"""One file per step. Each has a function `check`, which `benchmarks.gpu_check.child` calls."""

@@ -1,7 +1,7 @@
-"""Step 8: our network compiled and tuned, for batches of 256: how long it takes, and what it gives.
+"""Step 8: how long it takes to compile our network for batches of 256, and its speed then.
 
-Twice, in processes of their own: with an empty cache, and with what the first has left there. The
-logits are those of the compiled network, out of a graph.
+It runs twice, in separate processes: with an empty cache, and with the cache of the first run. The
+logits come from the compiled network, in a graph.
 """
 
 from __future__ import annotations

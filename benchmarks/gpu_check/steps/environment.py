@@ -1,6 +1,6 @@
-"""Step 0: what machine this is, whether torch can use its GPU, and how fast that GPU is at all.
+"""Step 0: describes the machine, checks that torch can use its GPU, and measures the GPU's speed.
 
-A GPU that is slower than an H200 scales the marks of speed: `speed` reads the figures here.
+If the GPU is slower than an H200, the speed marks are scaled: `speed` reads these figures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from resnext.run.nvidia import list_gpus, read_driver
 from resnext.run.precision import find_device
 
 COPY, PRODUCT = "copy", "product of matrices"
-# Of an H200; below the second ones it is not free, or another GPU.
+# An H200's figures. Below the second line, the GPU is busy or another model.
 H200_COPY_TB_S, H200_PRODUCT_TFLOP_S = 4.3, 790.0
 LEAST_COPY_TB_S, LEAST_PRODUCT_TFLOP_S = 4.0, 700.0
 _COPIED_BYTES = 4 * 2**30
@@ -62,7 +62,7 @@ def _describe(device: torch.device, report: Report) -> None:
 
 
 def seconds_of(work: Callable[[], object], rounds: int = _ROUNDS) -> float:
-    """Of one, on the GPU."""
+    """The GPU's time for one call of `work`."""
     for _ in range(3):
         work()
     torch.cuda.synchronize()
@@ -74,7 +74,7 @@ def seconds_of(work: Callable[[], object], rounds: int = _ROUNDS) -> float:
 
 
 def _copied_tb_s(device: torch.device) -> float:
-    """Bytes read and written."""
+    """Counts bytes read and written."""
     source = torch.zeros(_COPIED_BYTES, dtype=torch.uint8, device=device)
     into = torch.empty_like(source)
     return 2 * _COPIED_BYTES / seconds_of(lambda: into.copy_(source)) / 1e12

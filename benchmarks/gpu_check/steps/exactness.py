@@ -1,6 +1,6 @@
-"""Step 1: logits and classes beside torchvision's network, in every size of batch.
+"""Step 1: compares logits and classes with torchvision's network, for every batch size.
 
-Through the classifier's own way: on a GPU from a graph, out of pinned memory.
+It uses the classifier as a worker does: on a GPU with a graph and pinned memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FP32_OF_LARGEST: Final = 1e-4
 # Relative L2 of the logits; docs/model.md has the same.
 L2: Final = {"fp16": 0.01, "bf16": 0.05, "fp32": 1e-4}
 COSINE: Final = 0.99
-# Scores nearer to each other than this may change places in 16 bits.
+# In 16 bits, scores that are closer than this may swap places.
 MARGIN: Final = 0.05
 _GPU_BATCH, _CPU_BATCH = 256, 4
 _CPU_PICTURES: Final = 2
@@ -35,12 +35,12 @@ def check(given: Given, report: Report) -> None:
         classifier = network.load(
             given.scratch, engine="eager", precision=precision, batch_images=batch
         )
-        if precision == "fp32":  # to plan all sizes a second time takes long
+        if precision == "fp32":  # planning all sizes a second time takes long
             sizes = classifier._buckets
             classifier._buckets = [sizes[0], sizes[len(sizes) // 2], sizes[-1]]
         compare(classifier, pixels, expected, report)
         is_half = classifier.precision == "fp16"
-        del classifier  # before the next one takes memory
+        del classifier  # frees its memory before the next one is loaded
     if is_half:
         path = network.overflowing_weights_in(given.scratch)
         overflow(load_classifier(MODEL, str(path), engine="eager", batch_images=4), pixels, report)
@@ -49,7 +49,7 @@ def check(given: Given, report: Report) -> None:
 def compare(
     classifier: Classifier, pixels: np.ndarray, expected: np.ndarray, report: Report
 ) -> None:
-    """`pixels` are (N, crop, crop, 3) uint8, and `expected` (N, classes) float64: their logits."""
+    """`pixels` are (N, crop, crop, 3) uint8; `expected` are their logits, (N, classes) float64."""
     worst = {"largest": 0.0, "l2": 0.0, "cosine": 1.0, "top": 0, "score": 0.0}
     for bucket in classifier._buckets:
         sent, right = network.repeated(pixels, bucket), network.repeated(expected, bucket)
@@ -71,12 +71,12 @@ def compare(
 
 
 def _worse(a: float, b: float) -> float:
-    """The larger; what is no number is the worst."""
+    """The larger value; NaN counts as the worst."""
     return float(np.fmax(a, b)) if np.isfinite(b) else float("inf")
 
 
 def of_largest(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest error beside the largest logit, which counts as 1 at least."""
+    """The largest error divided by the largest logit, which counts as at least 1."""
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 
 
@@ -85,13 +85,13 @@ def l2(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def cosine(found: np.ndarray, expected: np.ndarray) -> float:
-    """Of the picture that is worst off."""
+    """The lowest cosine of all pictures."""
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
     return float(((found * expected).sum(axis=1) / lengths).min())
 
 
 def changed(class_ids: np.ndarray, expected: np.ndarray) -> int:
-    """Pictures whose first class is another, where it is not a near thing."""
+    """Counts pictures whose first class differs although its lead is clear."""
     scores = _softmax(expected)
     order = np.sort(scores, axis=1)
     clear = order[:, -1] - order[:, -2] > MARGIN
@@ -99,7 +99,7 @@ def changed(class_ids: np.ndarray, expected: np.ndarray) -> int:
 
 
 def _best(logits: np.ndarray) -> np.ndarray:
-    """(N, classes) → (N, 5): the best scores, the highest first."""
+    """(N, classes) → (N, 5): the best scores, highest first."""
     return np.sort(_softmax(logits), axis=1)[:, :-6:-1]
 
 
@@ -110,8 +110,8 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def overflow(classifier: Classifier, pixels: np.ndarray, report: Report) -> None:
-    """A picture that overflows fails alone. The stem's weights are so large that only a picture
-    without contrast, of the mean colour, stays within fp16.
+    """Checks that only the pictures that overflow fail. The stem's weights are so large that only a
+    picture without contrast, in the mean colour, stays within fp16.
     """
     mean = np.array(classifier.spec.preprocessing.mean) * 255
     plain = np.broadcast_to(mean.round().astype(np.uint8), pixels[0].shape)

@@ -1,7 +1,7 @@
-"""Step 3: what goes wrong with a GPU, caused on purpose, each fault in a process of its own.
+"""Step 3: causes the faults of a GPU on purpose, each in its own process.
 
-An error that sticks must end the process with exit status 1: by a signal a worker's supervisor
-would suspect an image. Without a GPU the faults are those of the double of CUDA.
+After a sticky error the process must end with exit status 1: after a signal, a worker's supervisor
+would suspect an image. Without a GPU, the double of CUDA has the faults.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Fault:
     what: str
     status: int = 0
     says: str = ""
-    """In what the process prints."""
+    """Text that the process must print."""
     within_s: float = 60.0
     environment: tuple[tuple[str, str], ...] = ()
     program: str = "benchmarks.gpu_check.faults"
@@ -55,7 +55,7 @@ def check(given: Given, report: Report) -> None:
 
 def try_(fault: Fault, given: Given, report: Report) -> None:
     with tempfile.TemporaryDirectory(dir=given.scratch) as folder:
-        Path(folder).chmod(0o777)  # one of them is another user
+        Path(folder).chmod(0o777)  # one fault runs as another user
         caches = {CACHE: f"{folder}/inductor", TRITON_CACHE: f"{folder}/triton"}
         began = time.monotonic()
         try:

@@ -1,8 +1,8 @@
 """Step 2: two batches in flight keep their own answers, and nothing is planned after the warm-up.
 
-Another thread serves batches of random size, written into the classifier's own memory while two
-are in flight. On a GPU the copying and the computing stream are held up in turn, so that a race has
-time to show, and what the copies cost is measured.
+Another thread serves batches of random size, written into the classifier's memory while two
+batches are in flight. On a GPU this delays the copy stream and the compute stream in turn, to
+expose races. It also measures what the copies cost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from resnext.predictions import Predictions
 
 _GPU_BATCHES, _DOUBLE_BATCHES = 3_000, 300
 _SERVED_WITHIN_S: Final = 20.0
-# Of the SM's clock; some 50 microseconds.
+# Cycles of the SM's clock: about 50 microseconds.
 _HELD_UP_CYCLES: Final = 100_000
 SAME: Final = 1e-3
 WITH_COPIES: Final = 0.97
@@ -40,7 +40,7 @@ def check(given: Given, report: Report) -> None:
         report.note("captures in the warm-up", at_warm_up)
         check_graphs(classifier, report)
         table = tried.table(classifier)
-        report.at_least("pictures with answers of their own", _different(table), 20)
+        report.at_least("pictures with distinct answers", _different(table), 20)
         _serve_in_a_thread(classifier, tried, table, report)
         report.at_most("captures after the warm-up", len(captured) - at_warm_up, 0)
     if tried.double is not None:
@@ -51,7 +51,7 @@ def check(given: Given, report: Report) -> None:
 
 
 def check_graphs(classifier: Classifier, report: Report) -> None:
-    """Every size, in every lane."""
+    """Checks that every lane has a graph for every size."""
     missing = [
         f"{bucket} in lane {n}"
         for n, lane in enumerate(classifier._runner._lanes)  # type: ignore[attr-defined]
@@ -63,7 +63,7 @@ def check_graphs(classifier: Classifier, report: Report) -> None:
 
 
 def _different(table: Predictions) -> int:
-    """Pictures that cannot pass for any other."""
+    """The pictures whose answers differ from all others."""
     apart = np.abs(table.scores[:, None] - table.scores[None]).max(axis=2) > devices.SCORE
     apart |= table.class_ids[:, None, 0] != table.class_ids[None, :, 0]
     np.fill_diagonal(apart, val=True)
@@ -80,7 +80,7 @@ def _serve_in_a_thread(
 
 
 def serve(classifier: Classifier, tried: Tried, table: Predictions) -> tuple[int, int]:
-    """The number of batches, and of answers that were not their picture's."""
+    """Serves batches; returns their number and the number of wrong answers."""
     generator = np.random.default_rng(0)
     in_flight: deque[tuple[np.ndarray, Pending]] = deque()
     failed = batches = 0
@@ -105,7 +105,7 @@ def _failed(one: tuple[np.ndarray, Pending], table: Predictions) -> int:
 
 
 def _hold_up(classifier: Classifier, batch: int) -> None:
-    """The copying stream before every third batch, and the computing one before every third."""
+    """Delays the copy stream before every third batch, and the compute stream likewise."""
     runner = classifier._runner
     streams = (None, runner._copying, runner._computing)  # type: ignore[attr-defined]
     if (stream := streams[batch % len(streams)]) is not None:
@@ -114,7 +114,7 @@ def _hold_up(classifier: Classifier, batch: int) -> None:
 
 
 def _compare_lanes(classifier: Classifier, tried: Tried, report: Report) -> None:
-    """Graph against the module as it is, and one lane against the other."""
+    """Compares the graph with the plain module, and one lane with the other."""
     images = tried.pictures[: classifier.batch_images]
     logits = classifier.logits(images)
     with torch.inference_mode():

@@ -1,7 +1,7 @@
-"""Step 4: each convolution of the network by each way to compute it, and the sum of the best.
+"""Step 4: times each convolution of the network with each way to compute it; adds up the best ways.
 
-The classifier itself measures them, see `resnext.run.layers`; this says how far each is from what
-memory and arithmetic allow, and how many images/s the best of all layers would give at most.
+The classifier itself measures them, see `resnext.run.layers`. This step says how far each one is
+from the limits of memory and arithmetic, and how many images/s the best ways would give at most.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from resnext.run.layers.choice import Candidate, Choice
 from resnext.run.layers.shape import ConvShape
 
 BATCH: Final = 256
-_BYTES: Final = 2  # of a number in fp16
+_BYTES: Final = 2  # per number in fp16
 
 
 def check(given: Given, report: Report) -> None:
@@ -35,7 +35,7 @@ def check(given: Given, report: Report) -> None:
 def judge(
     choices: list[Choice], report: Report, *, copy_tb_s: float, product_tflop_s: float
 ) -> None:
-    """Args are what the layers' floor follows from; each choice is of a layer."""
+    """Reports the choice for each layer; the two rates determine a layer's floor."""
     report.at_least("kinds of layers", len(choices), 1)
     wrong = [
         f"{one.subject} by {candidate.name}: {candidate.fault}"
@@ -69,7 +69,7 @@ def _described(one: Candidate) -> tuple[str, object]:
 
 
 def floor_of(shape: ConvShape, images: int, copy_tb_s: float, product_tflop_s: float) -> float:
-    """Seconds of a batch at best: its traffic or its arithmetic, whichever takes longer."""
+    """Least seconds for a batch: its memory traffic or its arithmetic, whichever takes longer."""
     weights = shape.out_channels * shape.in_channels // shape.groups * shape.kernel**2
     out = shape.out_channels * shape.out_side**2
     taken = shape.in_channels * shape.side**2 + (out if shape.after == "add_relu" else 0)

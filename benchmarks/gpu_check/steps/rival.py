@@ -1,7 +1,7 @@
-"""Step 9: ours beside torchvision's network under `torch.compile(mode="max-autotune")`.
+"""Step 9: compares ours with torchvision's network under `torch.compile(mode="max-autotune")`.
 
-Each size in processes of its own, as each compiles for itself; the largest first. What the
-deadline leaves no time for is skipped.
+Each size has its own processes, because each compiles for itself. The largest size comes first.
+Sizes for which there is no time before the deadline are skipped.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from benchmarks.gpu_check.report import Report
 from benchmarks.gpu_check.step import Given
 
 SIZES: Final = (256, 32, 1)
-# Of the time that the size before took: a smaller one has less to tune, but not much less.
+# A smaller size takes at least this share of the previous size's time: it has a little less to
+# tune.
 _LEAST_SHARE: Final = 0.8
 
 
@@ -23,7 +24,7 @@ def check(given: Given, report: Report) -> None:
     for size in SIZES:
         began_with_s = given.left_s
         if before_s * _LEAST_SHARE > began_with_s:
-            why_not = f"{began_with_s:.0f} s are left, and the size before took {before_s:.0f} s"
+            why_not = f"{began_with_s:.0f} s are left, and the last size took {before_s:.0f} s"
             report.skip(f"at {size}", why_not)
             continue
         try:

@@ -1,7 +1,7 @@
-"""Step 6: images/s without a compiler, beside torchvision's network and timm's.
+"""Step 6: measures images/s without a compiler, beside torchvision's network and timm's.
 
-In one process, round by round in turn. Ours comes from pinned memory and goes back to the CPU; the
-others have their pixels on the GPU already.
+All run in one process, in turn, round by round. Ours copies pixels from pinned memory and answers
+back to the CPU; the others have their pixels on the GPU already.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.model import contenders
 
 SIZES: Final = (1, 32, 256)
 LARGEST: Final = 256
-# Images/s at the largest, on an H200: what is to be had at least, and half of the roofline
+# Images/s with the largest batch on an H200: the minimum, and half of the roofline
 # (benchmarks/model/roofline.py).
 FIRST_MARK, GOAL = 12_000.0, 17_500.0
 
@@ -55,6 +55,6 @@ def check(given: Given, report: Report) -> None:
 
 
 def _scale(given: Given) -> float:
-    """Of the marks, by the GPU's memory: the network is bound by it."""
+    """The factor for the marks, by the GPU's memory speed, which bounds the network."""
     copied = given.earlier("environment", COPY)
     return 1.0 if copied is None else min(1.0, copied / H200_COPY_TB_S)

@@ -1,4 +1,4 @@
-"""What a command shows: tables, progress and JSON, made of the values that `jobs` returns.
+"""What commands show: tables, progress and JSON, made from the values that `jobs` returns.
 
-Each function takes values and returns or prints text; none of them reads the database.
+Each function takes values and returns or prints text. None of them reads the database.
 """

@@ -1,8 +1,8 @@
-"""What `resnextq classify` shows: a line an image, and how many there have been so far.
+"""What `resnextq classify` shows: one line per image, and a count.
 
-The lines go to standard output: on a terminal as wide as it is, elsewhere one line each, or
-JSON. The count goes to standard error where that is a terminal. Where both are, the count stays
-below the lines, so it has to be drawn by whoever prints them.
+The lines go to standard output: fitted to a terminal's width, or otherwise one line each, or JSON.
+The count goes to standard error if that is a terminal. If both are terminals, the count stays below
+the lines, so the same code must draw both.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from contract.uris import is_file, path_of
 from producer.cli.render.progress import count_of
 from producer.cli.render.words import words
 
-# Of a line: the end of a picture's name, which tells it from its neighbours. The rest is for
-# its classes.
+# Share of a line for the end of a picture's name, which tells it from its neighbours. The rest is
+# for its classes.
 PICTURE_SHARE: Final = 0.3
 
 
 @contextmanager
 def showing(*, as_json: bool) -> Iterator[Callable[[Record], bool]]:
-    """Gives a function that shows a record and says whether the image failed."""
+    """Yields a function that shows a record and returns whether the image failed."""
     on_terminal = sys.stdout.isatty()
     console = Console(stderr=not on_terminal, highlight=False)
     count = count_of("classified", console, disable=not sys.stderr.isatty())
     task = count.add_task("", total=None, start=False)
 
     def show(record: Record) -> bool:
-        count.start()  # not before: until then the weights' own progress may be shown
+        count.start()  # not earlier, since the progress of the weights may be shown until then
         count.start_task(task)
         if on_terminal:
             console.print(
@@ -51,8 +51,6 @@ def showing(*, as_json: bool) -> Iterator[Callable[[Record], bool]]:
         count.advance(task)
         return "error" in record
 
-    # Labels and addresses may have letters that the locale lacks.
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         yield show
     finally:
@@ -60,7 +58,7 @@ def showing(*, as_json: bool) -> Iterator[Callable[[Record], bool]]:
 
 
 def _row(record: Record, width: int) -> RenderableType:
-    """Picture and classes beside each other; what is too long goes on below itself."""
+    """Picture and classes side by side. Long text continues on the next line."""
     picture_cells = int(PICTURE_SHARE * width)
     row = Table.grid(padding=(0, 2, 0, 0))
     row.add_column(no_wrap=True, width=picture_cells)
@@ -86,7 +84,7 @@ def _answer(record: Record) -> Text:
 
 
 def _picture(uri: str) -> str:
-    """A file as it is named from the current folder, if it is below it."""
+    """The name of a file, relative to the current folder if it is below it."""
     if not is_file(uri):
         return uri
     try:

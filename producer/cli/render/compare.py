@@ -1,4 +1,4 @@
-"""`resnextq compare`: how two jobs agree, for people."""
+"""`resnextq compare`: how far two jobs agree, for people."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _facts(found: Comparison) -> list[tuple[str, RenderableType]]:
         ("first", _job(found.first)),
         ("second", _job(found.second)),
         ("paired by", PAIRED_BY[found.paired_by]),
-        ("images", f"{found.images:,} settled in both"),
+        ("images", f"{found.images:,} finished in both"),
         ("agree", f"{found.agree:,} of {both:,} that both classified, {share}"),
         ("changed", Text(f"{found.changed:,}", "yellow" if found.changed else "")),
     ]

@@ -1,6 +1,6 @@
 """`resnextq submit --dry-run`, for people: counts, refused lines, hosts, forecast.
 
-For programs `producer.submit.dry_run` has the same as JSON.
+`producer.submit.dry_run` has the same as JSON for programs.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from producer.cli.render.progress import span
 from producer.cli.render.words import words
+from producer.jobs.span import span
 from producer.submit.check import OnInvalid
 from producer.submit.dry_run import SHOWN_HOSTS, Forecast, Report
 from producer.submit.sources.left_out import LeftOut
 
 _REFUSED: Final = {
     OnInvalid.stop: "refused; nothing would be submitted",
-    OnInvalid.skip: "refused, and left out",
-    OnInvalid.record: "refused, and recorded as failed",
+    OnInvalid.skip: "refused and left out",
+    OnInvalid.record: "refused and recorded as failed",
 }
 
 
@@ -52,17 +52,17 @@ def _facts(report: Report, forecast: Forecast | None) -> Iterator[tuple[str, Tex
         yield "lines", words(f"{refused:,} {_REFUSED[report.on_invalid]}", style)
     if report.duplicates:
         done = "left out" if report.unique else "kept; --unique leaves them out"
-        what = "1 URI has" if report.duplicates == 1 else f"{report.duplicates:,} URIs have"
-        yield "duplicates", words(f"{what} come before: {done}")
+        what = "1 URI is" if report.duplicates == 1 else f"{report.duplicates:,} URIs are"
+        yield "duplicates", words(f"{what} repeated: {done}")
     yield "queue", words(report.queue)
     yield "forecast", words(_forecast(forecast))
 
 
 def _forecast(forecast: Forecast | None) -> str:
     if forecast is None:
-        return "unknown: the database was not asked"
+        return "unknown: the database could not be asked"
     if not forecast.workers:
-        return "unknown: no worker serves this queue yet"
+        return "unknown: no worker serves this queue"
     if forecast.alone_s is None or forecast.behind_s is None:
         return "unknown: its workers have classified nothing yet"
     served = "1 worker" if forecast.workers == 1 else f"{forecast.workers} workers"

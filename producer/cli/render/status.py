@@ -1,26 +1,32 @@
-"""`resnextq status` and `resnextq list`: how far jobs are, for people.
+"""`resnextq status` and `resnextq list`: progress of jobs, for people.
 
-For programs `producer.jobs.job` has the same as JSON.
+`producer.jobs.job` has the same as JSON for programs.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from contract.failure import describe, is_known
-from producer.cli.render.progress import span, time_left
+from producer.cli.render.fitted import Column, Fitted
+from producer.cli.render.watch import STARTING, Up, is_starting, time_left
 from producer.cli.render.words import words
 from producer.jobs.classes import ClassCount
-from producer.jobs.job import Job, no_worker
+from producer.jobs.job import GIVEN_UP, Job
+from producer.jobs.served import no_worker, start_one
+from producer.jobs.span import span
 
 STYLES: Final = {
     "submitting": "yellow",
@@ -30,43 +36,67 @@ STYLES: Final = {
     "expired": "magenta",
 }
 BAR_CHARS: Final = 40
+NAME_CELLS: Final = 12
+"""Width to which long names shrink before columns are left out."""
+REASONS: Final = "Why images failed"
+TABLE_CELLS: Final = 80
+"""Width from which causes and advice stand side by side."""
 
 
-def render_job(job: Job, served: Counter[str]) -> RenderableType:
-    """A panel of the job and, where images failed, a table of the reasons."""
+def render_job(
+    job: Job, served: Counter[str], up: Callable[[], Up] = lambda: None
+) -> RenderableType:
+    """A panel with the job and, if images failed, a table of the reasons."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()
-    for what, value in _facts(job, served):
+    for what, value in _facts(job, served, up):
         facts.add_row(what, value)
     title = Text.assemble("job ", (job.id, "bold"), words(f" · {job.name}" if job.name else ""))
     panel = Panel(facts, title=title, title_align="left", expand=False)
-    return Group(panel, _reasons(job)) if job.errors else panel
+    return Group(panel, _Reasons(job)) if job.errors else panel
 
 
-def render_jobs(listed: Sequence[Job]) -> RenderableType:
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("job", no_wrap=True)
-    table.add_column("name", overflow="fold")
-    table.add_column("state")
-    for number in ("images", "done", "failed"):
-        table.add_column(number, justify="right", no_wrap=True)
-    table.add_column("submitted (UTC)", no_wrap=True)
-    expiring = any(job.expires_at is not None and job.is_live for job in listed)
-    if expiring:
-        table.add_column("expires (UTC)", no_wrap=True)
-    for job in listed:
-        table.add_row(
-            job.id,
-            words(job.name or ""),
-            _state(job),
-            f"{job.total:,}",
-            _share(job),
-            Text(f"{job.failed:,}", "red" if job.failed else ""),
-            _minutes(job.created_at),
-            *([_minutes(job.expires_at) if job.is_live else ""] if expiring else []),
+def render_jobs(listed: Sequence[Job], served: Counter[str]) -> RenderableType:
+    """A row for each job. On a narrow terminal times are left out first, then numbers, then
+    names.
+    """
+
+    def column(title: str, of: Callable[[Job], Text | str], **more: Any) -> Column:  # noqa: ANN401
+        cells = [cell if isinstance(cell := of(job), Text) else words(cell) for job in listed]
+        return Column(title, cells, **more)
+
+    columns = [
+        column("job", lambda job: job.id),
+        column("name", lambda job: job.name or "", least=NAME_CELLS, dropped=1),
+        column("state", lambda job: _state(job, served)),
+        column("images", lambda job: f"{job.total:,}", justify="right", dropped=3),
+        column("done", _share, justify="right"),
+        column("failed", _failed, justify="right", dropped=2),
+    ]
+    for code, number in (("cancelled", 5), ("expired", 4)):
+        if any(code in job.errors for job in listed):
+            columns.append(
+                column(code, partial(_given_up, code=code), justify="right", dropped=number)
+            )
+    columns.append(column("submitted (UTC)", lambda job: _minutes(job.created_at), dropped=6))
+    if any(job.expires_at is not None and job.is_live for job in listed):
+        columns.append(
+            column(
+                "expires (UTC)",
+                lambda job: _minutes(job.expires_at) if job.is_live else "",
+                dropped=7,
+            )
         )
-    return table
+    return Fitted(columns)
+
+
+def _failed(job: Job) -> Text:
+    return Text(f"{job.at_fault:,}", "red" if job.at_fault else "")
+
+
+def _given_up(job: Job, code: str) -> str:
+    return f"{job.given_up[code]:,}" if code in job.given_up else ""
 
 
 def render_classes(classes: Sequence[ClassCount]) -> RenderableType:
@@ -85,9 +115,12 @@ def render_classes(classes: Sequence[ClassCount]) -> RenderableType:
     return table
 
 
-def _facts(job: Job, served: Counter[str]) -> list[tuple[str, RenderableType]]:
+def _facts(
+    job: Job, served: Counter[str], up: Callable[[], Up]
+) -> list[tuple[str, RenderableType]]:
+    starting = is_starting(job, served, up)
     facts: list[tuple[str, RenderableType]] = [
-        ("state", _state(job)),
+        ("state", words(STARTING, "yellow") if starting else _state_in_full(job, served)),
         ("images", _progress(job)),
         ("", _counts(job)),
         ("rate", _rate(job)),
@@ -98,11 +131,14 @@ def _facts(job: Job, served: Counter[str]) -> list[tuple[str, RenderableType]]:
         facts.append(("expires" if job.is_live else "expired", _seconds(job.expires_at)))
     if job.tags:
         facts.append(("tags", words(", ".join(f"{k}={v}" for k, v in job.tags.items()))))
-    if job.finished_at is not None:
-        took = span((job.finished_at - job.created_at).total_seconds())
-        facts.append(("finished", f"{_seconds(job.finished_at)}, after {took}"))
-    if job.is_live:
-        facts.append(("workers", _workers(job, served)))
+    if job.finished_at is not None and job.took_s is not None:  # both or neither
+        idle = f", without {span(job.idle_s)} before a retry" if job.idle_s else ""
+        facts.append(("finished", f"{_seconds(job.finished_at)}, after {span(job.took_s)}{idle}"))
+    if job.is_waiting(served) and not starting:
+        start = start_one(job.model, job.weights, job.precision)
+        facts.append(("next", words(f"{start}, or cancel the job and submit it with --model")))
+    elif job.is_live:
+        facts.append(("workers", words(f"{served[job.queue]} on {job.queue}")))
     facts += [
         ("fault", words(f"{chunks:,} chunks met {fault}; see the workers' logs", "yellow"))
         for fault, chunks in job.faults.items()
@@ -110,10 +146,17 @@ def _facts(job: Job, served: Counter[str]) -> list[tuple[str, RenderableType]]:
     return facts
 
 
-def _state(job: Job) -> Text:
+def _state(job: Job, served: Counter[str]) -> Text:
     if job.paused_at is not None and job.is_live:
         return words("paused", "yellow")
+    if job.is_waiting(served):
+        return words("waiting", "yellow")
     return words(job.state, STYLES.get(job.state, ""))
+
+
+def _state_in_full(job: Job, served: Counter[str]) -> Text:
+    sentence = no_worker(job.queue, served) if job.is_waiting(served) else None
+    return _state(job, served) if sentence is None else words(sentence, "yellow")
 
 
 def _progress(job: Job) -> RenderableType:
@@ -124,7 +167,7 @@ def _progress(job: Job) -> RenderableType:
 
 
 def _share(job: Job) -> str:
-    """Of its images, settled; 100% only once it is all of them."""
+    """The share of finished images. It is 100% only when all are finished."""
     if not job.total:
         return "-"
     thousandths = 1000 * (job.total - job.pending) // job.total
@@ -135,7 +178,8 @@ def _counts(job: Job) -> Text:
     return Text.assemble(
         (f"{job.classified:,} classified", "green" if job.classified else ""),
         ", ",
-        (f"{job.failed:,} failed", "red" if job.failed else ""),
+        (f"{job.at_fault:,} failed", "red" if job.at_fault else ""),
+        *((f", {images:,} {code}", "magenta") for code, images in job.given_up.items()),
         f", {job.pending:,} pending, of {job.total:,}",
     )
 
@@ -145,28 +189,45 @@ def _rate(job: Job) -> str:
     return f"{rate}, {time_left(job)}" if job.is_live else rate
 
 
-def _workers(job: Job, served: Counter[str]) -> Text:
-    warning = no_worker(job.queue, served)
-    if warning is not None:
-        return words(warning, "yellow")
-    return words(f"{served[job.queue]} on {job.queue}")
+@dataclass(frozen=True)
+class _Reasons:
+    """Why images failed: a table or, on a narrow terminal, a paragraph for each code."""
 
+    job: Job
 
-def _reasons(job: Job) -> Table:
-    table = Table(title="Why images failed", title_justify="left", box=None, header_style="dim")
-    table.add_column("code", style="red", no_wrap=True)
-    table.add_column("images", justify="right", no_wrap=True)
-    table.add_column("cause")
-    table.add_column("what to do")
-    for code, images in job.errors.items():
-        known = describe(code) if is_known(code) else None
-        table.add_row(
-            words(code),
-            f"{images:,}",
-            known.cause if known else "A code of a newer version.",
-            known.advice if known else "Upgrade resnext-queue on this machine.",
-        )
-    return table
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._table() if options.max_width >= TABLE_CELLS else self._paragraphs()
+
+    def _table(self) -> Table:
+        table = Table(title=REASONS, title_justify="left", box=None, header_style="dim")
+        table.add_column("code", no_wrap=True)
+        table.add_column("images", justify="right", no_wrap=True)
+        rows = list(self._each())
+        longest = max(len(word) for *_, advice in rows for word in advice.split())
+        table.add_column("cause", overflow="fold")
+        table.add_column("what to do", overflow="fold", min_width=longest)
+        for code, images, cause, advice in rows:
+            table.add_row(code, f"{images:,}", cause, advice)
+        return table
+
+    def _paragraphs(self) -> Group:
+        lines: list[RenderableType] = [Text(REASONS, "italic")]
+        for code, images, cause, advice in self._each():
+            lines.append(Text.assemble(" ", code, f": {images:,}", overflow="fold"))
+            texts = (Text(text, overflow="fold") for text in (cause, advice))
+            lines += [Padding(text, (0, 0, 0, 3)) for text in texts]
+        return Group(*lines)
+
+    def _each(self) -> Iterator[tuple[Text, int, str, str]]:
+        """Code, images, cause, advice."""
+        for code, images in self.job.errors.items():
+            known = describe(code) if is_known(code) else None
+            yield (
+                words(code, "magenta" if code in GIVEN_UP else "red"),
+                images,
+                known.cause if known else "This code is from a newer version.",
+                known.advice if known else "Upgrade resnext-queue on this machine.",
+            )
 
 
 def _minutes(moment: datetime | None) -> str:

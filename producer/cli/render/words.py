@@ -1,4 +1,4 @@
-"""Texts that others wrote (names, owners, URIs, servers' answers), as Rich draws them."""
+"""Texts from others (names, owners, URIs, servers' answers), made safe for Rich."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contract.log import in_one_line
 
 
 def words(text: str, style: str = "") -> Text:
-    """The text on one line. What could move the cursor or turn its direction is escaped, and
-    brackets are no markup.
+    """The text on one line. Characters that move the cursor or change the direction of text are
+    escaped, and brackets are not markup.
     """
     return Text(in_one_line(text), style)

@@ -1,4 +1,4 @@
-"""Which images of a job an export has: what the user has asked for, checked, as SQL."""
+"""Which images of a job an export writes: the user's conditions, checked, as SQL."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _SHOWN_LABELS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Nothing said: all settled images.
+    """Conditions on images. Without any, all finished images match.
 
     Raises:
-        UsageError: a value is out of range, there is no such error code, or no image could fit.
+        UsageError: a value is out of range, an error code does not exist, or no image can match.
     """
 
     only: str | None = None
     """"classified" or "failed"."""
     labels: tuple[str, ...] = ()
-    """Of the likeliest class."""
+    """Of the top class; any of these."""
     min_score: float | None = None
-    """Of the likeliest class, 0 to 1."""
+    """Of the top class, 0 to 1."""
     errors: tuple[str, ...] = ()
     after: int | None = None
-    """Positions behind this one."""
+    """Only later positions than this."""
 
     def __post_init__(self) -> None:
         if self.min_score is not None and not 0 <= self.min_score <= 1:
@@ -51,17 +51,17 @@ class Choice:
         of_classified = [
             option
             for option, is_given in (
-                ("--only classified", self.only == "classified"),
-                ("--label", bool(self.labels)),
-                ("--min-score", self.min_score is not None),
+                ("`--only classified`", self.only == "classified"),
+                ("`--label`", bool(self.labels)),
+                ("`--min-score`", self.min_score is not None),
             )
             if is_given
         ]
         of_failed = [
             option
             for option, is_given in (
-                ("--only failed", self.only == "failed"),
-                ("--error", bool(self.errors)),
+                ("`--only failed`", self.only == "failed"),
+                ("`--error`", bool(self.errors)),
             )
             if is_given
         ]
@@ -73,7 +73,7 @@ class Choice:
 
     @property
     def is_narrow(self) -> bool:
-        """Not all settled images are wanted."""
+        """Whether there is any condition other than `after`."""
         return bool(self.only or self.labels or self.errors or self.min_score is not None)
 
     @property
@@ -82,9 +82,10 @@ class Choice:
         return 0 if self.after is None else self.after + 1
 
     def conditions(self, connection: Connection, job: Job) -> list[ColumnElement[bool]]:
-        """
+        """The conditions in SQL.
+
         Raises:
-            UsageError: the job's model has no class of this label.
+            UsageError: the job's model has no class with this label.
         """
         found: list[ColumnElement[bool]] = []
         if self.only == "classified":
@@ -94,14 +95,14 @@ class Choice:
         if self.errors:
             found.append(results.c.error_code.in_(self.errors))
         if self.min_score is not None:
-            found.append(results.c.score_1 >= _as_stored(self.min_score))
+            found.append(results.c.score_1 >= as_stored(self.min_score))
         if self.labels:
             found.append(_has_label(connection, job, self.labels))
         return found
 
 
-def _as_stored(score: float) -> float:
-    """A float32: what is shown as 0.7 is a little less."""
+def as_stored(score: float) -> float:
+    """The score as a float32, as it is stored. 0.7, for example, becomes slightly less."""
     return array("f", [score])[0]
 
 
@@ -134,6 +135,6 @@ def _unknown_label(label: str, known: set[str], job: Job) -> UsageError:
     shown = ", ".join(repr(name) for name in near[:_SHOWN_LABELS])
     meant = f"Did you mean {shown}? " if near else ""
     return UsageError(
-        f"No class of {job.model} is called {label!r}. {meant}"
-        f"`resnextq status {job.id} --classes` shows the most frequent ones."
+        f"No class of {job.model} is called {label!r}. {meant}`resnextq status {job.id} "
+        "--classes` shows the most frequent classes."
     )

@@ -16,32 +16,30 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, BinaryIO
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Engine
 
 from contract.database.engine import reading
-from contract.database.tables import jobs
 from contract.errors import UsageError
 from producer.jobs.export import formats
 from producer.jobs.export.choice import Choice
 from producer.jobs.export.folder import Part, Parts
 from producer.jobs.export.follow import Follower
-from producer.jobs.export.input import Beside
-from producer.jobs.export.lists import Wanted
+from producer.jobs.export.input import Beside, Input
 from producer.jobs.export.rows import Row, Vocabulary
 from producer.jobs.export.sinks import FolderTarget, Target
 from producer.jobs.export.window import POSITIONS, Windows
-from producer.jobs.job import Job
+from producer.jobs.job import Job, read_job
 
 
 @dataclass(frozen=True)
 class Written:
-    """What has become of an export."""
+    """What an export wrote."""
 
     rows: int
     parts: int = 0
-    """That were written."""
+    """Parts that were written."""
     kept: int = 0
-    """Parts that were there already."""
+    """Parts that were already there."""
 
 
 def _nothing(_positions: int) -> None:
@@ -53,33 +51,34 @@ class Export:
     engine: Engine
     job: Job
     form: str
-    """`formats.FORMATS`"""
+    """One of `formats.FORMATS`."""
     choice: Choice = field(default_factory=Choice)
     follow: bool = False
-    wanted: Wanted | None = None
-    """The submitted list, whose columns come beside the answers."""
+    given: Input | None = None
+    """The submitted list, whose columns are written beside the answers."""
     advance: Callable[[int], object] = _nothing
-    """Is told of each few more positions."""
+    """Is called with the number of further positions done."""
 
     def __post_init__(self) -> None:
         formats.check_installed(self.form)
-        if self.follow and self.wanted is not None:
+        if self.follow and self.given is not None:
             raise UsageError(
-                "--with reads the list in its order, and --follow writes images as they settle. "
+                "--with reads the input in its order, and --follow writes images as they finish. "
                 "Leave one of them out."
             )
 
     def write(self, target: Target | FolderTarget) -> Written:
-        """
+        """Writes the chosen images.
+
         Raises:
-            UsageError: options that do not go together, an unknown label, or another list.
+            UsageError: options exclude each other, a label is unknown, or the input differs.
+            UnknownJobError: the job was deleted meanwhile.
             UnavailableError: the target cannot be written.
         """
         if isinstance(target, FolderTarget):
             return self._write_parts(target)
         with target.place.writing(target.name) as file:
             rows = self._write_file(file, self._rows(self.choice.start, self.job.total))
-            self._finish_list()
         return Written(rows)
 
     def _write_file(self, file: BinaryIO, some_rows: Iterator[list[Row]]) -> int:
@@ -87,6 +86,7 @@ class Export:
         out = formats.begin(self.form, file, self._vocabulary, names)
         try:
             count = self._write_rows(out, file, some_rows)
+            self._check_there()
             out.close()
         except BaseException:
             out.abandon()
@@ -108,8 +108,8 @@ class Export:
     def _write_parts(self, target: FolderTarget) -> Written:
         if self.follow:
             raise UsageError(
-                f"--follow writes images as they settle, and the parts in {target.shown} are by "
-                "position. Give a file, or leave out --follow."
+                f"--follow writes images as they finish, but {target.shown} is a folder with "
+                "parts by position. Give a file, or leave out --follow."
             )
         parts = Parts(self.engine, self.job.number, target, self._described())
         rows = written = kept = 0
@@ -121,16 +121,21 @@ class Export:
                 written += 1
                 parts.note(part, self._write_part(target, part))
             rows += parts.rows_of(part)
-        self._finish_list()
         return Written(rows, written, kept)
 
     def _write_part(self, target: FolderTarget, part: Part) -> int:
         with target.place.writing(part.name) as file:
             return self._write_file(file, self._rows(part.start, part.stop))
 
-    def _finish_list(self) -> None:
-        if self._beside is not None:
-            self._beside.finish()
+    def _check_there(self) -> None:
+        """Checks that the job still exists. Jobs are marked before their first row is deleted, so
+        all rows read before are complete.
+
+        Raises:
+            UnknownJobError: the job has been deleted meanwhile.
+        """
+        with reading(self.engine) as connection:
+            read_job(connection, self.job.number)
 
     def _rows(self, start: int, stop: int) -> Iterator[list[Row]]:
         if self.follow:
@@ -156,14 +161,10 @@ class Export:
 
     @cached_property
     def _beside(self) -> Beside | None:
-        if self.wanted is None:
-            return None
-        with reading(self.engine) as connection:
-            digest = _digest_of(connection, self.job.number)
-        return Beside(self.wanted, digest, self.job.total)
+        return None if self.given is None else Beside(self.engine, self.job, self.given)
 
     def _described(self) -> dict[str, Any]:
-        """What a folder says of its parts."""
+        """The description of this export in the folder's record."""
         choice = self.choice
         said: dict[str, Any] = {
             "job": self.job.id,
@@ -174,13 +175,6 @@ class Export:
             "error": list(choice.errors),
             "after": choice.after,
         }
-        if self.wanted is not None:
-            said["keep"] = list(self._beside.names) if self._beside is not None else []
+        if self._beside is not None:
+            said["keep"] = list(self._beside.names)
         return said
-
-
-def _digest_of(connection: Connection, job_number: int) -> str | None:
-    digest: str | None = connection.scalar(
-        select(jobs.c.images_digest).where(jobs.c.number == job_number)
-    )
-    return digest

@@ -1,10 +1,10 @@
 """Many parts by position in a folder, which an interrupted export resumes.
 
-A part has the images of 100,000 positions, and is named by the first of them. A small file beside
-the parts says which job and options they are of, and for each part how many of its images were
-settled, and when the last one was. The next export skips the parts of which SQL still says so, and
-writes the others again: those that are missing, and those of which images have settled since, or
-were retried.
+A part has the images of 100,000 positions and is named after the first of them. A small file beside
+the parts records the job and options of the export and, for each part, how many of its images were
+finished and when the last one finished. The next export skips parts for which SQL still gives the
+same numbers. It writes the others again: missing parts, and parts whose images have finished or
+were retried since.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from producer.jobs.export.sinks import FolderTarget
 
 POSITIONS_A_PART: Final = 100_000
 RECORD: Final = "_resnextq.json"
-"""Programs that read a folder of Parquet leave out names that begin so."""
+"""The underscore makes programs that read a folder of Parquet skip this file."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,19 @@ class Part:
     start: int
     stop: int
     is_done: bool
-    """It is there from an earlier export, and still true."""
+    """An earlier export has written this part, and it is still up to date."""
 
 
 class Parts:
-    """The parts of one export, and what is known of them."""
+    """The parts of one export, and the record of those already written."""
 
     def __init__(
         self, engine: Engine, job_number: int, target: FolderTarget, export: dict[str, Any]
     ) -> None:
-        """`export` says what is exported: job, format and options.
+        """`export` describes the export: job, format and options.
 
         Raises:
-            UsageError: the folder has an export of something else.
+            UsageError: the folder has an export with another description.
         """
         self._database = Database(engine)
         self._job_number = job_number
@@ -58,14 +58,15 @@ class Parts:
         for first in range(start, total, POSITIONS_A_PART):
             stop = min(first + POSITIONS_A_PART, total)
             name = f"part-{first:012}{SUFFIXES[self._export['format']]}"
-            # Before its rows are read: what settles meanwhile makes it another one.
+            # Read before the rows: an image that finishes meanwhile makes the next signature
+            # differ.
             signature = self._database.read(self._signature_of(first, stop))
             self._signatures[name] = signature
             known = self._known.get(name)
             yield Part(name, first, stop, known is not None and known["of"] == signature)
 
     def note(self, part: Part, rows: int) -> None:
-        """The part is there."""
+        """Records that the part has been written."""
         self._known[part.name] = {"rows": rows, "of": self._signatures[part.name]}
         self._write()
 
@@ -85,12 +86,12 @@ class Parts:
         except (ValueError, LookupError, TypeError) as error:
             raise UsageError(
                 f"{shown} has a file {RECORD} that cannot be read. Give another folder, or remove "
-                "this one."
+                "this folder."
             ) from error
         if export != self._export:
             raise UsageError(
-                f"{shown} has an export of something else: {_told(export)}; this one is "
-                f"{_told(self._export)}. Give another folder, or remove this one."
+                f"{shown} has another export: {_told(export)}; this export is "
+                f"{_told(self._export)}. Give another folder, or remove this folder."
             )
         return known
 

@@ -1,7 +1,7 @@
-"""`results --follow`: images as they settle, until the job is finished.
+"""`results --follow`: images as they finish, until the job is finished.
 
-Chunks tell which of their images are left. What was left at one look and is not at the next has
-its row by then, since both are written in one transaction. No clock is compared, so none is missed.
+Each chunk records its remaining images. An image that remained at one look and not at the next has
+its row by then, since one transaction writes both. No clocks are compared, so no image is missed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from producer.jobs.export.window import POSITIONS, Windows
 from producer.jobs.job import Job, read_job
 
 POLL_S: Final = 1.0
-# Of its own time at most, that a look at all chunks of a large job may take.
+# The largest share of time that reading all chunks of a large job may take.
 _LOOK_SHARE: Final = 0.1
 
 
 class Follower:
-    """Gives the rows of images that have settled since the last look."""
+    """Yields the rows of images that have finished since the last look."""
 
     def __init__(self, engine: Engine, job: Job, windows: Windows, start: int) -> None:
         self._database = Database(engine)
@@ -33,13 +33,13 @@ class Follower:
         self._windows = windows
         self._start = start
         self._left: dict[int, set[int]] = {}
-        """Positions that were left, by chunk."""
+        """Positions that remained at the last look, by chunk."""
 
     def rows(self) -> Iterator[list[Row]]:
-        """Some rows at once; an empty list where nothing was new, before each wait."""
+        """Some rows at once. Yields an empty list before each wait."""
         while True:
             began = time.monotonic()
-            # Before the chunks: whoever is finished then has nothing left in them.
+            # Read before the chunks: a job that is finished now has no remaining images in them.
             finished = self._database.read(self._is_finished)
             for new in self._new():
                 yield self._rows_of(new)
@@ -57,7 +57,7 @@ class Follower:
         return [row for row in rows if row[0] in wanted]
 
     def _new(self) -> Iterator[list[int]]:
-        """Positions that have settled, in their order, some thousands at once."""
+        """Newly finished positions in order, some thousands at once."""
         some: list[int] = []
         for chunk, first, images, left in self._database.read(self._look):
             now = {first + offset for offset in remaining.decode(left)}

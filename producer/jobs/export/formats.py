@@ -1,4 +1,4 @@
-"""The three formats behind one face: a file that is given rows, window by window."""
+"""One interface for the three formats: a file that takes rows, window by window."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ FORMATS: Final = ("jsonl", "csv", "parquet")
 SUFFIXES: Final = {name: f".{name}" for name in FORMATS}
 
 Kept = Sequence[Sequence[Any]]
-"""Values of the submitted list's own columns, one sequence a row."""
+"""Values of the submitted list's own columns, one sequence per row."""
 
 
 class FormatFile(Protocol):
     def write(self, rows: Sequence[Row], kept: Kept | None = None) -> None: ...
 
     def close(self) -> None:
-        """Ends the format; the file itself is its owner's to close."""
+        """Ends the format. The caller closes the file."""
 
     def abandon(self) -> None:
-        """Writes no more: nobody will read the file."""
+        """Stops writing. The file will not be read."""
 
 
 class _TextFile:
@@ -47,19 +47,20 @@ class _TextFile:
 
 
 def check_installed(form: str) -> None:
-    """
+    """Checks that the format's library is installed.
+
     Raises:
-        UnavailableError: the format's library is not.
+        UnavailableError: it is not installed.
     """
     if form == "parquet" and find_spec("pyarrow") is None:
         raise UnavailableError(
             "--format parquet needs pyarrow, which is not installed. "
-            "Install it with: pip install 'resnext-queue[parquet]'"
+            "Install it with: pip install '.[parquet]' in the project's folder"
         )
 
 
 def more_columns(form: str, dialect: str) -> tuple[ColumnElement[Any], ...]:
-    """What a row of this format has behind `rows.COLUMNS`."""
+    """The columns of this format after `rows.COLUMNS`."""
     if form != "parquet":
         return ()
     from producer.jobs.export import parquet  # noqa: PLC0415  (an extra)
@@ -70,7 +71,7 @@ def more_columns(form: str, dialect: str) -> tuple[ColumnElement[Any], ...]:
 def begin(
     form: str, file: BinaryIO, vocabulary: Vocabulary, kept: Sequence[str] = ()
 ) -> FormatFile:
-    """`kept` are names of the submitted list's own columns."""
+    """`kept` names the submitted list's own columns."""
     if form == "jsonl":
         return _TextFile(file, JsonLines(vocabulary, kept))
     if form == "csv":

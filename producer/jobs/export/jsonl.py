@@ -1,7 +1,7 @@
-"""Rows → JSONL: an object a line, the same text as `json.dumps` makes of the row's record.
+"""Rows → JSONL: one object per line, exactly as `json.dumps` writes the row's record.
 
-Most rows are whole: classified, with five classes and all that is known of the picture. Their
-lines are put together from texts that many rows share. Any other row goes by its record.
+Most rows are complete: classified, with five classes and all facts about the picture. Their lines
+are put together from texts that many rows share. All other rows are written from their record.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
-from producer.jobs.export.rows import Row, Vocabulary, record_of
+from producer.jobs.export.rows import Row, Vocabulary, as_json, record_of
 from producer.jobs.export.scores import is_whole, score_texts
 
 
 class JsonLines:
     def __init__(self, vocabulary: Vocabulary, kept: Sequence[str] = ()) -> None:
-        """`kept` are names of the submitted list's own columns."""
+        """`kept` names the submitted list's own columns."""
         self._vocabulary = vocabulary
         self._names = kept
         self._guesses: dict[int, dict[int, str]] = {}
@@ -27,7 +27,7 @@ class JsonLines:
         return b""
 
     def encode(self, rows: Sequence[Row], kept: Sequence[Sequence[Any]] | None = None) -> bytes:
-        """`kept` has the values of the submitted list's own columns, one sequence a row."""
+        """`kept` has the values of the submitted list's own columns, one sequence per row."""
         if not rows:
             return b""
         scores = score_texts(rows)
@@ -42,7 +42,7 @@ class JsonLines:
         return ("\n".join(lines) + "\n").encode("ascii")
 
     def _object(self, values: Sequence[Any]) -> str:
-        return json.dumps(dict(zip(self._names, values, strict=True)), default=str)
+        return as_json(dict(zip(self._names, values, strict=True)))
 
     def _by_record(self, row: Row) -> str:
         return json.dumps(record_of(row, self._vocabulary))
@@ -65,7 +65,7 @@ class JsonLines:
         )
 
     def _make_guesses(self, model: int) -> dict[int, str]:
-        """By class id, what stands before its score."""
+        """The text before each class's score, by class id."""
         made = _Guesses(self._vocabulary.labels(model))
         self._guesses[model] = made
         return made
@@ -82,7 +82,7 @@ class JsonLines:
 
 
 class _Guesses(dict[int, str]):
-    """Made for each class once it comes."""
+    """The text of each class, made when it is first needed."""
 
     def __init__(self, labels: dict[int, str]) -> None:
         super().__init__()

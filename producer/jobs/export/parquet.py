@@ -1,11 +1,12 @@
-"""Rows → Parquet: flat columns of one declared schema, so that a job of failures has it too.
+"""Rows → Parquet: flat columns of one declared schema, so even a job with only failures has it.
 
-A window's rows become a column at once. Row groups are of 100,000 rows; columns with few values
-are written as dictionaries, and all of it by zstd at its quickest.
+Each column of a window is converted at once. Row groups have 100,000 rows. Columns with few
+different values are written as dictionaries. zstd compresses everything at its fastest level.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -24,12 +25,17 @@ _DICTIONARIES: Final = [
     *(f"class_{rank}" for rank in RANKS),
     *("error_code", "model", "precision", "orientation", "format", "worker"),
 ]
-# What somebody would look for: a reader skips row groups by it.
+# Columns that people filter by: a reader skips row groups by their statistics.
 _STATISTICS: Final = ["position", "status", "label_1", "class_1", "score_1", "error_code"]
 
 
 def arrow() -> Any:  # noqa: ANN401  (pyarrow has no types)
-    """The package `pyarrow`, which is an extra: nothing else of the producer loads it."""
+    """The package `pyarrow`, an optional extra. No other module of the producer loads it.
+
+    It takes memory from the C library, unless the environment says otherwise: its own allocator
+    keeps some 20 MB that an export has freed.
+    """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # read while it is loaded
     import pyarrow.compute  # noqa: PLC0415
     import pyarrow.parquet  # noqa: PLC0415
 
@@ -67,9 +73,9 @@ def schema() -> Any:  # noqa: ANN401  (pyarrow has no types)
 
 
 def more_columns(dialect: str) -> tuple[ColumnElement[Any], ...]:
-    """What a row has behind `rows.COLUMNS`: the worker, and when it was settled.
+    """The columns after `rows.COLUMNS`: the worker, and when the image finished.
 
-    PostgreSQL gives microseconds as a number, since a time each would become an object.
+    PostgreSQL sends microseconds as a number, which avoids one time object per row.
     """
     if dialect != "postgresql":
         return results.c.worker, results.c.settled_at
@@ -78,10 +84,10 @@ def more_columns(dialect: str) -> tuple[ColumnElement[Any], ...]:
 
 
 class ParquetFile:
-    """Writes one file; `close` ends it."""
+    """Writes one file; `close` completes it."""
 
     def __init__(self, file: BinaryIO, vocabulary: Vocabulary, kept: Sequence[str] = ()) -> None:
-        """`kept` are names of the submitted list's own columns."""
+        """`kept` names the submitted list's own columns."""
         self._vocabulary = vocabulary
         self._names: dict[int, Any] = {}
         self._kept = [f"input_{name}" for name in kept]
@@ -101,7 +107,7 @@ class ParquetFile:
         self._rows = 0
 
     def write(self, rows: Sequence[Row], kept: Sequence[Sequence[Any]] | None = None) -> None:
-        """`kept` has the values of the submitted list's own columns, one sequence a row."""
+        """`kept` has the values of the submitted list's own columns, one sequence per row."""
         if not rows:
             return
         columns = self._columns(rows)
@@ -115,7 +121,9 @@ class ParquetFile:
             self._write_groups()
 
     def abandon(self) -> None:
-        """Ends it while its file is open: pyarrow would write to it later, when it is gone."""
+        """Closes the writer while its file is open. pyarrow would write to the closed file
+        later.
+        """
         with suppress(Exception):
             self._writer.close()
 
@@ -148,7 +156,9 @@ class ParquetFile:
         }
 
     def _labels(self, models: Sequence[int | None], classes: Sequence[int | None]) -> Any:  # noqa: ANN401
-        """By a number into the list of labels where all are of one model, as nearly always."""
+        """The labels of one rank. Rows almost always share one model; then its labels are looked up
+        as an array.
+        """
         known = {model for model in models if model is not None}
         if len(known) == 1:
             names = self._names_of(known.pop())
@@ -170,6 +180,6 @@ class ParquetFile:
         kind = self._schema.field(name).type
         if name != "settled_at":
             return self._pa.array(given, kind)
-        if isinstance(given[0], str):  # SQLite's text
+        if isinstance(given[0], str):  # SQLite returns text
             given = self._pa.array(given).cast(self._pa.timestamp("us"))
         return self._pa.array(given).cast(self._pa.int64()).cast(kind)

@@ -1,14 +1,15 @@
-"""A row of an export: what it holds, whose titles and labels it names, and its record.
+"""A row of an export: its columns, the titles and labels that it needs, and its record.
 
 `window` reads rows as plain tuples in the order of `COLUMNS`; `jsonl`, `table` and `parquet` write
-them. No object is made of a row: at a hundred thousand rows a second that alone would take a
-third of the time.
+them. No object is made per row: at a hundred thousand rows per second this alone would take a third
+of the time.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any, Final
 
 from sqlalchemy import Engine, select
@@ -32,20 +33,20 @@ COLUMNS: Final = tuple(
         *(f"score_{rank}" for rank in RANKS),
     )
 )
-"""What each row begins with, in this order."""
+"""The first columns of each row, in this order."""
 NAMES: Final = tuple(column.name for column in COLUMNS)
 ERROR_CODE: Final = NAMES.index("error_code")
 MODEL_NUMBER: Final = NAMES.index("model_number")
 SCORES: Final = NAMES.index("score_1")
-"""Where the scores begin; they are a row's last columns."""
+"""Index of the first score. The scores are the last of these columns."""
 
 
 class Vocabulary:
-    """Titles and labels of the models that a job's results name; each is read once."""
+    """Titles and labels of the models in a job's results. Each is read once."""
 
     def __init__(self, engine: Engine, job: Job) -> None:
         self._engine = engine
-        # Of images that failed before a worker had seen the weights nobody else has a title.
+        # The title for images that failed before a worker had loaded the weights.
         self._of_job = title_of(job.model, job.weights)
         self._known: dict[int, tuple[str, dict[int, str]]] = {}
 
@@ -53,7 +54,7 @@ class Vocabulary:
         return self._of_job if model_number is None else self._model(model_number)[0]
 
     def labels(self, model_number: int) -> dict[int, str]:
-        """By class id."""
+        """Labels by class id."""
         return self._model(model_number)[1]
 
     def _model(self, number: int) -> tuple[str, dict[int, str]]:
@@ -69,14 +70,34 @@ class Vocabulary:
 
 
 def as_text(value: object) -> str:
-    """A value of the submitted list as a cell; what is no text, as JSON."""
+    """A value of the input as text for a cell: numbers, lists and objects as in JSON."""
     if isinstance(value, str):
         return value
-    return "" if value is None else json.dumps(value, default=str)
+    if isinstance(value, (bool, int, float, list, dict)):
+        return as_json(value)
+    return "" if value is None else str(value)
+
+
+def as_json(value: object) -> str:
+    """A value of the input as JSON. Infinite numbers and NaN become null, since JSON has none."""
+    try:
+        return json.dumps(value, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), default=str)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def record_of(row: Row, vocabulary: Vocabulary) -> Record:
-    """The keys that an image has no value for are left out, but for those of the fixed shape."""
+    """The record of a row. Only the fixed keys are there without a value; other empty ones are left
+    out.
+    """
     values = dict(zip(NAMES, row, strict=False))
     return make_record(
         position=values["position"],
@@ -96,7 +117,7 @@ def record_of(row: Row, vocabulary: Vocabulary) -> Record:
 def _guesses(
     values: dict[str, Any], vocabulary: Vocabulary
 ) -> Sequence[tuple[str | None, int, float]]:
-    """Label, class id and score of each class that the row has."""
+    """Label, class id and score of each of the row's classes."""
     return [
         (
             vocabulary.labels(values["model_number"]).get(values[f"class_{rank}"]),

@@ -1,4 +1,4 @@
-"""Scores of many rows as text: each float32 with the fewest digits that give it back."""
+"""Formats scores of many rows: each float32 with the fewest digits that restore it exactly."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _FIRST_KNOWN = NAMES.index("bytes")
 
 
 def is_whole(row: Row) -> bool:
-    """It has five classes, and all that is known of a picture."""
+    """Whether the row has five classes and all facts about the picture."""
     return row[_LAST_CLASS] is not None and None not in row[_FIRST_KNOWN : MODEL_NUMBER + 1]
 
 
 def score_texts(rows: Sequence[Row]) -> Iterator[Sequence[str]]:
-    """The five scores of each whole row."""
+    """The five scores of each complete row."""
     scores = list(chain.from_iterable(row[SCORES : SCORES + 5] for row in rows if is_whole(row)))
     if not scores:
         return iter(())

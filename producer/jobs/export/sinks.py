@@ -1,7 +1,8 @@
-"""Where an export's bytes go: standard output, a file, a folder, an object or a prefix of a store.
+"""Where an export's bytes go: standard output, a file, a folder, an object or an object prefix.
 
-A file appears under its name once it is whole: it is written beside and renamed, and an object is
-there once its upload is finished. So whatever ends an export, no half file stands under the name.
+A file appears under its name only when it is complete: it is written beside and then renamed. An
+object appears when its upload is finished. So an interrupted export leaves no half-written file
+under the name.
 """
 
 from __future__ import annotations
@@ -13,32 +14,37 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from fcntl import LOCK_EX, LOCK_NB, flock
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Final, Protocol
 
 from contract.errors import UnavailableError, UsageError
 from contract.objects import EXTRAS, Stores, is_object, parse_object
 from contract.settings import Settings
 
+_PART: Final = ".part"
+# A name may have 255 bytes. A few more letters and the suffix follow these.
+_NAME_BYTES: Final = 200
+
 
 class Place(Protocol):
-    """Where a file can be written."""
+    """A place where a file can be written."""
 
     def writing(self, name: str) -> AbstractContextManager[BinaryIO]:
-        """A file that appears under its name once the block ends well."""
+        """Opens a file that appears under its name when the block ends without an error."""
 
 
 class Folder(Place, Protocol):
     """A folder, or a prefix of an object store."""
 
     def read(self, name: str) -> bytes | None:
-        """None: there is no such file."""
+        """The content of a file. None: there is no such file."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The one file that `--output` names."""
+    """The single file that `--output` names."""
 
     shown: str
     place: Place
@@ -47,17 +53,18 @@ class Target:
 
 @dataclass(frozen=True)
 class FolderTarget:
-    """The folder, for parts, that `--output` names."""
+    """The folder for parts that `--output` names."""
 
     shown: str
     place: Folder
 
 
 def target_of(output: str | None, settings: Settings) -> Target | FolderTarget:
-    """
+    """The target that `--output` names.
+
     Raises:
-        UsageError: it is a URL that is not written to, or names no object.
-        UnavailableError: what writes to the store is not installed.
+        UsageError: the URL has another scheme, or names no object.
+        UnavailableError: the package that writes to the store is not installed.
     """
     if output is None:
         return Target("standard output", _StandardOutput(), "-")
@@ -65,7 +72,7 @@ def target_of(output: str | None, settings: Settings) -> Target | FolderTarget:
         return _object_target(output, settings)
     if "://" in output:
         raise UsageError(
-            f"--output is {output!r}: write a path, s3://bucket/key or gs://bucket/key."
+            f"--output is {output!r}. Write a path, s3://bucket/key or gs://bucket/key."
         )
     path = Path(output)
     if output.endswith("/") or path.is_dir():
@@ -85,7 +92,7 @@ class _StandardOutput:
 
 
 class _Device:
-    """A device or a pipe is written to as it is."""
+    """A device or a pipe, which is written to directly."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -108,9 +115,14 @@ class _Folder:
         with _telling(path):
             if self._make:
                 self._path.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f"{path.name[:200]}.{secrets.token_hex(4)}.part")
+            # Hidden, so that programs that read the folder skip it.
+            beginning = f".{os.fsdecode(os.fsencode(path.name)[:_NAME_BYTES])}."
+            _remove_left(path.parent, beginning)
+            part = path.with_name(f"{beginning}{secrets.token_hex(4)}{_PART}")
             try:
                 with part.open("xb") as file:
+                    with suppress(OSError):  # some file systems have no locks
+                        flock(file, LOCK_EX)
                     yield file
                     file.flush()
                     os.fsync(file.fileno())
@@ -119,9 +131,20 @@ class _Folder:
                 part.unlink(missing_ok=True)
 
     def read(self, name: str) -> bytes | None:
-        with suppress(FileNotFoundError):
-            return (self._path / name).read_bytes()
+        path = self._path / name
+        with _telling(path), suppress(FileNotFoundError):
+            return path.read_bytes()
         return None
+
+
+def _remove_left(folder: Path, beginning: str) -> None:
+    """Removes files that killed exports have left. A live export holds a lock on its file."""
+    for name in os.listdir(folder):  # noqa: PTH208  (names alone are enough)
+        if name.startswith(beginning) and name.endswith(_PART):
+            left = folder / name
+            with suppress(OSError), left.open("rb") as file:
+                flock(file, LOCK_EX | LOCK_NB)
+                left.unlink()
 
 
 @contextmanager
@@ -134,7 +157,7 @@ def _telling(path: Path) -> Iterator[None]:
 
 def _object_target(output: str, settings: Settings) -> Target | FolderTarget:
     path = output.partition("://")[2]
-    is_prefix = bool(path) and ("/" not in path or path.endswith("/"))  # a bucket is one, too
+    is_prefix = bool(path) and ("/" not in path or path.endswith("/"))  # a bucket alone is a prefix
     try:
         name = parse_object(f"{output.removesuffix('/')}/part" if is_prefix else output)
     except ValueError as error:
@@ -142,7 +165,7 @@ def _object_target(output: str, settings: Settings) -> Target | FolderTarget:
     if find_spec("obstore") is None:
         raise UnavailableError(
             f"--output {output} needs obstore, which is not installed. "
-            f"Install it with: pip install 'resnext-queue[{EXTRAS[name.scheme]}]'"
+            f"Install it with: pip install '.[{EXTRAS[name.scheme]}]' in the project's folder"
         )
     prefix, _, last = name.key.rpartition("/")
     store = Stores.of(settings).open(name.scheme, name.bucket)
@@ -165,7 +188,7 @@ class _Prefix:
         writer = obstore.open_writer(self._store, self._prefix + name)
         with self._telling():
             yield _Upload(writer)  # type: ignore[misc]
-            writer.close()  # which makes the object; a writer that is only dropped makes none
+            writer.close()  # creates the object; a writer that is dropped without this creates none
 
     def read(self, name: str) -> bytes | None:
         import obstore  # noqa: PLC0415  (an extra)
@@ -183,13 +206,13 @@ class _Prefix:
         except (BaseError, OSError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].strip()
             raise UnavailableError(
-                f"{self._shown} cannot be written: {reason}. Correct the name of the bucket, the "
+                f"{self._shown} cannot be written: {reason}. Check the bucket's name, the "
                 "credentials of this environment, or RESNEXT_S3_ENDPOINT."
             ) from error
 
 
 class _Upload(io.RawIOBase):
-    """What Python and pyarrow take for a file; the bytes go to a writer of obstore."""
+    """A file object for Python and pyarrow that passes its bytes to an obstore writer."""
 
     def __init__(self, writer: Any) -> None:  # noqa: ANN401  (obstore's)
         self._writer = writer

@@ -1,4 +1,4 @@
-"""Rows → CSV: a table with a heading, made to be opened in a spreadsheet.
+"""Rows → CSV: a table with a heading, made for spreadsheets.
 
 A cell that a spreadsheet would run as a formula gets an apostrophe: see `producer.jobs.cells`.
 """
@@ -20,13 +20,13 @@ COLUMNS: Final = (
     *(f"score_{rank}" for rank in RANKS),
     *("error_code", "error_detail", "model", "precision", "attempts"),
     *PROVENANCE,
-    "orientation",  # last, since it came later
+    "orientation",  # last, because it was added later
 )
 
 
 class Table:
     def __init__(self, vocabulary: Vocabulary, kept: Sequence[str] = ()) -> None:
-        """`kept` are names of the submitted list's own columns."""
+        """`kept` names the submitted list's own columns."""
         self._vocabulary = vocabulary
         self._names = (*COLUMNS, *(cell(f"input_{name}") for name in kept))
         self._labels: dict[int, _Labels] = {}
@@ -36,7 +36,7 @@ class Table:
         return _line(self._names).encode()
 
     def encode(self, rows: Sequence[Row], kept: Sequence[Sequence[Any]] | None = None) -> bytes:
-        """`kept` has the values of the submitted list's own columns, one sequence a row."""
+        """`kept` has the values of the submitted list's own columns, one sequence per row."""
         scores = score_texts(rows)
         lines = [
             self._line(row, next(scores)) if is_whole(row) else self._by_record(row) for row in rows
@@ -73,7 +73,7 @@ class Table:
 
 
 class _Labels(dict[int, str]):
-    """Cells of a model's labels, each made once it comes."""
+    """Cells with a model's labels, each made when it is first needed."""
 
     def __init__(self, labels: dict[int, str], title: str) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class _Labels(dict[int, str]):
 
 
 class _Few(dict[str | None, str]):
-    """Cells of texts of which there are few: formats, precisions."""
+    """Cells with texts that repeat often: formats, precisions."""
 
     def __missing__(self, text: str | None) -> str:
         made = _text(text or "")
@@ -96,7 +96,7 @@ class _Few(dict[str | None, str]):
 
 
 def flatten(record: Record) -> Record:
-    """A record as a row of the table: no lists, no dictionaries, no formulas."""
+    """A record as a flat row: no lists, no dictionaries, no formulas."""
     row: Record = {name: value for name, value in record.items() if name not in ("top5", "error")}
     for rank, guess in enumerate(record.get("top5", ()), start=1):
         row[f"label_{rank}"] = guess["label"]
@@ -113,7 +113,7 @@ def _line(values: Iterable[object]) -> str:
 
 
 def _text(text: str) -> str:
-    """A stranger's text as a cell. Nearly all are a URI of plain ASCII, which one look tells."""
+    """A stranger's text as a cell. Almost all are URIs in plain ASCII, which a quick test finds."""
     if (
         text[:1].isalnum()
         and text.isascii()
@@ -127,7 +127,7 @@ def _text(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As the csv module does, which takes longer for each cell than the rest of the line."""
+    """Quotes like the csv module, which takes longer per cell than all the rest of the line."""
     if "," in text or '"' in text or "\n" in text or "\r" in text:
         return '"' + text.replace('"', '""') + '"'
     return text

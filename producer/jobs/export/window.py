@@ -1,8 +1,8 @@
-"""SQL → rows: a window of positions at once, each a short transaction.
+"""SQL → rows: reads a window of positions at once, each in a short transaction.
 
-Memory does not grow with the job, and a reader that pauses keeps nothing in the database waiting.
-The driver's own cursor gives plain tuples, PostgreSQL's in its binary form: SQLAlchemy's rows
-would take three times as long. A database that is away is waited for.
+Memory does not grow with the job, and a reader that pauses holds nothing in the database. The
+driver's own cursor returns plain tuples, PostgreSQL's in binary form: SQLAlchemy's rows would take
+three times as long. Reads wait while the database is unavailable.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from contract.database.waits import Database
 from producer.jobs.export.rows import COLUMNS, Row
 
 POSITIONS: Final = 10_000
-"""Some ten megabytes in memory, and few enough queries that their number costs nothing."""
+"""A window takes some ten megabytes of memory, and is large enough that the queries cost little."""
 
 
 class Windows:
-    """Reads the chosen images of one job; the statement is built once."""
+    """Reads the chosen images of one job. The statement is built once."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Windows:
         where: Sequence[ColumnElement[bool]] = (),
         more: Sequence[ColumnElement[Any]] = (),
     ) -> None:
-        """`more` columns come after those of `rows.COLUMNS`."""
+        """`more` columns follow those of `rows.COLUMNS`."""
         self._database = Database(engine)
         statement = (
             select(*COLUMNS, *more)
@@ -66,7 +66,7 @@ class Windows:
         with connection.exec_driver_sql(self._sql, parameters) as result:
             try:
                 rows = list[Row](result.cursor.fetchall())
-            except self._driver_error as error:  # SQLite reads while it is fetched from
+            except self._driver_error as error:  # SQLite reads while rows are fetched
                 raise OperationalError(self._sql, None, error) from error
         return rows
 

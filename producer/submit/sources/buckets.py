@@ -1,8 +1,8 @@
-"""Sources in object stores: the images below `s3://bucket/prefix/`, and lists that lie there.
+"""Sources in object stores: the images below `s3://bucket/prefix/`, and lists stored as objects.
 
-obstore makes the requests, as in the loaders, with the same settings (`contract.objects`). A list
-is read in ranges, each a request: Parquet has its index at its end. Each range is asked of the
-very version of the first one, so that an object that is replaced meanwhile is an error and no
+obstore makes the requests, with the same settings as in the loaders (`contract.objects`). A list is
+read in ranges, one request each, because Parquet has its index at its end. All ranges must be of
+the version that was read first. So an object that is replaced meanwhile causes an error, not a
 mixture.
 """
 
@@ -21,31 +21,31 @@ from urllib.parse import quote
 from contract.errors import SourceError, UnavailableError
 from contract.objects import Stores, is_object, parse_object, refusal_of_object, status_of
 from producer.submit.sources.entry import shorten
-from producer.submit.sources.left_out import NO_IMAGE, ODD_KEY, LeftOut
-from producer.submit.sources.walk import is_image
+from producer.submit.sources.left_out import NO_IMAGE, ODD_KEY, OF_MACOS, LeftOut
+from producer.submit.sources.walk import is_image, is_of_macos
 
 if TYPE_CHECKING:
     from obstore.store import GCSStore, S3Store
 
 LIST_EXTENSIONS: Final = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 PACKED_EXTENSIONS: Final = (".gz", ".zst")
-# A request takes some tens of milliseconds; so much is kept of an object.
+# Bytes of an object that are read at once, since a request takes some tens of milliseconds.
 RANGE_BYTES: Final = 4_194_304
 _KEYS_A_PAGE: Final = 1_000
 _REFUSING: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-_REFUSALS: Final = ("PermissionDeniedError", "UnauthenticatedError")  # of obstore, an extra
-# What stands in a key as it is in a URI.
+_REFUSALS: Final = ("PermissionDeniedError", "UnauthenticatedError")  # names in obstore, an extra
+# Characters of a key that stay the same in a URI.
 _PLAIN: Final = "/!$&'()*+,;=:@"
 _MAGIC: Final = frozenset("*[")
 
 
 def is_listing(uri: str) -> bool:
-    """Whether a URI of an object store names a prefix, or a pattern, and no single object."""
+    """Whether a URI of an object store names a prefix or a pattern, not a single object."""
     return is_object(uri) and (uri.endswith("/") or not _MAGIC.isdisjoint(uri))
 
 
 def is_list(uri: str) -> bool:
-    """Whether it names a list of URIs: here, before anything is asked for, the name decides."""
+    """Whether the URI names a list of URIs, judged by its extension, before any request."""
     name = uri.lower()
     for extension in PACKED_EXTENSIONS:
         name = name.removesuffix(extension)
@@ -53,10 +53,11 @@ def is_list(uri: str) -> bool:
 
 
 def objects_below(uri: str, stores: Stores, left_out: LeftOut) -> Iterator[str]:
-    """The URIs of the images below a prefix; or of what a pattern names, images and lists.
+    """The URIs of the images below a prefix, or of the images and lists that match a pattern.
 
     Raises:
-        SourceError: the store is not enabled, the prefix is no such name, or it is refused.
+        SourceError: the store is not enabled, or the bucket's name is invalid.
+        UnavailableError: the store refuses the request or cannot be reached.
     """
     scheme, bucket, path = _divide(uri)
     prefix, pattern = path, None
@@ -68,7 +69,9 @@ def objects_below(uri: str, stores: Stores, left_out: LeftOut) -> Iterator[str]:
         if pattern is not None and not fnmatchcase(key, pattern):
             continue
         found = f"{scheme}://{bucket}/{quote(key, safe=_PLAIN)}"
-        if not (is_image(key) or (pattern is not None and is_list(found))):
+        if is_of_macos(key):
+            left_out.note(uri, OF_MACOS)
+        elif not (is_image(key) or (pattern is not None and is_list(found))):
             left_out.note(uri, NO_IMAGE, key)
         elif refusal_of_object(found, stores.enabled) is not None:
             left_out.note(uri, ODD_KEY)
@@ -77,7 +80,7 @@ def objects_below(uri: str, stores: Stores, left_out: LeftOut) -> Iterator[str]:
 
 
 def open_object(uri: str, stores: Stores) -> BinaryIO:
-    """A list that lies in an object store; it can be sought in.
+    """Opens a list in an object store. The file is seekable.
 
     Raises:
         SourceError: the store is not enabled, or there is no such object.
@@ -116,7 +119,7 @@ def _keys(store: S3Store | GCSStore, prefix: str, uri: str) -> Iterator[str]:
 
 
 class _Ranges(io.RawIOBase):
-    """An object as a file of which each part is asked for when it is read."""
+    """An object as a file that requests each part when it is read."""
 
     def __init__(self, store: S3Store | GCSStore, key: str, uri: str) -> None:
         import obstore
@@ -164,7 +167,7 @@ class _Ranges(io.RawIOBase):
 
 
 class _Buffered(io.BufferedReader):
-    """Whose `read1` takes a whole range as well: a request for each piece would take long."""
+    """Also reads a whole range in `read1`: one request per piece would take long."""
 
     def read1(self, size: int = -1, /) -> bytes:
         self.peek(1)
@@ -177,14 +180,15 @@ def _explain(error: Exception, uri: str, done: str) -> SourceError | Unavailable
     if status == HTTPStatus.NOT_FOUND:
         return SourceError(f"{where}there is no such bucket or object. Check the name.")
     if status == HTTPStatus.PRECONDITION_FAILED or type(error).__name__ == "PreconditionError":
-        return SourceError(f"{where}it was replaced meanwhile. Submit it again.")
+        return SourceError(f"{where}it was replaced while it was read. Submit it again.")
     if status in _REFUSING or type(error).__name__ in _REFUSALS:
         return UnavailableError(
-            f"{where}the object store refuses it. Check the credentials in the environment "
-            "(AWS_… or GOOGLE_…), or set RESNEXT_OBJECT_STORE_ACCESS=anonymous for public buckets."
+            f"{where}the object store refuses access. Check the credentials in the environment "
+            "(AWS_… or GOOGLE_…), or set RESNEXT_OBJECT_STORE_ACCESS=anonymous for public "
+            "buckets."
         )
     answered = "" if status is None else f" (status {status})"
     return UnavailableError(
-        f"{where}the object store cannot be reached{answered}, or knows no credentials. Check "
+        f"{where}the object store cannot be reached{answered}, or there are no credentials. Check "
         "RESNEXT_S3_ENDPOINT or RESNEXT_GCS_ENDPOINT, and the credentials."
     )

@@ -1,23 +1,29 @@
-"""What a source gives: plain URIs in runs, other URIs one by one, and lines without a URI.
+"""What sources give: plain URIs in runs, other URIs one by one, and lines without a URI.
 
-Readers make these, `producer.submit.check` decides about them, and `classify` takes the URIs.
+Readers make these, `producer.submit.check` decides which are accepted, and `classify` takes the
+URIs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from contract.errors import SourceError
 
 SHOWN_CHARS: Final = 100
+Values = Mapping[str, Any]
+"""Other values in a URI's row, by column; see `columns.Keep`."""
 
 
 class Place(NamedTuple):
-    """Where something stands, for messages: file, line or row, and column."""
+    """A place in a source, for messages: file, line or row, and column."""
 
     source: str
     line: int = 0
-    """From 1; 0 where it is no certain one."""
+    """Counted from 1. 0: no particular line."""
     unit: str = "line"
     column: str | None = None
 
@@ -26,24 +32,29 @@ class Place(NamedTuple):
         if self.line:
             parts.append(f"{self.unit} {self.line}")
         if self.column is not None:
-            parts.append(f"column {shorten(self.column)!r}")
+            parts.append(f"column {quoted(self.column)}")
         return ", ".join(parts)
+
+    def wrong(self, why: str) -> SourceError:
+        """An error that stops a submit, with this place and the reason."""
+        return SourceError(f"{self}: {why}", line=self.line or None, column=self.column)
 
 
 class Entry(NamedTuple):
-    """One image to submit, and where it stands."""
+    """An image to submit, with its place."""
 
     uri: str
     ref: str | None
     """The submitter's own id of the image."""
     source: str
     line: int
-    """From 1; 0 where the source has no lines."""
+    """Counted from 1. 0: the source has no lines."""
     root: Path | None = None
-    """What the user named himself: the file, or the folder that it is in; None: from a list."""
+    """The file or folder that the user named to give this image. None: it comes from a list."""
     unit: str = "line"
-    """What `line` counts: a file of Parquet or an array in JSON has rows."""
+    """What `line` counts: Parquet files and JSON arrays have rows."""
     column: str | None = None
+    values: Values | None = None
 
     @property
     def place(self) -> Place:
@@ -51,25 +62,28 @@ class Entry(NamedTuple):
 
 
 class Run(NamedTuple):
-    """URIs that `contract.uris.refusal` takes at a glance, with ids that fit."""
+    """Plain URIs that `contract.uris.refusal` accepts without a closer look, with valid ids."""
 
     uris: Sequence[str]
     source: str
     line: int
-    """Of the first one; from 1."""
+    """Line of the first URI, counted from 1."""
     refs: Sequence[str | None] | None = None
-    """The submitter's own ids; None: there are none."""
+    """The submitter's own ids. None: there are none."""
     lines: Callable[[], Sequence[int]] | None = None
-    """The line of each one; None: they follow each other. Only messages need it."""
+    """The line of each URI. None: the lines are consecutive. Only messages need them."""
     unit: str = "line"
     column: str | None = None
+    values: Sequence[Values] | None = None
+    """Values beside each URI. None: not asked for."""
 
     def entries(self) -> Iterator[Entry]:
         numbers = range(self.line, self.line + len(self.uris)) if self.lines is None else None
         lines = numbers if numbers is not None else self.lines()  # type: ignore[misc]
         refs = self.refs or [None] * len(self.uris)
-        for uri, ref, line in zip(self.uris, refs, lines, strict=True):
-            yield Entry(uri, ref, self.source, line, None, self.unit, self.column)
+        values = self.values or repeat(None, len(self.uris))
+        for uri, ref, line, theirs in zip(self.uris, refs, lines, values, strict=True):
+            yield Entry(uri, ref, self.source, line, None, self.unit, self.column, theirs)
 
 
 class Bad(NamedTuple):
@@ -82,9 +96,10 @@ class Bad(NamedTuple):
     unit: str = "line"
     column: str | None = None
     shown: str = ""
-    """What stands there, as far as it tells something; it stands for the URI in results."""
+    """The text in place of a URI, if it helps. Results show it as the URI."""
     ref: str | None = None
     advice: str = ""
+    values: Values | None = None
 
     @property
     def place(self) -> Place:
@@ -95,7 +110,7 @@ Image = Entry | Run | Bad
 
 
 def apart(images: Iterable[Image]) -> Iterator[Entry | Bad]:
-    """The same, each URI by itself."""
+    """The same images, with each URI by itself."""
     for image in images:
         if isinstance(image, Run):
             yield from image.entries()
@@ -104,6 +119,13 @@ def apart(images: Iterable[Image]) -> Iterator[Entry | Bad]:
 
 
 def shorten(text: str) -> str:
-    """A value as a message shows it: on one line, and not longer than it."""
-    shown = text if text.isprintable() else ascii(text)
+    """A value for a message: on one line and not too long."""
+    shown = text if text.isprintable() else ascii(text)[1:-1]
     return shown if len(shown) <= SHOWN_CHARS else f"{shown[:SHOWN_CHARS]}…"
+
+
+def quoted(text: str) -> str:
+    """The same in quotes."""
+    shown = shorten(text)
+    mark = '"' if "'" in shown and '"' not in shown else "'"
+    return f"{mark}{shown}{mark}"

@@ -1,9 +1,9 @@
-"""A JSON file that is one array, of objects or of texts, read element by element.
+"""Reads a JSON file that is one array, of objects or texts, element by element.
 
-The array may be larger than the memory, so a window of text moves over it. orjson takes whole
-documents alone: it parses what a comma behind an object or a text ends, in brackets of its own.
-Where that is no JSON, since the comma is one inside of an element, the standard library's scanner
-takes element by element.
+The array may be larger than memory, so a window of text moves over it. orjson parses only whole
+documents. So the text up to a comma that follows an object or a text is put in brackets and parsed.
+If that fails, because the comma was inside an element, the standard library's scanner takes one
+element after the other.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from producer.submit.sources.records import Records
 
 MAX_ELEMENT_CHARS: Final = 1_048_576
 UNIT: Final = "row"
-# Commas that are tried, from the last one on: an object inside of an object has one as well.
+# Number of commas to try, from the last one on: nested objects contain such commas, too.
 _TRIES: Final = 3
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _scan = json.JSONDecoder().raw_decode
 
 
 def read_json_array(blocks: Iterator[bytes], source: str, wanted: Wanted) -> Iterator[Image]:
-    """
+    """Reads the images of an array.
+
     Raises:
-        SourceError: it is no array in JSON and UTF-8, or an element is too long; or there is no
-            such column.
+        SourceError: the file is not a JSON array in UTF-8, an element is too long, or a column is
+            missing.
     """
     records, window = Records(source, UNIT, wanted), _Window(blocks, source)
     for first, elements in window.elements():
@@ -42,7 +43,7 @@ def read_json_array(blocks: Iterator[bytes], source: str, wanted: Wanted) -> Ite
 
 
 class _Window:
-    """The text that is not parsed yet: some hundred kilobytes, and the longest element."""
+    """The text that is not parsed yet: some hundred kilobytes, plus the longest element."""
 
     def __init__(self, blocks: Iterator[bytes], source: str) -> None:
         self._blocks = blocks
@@ -56,7 +57,7 @@ class _Window:
         self._fault: Exception = ValueError("it is empty")
 
     def elements(self) -> Iterator[tuple[int, list[Any]]]:
-        """Those that are there together, with the row of the first."""
+        """The complete elements of each window, with the row of the first."""
         self._expect("[")
         if self._next() == "]":
             self._at += 1
@@ -75,10 +76,10 @@ class _Window:
         self._check_end()
 
     def _take_many(self, found: list[Any]) -> None:
-        """Takes all up to a comma that divides elements, if one is found soon.
+        """Takes all elements up to a comma between elements, if it finds one soon.
 
-        What is JSON in brackets of our own is the same elements in the file's brackets: up to the
-        comma both are read alike.
+        If the text in added brackets is valid JSON, it has the same elements as in the file,
+        because both are read alike up to the comma.
         """
         text, at, end = self._text, self._at, len(self._text)
         for _ in range(_TRIES):
@@ -94,9 +95,10 @@ class _Window:
             return
 
     def _take(self, found: list[Any]) -> bool:
-        """Takes whole elements, each with the comma or bracket behind it; whether the array ends.
+        """Takes complete elements, each with the comma or bracket after it. Returns whether the
+        array ends.
 
-        An element that is not whole stays.
+        An incomplete element stays in the window.
         """
         text, at, space = self._text, self._at, _SPACE.match
         while True:
@@ -109,7 +111,7 @@ class _Window:
             end = space(text, end).end()  # type: ignore[union-attr]
             behind = text[end : end + 1]
             if behind not in (",", "]"):
-                self._fault = ValueError("a comma or ] is missing behind it")
+                self._fault = ValueError("a comma or ] is missing after it")
                 break
             found.append(value)
             self._row += 1
@@ -124,8 +126,8 @@ class _Window:
 
     def _read_on(self) -> None:
         if self._odd_byte is not None:
-            raise SourceError(
-                f"{Place(self._source, self._row, UNIT)}: not UTF-8 (byte 0x{self._odd_byte:02X}). "
+            raise self._place.wrong(
+                f"not UTF-8 (byte 0x{self._odd_byte:02X}). "
                 "If the file is in Latin-1 or Windows-1252, convert it: "
                 "iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
             )
@@ -133,13 +135,13 @@ class _Window:
         self._whole = not block
         try:
             more = self._decode(block, not block)
-        except UnicodeDecodeError as error:  # told once the rows before it are taken
+        except UnicodeDecodeError as error:  # reported after the rows before it are taken
             self._whole, self._odd_byte = False, error.object[error.start]
             more = error.object[: error.start].decode()
         self._text, self._at = self._text[self._at :] + more, 0
 
     def _next(self) -> str:
-        """The next character that is no blank; "" at the end."""
+        """The next character that is not blank. "" at the end."""
         while True:
             self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._text) or self._whole:
@@ -152,19 +154,22 @@ class _Window:
 
     def _check_end(self) -> None:
         if self._next():
-            raise SourceError(
-                f"{Place(self._source, self._row, UNIT)}: something stands behind the end of the "
-                "array. A JSON file is one array; write JSONL for one record a line."
+            raise self._place.wrong(
+                "there is more text after the end of the array. A JSON file is one array. Write "
+                "JSONL for one record per line."
             )
 
+    @property
+    def _place(self) -> Place:
+        return Place(self._source, self._row, UNIT)
+
     def _wrong(self, error: Exception, element: str) -> SourceError:
-        where = Place(self._source, self._row, UNIT)
         if not element.strip():
-            return SourceError(f"{where}: the file ends before its array does. It is not whole.")
+            return self._place.wrong("the file ends before its array does, so it is incomplete.")
         if not self._whole:
-            return SourceError(
-                f"{where}: no whole element within {MAX_ELEMENT_CHARS:,} characters. A row is an "
-                "object or a text."
+            return self._place.wrong(
+                f"no complete element within {MAX_ELEMENT_CHARS:,} characters. A row is an object "
+                "or a text."
             )
         reason = getattr(error, "msg", None) or str(error) or type(error).__name__
-        return SourceError(f"{where}: no JSON: {reason}.")
+        return self._place.wrong(f"invalid JSON: {reason}.")

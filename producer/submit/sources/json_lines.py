@@ -1,7 +1,6 @@
-"""JSONL: an object, or a text, on each line; parsed by orjson.
+"""Reads JSONL: an object or a text on each line, parsed by orjson.
 
-An integer of more than 64 bits comes out of orjson as a floating-point number: as an id it is
-refused.
+orjson turns an integer of more than 64 bits into a floating-point number. As an id it is refused.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ UNIT = "line"
 
 
 def read_json_lines(blocks: Iterator[bytes], source: str, wanted: Wanted) -> Iterator[Image]:
-    """A line that is no JSON is a bad one.
+    """Reads the images of a list. A line that is not JSON becomes a `Bad`.
 
     Raises:
-        SourceError: no such column, no text in UTF-8, a line that is too long.
+        SourceError: a column is missing, the file is not UTF-8, or a line is too long.
     """
     records, first = Records(source, UNIT, wanted), 1
     for data in whole_lines(blocks, source):
@@ -32,7 +31,7 @@ def read_json_lines(blocks: Iterator[bytes], source: str, wanted: Wanted) -> Ite
         try:
             parsed = list(map(orjson.loads, lines))
         except orjson.JSONDecodeError:
-            decode(data, source, first)  # which says it where it is no text
+            decode(data, source, first)  # reports the place if the file is not UTF-8
             yield from _closely(lines, numbers, records, source)
         else:
             yield from records.images(parsed, first, numbers)
@@ -52,6 +51,8 @@ def _closely(lines: list[bytes], numbers: range, records: Records, source: str) 
         except orjson.JSONDecodeError as error:
             yield from records.images(parsed, where[0] if where else number, where)
             parsed, where = [], []
-            reason = f"no JSON: {error.msg}. Write an object, or a text in quotes, on each line"
+            reason = (
+                f"invalid JSON: {error.msg}. Write an object, or a text in quotes, on each line"
+            )
             yield Bad(reason, source, number, UNIT, None, line[:200].decode(errors="replace"))
     yield from records.images(parsed, where[0] if where else 0, where)

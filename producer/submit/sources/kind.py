@@ -1,6 +1,7 @@
-"""How a list is written, by its first bytes: Parquet, a JSON array, JSONL, a table, or text.
+"""Decides by its first bytes how a list is written: Parquet, JSON array, JSONL, table or text.
 
-The name of a file says nothing. `read` asks here once for each list.
+The file's name does not matter, but a file named `.csv` with several columns needs a heading.
+`read` calls this once per list.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from enum import Enum, auto
 from itertools import chain
 from typing import Final
 
-from contract.errors import SourceError
 from producer.submit.sources.columns import URI_NAMES, Wanted
 from producer.submit.sources.entry import Place
 from producer.submit.sources.lines import MAX_LINE_BYTES
@@ -20,7 +20,8 @@ from producer.submit.sources.opening import PARQUET
 _DELIMITERS: Final = (b"\t", b",", b";")
 _QUOTED: Final = re.compile(rb'"[^"]*"?')
 _URI_IN_QUOTES: Final = re.compile(rb'"[^",;\t]*://[^"]*"')
-# A line of a list of text begins so, beside URIs.
+_CSV: Final = re.compile(r"\.csv(\.gz|\.zst)?$", re.IGNORECASE)
+# Beside URIs, a line in a text list may begin like this.
 _PATHS: Final = (b"/", b"./", b"../", b"~")
 
 
@@ -33,10 +34,11 @@ class Kind(Enum):
 
 
 def decide(blocks: Iterator[bytes], source: str, wanted: Wanted) -> tuple[Kind, Iterator[bytes]]:
-    """The kind, and all of the blocks.
+    """The kind of the list, and all of its blocks.
 
     Raises:
-        SourceError: a column is wanted of a list without a heading.
+        SourceError: a column was asked for, but the list has no heading; or the list is named
+            `.csv` and has several columns, but no heading.
     """
     head = b""
     for block in blocks:
@@ -50,7 +52,7 @@ def decide(blocks: Iterator[bytes], source: str, wanted: Wanted) -> tuple[Kind, 
 
 
 def delimiter_of(heading: bytes) -> str:
-    """What divides the cells of a heading: TAB, comma or semicolon."""
+    """The character that separates the cells of a heading: TAB, comma or semicolon."""
     bare = _QUOTED.sub(b"", heading)
     most = max(_DELIMITERS, key=bare.count)
     return most.decode() if most in bare else ","
@@ -62,7 +64,7 @@ def first_line(data: bytes) -> bytes:
 
 
 def _first_line(head: bytes) -> bytes | None:
-    """The first whole line that is neither blank nor a comment; None: it is not there yet."""
+    """The first complete line that is neither blank nor a comment. None: not read yet."""
     lines = head.splitlines(keepends=True)
     for line in lines:
         if line.endswith((b"\n", b"\r")) and line.strip() and not line.lstrip().startswith(b"#"):
@@ -80,12 +82,19 @@ def _kind_of(head: bytes, line: bytes, source: str, wanted: Wanted) -> Kind:
     if line.startswith(b'"'):
         return Kind.JSON_LINES if _URI_IN_QUOTES.fullmatch(line) else Kind.TABLE
     if b"://" in line or line.startswith(_PATHS) or not line:
-        if wanted and line:
-            raise SourceError(
-                f"{Place(source, 1)}: a list without a heading, so there are no columns for "
-                "--column and --id-column. Write a heading, or leave these options out."
-            )
-        return Kind.TEXT
+        return _text(line, source, wanted)
     is_name = line.decode(errors="replace").lower() in URI_NAMES
     has_cells = any(delimiter in line for delimiter in _DELIMITERS)
-    return Kind.TABLE if wanted or is_name or has_cells else Kind.TEXT
+    return Kind.TABLE if wanted or is_name or has_cells else _text(line, source, wanted)
+
+
+def _text(line: bytes, source: str, wanted: Wanted) -> Kind:
+    if line:
+        wanted.check_none(Place(source, 1), "a list without a heading", "Write a heading")
+        if _CSV.search(source) and any(delimiter in line for delimiter in (b",", b";")):
+            raise Place(source, 1).wrong(
+                "this is CSV by its name, but its first line is a URI. Write a heading above it, "
+                "such as `url,caption`. If each line is one URI with commas in it, rename the file "
+                "to .txt."
+            )
+    return Kind.TEXT

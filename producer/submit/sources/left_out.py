@@ -1,4 +1,4 @@
-"""What folders and buckets hold beside the images that are submitted: counted, to be told."""
+"""Counts files in folders and buckets that are not submitted, in order to report them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Final
 from producer.submit.sources.entry import shorten
 
 NO_IMAGE: Final = "not an image by its extension"
+OF_MACOS: Final = "macOS metadata, not an image"
 LINK: Final = "a link to a folder, which is not followed"
-ODD_KEY: Final = "a key that no URI can name"
-# Names by their extension: so many are counted, and so many of them are told.
+ODD_KEY: Final = "a key that cannot be written as a URI"
+# Number of extensions that are counted, and that are shown.
 _MOST_EXTENSIONS: Final = 1_000
 _SHOWN_EXTENSIONS: Final = 5
 
 
 class LeftOut:
-    """By source and reason. Memory does not grow with the number of files."""
+    """Counts by source and reason. Memory does not grow with the number of files."""
 
     def __init__(self) -> None:
         self._files: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
@@ -30,7 +31,7 @@ class LeftOut:
         counted[extension if known else "others"] += 1
 
     def lines(self) -> Iterator[str]:
-        """A line for people for each source and reason."""
+        """One line for each source and reason, for people."""
         for (source, reason), counted in self._files.items():
             images = "1 file" if counted.total() == 1 else f"{counted.total():,} files"
             kinds = ""
@@ -42,7 +43,7 @@ class LeftOut:
             yield f"{shorten(source)}: {images} left out: {reason}{kinds}"
 
     def counts(self) -> list[dict[str, str | int]]:
-        """The same for programs."""
+        """The same counts for programs."""
         return [
             {"source": source, "reason": reason, "files": counted.total()}
             for (source, reason), counted in self._files.items()

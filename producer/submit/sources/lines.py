@@ -1,6 +1,6 @@
-"""Whole lines from blocks of bytes, with bounded memory, and the faults that any text may have.
+"""Splits blocks of bytes into whole lines, with bounded memory, and reports faults of any text.
 
-`kind` looks at the first lines; the readers of text take the rest.
+`kind` looks at the first lines, and the readers of text formats take the rest.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from contract.errors import SourceError
 from producer.submit.sources.entry import Place
 
 MAX_LINE_BYTES: Final = 1_048_576
-"""Of a table or of JSONL: long captions fit, and a file without line ends is found out early."""
+"""Limit for tables and JSONL. Long captions fit, and a file without line ends is noticed early."""
 
 
 def whole_lines(
     blocks: Iterator[bytes], source: str, *, most: int = MAX_LINE_BYTES, first: int = 1
 ) -> Iterator[bytes]:
-    """Blocks that end where a line does, as large as they come; the last one may lack its end.
+    """Yields blocks that end with a line, as large as they come. The last line may lack its end.
 
-    A line ends with LF or CR LF or, in a file of an old Mac, with CR alone.
+    A line ends with LF, CR LF or, in files of old Macs, CR alone.
 
     Raises:
         SourceError: a line is too long.
@@ -28,7 +28,7 @@ def whole_lines(
     rest, number = b"", first
     for block in blocks:
         data = rest + block
-        # CR as the last byte may be half of CR LF.
+        # A CR at the end may be half of a CR LF.
         end = max(data.rfind(b"\n"), data.rfind(b"\r", 0, -1)) + 1
         if end:
             whole, rest = data[:end], data[end:]
@@ -48,17 +48,16 @@ def count_lines(data: bytes) -> int:
 
 
 def too_long(source: str, line: int, most: int) -> SourceError:
-    return SourceError(
-        f"{Place(source, line)}: longer than {most:,} bytes. "
-        "Write a URI, or one record, on a line of its own."
+    return Place(source, line).wrong(
+        f"longer than {most:,} bytes. Write each URI or record on its own line."
     )
 
 
 def decode(data: bytes, source: str, first: int) -> str:
-    """Some lines as text; `first` is the number of the first one.
+    """Decodes lines as UTF-8. `first` is the number of the first line.
 
     Raises:
-        SourceError: a NUL, or bytes that are no UTF-8; it names the line.
+        SourceError: a line has a NUL or is not UTF-8. The error names the line.
     """
     nul = data.find(b"\x00")
     if nul >= 0:
@@ -70,17 +69,15 @@ def decode(data: bytes, source: str, first: int) -> str:
 
 
 def binary(source: str, line: int) -> SourceError:
-    return SourceError(
-        f"{Place(source, line)}: binary data (a NUL). A list is text in UTF-8, or in UTF-16 with "
-        "its byte order mark."
+    return Place(source, line).wrong(
+        "binary data (a NUL). A list must be text in UTF-8, or in UTF-16 with a byte order mark."
     )
 
 
 def not_utf8(data: bytes, source: str, first: int, at: int) -> SourceError:
-    """The byte's place is counted within its line."""
+    """The error for a byte that is not UTF-8. Its position is counted within its line."""
     begin = max(data.rfind(b"\n", 0, at), data.rfind(b"\r", 0, at)) + 1
-    return SourceError(
-        f"{Place(source, first + count_lines(data[:begin]))}: byte {at - begin + 1} "
-        f"(0x{data[at]:02X}) is not UTF-8. If the file is in Latin-1 or Windows-1252, convert it: "
-        "iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
+    return Place(source, first + count_lines(data[:begin])).wrong(
+        f"byte {at - begin + 1} (0x{data[at]:02X}) is not UTF-8. If the file is in Latin-1 or "
+        "Windows-1252, convert it: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
     )

@@ -1,10 +1,10 @@
-"""Opens a list: what is packed by gzip or zstd is unpacked, and UTF-16 becomes UTF-8.
+"""Opens a list: decompresses gzip and zstd, and converts UTF-16 to UTF-8.
 
-`read` gives a file, standard input or an object of a store; `kind` and the readers get blocks of
-bytes in UTF-8, each as it comes: what a pipe has given is not held back until more is there. The
-first bytes decide, not the name. A packed file that ends early, or is damaged, is an error that
-names it; all members of a gzip file and all frames of a zstd file are read. (The package
-`zstandard` reads a file that ends early as if it were whole, and stops after the first frame.)
+`read` passes a file, standard input or an object of a store. `kind` and the readers get blocks of
+bytes in UTF-8, each as soon as it arrives: data from a pipe is not held back. The first bytes
+decide, not the name. A compressed file that is damaged or ends early is an error that names it. All
+members of a gzip file and all frames of a zstd file are read. (The package `zstandard` treats a
+file that ends early as complete, and stops after the first frame.)
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ else:
     from backports import zstd
 
 BLOCK_BYTES: Final = 262_144
-"""So much of a list is read at once."""
+"""Bytes of a list that are read at once."""
 # Enough for every mark below.
 HEAD_BYTES: Final = 8
 PARQUET: Final = b"PAR1"
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
-# A frame that zstd skips, 0x184D2A50 to 0x184D2A5F: some programs begin a file with one.
+# The mark of a frame that zstd skips, 0x184D2A50 to 0x184D2A5F. Some programs begin a file with it.
 _ZSTD_SKIPPED: Final = b"\x2a\x4d\x18"
-# What is no list, by its first bytes, and what to do with it.
+# First bytes of files that are not lists, with what they are and advice.
 _STRANGERS: Final = (
     (b"PK\x03\x04", "a ZIP file or a spreadsheet. Unpack it, or save the sheet as CSV"),
-    (b"BZh", "packed by bzip2. Unpack it, or pack it with gzip or zstd"),
-    (b"\xfd7zXZ\x00", "packed by xz. Unpack it, or pack it with gzip or zstd"),
+    (b"BZh", "compressed with bzip2. Decompress it, or compress it with gzip or zstd"),
+    (b"\xfd7zXZ\x00", "compressed with xz. Decompress it, or compress it with gzip or zstd"),
     (b"ARROW1", "an Arrow (Feather) file. Write it as Parquet"),
     (b"ORC", "an ORC file. Write it as Parquet"),
     (b"Obj\x01", "an Avro file. Write it as Parquet or JSONL"),
     (b"%PDF-", "a PDF. A list of URIs is text, CSV, TSV, JSON, JSONL or Parquet"),
-    (b"\xff\xd8\xff", "a JPEG image. Name it with .jpg at its end to submit it"),
-    (b"\x89PNG", "a PNG image. Name it with .png at its end to submit it"),
+    (b"\xff\xd8\xff", "a JPEG image. To submit it, give it a name that ends with .jpg"),
+    (b"\x89PNG", "a PNG image. To submit it, give it a name that ends with .png"),
 )
 _BOM: Final = codecs.BOM_UTF8
-# UTF-32 first: its mark begins with that of UTF-16.
+# UTF-32 first: its byte order mark begins like that of UTF-16.
 _WIDE: Final = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -58,12 +58,12 @@ _WIDE: Final = (
 
 
 def open_blocks(file: BinaryIO, source: str) -> Iterator[bytes]:
-    """The bytes of a list in UTF-8, without a byte order mark; `file` is closed at its end.
+    """The bytes of a list in UTF-8, without a byte order mark.
 
-    A file of Parquet comes out as it is, to be known by its first bytes.
+    Parquet comes out unchanged, to be recognised by its first bytes.
 
     Raises:
-        SourceError: it is packed and damaged or ends early; or of a kind that is no list.
+        SourceError: the file is compressed and damaged or ends early, or it is not a list.
     """
     head = read_head(file)
     if head.startswith(_GZIP):
@@ -76,7 +76,7 @@ def open_blocks(file: BinaryIO, source: str) -> Iterator[bytes]:
 
 
 def read_head(file: BinaryIO) -> bytes:
-    """The first bytes, of a pipe as soon as they or a whole line are there."""
+    """The first bytes. From a pipe: as soon as HEAD_BYTES or a whole line have arrived."""
     head = b""
     while len(head) < HEAD_BYTES and b"\n" not in head:
         block = file.read1(BLOCK_BYTES)  # type: ignore[attr-defined]  # a buffered file's
@@ -95,7 +95,7 @@ def _with_head(head: bytes, file: BinaryIO) -> BinaryIO:
 
 
 class _WithHead(io.RawIOBase):
-    """A file whose first bytes have been read already."""
+    """A file whose first bytes have already been read."""
 
     def __init__(self, head: bytes, file: BinaryIO) -> None:
         self._head = head
@@ -123,13 +123,13 @@ def _unpacked(file: gzip.GzipFile | zstd.ZstdFile, source: str, how: str) -> Ite
             yield block
     except EOFError as error:
         raise SourceError(
-            f"{shorten(source)} is packed by {how} and ends before its end: it is not whole. "
-            "Copy or pack it again."
+            f"{shorten(source)} is a {how} file that ends too early, so it is incomplete. Copy or "
+            "compress it again."
         ) from error
     except (gzip.BadGzipFile, zlib.error, zstd.ZstdError) as error:
         raise SourceError(
-            f"{shorten(source)} is packed by {how} and damaged: {str(error).rstrip('.')}. "
-            "Copy or pack it again."
+            f"{shorten(source)} is a damaged {how} file: {str(error).rstrip('.')}. Copy or "
+            "compress it again."
         ) from error
 
 
@@ -160,6 +160,6 @@ def _recoded(blocks: Iterator[bytes], source: str, encoding: str) -> Iterator[by
         decoder.decode(b"", final=True)
     except UnicodeError as error:
         raise SourceError(
-            f"{shorten(source)} begins as {encoding.upper()} and is none further on: "
-            "write it in UTF-8."
+            f"{shorten(source)} begins as {encoding.upper()}, but the rest is not: write it in "
+            "UTF-8."
         ) from error

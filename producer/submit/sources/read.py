@@ -1,9 +1,8 @@
-"""What each SOURCE argument is, and its images in order.
+"""Finds out what each SOURCE argument is, and yields its images in order.
 
 A source is a URI, a folder of images, an image file, a list, a pattern for such files and folders,
-`s3://bucket/prefix/`, or `-` for a list on standard input. `read_runs` gives the plain URIs of a
-list together, `read_sources` one `Entry` an image; both read no more ahead than some hundred
-kilobytes that are there.
+`s3://bucket/prefix/`, or `-` for a list on standard input. `read_runs` yields the plain URIs of a
+list together, `read_sources` one `Entry` per image. Both read at most some hundred kilobytes ahead.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from contract.objects import Stores
 from contract.uris import is_file, path_of
 from producer.submit.sources import buckets, kind, opening
 from producer.submit.sources.columns import Wanted
-from producer.submit.sources.entry import Bad, Entry, Image, apart, shorten
+from producer.submit.sources.entry import Bad, Entry, Image, apart, quoted, shorten
 from producer.submit.sources.json_array import read_json_array
 from producer.submit.sources.json_lines import read_json_lines
 from producer.submit.sources.kind import Kind
@@ -49,7 +48,7 @@ _IN_COLUMNS: Final[dict[Kind, Callable[[Iterator[bytes], str, Wanted], Iterator[
 
 @dataclass(frozen=True)
 class Reading:
-    """How sources are read, and what was left out of them so far."""
+    """How sources are read, and what was left out so far."""
 
     wanted: Wanted = Wanted()  # noqa: RUF009  (frozen)
     stores: Stores = Stores()  # noqa: RUF009  (frozen)
@@ -61,10 +60,10 @@ def read_runs(
     standard_input: BinaryIO | None = None,
     reading: Reading | None = None,
 ) -> Iterator[Image]:
-    """The images of all sources, in order; every source is looked at before the first is read.
+    """The images of all sources, in order. Every source is looked at before the first is read.
 
     Raises:
-        SourceError: a source is nothing that can be read, or no list.
+        SourceError: a source cannot be read, or is not a list.
     """
     reading = reading or Reading()
     given = standard_input or sys.stdin.buffer
@@ -76,35 +75,35 @@ def read_sources(
     standard_input: BinaryIO | None = None,
     reading: Reading | None = None,
 ) -> Iterator[Entry]:
-    """The same, each image by itself.
+    """The images of all sources, one by one.
 
     Raises:
-        SourceError: as of `read_runs`; or a line or row gives no image.
+        SourceError: as in `read_runs`; or a line or row gives no image.
     """
     for image in apart(read_runs(sources, standard_input, reading)):
         if isinstance(image, Bad):
-            raise SourceError(f"{image.place}: {image.reason}.")
+            raise image.place.wrong(f"{image.reason}.")
         yield image
 
 
 def read_given(file: BinaryIO, source: str, reading: Reading) -> Iterator[Image]:
-    """The images of a list that is open already; `source` is its name in messages.
+    """The images of an open list. Messages call it `source`.
 
     Raises:
-        SourceError: it is no list.
+        SourceError: it is not a list.
     """
     return _read_list(lambda: nullcontext(file), source, reading)
 
 
 def named_paths(sources: Sequence[str]) -> list[Path]:
-    """Every `root` that an entry of these sources can have: the files and folders in them."""
+    """Every possible `root` of these sources' entries: the files and folders that they name."""
     plain = chain.from_iterable(map(_unfold, sources))
     named = (_file_of(source) if "://" in source else _named(source) for source in plain)
     return [path.absolute() for path in named if path is not None]
 
 
 def _unfold(source: str) -> Iterable[str]:
-    """The files and folders that a pattern names; anything else as it is."""
+    """The files and folders that match a pattern. Any other source stays as it is."""
     if "://" in source or not is_pattern(source) or _is_there(source):
         return (source,)
     with suppress(SourceError):
@@ -121,7 +120,7 @@ def _is_there(source: str) -> bool:
 
 def _named(source: str) -> Path | None:
     path = Path(source)
-    with suppress(OSError):  # a name that no file could have, which whoever opens it says
+    with suppress(OSError):  # an impossible file name; opening it reports the error
         if path.is_dir() or is_image(source):
             return path
     return None
@@ -129,12 +128,12 @@ def _named(source: str) -> Path | None:
 
 def _open_source(source: str, standard_input: BinaryIO, reading: Reading) -> Iterator[Image]:
     if source == STANDARD_INPUT:
-        # It is not ours to close.
+        # The caller closes it.
         return _read_list(lambda: nullcontext(standard_input), "standard input", reading)
     if "://" in source:
         return _open_uri(source, reading)
-    if not source:  # which Path takes for the current folder
-        raise SourceError("A source is empty: name a URI, a file or a folder.")
+    if not source:  # Path would take it for the current folder
+        raise SourceError("A source is empty. Name a URI, a file or a folder.")
     if is_pattern(source) and not _is_there(source):
         found = matches(source)
         return chain.from_iterable(_open_path(path, str(path), reading) for path in found)
@@ -166,10 +165,10 @@ def _open_path(path: Path, source: str, reading: Reading) -> Iterator[Image]:
             if is_image(path.name):
                 return iter((entry_of_file(path, path.absolute()),))
             return _read_list(partial(_open_file, path), str(path), reading)
-    except OSError:  # a name that no file could have
+    except OSError:  # an impossible file name
         pass
     raise SourceError(
-        f"{shorten(source)!r} is neither a URI nor a file nor a folder. "
+        f"{quoted(source)} is neither a URI nor a file nor a folder. "
         "A URI begins with http://, https:// or file://."
     )
 
@@ -184,14 +183,16 @@ def _open_file(path: Path) -> BinaryIO:
 def _file_of(uri: str) -> Path | None:
     try:
         return path_of(uri) if is_file(uri) else None
-    except (ValueError, OSError):  # a worker that fetches it names the reason
+    except (ValueError, OSError):  # the worker that fetches the image gives the reason
         return None
 
 
 def _read_list(
     open_it: Callable[[], AbstractContextManager[BinaryIO]], source: str, reading: Reading
 ) -> Iterator[Image]:
-    """Opened when its turn comes: a pattern may name more lists than a process can have open."""
+    """Reads a list. It is opened only now: a pattern may match more lists than a process can
+    open.
+    """
     with open_it() as file:
         blocks = opening.open_blocks(file, source)
         which, blocks = kind.decide(blocks, source, reading.wanted)
@@ -204,7 +205,7 @@ def _read_list(
 
 
 def _from_its_beginning(file: BinaryIO, source: str) -> BinaryIO:
-    """Parquet is read from its end, which a pipe does not show."""
+    """Rewinds a Parquet file. It is read from its end, which is impossible with a pipe."""
     if not file.seekable():
         raise SourceError(
             f"{shorten(source)} is Parquet, which cannot be read from a pipe. Name the file."
@@ -212,7 +213,8 @@ def _from_its_beginning(file: BinaryIO, source: str) -> BinaryIO:
     file.seek(0)
     if file.read(len(opening.PARQUET)) != opening.PARQUET:
         raise SourceError(
-            f"{shorten(source)} is Parquet packed once more. Unpack it: Parquet is packed inside."
+            f"{shorten(source)} is a compressed Parquet file. Decompress it: Parquet is "
+            "compressed inside."
         )
     file.seek(0)
     return file

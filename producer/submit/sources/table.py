@@ -1,9 +1,9 @@
-"""CSV and TSV, by the standard library's csv, block by block.
+"""Reads CSV and TSV with the standard library's csv module, block by block.
 
-What csv passes on in silence is an error here, or a bad row, with its line: rows of another width
-than the heading, a NUL, a column that stands twice, a quote that is not closed. A block may end
-inside a quoted cell; its last record is then read again with the next block. So an open quote
-takes some bounded memory and not the rest of the file.
+What csv passes silently is an error or a bad row here, with its line: rows of another width than
+the heading, a NUL, two columns of one name, a quote that is not closed. A block may end inside a
+quoted cell. Then its last record is read again with the next block. So an open quote takes bounded
+memory, not the rest of the file.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from producer.submit.sources.columns import Wanted, check_once, choose, missing
 from producer.submit.sources.entry import Bad, Image, Place
 from producer.submit.sources.kind import delimiter_of, first_line
 from producer.submit.sources.lines import decode, whole_lines
-from producer.submit.sources.runs import Column, Lines, in_runs
+from producer.submit.sources.runs import Column, Lines, Rows, in_runs
 
 MAX_RECORD_CHARS: Final = 1_048_576
-_MAX_CELL_CHARS: Final = 131_072  # the csv module's own limit, of the whole process
+_MAX_CELL_CHARS: Final = 131_072  # the csv module's own limit, for the whole process
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 _CUT_OFF: Final = "unexpected end of data"
 
 
 class Records(NamedTuple):
-    """Some rows that follow each other."""
+    """Consecutive rows."""
 
     rows: list[list[str]]
     first: int
-    """The line of the first one."""
+    """The line of the first row."""
     follow: bool
-    """Each of them is one line."""
+    """Whether each row is one line."""
 
     def lines(self) -> Sequence[int]:
         if self.follow:
@@ -48,12 +48,16 @@ class Heading(NamedTuple):
     uri: int
     ref: int | None
     column: Column
+    kept: Sequence[tuple[str, int]] | None = None
+    """Names and indexes of the columns to keep."""
 
 
 def read_table(blocks: Iterator[bytes], source: str, wanted: Wanted) -> Iterator[Image]:
-    """
+    """Reads the images of a table.
+
     Raises:
-        SourceError: no such column, a quote that is not closed, no text, a line that is too long.
+        SourceError: a column is missing, a quote is not closed, the file is not text, or a line is
+            too long.
     """
     heading: Heading | None = None
     for records in _records(blocks, source):
@@ -86,7 +90,7 @@ def _records(blocks: Iterator[bytes], source: str) -> Iterator[Records]:
 
 
 def _line_by_line(text: str, delimiter: str) -> list[list[str]] | None:
-    """Its rows, if each is one line: then it does not matter what the lines end with."""
+    """The rows, if each is one line. Then the kind of line end does not matter."""
     if "\r" in text:
         text = text.replace("\r\n", "\n")
     lines = text.split("\n")
@@ -100,7 +104,7 @@ def _line_by_line(text: str, delimiter: str) -> list[list[str]] | None:
 
 
 def _parse(text: str, delimiter: str) -> tuple[list[list[str]], csv.Error | None]:
-    """The whole records at its beginning, and what is wrong with the one behind them."""
+    """The complete records at the beginning, and the error of the one after them."""
     rows: list[list[str]] = []
     try:
         rows.extend(csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True))
@@ -122,7 +126,7 @@ def _lines_of(rows: list[list[str]], first: int) -> list[int]:
 
 
 def _after(text: str, lines: int) -> str:
-    """What comes behind so many lines."""
+    """The text after this number of lines."""
     file = StringIO(text, newline="")
     for _ in range(lines):
         file.readline()
@@ -130,29 +134,28 @@ def _after(text: str, lines: int) -> str:
 
 
 def _wrong(error: csv.Error, record: str, delimiter: str, source: str, first: int) -> SourceError:
-    """Of the record that begins in line `first`, and with this text."""
+    """The error of a record that begins in line `first`."""
     opened = _faulty_quote(record, delimiter)
     if opened is None:
-        return SourceError(
-            f"{Place(source, first)}: a cell of more than {_MAX_CELL_CHARS:,} characters "
-            f"({error}). Leave that column out."
+        return Place(source, first).wrong(
+            f"a cell of more than {_MAX_CELL_CHARS:,} characters ({error}). Remove that column."
         )
     line = first + len(_LINE_END.findall(record, 0, opened))
     begins = "" if line == first else f" (its row begins in line {first})"
-    return SourceError(
-        f"{Place(source, line)}: a quote opens here{begins} and is not closed where its cell ends. "
-        'Close it, and double each " that belongs to a cell.'
+    return Place(source, line).wrong(
+        f"a quote opens here{begins} and is not closed where its cell ends. Close it, and double "
+        'each " that is part of a cell.'
     )
 
 
 def _faulty_quote(record: str, delimiter: str) -> int | None:
-    """Where the quote opens that is not closed, or is closed before its cell ends."""
+    """The position of a quote that is not closed, or is closed before its cell ends."""
     ends = (delimiter, "\n", "\r", "")
     opened, inside, begins, at = 0, False, True, 0
     while at < len(record):
         char, following = record[at], record[at + 1 : at + 2]
         if inside and char == '"' and following == '"':
-            at += 1  # a doubled one, which belongs to the cell
+            at += 1  # a doubled quote is part of the cell
         elif inside and char == '"':
             if following not in ends:
                 return opened
@@ -165,7 +168,7 @@ def _faulty_quote(record: str, delimiter: str) -> int | None:
 
 
 def _heading(records: Records, source: str, wanted: Wanted) -> tuple[Heading | None, Records]:
-    """The heading, and the rows behind it."""
+    """The heading, and the rows after it."""
     number = next((n for n, row in enumerate(records.rows) if row), None)
     if number is None:
         return None, records
@@ -175,16 +178,19 @@ def _heading(records: Records, source: str, wanted: Wanted) -> tuple[Heading | N
     check_once(names, at)
     name = choose(names, wanted, at)
     if "://" in name:
-        raise SourceError(f"{at}: a URI stands where the heading should be. Write a heading.")
-    ref = None
-    if wanted.id_column is not None:
-        if wanted.id_column not in names:
-            raise missing(wanted.id_column, names, "--id-column", at)
-        ref = names.index(wanted.id_column)
+        raise at.wrong("there is a URI in place of the heading. Write a heading.")
+    ref, ids = None, wanted.id_column
+    if ids is not None:
+        if ids not in names:
+            raise missing(ids, names, "--id-column", at)
+        ref = names.index(ids)
     first = line + _lines_in(records.rows[number])
     behind = Records(records.rows[number + 1 :], first, records.follow)
-    column = Column(source, name, "line", wanted.id_column)
-    return Heading(len(names), names.index(name), ref, column), behind
+    column = Column(source, name, "line", ids)
+    kept = None
+    if wanted.keep is not None:
+        kept = [(one, names.index(one)) for one in wanted.keep.of(names, (name, ids), at)]
+    return Heading(len(names), names.index(name), ref, column, kept), behind
 
 
 def _images(records: Records, heading: Heading) -> Iterator[Image]:
@@ -198,7 +204,7 @@ def _images(records: Records, heading: Heading) -> Iterator[Image]:
         if len(row) == heading.width:
             even.append(row)
             numbers.append(line)
-        elif row:  # a blank line says nothing
+        elif row:  # blank lines are skipped
             yield from _some(even, heading, numbers)
             even, numbers = [], []
             yield _ragged(row, heading, line)
@@ -216,15 +222,16 @@ def _even(
     first: int,
     lines: Callable[[], Sequence[int]] | None,
 ) -> Iterator[Image]:
-    at, ref = heading.uri, heading.ref
+    at, ref, kept = heading.uri, heading.ref, heading.kept
     uris = [row[at] for row in rows]
     refs = None if ref is None else [row[ref] or None for row in rows]
-    yield from in_runs(uris, refs, heading.column, Lines(first, lines))
+    values = None if kept is None else [{name: row[n] for name, n in kept} for row in rows]
+    yield from in_runs(Rows(uris, refs, values), heading.column, Lines(first, lines))
 
 
 def _ragged(row: list[str], heading: Heading, line: int) -> Bad:
     column = heading.column
     shown = row[heading.uri] if heading.uri < len(row) else ""
     cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
-    reason = f"{cells}, and the heading has {heading.width}"
+    reason = f"{cells}, but the heading has {heading.width}"
     return Bad(reason, column.source, line, column.unit, None, shown)

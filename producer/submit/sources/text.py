@@ -1,7 +1,6 @@
-"""A list of text: a URI a line, after a TAB an id of the submitter's own.
+"""Reads a list of text: one URI per line, optionally a TAB and the submitter's id.
 
-Blank lines and lines that begin with # say nothing. Lines that need no closer look go together, as
-runs.
+Blank lines and lines that begin with # are skipped. Successive plain URIs are passed on as runs.
 """
 
 from __future__ import annotations
@@ -14,16 +13,17 @@ from producer.submit.sources.entry import Entry, Run
 from producer.submit.sources.lines import binary, not_utf8, too_long, whole_lines
 from producer.submit.sources.runs import run_at
 
-# A URI of the greatest length in four-byte characters, a TAB and a long id fit.
+# The longest URI in four-byte characters, a TAB and a long id fit.
 MAX_LINE_BYTES: Final = 65_536
-# So much of a stretch of odd lines is looked at before plain ones are looked for again.
+# Most bytes of odd lines that are read before the next search for plain ones.
 MAX_ODD_BYTES: Final = 16_384
 
 
 def read_text(blocks: Iterator[bytes], source: str) -> Iterator[Entry | Run]:
-    """
+    """Reads the images of a list.
+
     Raises:
-        SourceError: a line is too long or no UTF-8; those before it are given out.
+        SourceError: a line is too long or not UTF-8. The images before it are yielded first.
     """
     number, odd_bytes = 1, 0
     for lines in whole_lines(blocks, source, most=MAX_LINE_BYTES):
@@ -36,7 +36,7 @@ def read_text(blocks: Iterator[bytes], source: str) -> Iterator[Entry | Run]:
             if uris:
                 yield Run(uris, source, number)
                 number += len(uris)
-            # Where odd lines follow each other, more and more are taken without a look for runs.
+            # If many odd lines follow each other, the search for runs becomes rarer.
             odd_bytes = 0 if at - begin > odd_bytes else min(2 * odd_bytes + 100, MAX_ODD_BYTES)
             end = block.find(b"\n", at + odd_bytes) + 1 or len(block)
             yield from _read_closely(block[at:end], source, number)
@@ -52,7 +52,7 @@ def _read_closely(lines: bytes, source: str, first: int) -> Iterator[Entry]:
 
 
 def _decode_all(lines: bytes, source: str, first: int) -> Iterator[str]:
-    """Its lines without blanks around them; at once where nothing is the matter with any."""
+    """The lines without surrounding blanks. Decodes all at once if no line has a fault."""
     apart = lines.split(b"\n")
     if b"\x00" not in lines and max(map(len, apart)) <= MAX_LINE_BYTES:
         with suppress(UnicodeDecodeError):

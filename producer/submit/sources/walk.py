@@ -1,4 +1,4 @@
-"""The images of folders, and the files and folders that a pattern (a glob) names."""
+"""Finds the images of folders, and the files and folders that match a pattern (a glob)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,32 @@ from pathlib import Path
 from typing import Final
 
 from contract.errors import SourceError
-from producer.submit.sources.entry import Entry, shorten
-from producer.submit.sources.left_out import LINK, NO_IMAGE, LeftOut
+from producer.submit.sources.entry import Entry, quoted, shorten
+from producer.submit.sources.left_out import LINK, NO_IMAGE, OF_MACOS, LeftOut
 
 IMAGE_EXTENSIONS: Final = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp"),
+        *(".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+        *(".avif", ".heic", ".heif"),
+    }
 )
+"""HEIF is among them: a worker without the extra `heif` fails such an image with advice, while a
+file that is left out is easily missed.
+"""
+MACOS_FOLDER: Final = "__MACOSX"
 
 
 def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS  # noqa: PTH122  (of keys, too)
+
+
+def is_of_macos(path: str) -> bool:
+    """Whether it is metadata that macOS puts into archives and onto foreign disks, with similar
+    names.
+    """
+    *folders, name = path.split("/")
+    return name.startswith("._") or MACOS_FOLDER in folders
 
 
 def is_pattern(source: str) -> bool:
@@ -26,15 +42,15 @@ def is_pattern(source: str) -> bool:
 
 
 def matches(pattern: str) -> list[Path]:
-    """What a pattern names, by name; `**` stands for any folders between.
+    """The matches of a pattern, sorted by name. `**` stands for any folders between.
 
     Raises:
-        SourceError: nothing.
+        SourceError: nothing matches.
     """
     found = sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207  (absolute ones as well)
     if not found:
         raise SourceError(
-            f"{shorten(pattern)!r} names no file. A pattern is like 'lists/*.csv' or "
+            f"{quoted(pattern)} matches no file. A pattern looks like 'lists/*.csv' or "
             "'photos/**/*.jpg'."
         )
     return [Path(one) for one in found]
@@ -45,7 +61,7 @@ def entry_of_file(path: Path, root: Path) -> Entry:
 
 
 def walk(folder: Path, left_out: LeftOut) -> Iterator[Entry]:
-    """The image files below a folder, by name; links to folders are not followed."""
+    """The image files below a folder, sorted by name. Links to folders are not followed."""
     return _walk(folder, folder.absolute(), str(folder), left_out)
 
 
@@ -57,8 +73,14 @@ def _walk(folder: Path, root: Path, named: str, left_out: LeftOut) -> Iterator[E
         raise unreadable(folder, error) from error
     for name, is_folder in names:
         path = folder / name
-        if is_folder:
+        if is_folder and name == MACOS_FOLDER:
+            for _, _, files in os.walk(path):
+                for _ in files:
+                    left_out.note(named, OF_MACOS)
+        elif is_folder:
             yield from _walk(path, root, named, left_out)
+        elif is_of_macos(name):
+            left_out.note(named, OF_MACOS)
         elif not is_image(name):
             left_out.note(named, LINK if _leads_to_folder(path) else NO_IMAGE, name)
         elif _leads_to_folder(path):
@@ -70,7 +92,7 @@ def _walk(folder: Path, root: Path, named: str, left_out: LeftOut) -> Iterator[E
 def _leads_to_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a link that cannot be followed: the image fails by itself
+    except OSError:  # a broken link: the image itself will fail
         return False
 
 

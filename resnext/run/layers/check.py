@@ -1,6 +1,6 @@
-"""Whether a way of computing a layer is right.
+"""Checks whether a way to compute a layer is right.
 
-`choose` asks before it times one. A kernel that is nearly right is worse than a slow one.
+`choose` calls this before it times a way. A kernel that is nearly right is worse than a slow one.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from resnext.run.layers.kind import Run
 from resnext.run.layers.sample import Sample
 
 MARKS: Final = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 1e-4}
-"""The largest relative L2 error. Rounding each output once gives a tenth of it."""
+"""The largest permitted relative L2 error. Rounding each output once gives a tenth of it."""
 _AT_ONCE: Final = 16
-"""Pictures that are compared in float32, so that a large batch needs little more memory."""
+"""This many pictures are compared in float32 at once, so a large batch needs little memory."""
 
 
 class Wrong(Exception):
-    """What a candidate makes is not what it should be; the message says how."""
+    """A candidate's result is wrong. The message says how."""
 
 
 def check(run: Run, sample: Sample) -> float:
-    """The relative L2 error of the worst picture.
+    """Returns the relative L2 error of the worst picture.
 
     Raises:
-        Wrong: it is too large, or NaN is lost or spoils another picture.
+        Wrong: the error is too large, NaN is lost, or NaN reaches another picture.
     """
     error = _error(_run(run, sample, sample.x), sample.expected, first=0)
     mark = MARKS[sample.x.dtype]
@@ -38,19 +38,19 @@ def check(run: Run, sample: Sample) -> float:
 
 
 def _check_nan(run: Run, sample: Sample) -> None:
-    """A picture that overflows fails alone, and is told so: its NaN must stay NaN, and its own."""
+    """Checks that NaN stays NaN and in its picture: a picture that overflows must fail alone."""
     x = sample.x.clone()
     x[0] = torch.nan
     made = _run(run, sample, x)
     if made[0].isfinite().any():
         raise Wrong("wrong: it turns NaN into numbers")
     if len(x) > 1 and not _error(made[1:], sample.expected, first=1) <= MARKS[x.dtype]:
-        raise Wrong("wrong: NaN in one picture spoils another")
+        raise Wrong("wrong: NaN in one picture changes another picture")
 
 
 def _run(run: Run, sample: Sample, x: Tensor) -> Tensor:
-    """In memory full of NaN, as far as the allocator gives it again: a kernel that reads its own
-    output shows.
+    """Runs a candidate in memory full of NaN, if the allocator reuses it. So a kernel that reads
+    its own output fails the check.
     """
     shape = (len(x), *sample.expected.shape[1:])
     poison = torch.empty(
@@ -63,12 +63,12 @@ def _run(run: Run, sample: Sample, x: Tensor) -> Tensor:
     del poison
     made = run(x, around)
     if made.shape != shape or made.dtype != x.dtype:
-        raise Wrong(f"wrong: it makes {tuple(made.shape)} {made.dtype}")
+        raise Wrong(f"wrong: its output is {tuple(made.shape)} {made.dtype}")
     return made
 
 
 def _error(made: Tensor, expected: Tensor, *, first: int) -> float:
-    """Of the worst picture. The first of `made` is the batch's number `first`."""
+    """The relative error of the worst picture. `made` starts with the batch's picture `first`."""
     lengths = torch.linalg.vector_norm(expected.flatten(1), dim=1)
     worst = torch.zeros((), device=made.device)
     for begin in range(0, len(made), _AT_ONCE):
@@ -76,5 +76,5 @@ def _error(made: Tensor, expected: Tensor, *, first: int) -> float:
         pattern = (torch.arange(len(some), device=made.device) + first + begin) % len(expected)
         apart = (some.float() - expected[pattern]).flatten(1)
         errors = torch.linalg.vector_norm(apart, dim=1) / lengths[pattern]
-        worst = torch.maximum(worst, errors.max())  # NaN where one is NaN
+        worst = torch.maximum(worst, errors.max())  # NaN if any is NaN
     return worst.item()

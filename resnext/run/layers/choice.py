@@ -1,6 +1,6 @@
-"""What was found out about a layer, and which way of computing it follows from that.
+"""Records of the ways to compute a layer, and of the chosen way.
 
-`choose` makes these records, `store` keeps them, `doctor` and the check of a GPU print them.
+`choose` makes these records, `store` keeps them, and `doctor` and `make gpu-check` print them.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from resnext.run.layers.shape import ConvShape
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A way to compute a layer, as it was measured on the device."""
+    """A way to compute a layer, with its measurements on the device."""
 
     name: str
-    """Of the kind: `cudnn`, `cudnn padded`, `matrix`, `triton`, `one pass`, `passes`; of a whole
-    network `layers` or `compiled`."""
+    """The name of the kind: `cudnn`, `cudnn padded`, `matrix`, `triton`, `one pass` or `passes`.
+    For a whole network `layers` or `compiled`."""
     seconds: float | None = None
-    """Of one run, replayed from a CUDA graph."""
+    """The seconds of one run, replayed from a CUDA graph."""
     error: float | None = None
-    """Relative L2 error of the worst picture, against float32."""
+    """The relative L2 error of the worst picture, compared with float32."""
     fault: str | None = None
     """Why it is left out: it failed, or its answers are wrong."""
 
@@ -31,16 +31,16 @@ class Choice:
     """How layers of one shape are computed in batches of one size."""
 
     shape: ConvShape | None
-    """None: the whole network."""
+    """None for the whole network."""
     times: int
-    """So many layers of the network have this shape."""
+    """How many layers of the network have this shape."""
     images: int
-    """In a batch."""
+    """The images in a batch."""
     candidates: tuple[Candidate, ...]
 
     @property
     def chosen(self) -> Candidate | None:
-        """The fastest right one; None: all have failed."""
+        """The fastest candidate that is right; None if all have failed."""
         return fastest(self.candidates)
 
     @property

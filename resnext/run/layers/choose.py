@@ -1,7 +1,7 @@
 """Finds the fastest right way to compute each layer, on the device that will compute it.
 
-`ChosenNetwork` asks for a size of batch when it first comes, and `doctor --device` for all sizes.
-What was found before is read from the disk, see `store`.
+`ChosenNetwork` asks when a size of batch first arrives, and `doctor --device` asks for all sizes.
+Earlier results are read from disk; see `store`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Chooser:
-    """Owns what is known of each layer. `choose` may be called for any size of batch."""
+    """Owns the results for each layer. `choose` may be called for any size of batch."""
 
     def __init__(  # noqa: PLR0913  (what is measured, on what, by what, and where it is kept)
         self,
@@ -38,7 +38,7 @@ class Chooser:
         timer: Timer,
         store: Store,
     ) -> None:
-        """`shapes` says how often each comes in the network."""
+        """`shapes` says how often each shape occurs in the network."""
         self.shapes = dict(shapes)
         self.dtype = dtype
         self.device = device
@@ -48,17 +48,17 @@ class Chooser:
         self._told = set[str]()
 
     def known(self, images: int) -> list[Choice] | None:
-        """As `choose`, if nothing needs to be measured for it."""
+        """Like `choose`, but returns None if something must be measured."""
         found = [self.store.find(shape, images) for shape in self.shapes]
         known = [one for one in found if one is not None and self._has(one)]
         return known if len(known) == len(found) else None
 
     def choose(self, images: int) -> list[Choice]:
-        """How each layer is computed in batches of this size.
+        """Decides how each layer is computed in batches of this size.
 
         Raises:
-            torch.OutOfMemoryError: a layer needs more memory than there is, whatever computes it.
-            RuntimeError: nothing computes a layer, or the device is broken.
+            torch.OutOfMemoryError: no way to compute a layer fits into the memory.
+            RuntimeError: no way to compute a layer works, or the device is broken.
         """
         if (known := self.known(images)) is not None:
             return known
@@ -66,7 +66,7 @@ class Chooser:
         chosen = [self._measure(shape, images) for shape in self.shapes]
         self.keep(chosen)
         logger.info(
-            "Measured how to compute batches of %d: %d layers in %.0f s.",
+            "Measured the ways to compute batches of %d: %d layers in %.0f s.",
             images,
             len(chosen),
             time.monotonic() - began,
@@ -77,12 +77,12 @@ class Chooser:
         self.store.add(choices)
 
     def kind_of(self, choice: Choice) -> Kind:
-        """Of the candidate that is chosen."""
+        """The kind of the chosen candidate."""
         assert choice.chosen is not None  # noqa: S101  (see `choose`)
         return self.kinds[choice.chosen.name]
 
     def find_network(self, images: int) -> Choice | None:
-        """What is known of the network as a whole."""
+        """The result for the network as a whole, if it is known."""
         return self.store.find(None, images)
 
     def _has(self, choice: Choice) -> bool:
@@ -97,9 +97,9 @@ class Chooser:
                 continue
             try:
                 candidates.append(self._try(kind, shape, sample))
-            except Exception as error:  # noqa: BLE001  (whatever a candidate raises, it is left out)
+            except Exception as error:  # noqa: BLE001  (a candidate with any error is left out)
                 if is_broken(error):
-                    self.timer.wait()  # raises where the error sticks, as most do
+                    self.timer.wait()  # raises if the error is persistent, as most are
                 if is_out_of_memory(error):
                     memory = error
                 candidates.append(Candidate(name=kind.name, fault=first_line(error)))
@@ -110,24 +110,26 @@ class Chooser:
         if choice.chosen is None:
             faults = "; ".join(f"{one.name}: {one.fault}" for one in candidates)
             kind_of_error = RuntimeError if memory is None else torch.OutOfMemoryError
-            raise kind_of_error(f"Nothing computes {shape} for {images} pictures: {faults}")
+            raise kind_of_error(f"No way to compute {shape} for {images} pictures works: {faults}")
         return choice
 
     def _try(self, kind: Kind, shape: ConvShape, sample: Sample) -> Candidate:
         with timing_every_plan():
             run = kind.build(shape, sample.weight, sample.bias)
             error = check(run, sample)
-            # A way may write over the way around, which the next candidate is checked with.
+            # A candidate may overwrite the shortcut, which the check of the next one needs.
             around = None if sample.around is None else sample.around.clone()
             seconds = self.timer.seconds(lambda: run(sample.x, around))
         return Candidate(name=kind.name, seconds=seconds, error=error)
 
     def _tell(self, shape: ConvShape, candidate: Candidate) -> None:
-        """Of each kind once: where it fails, it often fails on many layers."""
+        """Warns about a candidate, but only once per kind, because a kind often fails on many
+        layers.
+        """
         if candidate.name not in self._told:
             self._told.add(candidate.name)
             logger.warning(
-                "%r is left out for %s: %s. `resnextq doctor --device` lists all that are.",
+                "%r is left out for %s: %s. `resnextq doctor --device` lists all such cases.",
                 candidate.name,
                 shape,
                 candidate.fault,

@@ -1,7 +1,7 @@
-"""cuDNN's convolution with bias, ReLU and the way around in one kernel.
+"""cuDNN's convolution with bias, ReLU and shortcut in one kernel.
 
-Each output is written once, and not written, read and written again. No public function of torch
-has it; these operators have had the same signature from torch 1.13 to 2.15.
+It writes each output once, without reading it again. torch has no public function for it, but
+these operators have had the same signature from torch 1.13 to 2.15.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from resnext.run.layers.kind import Run
 from resnext.run.layers.shape import ConvShape
 
 _CHANNELS: Final = 8
-"""Tensor cores take so many channels of 16 bits at once."""
+"""The number of 16-bit channels that tensor cores take at once."""
 
 
 class Cudnn:
@@ -45,8 +45,8 @@ class Cudnn:
 
 
 class PaddedCudnn:
-    """The same on more channels, which are zero: for the three colours of a picture, where tensor
-    cores want eight channels.
+    """The same with additional channels of zeros. It is for the three colours of a picture, because
+    tensor cores need eight channels.
     """
 
     name = "cudnn padded"

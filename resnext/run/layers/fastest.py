@@ -1,7 +1,7 @@
-"""The network layer by layer and the network compiled, whichever is faster for a size of batch.
+"""Runs the network layer by layer or compiled, whichever is faster for a size of batch.
 
 This is what `RESNEXT_ENGINE=auto` means on a GPU where `torch.compile` works. Both are measured
-when a size first comes, so in `warm_up`; where compiling fails, the layers compute alone.
+when a size first arrives, which is in `warm_up`. If compiling fails, only the layers are used.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from resnext.run.layers.network import ChosenNetwork
 
 LAYERS: Final = "layers"
 COMPILED: Final = "compiled"
-# Of the logits of noise, the one against the other: each is some 0.01 beside float32 in fp16. What
-# a wrong kernel makes is far beyond.
+# The permitted relative difference between the logits of both, for noise. In fp16 each differs from
+# float32 by some 0.01. A wrong kernel differs far more.
 _MARKS: Final = {torch.float16: 0.05, torch.bfloat16: 0.1, torch.float32: 1e-3}
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Fastest(nn.Module):
         compile_: Callable[[], Callable[[Tensor], Tensor]],
         sizes: Collection[int],
     ) -> None:
-        """`compile_` gives the network that compiles itself for the `sizes` when they come."""
+        """`compile_` returns the network that compiles itself when one of the `sizes` arrives."""
         super().__init__()
         self.layers = layers
         self._compile = compile_
@@ -54,11 +54,12 @@ class Fastest(nn.Module):
         return logits
 
     def _choose(self, pixels: Tensor) -> str:
-        """
+        """Chooses how batches of this size are computed.
+
         Raises:
             torch.OutOfMemoryError, RuntimeError: see `Chooser.choose`.
         """
-        self.layers(pixels)  # their choice comes first
+        self.layers(pixels)  # first chooses the ways of the layers
         if len(pixels) not in self._sizes:
             return LAYERS
         known = self.layers.chooser.find_network(len(pixels))
@@ -67,17 +68,17 @@ class Fastest(nn.Module):
         noise = self._noise(pixels)
         try:
             compiled = self._try_compiled(noise)
-        except Exception as error:  # noqa: BLE001  (whatever it is, it is not compiled)
+        except Exception as error:  # noqa: BLE001  (after any error it runs uncompiled)
             self._give_up(error)
             return LAYERS
         choice = known or self._compare(noise, compiled)
         return LAYERS if choice.chosen is None else choice.chosen.name
 
     def _try_compiled(self, noise: Tensor) -> Candidate:
-        """Not timed yet.
+        """Compiles and checks the network, but does not time it.
 
         Raises:
-            Exception: it cannot be compiled.
+            Exception: the network cannot be compiled.
         """
         if self._compiled is None:
             self._compiled = self._compile()
@@ -89,7 +90,7 @@ class Fastest(nn.Module):
             return Candidate(name=COMPILED, fault=first_line(fault))
         mark = _MARKS[self.layers.chooser.dtype]
         if not error <= mark:  # it may be NaN
-            wrong = Wrong(f"wrong: its logits are {error:.1e} beside those of the layers")
+            wrong = Wrong(f"wrong: its logits differ by {error:.1e} from those of the layers")
             logger.warning("The compiled network is left out: %s", wrong)
             return Candidate(name=COMPILED, fault=str(wrong))
         return Candidate(name=COMPILED, error=error)
@@ -115,19 +116,19 @@ class Fastest(nn.Module):
         return noise.to(pixels.device)
 
     def _give_up(self, error: Exception) -> None:
-        """No other size is compiled, either."""
+        """Stops compiling, for all sizes."""
         if is_broken(error):
-            self.layers.chooser.timer.wait()  # raises where the error sticks, as most do
+            self.layers.chooser.timer.wait()  # raises if the error is persistent, as most are
         logger.warning(
             "The network cannot be compiled here and runs uncompiled: %s", first_line(error)
         )
         self._compiled = None
         self._sizes.clear()
-        torch._dynamo.reset()  # noqa: SLF001  (the public way to drop what was compiled)
+        torch._dynamo.reset()  # noqa: SLF001  (the public way to drop compiled code)
 
 
 def _error(made: Tensor, expected: Tensor) -> float:
-    """Relative L2, of the worst picture."""
+    """The relative L2 error of the worst picture."""
     lengths = torch.linalg.vector_norm(expected, dim=1)
     worst = (torch.linalg.vector_norm(made - expected, dim=1) / lengths).max()
     return float(worst.item())

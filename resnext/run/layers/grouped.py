@@ -1,4 +1,4 @@
-"""The project's own Triton kernel for grouped 3x3 convolutions, where Triton can compile it."""
+"""The project's own Triton kernel for grouped 3x3 convolutions, if Triton can compile it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Grouped:
 
 
 def _kernel() -> Any:  # noqa: ANN401  (a module, which needs Triton)
-    """None where there is none."""
+    """Returns the kernel's module, or None if Triton is missing."""
     try:
         return import_module("resnext.run.grouped_kernel")
     except ImportError:

@@ -1,6 +1,6 @@
-"""What a way to compute a convolution has to offer.
+"""The interface of a way to compute a convolution, which is called a kind.
 
-Each kind is a file of its own beside this one, `make` lists them, and `choose` tries them.
+Each kind is in its own file in this folder. `make` lists them, and `choose` tries them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 from resnext.run.layers.shape import ConvShape
 
 Run = Callable[[Tensor, Tensor | None], Tensor]
-"""(N, in_channels, side, side), and the way around where it is added: what comes after ReLU,
-(N, out_channels, out_side, out_side). All channels last. It may write over the way around.
+"""(N, in_channels, side, side), and the shortcut if one is added → the output after ReLU,
+(N, out_channels, out_side, out_side). All channels last. It may overwrite the shortcut.
 """
 
 
@@ -24,13 +24,13 @@ class Kind(Protocol):
     def name(self) -> str: ...
 
     def suits(self, shape: ConvShape, device: torch.device) -> bool:
-        """Whether it may compute such layers here. It may still fail: then it is left out."""
+        """Whether to try this kind for such layers here. If it fails, it is left out."""
 
     def build(self, shape: ConvShape, weight: Tensor, bias: Tensor | None) -> Run:
-        """Of a layer.
+        """Returns the function that computes a layer.
 
         Args:
-            shape: the layer's.
+            shape: the layer's shape.
             weight: (out_channels, in_channels / groups, kernel, kernel), channels last.
-            bias: (out_channels,); None where nothing follows the convolution.
+            bias: (out_channels,); None if nothing follows the convolution.
         """

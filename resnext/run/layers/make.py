@@ -1,6 +1,6 @@
-"""Puts together what chooses the layers of a network on a GPU.
+"""Makes the `Chooser` for the layers of a network on a GPU.
 
-`engine` calls it for a classifier, and `doctor --device` without one: nothing here needs weights.
+`engine` calls it for a classifier, and `doctor --device` without one, because it needs no weights.
 """
 
 from __future__ import annotations
@@ -44,14 +44,15 @@ def make_chooser(  # noqa: PLR0913  (what is measured, on what, and where it is 
     cache: Path | None,
     timer: Timer | None = None,
 ) -> Chooser:
-    """
+    """Returns the chooser.
+
     Args:
-        shapes: how often each comes in the network.
-        network: its name.
+        shapes: how often each shape occurs in the network.
+        network: the network's name.
         device: a GPU.
-        precision: what is computed in.
-        cache: the folder of the cache; None: nothing is kept.
-        timer: None: by CUDA's events.
+        precision: the precision in which it computes.
+        cache: the cache's folder. None: nothing is kept.
+        timer: the timer. None: CUDA's events.
     """
     kinds = [kind for kind in KINDS if any(kind.suits(shape, device) for shape in shapes)]
     about = {
@@ -71,7 +72,7 @@ def make_chooser(  # noqa: PLR0913  (what is measured, on what, and where it is 
 
 
 def _describe(device: torch.device) -> dict[str, str]:
-    """All that a measurement depends on besides the layer."""
+    """Everything on which a measurement depends, besides the layer."""
     gpu, driver = torch.cuda.get_device_properties(device), read_driver()
     return {
         "device": gpu.name,
@@ -88,5 +89,5 @@ def _describe(device: torch.device) -> dict[str, str]:
 def _program() -> str:
     try:
         return version("resnext-queue")
-    except PackageNotFoundError:  # it runs from its sources
+    except PackageNotFoundError:  # the program runs from its sources
         return "unknown"

@@ -1,7 +1,7 @@
-"""A 1x1 convolution as a product of matrices, by cuBLAS: pixels are rows, channels are columns.
+"""A 1x1 convolution as a matrix product with cuBLAS: pixels are rows, channels are columns.
 
-With channels last both are views. cuBLASLt takes bias and ReLU along; the way around is what the
-product is added to, in place, and one pass does the rest.
+With channels last both are views. cuBLASLt includes bias and ReLU. If there is a shortcut, the
+product is added to it in place, and one more pass adds bias and ReLU.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Matrix:
 
         def relu(x: Tensor, _: Tensor | None) -> Tensor:
             assert bias is not None  # noqa: S101  (`relu` has one)
-            made = torch._addmm_activation(bias, pixels(x), columns)  # noqa: SLF001  (no public one)
+            made = torch._addmm_activation(bias, pixels(x), columns)  # noqa: SLF001  (there is no public one)
             return pictures(made)
 
         def add_relu(x: Tensor, around: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
-"""A network on a GPU, each of whose layers is computed in the way that is fastest there.
+"""A network on a GPU that computes each layer in the fastest way.
 
-`engine.fuse` makes one of a folded network. The ways are chosen for each size of batch when it
-first comes, so in `warm_up`, before the runner captures it.
+`engine.choose_layers` makes it from a folded network. The ways are chosen when a size of batch
+first arrives, which is in `warm_up`, before the runner captures it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from resnext.run.layers.shape import ConvShape, shape_of
 
 
 def shapes_of(network: ResNeXt, crop: int) -> dict[nn.Conv2d, ConvShape]:
-    """Of each convolution, for pictures of `crop` times `crop` pixels. The network may be on the
-    meta device.
+    """The shape of each convolution, for pictures of `crop` times `crop` pixels. The network may be
+    on the meta device.
     """
     shapes = {network.conv1: shape_of(network.conv1, crop, "relu")}
     side = shapes[network.conv1].out_side
@@ -36,7 +36,7 @@ def shapes_of(network: ResNeXt, crop: int) -> dict[nn.Conv2d, ConvShape]:
 
 
 def count_shapes(network: ResNeXt, crop: int) -> dict[ConvShape, int]:
-    """How often each comes, in the order of the network."""
+    """How often each shape occurs, in the order of the network."""
     counts: dict[ConvShape, int] = {}
     for shape in shapes_of(network, crop).values():
         counts[shape] = counts.get(shape, 0) + 1
@@ -48,7 +48,7 @@ def blocks_of(network: ResNeXt) -> list[Bottleneck]:
 
 
 def around_of(block: Bottleneck) -> nn.Conv2d | None:
-    """The convolution on the way around a block, where there is one."""
+    """The convolution in a block's shortcut, if there is one."""
     if not isinstance(block.downsample, nn.Sequential):
         return None
     conv = block.downsample[0]
@@ -79,8 +79,8 @@ class ChosenConv(nn.Module):
 
 
 class ChosenBottleneck(nn.Module):
-    """The same function as the block that it is made of. May write over its input, so nobody else
-    may keep it.
+    """The same function as the given block. It may overwrite its input, so no other code may keep
+    the input.
     """
 
     def __init__(self, block: Bottleneck, shapes: Mapping[nn.Conv2d, ConvShape]) -> None:
@@ -88,9 +88,9 @@ class ChosenBottleneck(nn.Module):
         total = block.conv3.bias
         self.downsample: ChosenConv | None = None
         if (conv := around_of(block)) is not None:
-            assert total is not None  # noqa: S101  (of the batch-norms that are folded)
+            assert total is not None  # noqa: S101  (from the folded batch-norms)
             assert conv.bias is not None  # noqa: S101
-            # One bias for both ways, since their sums are added: the way around needs no pass.
+            # One bias for both, because their results are added. So the shortcut needs no pass.
             total = (total.float() + conv.bias.float()).to(total.dtype)
             self.downsample = ChosenConv(conv, shapes[conv], None)
         self.conv1 = ChosenConv(block.conv1, shapes[block.conv1], block.conv1.bias)
@@ -119,10 +119,10 @@ class ChosenNetwork(nn.Module):
     ) -> None:
         """
         Args:
-            network: with its batch-norms folded, in its type and layout, on its device.
-            normalise: (N, crop, crop, 3) uint8 → what the network takes.
+            network: the network with folded batch-norms, in its type and layout, on its device.
+            normalise: (N, crop, crop, 3) uint8 → the network's input.
             crop: in pixels.
-            make_chooser: gets how often each shape comes.
+            make_chooser: makes the chooser from the number of times each shape occurs.
         """
         super().__init__()
         shapes = shapes_of(network, crop)

@@ -1,7 +1,7 @@
-"""A plain convolution, and one pass over its output for bias, the way around and ReLU.
+"""A plain convolution, and one pass over its output for bias, shortcut and ReLU.
 
-The pass is compiled by NVRTC, which comes with torch: it needs no C compiler. Where torch's
-interface to it fails, this kind is left out, and `passes` does the same in more passes.
+NVRTC, which comes with torch, compiles the pass without a C compiler. If torch's interface to it
+fails, this kind is left out, and `passes` does the same in more passes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional
 from resnext.run.layers.kind import Run
 from resnext.run.layers.shape import ConvShape
 
-# In float32 whatever comes in. NaN stays NaN: a picture that overflows is told so.
+# In float32 for any input type. NaN stays NaN, so that a picture that overflows is reported.
 _BIAS_RELU: Final = """
 template <typename T> T bias_relu(T made, T bias) {
   float sum = float(made) + float(bias);
@@ -52,14 +52,14 @@ class OnePass:
 
 
 def is_there() -> bool:
-    """Whether this torch compiles passes by NVRTC; the interface is no public one."""
+    """Whether this torch compiles passes with NVRTC. The interface is not public."""
     jiterator = getattr(torch.cuda, "jiterator", None)
     return hasattr(jiterator, "_create_jit_fn")
 
 
 def bias_relu(made: Tensor, bias: Tensor) -> Tensor:
-    """relu(made + bias), (N, C, H, W) and (C,): in one pass where that is possible, in two else.
-    It may write over `made`.
+    """relu(made + bias), (N, C, H, W) and (C,), in one pass if possible, otherwise in two. It may
+    overwrite `made`.
     """
     if is_there():
         return _jitted(_BIAS_RELU)(made, _each_channel(bias))

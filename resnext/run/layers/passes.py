@@ -1,6 +1,6 @@
-"""A plain convolution, and torch's own operators for what follows: a pass over memory for each.
+"""A plain convolution, followed by torch's own operators, each with a pass over memory.
 
-The slowest kind, the most used one, and the one that all the others are checked against.
+It is the slowest kind, but the most widely used, and all others are checked against it.
 """
 
 from __future__ import annotations

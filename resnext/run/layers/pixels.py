@@ -1,6 +1,6 @@
-"""Normalises pixels on a GPU in two passes over memory instead of five, to the same bits.
+"""Normalises pixels on a GPU in two passes over memory instead of five, with the same bits.
 
-`ChosenNetwork` begins with it. The formula is that of torchvision's ToTensor and Normalize, with
+`ChosenNetwork` starts with it. The formula is that of torchvision's ToTensor and Normalize, with
 each step rounded to float32: (pixel / 255 - mean) / std.
 """
 
@@ -34,8 +34,8 @@ class FivePasses(nn.Module):
 
 
 class TwoPasses(FivePasses):
-    """The same. A quotient needs no pass of its own where something is added to it, and neither
-    does rounding to the type that is computed in.
+    """The same in two passes: one operator divides and adds, and another divides and rounds to the
+    output type.
     """
 
     minus_mean: Tensor
@@ -43,7 +43,7 @@ class TwoPasses(FivePasses):
 
     def __init__(self, mean: Tensor, std: Tensor, dtype: torch.dtype) -> None:
         super().__init__(mean, std, dtype)
-        # A tensor: by a number on the CPU, CUDA multiplies with the reciprocal, which rounds twice.
+        # A tensor, because for a number CUDA multiplies with the reciprocal, which rounds twice.
         self.register_buffer("white", torch.full_like(mean, 255.0))
         self.register_buffer("minus_mean", -mean)
 
@@ -54,12 +54,12 @@ class TwoPasses(FivePasses):
 
 
 def choose_normalising(mean: Tensor, std: Tensor, dtype: torch.dtype) -> FivePasses:
-    """In two passes, if that gives the right bits for each value that a pixel can have.
+    """Chooses two passes if they give the right bits for each value that a pixel can have.
 
     Args:
         mean: (3,) float32, on the device that will compute.
-        std: the same.
-        dtype: what comes out.
+        std: like `mean`.
+        dtype: the output type.
     """
     every = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).repeat(1, 1, 1, 3)
     expected = FivePasses(mean.cpu(), std.cpu(), dtype)(every)
@@ -68,7 +68,7 @@ def choose_normalising(mean: Tensor, std: Tensor, dtype: torch.dtype) -> FivePas
         found = few(every.to(mean.device)).cpu()
         if torch.equal(found, expected):
             return few
-        why = "its bits are others"
+        why = "the bits differ"
     except RuntimeError as error:
         if is_broken(error):
             raise

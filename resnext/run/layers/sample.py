@@ -1,7 +1,7 @@
-"""Pictures, weights and right answers, to try a way of computing a layer with.
+"""Pictures, weights and right answers, to test a way to compute a layer.
 
-`check` compares what a candidate makes of them. Drawn by the layer's shape, not taken from a
-network: what is measured holds for every network with such a layer.
+`check` compares a candidate's output with them. They are random and depend only on the layer's
+shape, so a measurement is valid for every network with such a layer.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch.nn import functional
 from resnext.run.layers.shape import ConvShape
 
 PATTERNS: Final = 2
-"""Different pictures; a batch repeats them."""
+"""The number of different pictures, which a batch repeats."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """On the device, in the type that is computed in."""
+    """A sample on the device, in the type in which it computes."""
 
     x: Tensor
     """(images, in_channels, side, side), channels last."""
@@ -32,11 +32,11 @@ class Sample:
     weight: Tensor
     bias: Tensor | None
     expected: Tensor
-    """(PATTERNS or 1, out_channels, out_side, out_side) float32: of the first pictures."""
+    """(PATTERNS or 1, out_channels, out_side, out_side) float32, for the first pictures."""
 
 
 def draw(shape: ConvShape, images: int, dtype: torch.dtype, device: torch.device) -> Sample:
-    """The answers are computed on the CPU, by another library than any candidate's."""
+    """Makes a sample. The CPU computes the answers, with another library than the candidates."""
     generator = torch.Generator().manual_seed(crc32(str(shape).encode()))
 
     def normal(*sizes: int, scale: float = 1.0) -> Tensor:

@@ -1,6 +1,6 @@
-"""What decides how fast a convolution is: its sizes, and what follows it.
+"""The sizes of a convolution, and what follows it. These decide how fast it is.
 
-`network` takes the shapes from a network's layers, and `choose` measures each distinct one once.
+`network` takes the shapes from a network's layers, and `choose` measures each distinct shape once.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Literal
 from torch import nn
 
 After = Literal["relu", "add_relu", "nothing"]
-"""`relu`: bias and ReLU; `add_relu`: bias, the way around, and ReLU; `nothing`: not even a bias."""
+"""`relu`: bias and ReLU; `add_relu`: bias, shortcut and ReLU; `nothing`: not even a bias."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvShape:
-    """Of a square convolution on square pictures, for any number of them."""
+    """The shape of a square convolution on square pictures, for any number of them."""
 
     kernel: int
     in_channels: int
@@ -25,7 +25,7 @@ class ConvShape:
     stride: int
     padding: int
     side: int
-    """Height and width of what comes in."""
+    """The height and width of the input."""
     after: After
 
     @property
@@ -42,8 +42,8 @@ class ConvShape:
 
 
 def shape_of(conv: nn.Conv2d, side: int, after: After) -> ConvShape:
-    """Of a layer that gets pictures of `side` times `side`."""
-    assert isinstance(conv.padding, tuple)  # noqa: S101  (the network's are numbers)
+    """The shape of a layer whose input is `side` times `side`."""
+    assert isinstance(conv.padding, tuple)  # noqa: S101  (in this network they are numbers)
     return ConvShape(
         kernel=conv.kernel_size[0],
         in_channels=conv.in_channels,

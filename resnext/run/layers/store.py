@@ -1,7 +1,7 @@
-"""Keeps what was measured over restarts: a file for each device, set of versions and network.
+"""Keeps measurements over restarts, in a file for each device, set of versions and network.
 
-A file that is missing, damaged or about something else counts for nothing: its layers are measured
-anew. Processes may write at once; the last one's file stays, and each file is whole.
+If a file is missing, damaged or about something else, it is ignored and its layers are measured
+again. Several processes may write at once. The last one's file stays, and each file is complete.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from resnext.run.layers.shape import ConvShape
 from resnext.weights.own_file import open_own, read_text
 
 _FORM: Final = 1
-"""Of the file; another one is not read."""
+"""The file's version. Files with another version are ignored."""
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ class Store:
     def __init__(self, folder: Path | None, about: Mapping[str, str]) -> None:
         """
         Args:
-            folder: of the cache; None: nothing is kept.
-            about: what the measurements depend on. Those of another device or version do not count.
+            folder: the cache's folder. None: nothing is kept.
+            about: what the measurements depend on. Those of another device or version are ignored.
         """
         self._about = dict(about) | {"form": str(_FORM)}
         digest = hashlib.sha256(json.dumps(self._about, sort_keys=True).encode()).hexdigest()
@@ -43,7 +43,7 @@ class Store:
         return self._choices.get((shape, images))
 
     def add(self, choices: Iterable[Choice]) -> None:
-        """What another process has kept meanwhile stays."""
+        """Adds choices. Keeps those that another process has added meanwhile."""
         self._choices = _by_layer(self._read()) | self._choices | _by_layer(choices)
         if self.path is not None:
             self._write(self.path)
@@ -55,7 +55,7 @@ class Store:
             text = read_text(self.path)
             return _choices_of(json.loads(text), self._about) if text else []
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            logger.warning("%s cannot be used, and is made anew: %s", self.path, error)
+            logger.warning("%s cannot be used and is replaced: %s", self.path, error)
             return []
 
     def _write(self, path: Path) -> None:
@@ -66,8 +66,8 @@ class Store:
             with open_own(part) as file:
                 file.write(json.dumps(content, indent=1).encode())
             part.replace(path)
-        except OSError as error:  # such as a cache that is read-only
-            logger.info("What was measured is not kept in %s: %s", path, error)
+        except OSError as error:  # for example, the cache is read-only
+            logger.info("The measurements could not be saved in %s: %s", path, error)
 
 
 def _by_layer(choices: Iterable[Choice]) -> dict[tuple[ConvShape | None, int], Choice]:
@@ -75,12 +75,13 @@ def _by_layer(choices: Iterable[Choice]) -> dict[tuple[ConvShape | None, int], C
 
 
 def _choices_of(content: Any, about: Mapping[str, str]) -> list[Choice]:  # noqa: ANN401  (JSON)
-    """
+    """Reads the choices from a file's content.
+
     Raises:
-        ValueError, TypeError, KeyError, AttributeError: it is no such file.
+        ValueError, TypeError, KeyError, AttributeError: the content is invalid.
     """
     if content["about"] != about:
-        raise ValueError("it is about another device, version or network")
+        raise ValueError("it is for another device, version or network")
     return [_choice_of(one) for one in content["choices"]]
 
 
@@ -101,5 +102,5 @@ def _candidate_of(found: dict[str, Any]) -> Candidate:
     candidate = Candidate(**found)
     for figure in (candidate.seconds, candidate.error):
         if figure is not None and not 0 <= float(figure) < float("inf"):
-            raise ValueError(f"{figure} is no measurement")
+            raise ValueError(f"{figure} is not a measurement")
     return candidate

@@ -1,7 +1,7 @@
-"""How long something takes on a GPU.
+"""Measures how long a run takes on a GPU, for `choose`.
 
-`choose` asks. A run is captured as a CUDA graph, as the runner does it later: without one, small
-batches would show how fast Python launches kernels, and not how fast the GPU is.
+The run is captured as a CUDA graph, as in the runner. Without a graph, small batches would measure
+how fast Python launches kernels, not how fast the GPU is.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from typing import Final, Protocol
 
 import torch
 
-# torch asks for a few runs before a capture, so that libraries have chosen their kernels.
+# torch requires a few runs before a capture, so that libraries have chosen their kernels.
 RUNS_BEFORE_CAPTURE: Final = 3
 _RUNS: Final = 10
-"""In a graph."""
+"""The number of runs in a graph."""
 _REPLAYS: Final = 5
 
 
 class Timer(Protocol):
     def seconds(self, run: Callable[[], object]) -> float:
-        """That one run takes the device.
+        """Returns the seconds that one run takes on the device.
 
         Raises:
-            Exception: what `run` raises, or that it cannot be captured.
+            Exception: `run` raises it, or the run cannot be captured.
         """
 
     def wait(self) -> None:
-        """Until the device has done all that it was given.
+        """Waits until the device has finished everything.
 
         Raises:
-            RuntimeError: it is broken.
+            RuntimeError: the device is broken.
         """
 
 
 class CudaTimer:
-    """Owns a stream, which captures need; CUDA starts with the first question."""
+    """Owns a stream, which captures need. CUDA starts at the first use."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -47,7 +47,7 @@ class CudaTimer:
         return torch.cuda.Stream(self._device)
 
     def seconds(self, run: Callable[[], object]) -> float:
-        self.wait()  # what `run` reads may come from another stream
+        self.wait()  # the inputs of `run` may come from another stream
         with torch.cuda.stream(self._stream):
             for _ in range(RUNS_BEFORE_CAPTURE):
                 run()

@@ -1,4 +1,4 @@
-"""The database's disk is full; then there is room again."""
+"""The database's disk fills up, and later has room again."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.chaos.stack import RESNEXTQ
 from tests.chaos.trial import Trial
 from tests.chaos.wait import until
 
-WAITING: Final = "does not answer; trying on"
+WAITING: Final = "does not answer; retrying"
 UNAVAILABLE: Final = 3  # exit status: try again later
 IMAGES: Final = 20_000
 
 
 def fill(trial: Trial) -> None:
-    """A submit fails with a reason; workers wait, and store their results once there is room."""
+    """A submit fails and prints why. Workers wait, and store their results once there is room."""
     stack = trial.stack
     assert stack.data is not None
     ballast = stack.data / "ballast"
@@ -42,7 +42,7 @@ def fill(trial: Trial) -> None:
 
 
 def _take_all_space(ballast: Path) -> None:
-    """Fills the disk in ever smaller blocks, since the database writes meanwhile."""
+    """Fills the disk in ever smaller blocks, because the database writes at the same time."""
     block = 2**20
     with ballast.open("wb", buffering=0) as file:
         while block:
@@ -57,7 +57,7 @@ def _warnings(trial: Trial) -> int:
 
 
 def _submit_in_vain(trial: Trial) -> None:
-    """Submits more images than there is room for."""
+    """Submits more images than the disk has room for."""
     uris = "\n".join(trial.stack.pictures.plain(IMAGES, trial.random))
     done = subprocess.run(
         [RESNEXTQ, "submit", "-"],

@@ -39,7 +39,7 @@ def _harms(stack: Stack) -> list[Harm]:
 
 
 def _cancel(trial: Trial, harm: Harm) -> None:
-    """Cancels a job that is too large to end before that."""
+    """Cancels a job that is too large to finish first."""
     uris = trial.stack.pictures.plain(CANCELLED_JOBS * trial.load.job_images, trial.random)
     job = trial.load.submit(uris)
     until("one of its images is stored", lambda: _rows(trial.stack, job))
@@ -49,7 +49,7 @@ def _cancel(trial: Trial, harm: Harm) -> None:
 
 
 def _retry(trial: Trial, harm: Harm) -> None:
-    """Retries images whose files are missing at first, and then there."""
+    """Retries images whose files were missing and now exist."""
     pictures = trial.stack.pictures
     absent = pictures.absent(2 * CHUNK_IMAGES, trial.random)
     job = trial.load.submit([*absent, *pictures.plain(CHUNK_IMAGES, trial.random)])

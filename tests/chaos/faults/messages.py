@@ -19,7 +19,7 @@ def twice(trial: Trial) -> None:
 
 
 def ten_times_at_once(trial: Trial) -> None:
-    """Two workers get the copies, and both have free threads."""
+    """Two workers with free threads get the copies."""
     _copy(trial, 10)
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL is killed under load, and is away for a moment or for a minute."""
+"""PostgreSQL is killed under load and starts again at once or a minute later."""
 
 from __future__ import annotations
 

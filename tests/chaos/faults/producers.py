@@ -1,4 +1,4 @@
-"""A submit that is killed at any point, and then repeated with the same key."""
+"""A submit is killed at any point, then repeated with the same key."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.chaos.job import Image, Job, name_images
 from tests.chaos.stack import RESNEXTQ, Stack
 from tests.chaos.trial import Trial
 
-# Three transactions, and two.
+# Three transactions; in the shortened run, two.
 IMAGES: Final = 9_000
 SHORT_IMAGES: Final = 4_200
-# Most submits of that size take less.
+# Most submits of this size take less.
 LONGEST_S: Final = 3.0
 KILLS_A_KEY: Final = 10
 
@@ -76,8 +76,9 @@ def _kill_submit(stack: Stack, key: str, listed: Path, *, after_s: float) -> Non
 
 
 def _let_pass(stack: Stack, seconds: float) -> None:
-    """The submit that was killed counts as dead at once, or all others would wait for that. The
-    last one does wait.
+    """Makes the killed submit count as dead, so that the next one need not wait.
+
+    Only the last submit waits.
     """
     with stack.engine.begin() as connection:
         connection.execute(
@@ -88,7 +89,7 @@ def _let_pass(stack: Stack, seconds: float) -> None:
 
 
 def _published_of_drafts(stack: Stack) -> int:
-    """Chunks that were published although their job is still being submitted."""
+    """Counts chunks that were published while their job was still being submitted."""
     statement = (
         select(func.count())
         .select_from(chunks.join(jobs, jobs.c.number == chunks.c.job_number))

@@ -1,4 +1,4 @@
-"""Redis is killed, emptied, stopped or cut off; messages are lost, or come back."""
+"""Redis is killed, emptied, stopped or cut off; messages are lost or come back."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tests.integration.dispatching import Sent, take_if_any
 
 AWAY_S: Final = 60.0
 SHORT_AWAY_S: Final = 2.0
-# Longer than a socket's timeout, so that each client notices.
+# Longer than a socket's timeout, so that every client notices.
 CUT_S: Final = 20.0
-# After a kill it is back within so many seconds.
+# Redis is started again within this time after a kill.
 LONGEST_RESTART_S: Final = 3.0
 APPEND_ONLY: Final = "appendonlydir"
 
 
 def kill_with_file(trial: Trial) -> None:
-    """Kills Redis, which keeps its append-only file."""
+    """Kills Redis while it keeps its append-only file."""
     _kill(trial)
 
 
 def kill_without_file(trial: Trial) -> None:
-    """Kills Redis, which has no file: it comes back empty."""
+    """Kills Redis while it has no file, so it comes back empty."""
     trial.stack.valkey.append_only = False
     _restart(trial)
     _kill(trial)
@@ -49,7 +49,7 @@ def flush(trial: Trial) -> None:
 
 
 def put_back_old_file(trial: Trial) -> None:
-    """Kills Redis and gives it an older file: finished messages come again."""
+    """Kills Redis and gives it an older file, so finished messages come again."""
     folder = trial.stack.valkey.folder
 
     def exchange() -> None:
@@ -64,7 +64,7 @@ def put_back_old_file(trial: Trial) -> None:
 
 
 def stand_still(trial: Trial) -> None:
-    """Stops Redis: connections stay open, and nothing is answered."""
+    """Stops Redis: connections stay open, but Redis does not answer."""
     stack = trial.stack
     with trial.load:
         for _ in trial.rounds():
@@ -77,7 +77,7 @@ def stand_still(trial: Trial) -> None:
 
 
 def cut_off(trial: Trial) -> None:
-    """Drops all packets to Redis; connections from before stay half open."""
+    """Drops all packets to Redis; older connections stay half open."""
     stack = trial.stack
     assert stack.proxy is not None
     with trial.load:
@@ -90,7 +90,7 @@ def cut_off(trial: Trial) -> None:
 
 
 def steal(trial: Trial) -> None:
-    """Takes a message from the queue, and does nothing with it."""
+    """Takes a message from the queue and does nothing with it."""
     stack = trial.stack
     with trial.load:
         stolen = {_steal(stack) for _ in trial.rounds()}
@@ -136,7 +136,7 @@ def _steal(stack: Stack) -> Run:
 
 
 def _seconds_until_moved(stack: Stack, waiting: set[Run]) -> float:
-    """Until each of them is taken, or published again."""
+    """Waits until each of these runs was taken or published again."""
     return seconds_until(
         "every chunk that waited is taken or published again", lambda: not waiting & stack.queued()
     )

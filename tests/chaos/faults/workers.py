@@ -23,17 +23,17 @@ FENCED_OFF: Final = "another run has this chunk by now"
 
 
 def kill(trial: Trial) -> None:
-    """Kills the main process, a loader and the whole group, in turns."""
+    """Kills the main process, a loader and the whole group in turn."""
     _kill(trial, cycle((_kill_main, _kill_loader, kill_group)))
 
 
 def kill_at_default_lease(trial: Trial) -> None:
-    """Kills the whole group, with the lease that most installations have."""
+    """Kills the whole group, at the default lease."""
     _kill(trial, repeat(kill_group))
 
 
 def freeze(trial: Trial) -> None:
-    """Stops a worker until its chunks are taken from it; what it stores then is refused."""
+    """Stops a worker until it loses its chunks. What it stores afterwards is refused."""
     stack = trial.stack
     with trial.load:
         for _ in trial.rounds():
@@ -67,14 +67,14 @@ def _kill(trial: Trial, kills: Iterator[Callable[[Stack, Process], None]]) -> No
 
 
 def _in_mid_batch(stack: Stack, worker: Process) -> str:
-    """Returns its name, once it runs chunks."""
+    """Returns the worker's name once it runs chunks."""
     name = stack.name_of(worker)
     until(f"{name} runs chunks", lambda: stack.runs_of(name))
     return name
 
 
 def _kill_main(_: Stack, worker: Process) -> None:
-    """Kills the process that runs the chunks: the last of those that the command began."""
+    """Kills the process that runs the chunks: the last one that the command started."""
     main = [pid for pid in worker.pids() if LOADER not in program_of(pid)][-1]
     os.kill(main, signal.SIGKILL)
     until("the supervisor ends with its worker", lambda: not worker.is_running)
@@ -89,19 +89,21 @@ def kill_group(_stack: Stack, worker: Process) -> None:
 
 
 def _seconds_until_free(stack: Stack, name: str, held: set[Run]) -> float:
-    """Until SQL says that it has none of these runs."""
+    """Waits until SQL shows none of these runs at the worker."""
     return seconds_until(
         f"the chunks of {name} are taken from it", lambda: not held & stack.runs_of(name)
     )
 
 
 def _freeze(stack: Stack, worker: Process) -> str:
-    """Stops the worker, but not in the middle of a transaction: its locks would keep the chunks,
-    or on SQLite the whole database, until it continues or is cut off.
+    """Stops the worker outside of a transaction.
+
+    A worker that stops in a transaction keeps its locks on the chunks, or on SQLite on the whole
+    database, until it continues or is cut off.
     """
     while True:
         name = _in_mid_batch(stack, worker)
-        worker.signal(signal.SIGSTOP)
+        worker.freeze()
         if stack.runs_of(name) and _locks_nothing(stack, name):
             return name
         worker.signal(signal.SIGCONT)
@@ -113,7 +115,7 @@ def _locks_nothing(stack: Stack, name: str) -> bool:
         if stack.postgres:
             with stack.engine.begin() as connection:
                 connection.execute(theirs.with_for_update(nowait=True)).all()
-        else:  # where the engine would wait for a minute
+        else:  # here the engine would wait for a minute
             with closing(sqlite3.connect(str(stack.engine.url.database), timeout=0)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
     except (DBAPIError, sqlite3.OperationalError):

@@ -1,6 +1,6 @@
-"""Makes some images harm the loader that decodes them; Python runs this at its start.
+"""Makes some images harm the loader that decodes them. Python imports this module at its start.
 
-The harm is real: a signal of the loader's own, or memory up to its limit.
+The harm is real: the loader gets a signal from itself, or allocates memory up to its limit.
 """
 
 import signal
@@ -10,8 +10,9 @@ HUGE_BYTES = 2**28
 
 
 def crash() -> None:
-    """As a decoder does: to this thread. What is sent to the process comes a moment later, when
-    no image is under decode, or another one.
+    """Crashes this thread, as a decoder does.
+
+    A signal to the process arrives a moment later, when no image is being decoded, or another one.
     """
     signal.raise_signal(signal.SIGSEGV)
 
@@ -19,7 +20,7 @@ def crash() -> None:
 def exhaust_memory() -> None:
     taken = []
     while True:
-        taken.append(bytes(HUGE_BYTES))  # promised, and never touched
+        taken.append(bytes(HUGE_BYTES))  # reserved but never touched
 
 
 HARMS = {b"crash": crash, b"memory": exhaust_memory}

@@ -1,4 +1,4 @@
-"""A server of the HTTP API for each test."""
+"""A server for the HTTP API in each test."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ LABELS = {1: "tabby", 2: "espresso", 3: "school bus", 4: "=bad", 5: "pug"}
 
 @pytest.fixture
 def job(api: Api, engine: Engine) -> str:
-    """Of 25 images every fifth has failed; the rest is by turns of one class or another."""
+    """A job of 25 images. Every fifth has failed, and two classes alternate among the rest."""
     uris = [f"https://a.org/{n}" for n in range(IMAGES)]
     job: str = api.submitter.post("/v1/jobs", json={"uris": uris}).json()["id"]
     with engine.begin() as connection:
@@ -110,7 +110,7 @@ def test_pages_have_each_image_once(api: Api, job: str, limit: int) -> None:
 def test_pages_are_filtered(  # noqa: PLR0917
     api: Api, job: str, monkeypatch, query: str, wanted: list[int], window: int
 ) -> None:
-    """Windows in which nothing fits end no page, and a page that is short has a next one."""
+    """A window without a match does not end the results, and a short page has a next one."""
     monkeypatch.setattr(answers, "POSITIONS", window)
     monkeypatch.setattr(answers, "WINDOWS_A_PAGE", 2)
     assert positions(pages(api, job, f"{query}&limit=2")) == wanted
@@ -125,7 +125,7 @@ def stream(api: Api, job: str, media_type: str, query: str = "") -> bytes:
 
 
 @pytest.mark.parametrize("window", [4, 10_000])
-def test_a_stream_has_all_that_is_settled(api: Api, job: str, monkeypatch, window: int) -> None:
+def test_a_stream_has_every_result(api: Api, job: str, monkeypatch, window: int) -> None:
     monkeypatch.setattr(answers, "POSITIONS", window)
     expected = pages(api, job, "limit=1000")
     lines = stream(api, job, "application/x-ndjson").splitlines()
@@ -133,14 +133,14 @@ def test_a_stream_has_all_that_is_settled(api: Api, job: str, monkeypatch, windo
     table = list(csv.DictReader(io.StringIO(stream(api, job, "text/csv").decode())))
     assert [int(one["position"]) for one in table] == positions(expected)
     assert table[1]["label_1"] == "espresso"
-    assert "'=bad" in {one["label_4"] for one in table}, "no formula for a spreadsheet"
+    assert "'=bad" in {one["label_4"] for one in table}, "a spreadsheet must not see a formula"
     content = stream(api, job, "application/vnd.apache.parquet", "only=classified&label=tabby")
     rows = pq.read_table(io.BytesIO(content)).to_pylist()
     assert positions(rows) == [n for n in range(IMAGES) if n % 5 and not n % 2]
     assert {one["label_1"] for one in rows} == {"tabby"}
 
 
-def test_a_job_without_results_streams_none(api: Api) -> None:
+def test_a_job_without_results_gives_empty_streams(api: Api) -> None:
     job = api.submitter.post("/v1/jobs", json={"uris": ["https://a.org/1"]}).json()["id"]
     assert stream(api, job, "application/x-ndjson") == b""
     assert stream(api, job, "text/csv").startswith(b"position,uri,")
@@ -160,11 +160,11 @@ def test_a_job_without_results_streams_none(api: Api) -> None:
         ("error=http404", "*/*", 422, "http_404"),
         ("label=tabbby", "*/*", 422, "'tabby'"),
         ("only=failed&label=tabby", "*/*", 422, "no image is both"),
-        ("cursor=%3F", "*/*", 422, "no cursor"),
+        ("cursor=%3F", "*/*", 422, "not a cursor"),
         ("", "image/png", 406, "application/x-ndjson"),
     ],
 )
-def test_what_cannot_be_asked(  # noqa: PLR0917
+def test_bad_queries_are_refused(  # noqa: PLR0917
     api: Api, job: str, query: str, accept: str, status: int, detail: str
 ) -> None:
     answer = api.reader.get(f"/v1/jobs/{job}/results?{query}", headers={"Accept": accept})

@@ -1,4 +1,4 @@
-"""Whoever waits for a job hears of it: by events, or by a long request."""
+"""Clients wait for a job with a stream of events or with a long request."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from sqlalchemy import Engine, delete, event, update
 
 from contract.database.clock import db_now
 from contract.database.tables import jobs
+from producer.api.service import Service
+from producer.jobs.job import Job
 from tests.servers.api import Api
 from tests.wait import WITHIN_S, until
 
@@ -61,12 +63,12 @@ def test_a_job_is_followed_to_its_end(api: Api, engine: Engine) -> None:
         change(engine, classified=1)
         assert next(events)["data"]["classified"] == 1
         finish(engine)
-        *_, last = events  # and the stream ends
+        *_, last = events  # the stream ends
     assert (last["event"], last["data"]["state"]) == ("end", "completed")
     assert last["id"] == api.reader.get(f"/v1/jobs/{job}").headers["ETag"].strip('"')
 
 
-def test_who_comes_back_hears_what_is_new_alone(api: Api, engine: Engine) -> None:
+def test_a_returning_client_gets_only_new_events(api: Api, engine: Engine) -> None:
     job = make_job(api)
     with closing(follow(api, job)) as answer:
         seen = next(events_of(answer))["id"]
@@ -80,7 +82,7 @@ def test_who_comes_back_hears_what_is_new_alone(api: Api, engine: Engine) -> Non
         assert [one["event"] for one in events_of(answer)] == ["end"]
 
 
-def test_a_job_that_is_deleted_ends_its_events(api: Api, engine: Engine) -> None:
+def test_deleting_a_job_ends_its_events(api: Api, engine: Engine) -> None:
     job = make_job(api)
     with closing(follow(api, job)) as answer:
         events = events_of(answer)
@@ -91,7 +93,7 @@ def test_a_job_that_is_deleted_ends_its_events(api: Api, engine: Engine) -> None
 
 
 def test_many_listeners_cost_one_statement_a_second(api: Api, engine: Engine) -> None:
-    """Jobs are read together, and once for all."""
+    """One statement reads all jobs, for all listeners."""
     made = [make_job(api) for _ in range(3)]
     statements: list[str] = []
 
@@ -108,11 +110,11 @@ def test_many_listeners_cost_one_statement_a_second(api: Api, engine: Engine) ->
     event.remove(engine, "before_cursor_execute", note)
     for answer in answers:
         answer.close()
-    # Two looks at most lie between the change and its last listener, and each is one statement.
+    # The last listener hears of the change after two looks at most. Each look is one statement.
     assert len([one for one in statements if one.startswith("SELECT")]) <= 3
 
 
-def test_a_request_waits_for_the_end(api: Api, engine: Engine) -> None:
+def test_a_long_request_waits_for_the_end(api: Api, engine: Engine) -> None:
     job = make_job(api)
     asked = threading.Event()
     answers: list[requests.Response] = []
@@ -131,7 +133,7 @@ def test_a_request_waits_for_the_end(api: Api, engine: Engine) -> None:
     assert short.json()["state"] == "running"
 
 
-def test_events_outlast_a_listener_that_leaves(api: Api, engine: Engine) -> None:
+def test_other_listeners_still_get_events_when_one_leaves(api: Api, engine: Engine) -> None:
     job = make_job(api)
     with closing(follow(api, job)) as stays, closing(follow(api, job)) as leaves:
         staying = events_of(stays)
@@ -141,3 +143,20 @@ def test_events_outlast_a_listener_that_leaves(api: Api, engine: Engine) -> None
         change(engine, classified=1)
         assert next(staying)["data"]["classified"] == 1
     until(lambda: api.reader.get("/healthz").ok)
+
+
+def test_a_job_deleted_before_the_first_look_ends_its_stream(
+    api: Api, engine: Engine, monkeypatch
+) -> None:
+    job = make_job(api)
+    find = Service.job
+
+    def find_then_delete(service: Service, job_id: str) -> Job:
+        found = find(service, job_id)
+        change(engine, state="abandoned")
+        return found
+
+    monkeypatch.setattr(Service, "job", find_then_delete)
+    with closing(follow(api, job)) as answer:
+        (only,) = events_of(answer)
+    assert (only["event"], only["data"]) == ("end", {})

@@ -1,6 +1,6 @@
-"""A job of one slow host, from its submission to its rows: what is deferred comes to an end.
+"""A job with one slow host, from submit to its rows: deferred images come to an end.
 
-Dispatcher, Redis, SQLite, task, loaders and server are real; the classifier is a double.
+The dispatcher, Redis, SQLite, task, loaders and server are real. The classifier is a double.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Two places of four slots for a host, and little patience with it."""
+    """A host gets two of four slots, and tasks wait only briefly for it."""
     return settings.model_copy(
         update={
             "loaders": 1,
@@ -74,7 +74,7 @@ class Worker:
         return summary
 
     def run_all(self) -> list[dict[str, Any]]:
-        """Until nothing is pending, queued or running: what Flower shows of each run."""
+        """Run chunks until all are done. Returns each run's summary, as Flower shows it."""
         summaries = []
         with ThreadPoolExecutor(TASKS) as tasks:
             while not set(self.states()) <= {"done"}:
@@ -104,15 +104,13 @@ def worker(engine: Engine, app: Celery, settings: Settings) -> Iterator[Worker]:
 
 @pytest.fixture
 def _soon(monkeypatch) -> None:
-    """What is deferred comes again at once."""
+    """Deferred images are due again at once."""
     monkeypatch.setattr(store, "SHORTEST_DEFERRAL_S", 0.0)
     monkeypatch.setattr(store, "LONGEST_DEFERRAL_S", 0.0)
 
 
 @pytest.mark.usefixtures("_soon")
-def test_a_job_whose_only_host_is_dead_ends_with_every_image_tried_as_often_as_any(
-    worker: Worker, site: Site
-) -> None:
+def test_a_dead_host_fails_each_image_after_all_its_attempts(worker: Worker, site: Site) -> None:
     site.open.clear()
     submit(worker.engine, ((uri, None) for uri in site.uris(IMAGES)), settings=worker.settings)
     summaries = worker.run_all()
@@ -122,7 +120,7 @@ def test_a_job_whose_only_host_is_dead_ends_with_every_image_tried_as_often_as_a
     assert sum(summary["deferred"] for summary in summaries) > 0
 
 
-def test_what_is_parked_is_handed_back_when_the_worker_stops(worker: Worker, site: Site) -> None:
+def test_a_stopping_worker_hands_back_parked_images(worker: Worker, site: Site) -> None:
     site.open.clear()
     settings = worker.settings.model_copy(update={"chunk_images": 8})
     submit(worker.engine, ((uri, None) for uri in site.uris(8)), settings=settings)

@@ -1,4 +1,4 @@
-"""Claim and store on both databases: one run of a chunk counts, whatever comes twice or late."""
+"""Claim and store on both databases: one run of a chunk counts, even if others come late."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Fleet:
     job: int
 
     def publish(self) -> ChunkMessage:
-        """What the dispatcher does, as far as a worker can tell."""
+        """Queue the chunk as the dispatcher does, and return its message."""
         with self.engine.begin() as connection:
             row = connection.execute(
                 update(chunks)
@@ -211,7 +211,7 @@ def test_a_claim_takes_a_queued_chunk_for_this_worker(fleet: Fleet) -> None:
     assert (chunk.state, chunk.worker, chunk.attempt) == ("running", "w1", 1)
 
 
-def test_of_two_claims_of_one_message_at_once_one_is_given(fleet: Fleet) -> None:
+def test_only_one_of_two_simultaneous_claims_succeeds(fleet: Fleet) -> None:
     message = fleet.publish()
     barrier = threading.Barrier(2)
 
@@ -240,7 +240,7 @@ def test_a_message_of_an_older_generation_claims_nothing(fleet: Fleet) -> None:
     [{"state": "cancelled"}, {"queue": queue_of("resnext101_32x4d", "nvidia", "fp32")}],
     ids=["cancelled", "another precision"],
 )
-def test_a_job_that_is_not_to_run_here_is_not_claimed(fleet: Fleet, change) -> None:
+def test_cancelled_jobs_and_jobs_of_other_queues_are_not_claimed(fleet: Fleet, change) -> None:
     message = fleet.publish()
     with fleet.engine.begin() as connection:
         connection.execute(update(jobs).values(**change))
@@ -248,7 +248,7 @@ def test_a_job_that_is_not_to_run_here_is_not_claimed(fleet: Fleet, change) -> N
     assert fleet.chunk().state == "queued"
 
 
-def test_a_message_that_names_other_images_than_sql_claims_nothing(fleet: Fleet) -> None:
+def test_a_message_whose_images_differ_from_sql_claims_nothing(fleet: Fleet) -> None:
     message = replace(fleet.publish(), positions=(1, 2, 3, 4, 5))
     with pytest.raises(MalformedMessage, match="other images"):
         fleet.claim(message)
@@ -261,7 +261,7 @@ def test_the_first_claim_pins_the_weights(fleet: Fleet) -> None:
         assert connection.scalar(select(jobs.c.weights_sha256)) == SHA
 
 
-def test_other_weights_of_the_same_name_are_refused_and_lose_nothing(fleet: Fleet, caplog) -> None:
+def test_a_worker_with_other_weights_of_that_name_claims_nothing(fleet: Fleet, caplog) -> None:
     fleet.store.store(fleet.begin(), of({}, set(range(640, 645)), closed=True))
     caplog.set_level(logging.ERROR)
 
@@ -275,7 +275,7 @@ def test_other_weights_of_the_same_name_are_refused_and_lose_nothing(fleet: Flee
     assert fleet.claim(fleet.publish()) is not None
 
 
-def test_of_two_workers_with_other_weights_at_once_one_pins_the_job(fleet: Fleet) -> None:
+def test_only_one_of_two_workers_with_different_weights_pins_the_job(fleet: Fleet) -> None:
     message = fleet.publish()
     with fleet.engine.begin() as connection:  # a second chunk of the job
         for table in (chunks, chunk_uris):
@@ -294,7 +294,7 @@ def test_of_two_workers_with_other_weights_at_once_one_pins_the_job(fleet: Fleet
     assert sum(claimed is not None for claimed in claims) == 1
 
 
-def test_a_claim_says_how_long_its_chunk_was_queued_by_the_clock_of_the_database(
+def test_a_claim_reports_the_queue_time_by_the_databases_clock(
     fleet: Fleet,
 ) -> None:
     message = fleet.publish()
@@ -305,7 +305,7 @@ def test_a_claim_says_how_long_its_chunk_was_queued_by_the_clock_of_the_database
     assert 30 <= claimed.queue_wait_s < 90
 
 
-def test_a_chunk_without_a_time_of_publication_is_claimed_as_well(fleet: Fleet) -> None:
+def test_a_chunk_without_a_publication_time_can_be_claimed(fleet: Fleet) -> None:
     assert fleet.begin().queue_wait_s is None
 
 
@@ -345,7 +345,7 @@ def test_every_column_of_a_result_is_stored(fleet: Fleet) -> None:
     assert (chunk.state, chunk.worker, fleet.left()) == ("done", None, set())
 
 
-def test_labels_can_be_asked_for_in_sql(fleet: Fleet) -> None:
+def test_predictions_can_be_queried_by_label(fleet: Fleet) -> None:
     fleet.settle_all(fleet.begin())
     with reading(fleet.engine) as connection:
         found = connection.execute(
@@ -356,7 +356,7 @@ def test_labels_can_be_asked_for_in_sql(fleet: Fleet) -> None:
 
 def test_a_run_of_an_older_generation_stores_nothing(fleet: Fleet) -> None:
     slow = fleet.begin()
-    with fleet.engine.begin() as connection:  # reaped: its worker was taken for dead
+    with fleet.engine.begin() as connection:  # reaped, because its worker seemed dead
         connection.execute(update(chunks).values(state="pending", worker=None))
     quick = fleet.as_worker("w2").claim(fleet.publish())
     assert quick is not None
@@ -372,7 +372,7 @@ def test_a_run_of_an_older_generation_stores_nothing(fleet: Fleet) -> None:
     assert {row.worker for row in fleet.rows().values()} == {"w2"}
 
 
-def test_a_run_that_was_reaped_and_not_taken_up_yet_stores_nothing(fleet: Fleet) -> None:
+def test_a_reaped_run_stores_nothing_even_before_the_next_claim(fleet: Fleet) -> None:
     slow = fleet.begin()
     with fleet.engine.begin() as connection:
         connection.execute(update(chunks).values(state="pending", worker=None))
@@ -381,7 +381,7 @@ def test_a_run_that_was_reaped_and_not_taken_up_yet_stores_nothing(fleet: Fleet)
     assert (fleet.rows(), fleet.left()) == ({}, {640, 641, 642, 643, 644})
 
 
-def test_the_same_outcomes_stored_twice_at_once_count_once(fleet: Fleet) -> None:
+def test_outcomes_stored_twice_at_once_count_once(fleet: Fleet) -> None:
     claimed = fleet.begin()
     barrier = threading.Barrier(2)
 
@@ -395,7 +395,7 @@ def test_the_same_outcomes_stored_twice_at_once_count_once(fleet: Fleet) -> None
     assert fleet.tallies() == [(5, 0, {})]
 
 
-def test_what_failed_for_a_passing_reason_is_run_again_alone_and_later(fleet: Fleet) -> None:
+def test_only_images_with_transient_errors_are_retried_later(fleet: Fleet) -> None:
     stored = fleet.store.store(
         fleet.begin(),
         of({640: CLASSIFIED, 641: failed("timeout"), 642: failed("http_503"),
@@ -423,8 +423,8 @@ def test_what_failed_for_a_passing_reason_is_run_again_alone_and_later(fleet: Fl
     assert fleet.tallies() == [(2, 1, {"http_404": 1}), (1, 0, {}), (0, 1, {"http_503": 1})]
 
 
-def test_each_image_waits_for_its_own_servers_time(fleet: Fleet) -> None:
-    """And has its own count of attempts, whatever the others have had meanwhile."""
+def test_each_image_waits_as_long_as_its_server_asks(fleet: Fleet) -> None:
+    """Each image has its own count of attempts, however often the others run meanwhile."""
     busy = {642: failed("http_429", retry_after_s=3600.0), 643: failed("http_503", retry_after_s=0)}
     outcomes = busy | {640: CLASSIFIED, 641: CLASSIFIED, 644: failed("timeout")}
     fleet.store.store(fleet.begin(), of(outcomes))
@@ -464,8 +464,8 @@ def test_an_image_waits_at_most_twice_as_long_as_its_server_asks(fleet: Fleet) -
             assert asked_s[FIRST + offset] - 2 < wait_s <= 2 * asked_s[FIRST + offset]
 
 
-def test_a_device_that_fails_costs_no_attempt_of_what_it_cut_off(fleet: Fleet) -> None:
-    """And what had an outcome keeps it: a failed look-up counts as the attempt that it was."""
+def test_a_failing_device_costs_its_images_no_attempt(fleet: Fleet) -> None:
+    """Images that had an outcome keep it: a failed DNS lookup still counts as an attempt."""
     runs = Runs(fleet.store, chunk_images=64)
     for _ in range(2 * 3):
         run = ChunkRun(fleet.begin())
@@ -489,7 +489,7 @@ def test_a_device_that_fails_costs_no_attempt_of_what_it_cut_off(fleet: Fleet) -
     assert attempts == {641: 2, 642: 1, 643: 1, 644: 1}
 
 
-def test_no_server_puts_an_image_off_for_days(fleet: Fleet) -> None:
+def test_no_server_can_delay_an_image_for_days(fleet: Fleet) -> None:
     outcomes = dict.fromkeys(range(640, 644), CLASSIFIED)
     fleet.store.store(
         fleet.begin(), of(outcomes | {644: failed("http_429", retry_after_s=10.0**9)})
@@ -513,7 +513,7 @@ def test_stragglers_stay_with_the_worker_and_are_stored_later(fleet: Fleet) -> N
     assert fleet.tallies() == [(1, 0, {}), (1, 1, {"not_found": 1})]
 
 
-def test_what_is_handed_back_is_due_at_once_and_has_its_attempt_back(fleet: Fleet) -> None:
+def test_images_handed_back_are_due_at_once_and_lose_no_attempt(fleet: Fleet) -> None:
     stored = fleet.store.store(
         fleet.begin(), of({640: CLASSIFIED}, {641, 642, 643, 644}, closed=True)
     )
@@ -524,22 +524,22 @@ def test_what_is_handed_back_is_due_at_once_and_has_its_attempt_back(fleet: Flee
     assert fleet.left() == {641, 642, 643, 644}
 
 
-# Deferral: what its host had no room for
+# Deferral: images whose host had no free place
 
 
 def deferring(outcomes: dict[int, Outcome]) -> Snapshot:
-    """All but these were deferred."""
+    """A snapshot with these outcomes. All other images were deferred."""
     rest = frozenset(range(FIRST, FIRST + IMAGES)) - outcomes.keys()
     return of(outcomes, rest, closed=True, deferred=rest)
 
 
 def deferring_of(claimed: Claim, outcomes: dict[int, Outcome]) -> Snapshot:
-    """All other images of this run were deferred."""
+    """The same for a run: its other images were deferred."""
     rest = frozenset(claimed.images) - outcomes.keys()
     return of(outcomes, rest, closed=True, deferred=rest)
 
 
-def test_what_was_deferred_comes_again_later_and_has_had_no_attempt(fleet: Fleet) -> None:
+def test_deferred_images_come_again_later_at_no_attempt(fleet: Fleet) -> None:
     stored = fleet.store.store(fleet.begin(), deferring({}))
     assert (stored.classified, stored.deferred, stored.loading) == (0, 5, 0)
     chunk = fleet.chunk()
@@ -548,12 +548,12 @@ def test_what_was_deferred_comes_again_later_and_has_had_no_attempt(fleet: Fleet
     assert len(fleet.left()) == IMAGES
 
 
-def test_deferred_images_keep_their_attempt_where_others_were_settled(fleet: Fleet) -> None:
+def test_deferred_images_lose_no_attempt_when_others_finish(fleet: Fleet) -> None:
     fleet.store.store(fleet.begin(), deferring({640: CLASSIFIED, 641: failed("http_404")}))
     assert (fleet.chunk().attempt, fleet.left()) == (0, {642, 643, 644})
 
 
-def test_deferred_images_have_no_part_in_the_attempts_of_those_that_failed(fleet: Fleet) -> None:
+def test_deferred_images_do_not_share_the_attempts_of_failed_ones(fleet: Fleet) -> None:
     busy = failed("http_429", retry_after_s=100.0)
     fleet.store.store(fleet.begin(), deferring({640: CLASSIFIED, 641: busy}))
     assert (fleet.chunk().attempt, fleet.left()) == (0, {641, 642, 643, 644})
@@ -565,7 +565,7 @@ def test_deferred_images_have_no_part_in_the_attempts_of_those_that_failed(fleet
     assert 90 < fleet.waits_s() <= 100
 
 
-def test_images_that_are_deferred_again_and_again_leave_the_others_their_end(fleet: Fleet) -> None:
+def test_endless_deferrals_do_not_keep_other_images_from_ending(fleet: Fleet) -> None:
     seen = Counter[int]()
     while 640 not in fleet.rows():
         claimed = fleet.begin()
@@ -579,7 +579,7 @@ def test_images_that_are_deferred_again_and_again_leave_the_others_their_end(fle
     assert fleet.begin().attempt == 1
 
 
-def test_images_that_still_load_keep_the_chunk_and_the_deferred_ones_with_it(
+def test_while_images_load_the_worker_keeps_the_chunk_with_deferred_ones(
     fleet: Fleet,
 ) -> None:
     claimed = fleet.begin()
@@ -593,7 +593,7 @@ def test_images_that_still_load_keep_the_chunk_and_the_deferred_ones_with_it(
     assert (fleet.chunk().state, fleet.chunk().attempt, fleet.left()) == ("pending", 0, left)
 
 
-def test_a_chunk_put_back_after_a_fault_is_due_later_and_the_run_counts(fleet: Fleet) -> None:
+def test_a_chunk_put_back_after_a_fault_is_due_later_at_one_attempt(fleet: Fleet) -> None:
     claimed = fleet.begin()
     fleet.store.put_back(claimed.fence, "ZeroDivisionError: by zero")
     assert (fleet.chunk().state, fleet.chunk().attempt) == ("pending", 1)
@@ -605,8 +605,8 @@ def test_a_chunk_put_back_after_a_fault_is_due_later_and_the_run_counts(fleet: F
     assert (fleet.chunk().state, fleet.chunk().worker) == ("running", "w2")
 
 
-def test_a_chunk_whose_runs_all_met_faults_ends_as_internal(fleet: Fleet) -> None:
-    """All of it in SQL: nothing of the run is used, since that is what failed."""
+def test_a_chunk_whose_runs_all_failed_ends_as_internal(fleet: Fleet) -> None:
+    """SQL alone does this, without the run, because the run is what failed."""
     for attempt in (1, 2, 3):
         assert fleet.rows() == {}
         assert fleet.store.put_back(fleet.begin().fence, "E", attempt=attempt) == 5 * (attempt == 3)
@@ -630,7 +630,7 @@ def test_a_fault_in_the_claim_counts_as_an_attempt(fleet: Fleet) -> None:
     assert fleet.chunk().state == "done"
 
 
-def test_images_that_wait_for_their_time_have_no_part_in_a_fault(fleet: Fleet) -> None:
+def test_a_fault_costs_waiting_images_no_attempt(fleet: Fleet) -> None:
     busy = {644: failed("http_429", retry_after_s=1000.0)}
     fleet.store.store(fleet.begin(), of(dict.fromkeys(range(640, 644), failed("timeout")) | busy))
     for _ in (2, 3):
@@ -640,8 +640,8 @@ def test_images_that_wait_for_their_time_have_no_part_in_a_fault(fleet: Fleet) -
     assert 900 < fleet.waits_s() <= 1000
 
 
-def test_a_chunk_that_no_run_has_any_more_goes_back(fleet: Fleet) -> None:
-    """As after a fault whose chunk could not be put back."""
+def test_a_chunk_without_a_run_is_put_back(fleet: Fleet) -> None:
+    """This happens after a fault if the chunk could not be put back then."""
     runs = Runs(fleet.store, chunk_images=64)
     run = ChunkRun(fleet.begin())
     with runs.claiming(run.claim.fence):
@@ -650,16 +650,14 @@ def test_a_chunk_that_no_run_has_any_more_goes_back(fleet: Fleet) -> None:
         runs.enter(run)
     runs.put_back_orphans()
     assert fleet.chunk().state == "running"
-    runs._leave(run)  # and nothing was stored or put back
+    runs._leave(run)  # without storing the chunk or putting it back
     runs.put_back_orphans()
     assert (fleet.chunk().state, fleet.chunk().attempt) == ("pending", 1)
     runs.put_back_orphans()
     assert fleet.chunk().state == "pending"
 
 
-def test_a_chunk_that_is_stored_while_orphans_are_looked_for_is_none(
-    fleet: Fleet, caplog, monkeypatch
-) -> None:
+def test_a_chunk_stored_during_the_search_is_no_orphan(fleet: Fleet, caplog, monkeypatch) -> None:
     runs = Runs(fleet.store, chunk_images=64)
     run = ChunkRun(fleet.begin())
     runs.enter(run)
@@ -675,9 +673,7 @@ def test_a_chunk_that_is_stored_while_orphans_are_looked_for_is_none(
     assert "has lost its run" not in caplog.text
 
 
-def test_a_fault_of_our_own_keeps_what_is_classified_and_names_the_rest(
-    fleet: Fleet, caplog
-) -> None:
+def test_an_internal_fault_keeps_results_and_marks_the_other_images(fleet: Fleet, caplog) -> None:
     runs = Runs(fleet.store, chunk_images=64)
     for attempt in (1, 2, 3):
         run = ChunkRun(fleet.begin())
@@ -698,7 +694,7 @@ def test_a_fault_of_our_own_keeps_what_is_classified_and_names_the_rest(
     assert caplog.text.count("by zero") == 3
 
 
-def test_one_image_that_cannot_be_stored_costs_its_neighbours_nothing(fleet: Fleet) -> None:
+def test_an_image_that_cannot_be_stored_costs_no_other(fleet: Fleet) -> None:
     runs = Runs(fleet.store, chunk_images=64)
     odd = Outcome(TABBY, Provenance(bytes=object()))  # type: ignore[arg-type]
     for attempt in (1, 2, 3):
@@ -717,8 +713,8 @@ def test_one_image_that_cannot_be_stored_costs_its_neighbours_nothing(fleet: Fle
     assert fleet.chunk().state == "done"
 
 
-def test_what_is_counted_is_what_is_stored_once(fleet: Fleet) -> None:
-    """A straggler's run is stored twice, and what is to be retried stays with it till then."""
+def test_metrics_count_each_stored_image_once(fleet: Fleet) -> None:
+    """A run with stragglers is stored twice. Its images to retry stay with it until the end."""
     metrics = Metrics()
     runs = Runs(fleet.store, chunk_images=64, metrics=metrics)
     run = ChunkRun(fleet.begin())
@@ -769,12 +765,12 @@ def test_a_run_that_was_fenced_off_counts_nothing(fleet: Fleet) -> None:
     assert metrics.read()["resnext_images_total"] == {}
 
 
-# A database that is away
+# A database that does not answer
 
 
 @contextmanager
 def lost_answers(engine: Engine, commits: int) -> Iterator[None]:
-    """The next transactions are committed, and nobody is told."""
+    """Commit the next transactions, but report an error for each."""
     left = [commits]
     lock = threading.Lock()
     commit = engine.dialect.do_commit
@@ -799,7 +795,7 @@ def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_no_waits")
-def test_a_claim_whose_commit_was_not_reported_is_given(fleet: Fleet) -> None:
+def test_a_claim_succeeds_although_its_commit_was_not_reported(fleet: Fleet) -> None:
     message = fleet.publish()
     with lost_answers(fleet.engine, 1):
         claimed = fleet.claim(message)
@@ -823,7 +819,7 @@ def test_outcomes_whose_commit_was_not_reported_are_stored_once(fleet: Fleet, un
 
 
 @pytest.mark.usefixtures("_no_waits")
-def test_a_database_that_is_away_is_waited_for_and_spoken_of_twice(
+def test_an_outage_is_waited_out_and_logged_at_its_start_and_end(
     fleet: Fleet, caplog, monkeypatch
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -851,7 +847,7 @@ def test_a_database_that_is_away_is_waited_for_and_spoken_of_twice(
         record.message for record in caplog.records if record.name == "contract.database.waits"
     ]
     assert len(spoken) == 2
-    assert "does not answer; trying on: no route to host" in spoken[0]
+    assert "does not answer; retrying: no route to host" in spoken[0]
     assert "is back" in spoken[1]
 
 
@@ -878,7 +874,7 @@ def test_workers_that_start_at_once_register_one_model_with_its_labels(database_
     assert sorted(found) == [(n, f"label {n}") for n in range(1000)]
 
 
-def test_a_worker_is_present_from_its_start_to_its_end(fleet: Fleet) -> None:
+def test_a_worker_has_a_row_from_its_start_to_its_end(fleet: Fleet) -> None:
     beats = threading.Semaphore(0)
 
     def images_per_s() -> float:
@@ -900,7 +896,7 @@ def test_a_worker_is_present_from_its_start_to_its_end(fleet: Fleet) -> None:
     assert row().heartbeat_at > first.heartbeat_at
     assert row().started_at == first.started_at
 
-    with fleet.engine.begin() as connection:  # taken for dead
+    with fleet.engine.begin() as connection:  # its row is deleted, as if it were dead
         connection.execute(workers.delete())
     while row() is None:
         assert beats.acquire(timeout=10)

@@ -1,7 +1,6 @@
-"""`resnextq classify` on a device that hangs: it ends by itself, and what was classified is kept.
+"""`resnextq classify` on a device that hangs: it ends by itself and keeps its results.
 
-The command, its loaders and the network are the real ones; a batch that the device keeps for ever
-is not.
+The command, its loaders and the network are real. Only the hanging device is simulated.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 PICTURES = ROOT / "demo" / "pictures"
 WITHIN_S = 100
 HUNG_AFTER_S = 5.0
-# A device that classifies the first batch and keeps the second one.
+# A device that classifies the first batch and hangs on the second one.
 PROGRAM = """
 import sys, threading
 from producer.cli.main import main
@@ -50,11 +49,11 @@ main()
 
 @pytest.fixture
 def command() -> Iterator[subprocess.Popen[str]]:
-    """It reads URIs from its standard input."""
+    """The running command, which reads URIs from standard input."""
     process = subprocess.Popen(
         [
             sys.executable, "-c", PROGRAM, str(HUNG_AFTER_S), "classify", "--json",
-            "--model", "resnext29_cifar10", "--batch", "1", "-",
+            "--model", "resnext_tiny_imagenet", "--batch", "1", "-",
         ],
         env=os.environ | {
             "PYTHONPATH": str(ROOT), "RESNEXT_LOADERS": "1", "RESNEXT_FILE_ROOTS": str(PICTURES),
@@ -75,15 +74,15 @@ def give(command: subprocess.Popen[str], name: str) -> None:
     command.stdin.flush()
 
 
-def test_a_device_that_hangs_ends_the_command_and_keeps_the_lines_before(command) -> None:
+def test_a_hanging_device_ends_the_command_after_the_finished_lines(command) -> None:
     give(command, "coffee.jpg")
     assert json.loads(command.stdout.readline())["status"] == "classified"
-    give(command, "rocket.jpg")
+    give(command, "goldfish.jpg")
     assert command.wait(WITHIN_S) == UnavailableError.exit_code
-    assert "The device hangs: it has had a batch for" in command.stderr.read()
+    assert "The device hangs: it has been computing one batch for" in command.stderr.read()
 
 
-def test_to_wait_for_images_is_no_hanging() -> None:
+def test_waiting_for_images_does_not_count_as_hanging() -> None:
     busy = Busy()
     assert busy.seconds() == 0.0
     with busy:

@@ -1,4 +1,4 @@
-"""What strangers wrote (names, owners, answers of servers) steers no terminal or spreadsheet."""
+"""Texts from strangers (names, owners, servers' answers) control no terminal or spreadsheet."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FORMULA = '=HYPERLINK("http://evil.example","cat")'
 
 @pytest.fixture
 def job(engine: Engine) -> str:
-    """All that a stranger could have written stands in it."""
+    """A job with hostile text in every field that a stranger can write."""
     job = submit(engine, [("http://a.example/0.jpg", HOSTILE), ("http://a.example/1.jpg", None)])
     with engine.begin() as connection:
         number = connection.scalar(select(jobs.c.number).where(jobs.c.id == job))
@@ -51,7 +51,7 @@ def job(engine: Engine) -> str:
     "arguments",
     ["list", "status JOB", "results JOB", "results --format csv JOB", "retry --error HOSTILE JOB"],
 )
-def test_no_command_writes_a_strangers_control_to_a_terminal(
+def test_no_command_writes_a_strangers_control_characters_to_a_terminal(
     job: str, database_url: str, arguments: str
 ) -> None:
     words = [{"JOB": job, "HOSTILE": HOSTILE}.get(word, word) for word in arguments.split()]
@@ -69,7 +69,7 @@ def run(database_url: str, *arguments: str) -> str:
     return done.stdout.decode()
 
 
-def test_json_is_lossless_and_csv_is_no_formula(job: str, database_url: str) -> None:
+def test_json_is_lossless_and_csv_has_no_formula(job: str, database_url: str) -> None:
     (record,) = map(json.loads, run(database_url, "results", job).splitlines())
     assert record["ref"] == HOSTILE
     assert record["error"]["detail"] == f"{FORMULA}{HOSTILE}"
@@ -93,7 +93,7 @@ with showing(as_json=False) as show:
 """
 
 
-def test_classify_writes_none_either() -> None:
+def test_classify_writes_no_control_characters() -> None:
     command = [sys.executable, "-c", SHOWING, json.dumps(RECORDS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     for shown in (done.stdout, on_a_terminal(command)):
@@ -102,7 +102,7 @@ def test_classify_writes_none_either() -> None:
     assert len(done.stdout.splitlines()) == len(RECORDS)
 
 
-def test_doctor_shows_what_others_wrote_without_what_steers() -> None:
+def test_doctor_writes_no_control_characters() -> None:
     check = Check("fault", "warning", f"met {HOSTILE}\nand", f"read {HOSTILE}")
     console = Console(width=200, force_terminal=True, legacy_windows=False)
     with console.capture() as capture:
@@ -113,7 +113,7 @@ def test_doctor_shows_what_others_wrote_without_what_steers() -> None:
     assert "\n" not in line(check)
 
 
-def test_a_message_keeps_its_lines_and_no_control(capsys) -> None:
+def test_a_message_keeps_its_lines_but_no_control_characters(capsys) -> None:
     tell(f"first {HOSTILE}\nsecond")
     told = capsys.readouterr().err
     assert steering(told) == set()
@@ -121,11 +121,11 @@ def test_a_message_keeps_its_lines_and_no_control(capsys) -> None:
     assert told.endswith("\nsecond\n")
 
 
-# Cells of a table.
+# Cells of a table
 
 
 @pytest.mark.parametrize("sign", "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-def test_a_cell_that_begins_as_a_formula_begins_with_an_apostrophe(sign) -> None:
+def test_a_cell_that_looks_like_a_formula_gets_an_apostrophe(sign) -> None:
     assert cell(f"{sign}1+1").startswith("'")
     assert cell(f"{sign}1+1").endswith("1+1")
 
@@ -147,12 +147,12 @@ def test_a_cell_that_begins_as_a_formula_begins_with_an_apostrophe(sign) -> None
         ("", ""),
     ],
 )
-def test_of_other_texts_what_steers_is_escaped_and_the_rest_stays(text, expected) -> None:
+def test_a_cell_escapes_formulas_and_control_characters_only(text, expected) -> None:
     assert cell(text) == expected
 
 
-def test_a_log_line_is_escaped_as_well() -> None:
-    """Of every process; tests/unit/contract/test_log.py has the rest."""
+def test_a_log_line_is_escaped() -> None:
+    """This holds in every process. tests/unit/contract/test_log.py has further tests."""
     from contract.log import FORMAT, LineFormatter
 
     record = logging.makeLogRecord({"msg": HOSTILE, "levelname": "INFO", "name": "worker"})

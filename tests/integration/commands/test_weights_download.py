@@ -1,4 +1,4 @@
-"""Downloads of weights from a real HTTP server that cuts, lies, refuses and falls silent."""
+"""Weights downloads from a real HTTP server that disconnects, lies, refuses or hangs."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_weights_are_downloaded_once_with_progress(publisher, tmp_path: Path) ->
     assert publisher.ranges == [None]
 
 
-def test_a_server_that_says_no_length_is_believed(publisher, tmp_path: Path) -> None:
+def test_a_download_without_a_length_works(publisher, tmp_path: Path) -> None:
     publisher.says_length = False
     assert fetch_weights(publisher.file(), tmp_path).read_bytes() == CONTENT
 
 
-def test_a_connection_that_is_cut_is_continued_where_it_broke(publisher, tmp_path: Path) -> None:
+def test_an_interrupted_download_continues_where_it_stopped(publisher, tmp_path: Path) -> None:
     publisher.cut_after = [download.BLOCK_BYTES + 5, download.BLOCK_BYTES]
     path = fetch_weights(publisher.file(sha256=SHA256), tmp_path)
     assert path.read_bytes() == CONTENT
@@ -74,9 +74,9 @@ def test_a_connection_that_is_cut_is_continued_where_it_broke(publisher, tmp_pat
     assert all(str(asked).startswith("bytes=") for asked in publisher.ranges[1:])
 
 
-def test_what_came_before_a_failure_is_used_by_the_next_start(publisher, tmp_path: Path) -> None:
+def test_the_next_start_continues_a_failed_download(publisher, tmp_path: Path) -> None:
     publisher.cut_after = [2 * download.BLOCK_BYTES, 0, 0]
-    with pytest.raises(UnreachableWeights, match="broke off at 2,097,152 bytes"):
+    with pytest.raises(UnreachableWeights, match="was interrupted at 2,097,152 bytes"):
         fetch_weights(publisher.file(), tmp_path)
     assert "weights.pth" not in only_files(tmp_path)
 
@@ -105,7 +105,7 @@ def test_a_part_of_another_version_is_not_continued(publisher, change, tmp_path:
     assert fetch_weights(publisher.file(), tmp_path).read_bytes() == publisher.content
 
 
-def test_a_part_that_is_longer_than_the_file_is_thrown_away(publisher, tmp_path: Path) -> None:
+def test_a_part_longer_than_the_file_is_discarded(publisher, tmp_path: Path) -> None:
     (tmp_path / "weights.pth.part").write_bytes(CONTENT + b"more")
     (tmp_path / "weights.pth.version").write_text(publisher.etag)
     assert fetch_weights(publisher.file(), tmp_path).read_bytes() == CONTENT
@@ -114,7 +114,7 @@ def test_a_part_that_is_longer_than_the_file_is_thrown_away(publisher, tmp_path:
 @pytest.mark.parametrize(
     "known", [{"sha256": "00" * 32}, {"size_bytes": 77}, {"sha256": "0123abcd"}]
 )
-def test_another_file_than_published_is_refused_and_not_kept(
+def test_a_file_that_is_not_the_published_one_is_refused_and_deleted(
     publisher, known, tmp_path: Path
 ) -> None:
     with pytest.raises(DamagedWeights, match="is not the published file"):
@@ -123,7 +123,7 @@ def test_another_file_than_published_is_refused_and_not_kept(
 
 
 @pytest.mark.parametrize("status", [403, 404, 503])
-def test_a_refusal_is_told_with_its_status_and_the_alternatives(
+def test_the_error_for_a_refusal_has_its_status_and_alternatives(
     publisher, status, tmp_path: Path
 ) -> None:
     publisher.status = status
@@ -135,7 +135,7 @@ def test_a_refusal_is_told_with_its_status_and_the_alternatives(
 
 @contextmanager
 def downloading(address: str, folder: Path, processes: int) -> Iterator[list[subprocess.Popen]]:
-    """Other processes that have come as far as the call of `download`."""
+    """Start processes that are about to call `download`."""
     code = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -168,9 +168,7 @@ def test_processes_that_start_at_once_download_once(publisher, tmp_path: Path) -
     assert (tmp_path / "weights.pth").read_bytes() == CONTENT
 
 
-def test_a_process_killed_in_mid_download_leaves_the_rest_to_the_next(
-    publisher, tmp_path: Path
-) -> None:
+def test_the_next_process_continues_a_killed_download(publisher, tmp_path: Path) -> None:
     publisher.cut_after = [2 * download.BLOCK_BYTES + 1]
     publisher.goes_on.clear()
     part = tmp_path / "weights.pth.part"
@@ -188,21 +186,21 @@ def within_5_s(address: str, folder: Path) -> str:
     began = time.monotonic()
     with pytest.raises(UnreachableWeights) as error:
         fetch_weights(PublishedWeights(address=address, licence="none"), folder)
-    assert time.monotonic() - began < 5, "an offline machine has to say so within 5 s"
+    assert time.monotonic() - began < 5, "an offline machine must get its error within 5 s"
     assert address in str(error.value)
     assert "RESNEXT_WEIGHTS=random" in str(error.value)
     return str(error.value)
 
 
-def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_server(tmp_path: Path) -> None:
     assert "refused" in within_5_s("http://127.0.0.1:9/w.pth", tmp_path)
 
 
-def test_a_host_without_an_address_is_told(tmp_path: Path) -> None:
+def test_the_error_names_a_host_without_an_address(tmp_path: Path) -> None:
     assert "cannot be reached" in within_5_s("https://nothing.invalid/w.pth", tmp_path)
 
 
-def test_a_look_up_that_hangs_is_given_up(tmp_path: Path, monkeypatch) -> None:
+def test_a_lookup_that_hangs_times_out(tmp_path: Path, monkeypatch) -> None:
     release = threading.Event()
     look_up = socket.getaddrinfo
 
@@ -216,7 +214,7 @@ def test_a_look_up_that_hangs_is_given_up(tmp_path: Path, monkeypatch) -> None:
     assert "does not answer within 3 s" in message
 
 
-def test_a_proxy_that_is_not_there_is_named(tmp_path: Path, monkeypatch) -> None:
+def test_the_error_names_an_unreachable_proxy(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("http_proxy", "http://user:hunter2@127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     message = within_5_s("http://weights.invalid/w.pth", tmp_path)
@@ -226,7 +224,7 @@ def test_a_proxy_that_is_not_there_is_named(tmp_path: Path, monkeypatch) -> None
 
 @pytest.mark.parametrize("sign", ["/", "?", "#"])
 @pytest.mark.parametrize("begin", ["hunter", "1"])
-def test_no_part_of_a_proxys_password_is_shown_however_it_was_written(
+def test_the_error_shows_no_part_of_a_proxys_password(
     tmp_path: Path, monkeypatch, begin: str, sign: str
 ) -> None:
     monkeypatch.setenv("http_proxy", f"http://someone:{begin}{sign}twelve@127.0.0.1:9")
@@ -237,9 +235,9 @@ def test_no_part_of_a_proxys_password_is_shown_however_it_was_written(
         assert part not in message
 
 
-def test_a_cache_folder_that_cannot_be_written_is_told(publisher, tmp_path: Path) -> None:
+def test_the_error_names_a_cache_folder_that_cannot_be_written(publisher, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(WeightsError, match="cannot be kept in"):
+    with pytest.raises(WeightsError, match="cannot be saved in"):
         fetch_weights(publisher.file(), tmp_path / "file" / "cache")
 
 
@@ -263,7 +261,7 @@ def test_weights_by_name_classify_from_the_cache(publisher, tmp_path: Path, monk
 
     cached = tmp_path / "weights" / "weights.pth"
     shutil.copy(__file__, cached)
-    with pytest.raises(DamagedWeights, match="Delete it to have it downloaded again"):
+    with pytest.raises(DamagedWeights, match="Delete it to download it again"):
         load()
     cached.unlink()
     assert load().weights_sha256 == digest

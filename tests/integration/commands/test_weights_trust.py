@@ -1,6 +1,4 @@
-"""Weights whose hash nobody publishes are trusted at their first use; no link leads a download
-elsewhere.
-"""
+"""Weights without a published hash are pinned at their first use. No link redirects a download."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from resnext.weights.random import draw_weights
 from tests.servers.publisher import CONTENT, SHA256, Publisher, publishing
 from worker.commands.doctor import _published
 
-MODEL = "resnext29_cifar10"  # small, so that it loads soon
+MODEL = "resnext_tiny_imagenet"  # small, so that it loads soon
 NAME = "weights.pth"
 
 
@@ -56,7 +54,7 @@ Load = Callable[[], str]
 
 @pytest.fixture
 def load(publisher: Publisher, files, tmp_path: Path, monkeypatch) -> Load:
-    """Loads the published weights, of which no hash is known; the hash of what was loaded."""
+    """A function that loads published weights without a known hash, and returns their hash."""
     publisher.content = files[0]
     spec = catalogue.find_spec(MODEL)
     monkeypatch.setitem(spec.weights, "hub", publisher.file())
@@ -70,7 +68,7 @@ def load(publisher: Publisher, files, tmp_path: Path, monkeypatch) -> Load:
 
 
 def told(cache: Path) -> Check:
-    """What `doctor` says of them."""
+    """What `doctor` reports for these weights."""
     spec = catalogue.find_spec(MODEL)
     return _published(Settings(cache=cache), spec, "hub", served=True)
 
@@ -88,16 +86,16 @@ def test_the_first_use_pins_the_hash_for_each_later_one(
     assert "checked: as pinned by the first use" in told(tmp_path).found
     assert load() == sha256(files[0])
 
-    weights.write_bytes(files[1])  # sound weights, and others
+    weights.write_bytes(files[1])  # valid weights, but different ones
     with pytest.raises(DamagedWeights, match="at the first use") as refused:
         load()
     assert str(pinned) in str(refused.value)
     check = told(tmp_path)
     assert check.state == "failure"
-    assert f"mismatch: {sha256(files[0])} was pinned by the first use" in check.found
+    assert f"mismatch: the first use pinned {sha256(files[0])}" in check.found
     assert f"delete {pinned}" in check.advice
 
-    pinned.unlink()  # as the message says
+    pinned.unlink()  # as the message advises
     assert load() == sha256(files[1])
 
 
@@ -106,18 +104,20 @@ def test_another_file_at_a_later_download_is_refused(
 ) -> None:
     load()
     (tmp_path / "weights" / NAME).unlink()
-    assert f"{sha256(files[0])} pinned by an earlier use" in told(tmp_path).found
+    assert f"an earlier use pinned SHA-256 {sha256(files[0])}" in told(tmp_path).found
     publisher.content = files[1]
     publisher.etag = '"version-2"'
-    with pytest.raises(DamagedWeights, match="when it was first used"):
+    with pytest.raises(DamagedWeights, match="at the first use"):
         load()
     assert not (tmp_path / "weights" / NAME).exists()
     publisher.content = files[0]
     assert load() == sha256(files[0])
 
 
-def test_what_does_not_load_is_not_pinned(load: Load, publisher: Publisher, tmp_path: Path) -> None:
-    """Such as the page of a hotel's network."""
+def test_a_file_that_does_not_load_is_not_pinned(
+    load: Load, publisher: Publisher, tmp_path: Path
+) -> None:
+    """The file here is a login page, as a hotel's network sends it."""
     publisher.content = b"<html>Please log in</html>"
     with pytest.raises((DamagedWeights, ForeignWeights)):
         load()
@@ -126,18 +126,18 @@ def test_what_does_not_load_is_not_pinned(load: Load, publisher: Publisher, tmp_
 
 
 @pytest.mark.parametrize("content", ["nothing of the kind", "ab" * 32, "0" * 65 + "  x\n"])
-def test_a_pin_that_is_none_is_told(load: Load, tmp_path: Path, content) -> None:
+def test_a_malformed_pin_is_an_error(load: Load, tmp_path: Path, content) -> None:
     load()
     (tmp_path / "weights" / f"{NAME}.sha256").write_text(content)
-    with pytest.raises(WeightsError, match="holds no SHA-256"):
+    with pytest.raises(WeightsError, match="contains no SHA-256"):
         load()
 
 
-def test_weights_load_where_the_cache_cannot_be_written(load: Load, tmp_path, monkeypatch) -> None:
+def test_weights_load_from_a_read_only_cache(load: Load, tmp_path, monkeypatch) -> None:
     load()
     pinned = tmp_path / "weights" / f"{NAME}.sha256"
     pinned.unlink()
-    # As on a file system that is read-only, which stops root as well.
+    # This acts like a read-only file system, which stops root as well.
     monkeypatch.setattr(Path, "replace", _read_only)
     load()
     assert not pinned.exists()
@@ -147,7 +147,7 @@ def _read_only(*_: object) -> None:
     raise OSError(30, os.strerror(30))
 
 
-# What another user may have put in a cache that both can write to.
+# Files that another user may have put into a shared cache
 
 
 @pytest.mark.parametrize("suffix", [".part", ".lock", ".version"])
@@ -170,7 +170,7 @@ def test_a_download_follows_no_link(publisher: Publisher, tmp_path: Path, suffix
             planted.mkdir()
     with pytest.raises(WeightsError) as refused:
         download(publisher.file(), cache)
-    assert f"Weights cannot be kept in {cache}" in str(refused.value)
+    assert f"Weights cannot be saved in {cache}" in str(refused.value)
     assert precious.read_text() == "precious"
     assert not (tmp_path / "nothing").exists()
     assert not (cache / NAME).exists()
@@ -178,9 +178,7 @@ def test_a_download_follows_no_link(publisher: Publisher, tmp_path: Path, suffix
 
 @pytest.mark.parametrize("suffix", [".part", ".lock", ".version"])
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
-def test_a_file_of_another_user_is_not_written_to(
-    publisher: Publisher, tmp_path: Path, suffix
-) -> None:
+def test_another_users_file_is_not_written_to(publisher: Publisher, tmp_path: Path, suffix) -> None:
     planted = tmp_path / f"{NAME}{suffix}"
     planted.write_text("theirs")
     os.chown(planted, 12345, 12345)
@@ -189,13 +187,13 @@ def test_a_file_of_another_user_is_not_written_to(
     assert planted.read_text() == "theirs"
 
 
-def test_what_is_left_of_an_earlier_download_is_written_to(publisher: Publisher, tmp_path) -> None:
+def test_leftovers_of_an_earlier_download_are_overwritten(publisher: Publisher, tmp_path) -> None:
     for suffix in (".part", ".lock", ".version"):
         (tmp_path / f"{NAME}{suffix}").write_bytes(b"old and longer than what comes")
     assert download(publisher.file(sha256=SHA256), tmp_path).read_bytes() == CONTENT
 
 
-def test_weights_that_are_a_link_of_the_users_own_are_read(
+def test_weights_behind_a_users_own_link_are_read(
     load: Load, publisher: Publisher, files, tmp_path: Path
 ) -> None:
     """The cache may be a folder of links to a shared disk."""

@@ -1,4 +1,4 @@
-"""How processes reach Redis: connections that are kept, and found again."""
+"""How processes reach Redis: they keep their connections and restore lost ones."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def _no_garbage_is_collected() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_no_garbage_is_collected")
-def test_a_client_that_is_asked_for_again_and_again_makes_no_further_connection(
-    app: Celery, mortal_valkey: Valkey
-) -> None:
+def test_repeated_calls_use_the_same_connection(app: Celery, mortal_valkey: Valkey) -> None:
     redis_of(app).ping()
     with mortal_valkey.client() as client:
         before = len(client.client_list())
@@ -45,10 +43,10 @@ def test_a_client_that_is_asked_for_again_and_again_makes_no_further_connection(
         assert len(client.client_list()) == before
 
 
-def test_tries_to_reach_a_broker_that_is_away_are_never_far_from_each_other(
+def test_reconnects_to_a_stopped_broker_never_wait_long(
     mortal_valkey: Valkey, app: Celery, monkeypatch
 ) -> None:
-    """Kombu's own come to be 30 s apart."""
+    """By default, Kombu's waits grow to 30 s."""
     mortal_valkey.kill()
     waits_s: list[float] = []
     monkeypatch.setattr("kombu.utils.functional.sleep", lambda _: None)
@@ -59,7 +57,7 @@ def test_tries_to_reach_a_broker_that_is_away_are_never_far_from_each_other(
     mortal_valkey.start()
 
 
-def test_a_client_finds_a_broker_that_was_away(app: Celery, mortal_valkey: Valkey) -> None:
+def test_a_client_reconnects_to_a_restarted_broker(app: Celery, mortal_valkey: Valkey) -> None:
     redis_of(app).set("key", "value")
     mortal_valkey.kill()
     with pytest.raises((redis.exceptions.RedisError, OSError)):
@@ -68,10 +66,10 @@ def test_a_client_finds_a_broker_that_was_away(app: Celery, mortal_valkey: Valke
     assert until(lambda: redis_of(app).ping())
 
 
-def test_a_connection_is_closed_although_its_broker_has_died_with_messages_in_hand(
+def test_a_connection_with_open_messages_closes_after_its_broker_died(
     app: Celery, mortal_valkey: Valkey
 ) -> None:
-    """As Celery closes a worker's, having taken it apart: an error then would end the worker."""
+    """Celery closes a worker's connection this way. An error here would end the worker."""
     app.send_task("any")
     connection = app.connection_for_read()
     message = connection.SimpleQueue(app.conf.task_default_queue).get(timeout=WITHIN_S)
@@ -82,10 +80,10 @@ def test_a_connection_is_closed_although_its_broker_has_died_with_messages_in_ha
     mortal_valkey.start()
 
 
-def test_what_could_not_be_acknowledged_keeps_no_place_from_other_messages(
+def test_a_message_that_could_not_be_acknowledged_blocks_no_other(
     app: Celery, mortal_valkey: Valkey, monkeypatch
 ) -> None:
-    """The worker is done with it, and Redis comes back over the same connection."""
+    """The worker has finished it, and Redis answers again on the same connection."""
     monkeypatch.setitem(app.conf.broker_transport_options, "socket_timeout", 0.2)
     for _ in range(3):
         app.send_task("any")

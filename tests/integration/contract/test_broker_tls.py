@@ -1,4 +1,4 @@
-"""`rediss://` reaches the server that the URL means and no other, over every way to Redis."""
+"""`rediss://` reaches only the server in the URL, with every client that uses Redis."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MakeUrl = Callable[..., str]
 
 @pytest.fixture
 def make_url(valkey: Valkey) -> Iterator[MakeUrl]:
-    """URLs of a Valkey behind TLS with this certificate."""
+    """A function that puts Valkey behind TLS with a certificate, and returns its URL."""
     assert valkey.socket_path is not None
     with ExitStack() as stack:
 
@@ -36,7 +36,7 @@ def make_url(valkey: Valkey) -> Iterator[MakeUrl]:
 
 
 def check(url: str) -> None:
-    """By Kombu's transport, redis-py's client and the pool of the rates of hosts."""
+    """Connect with Kombu's transport, redis-py's client and the limiter of host rates."""
     app = make_celery(on_broker(Settings(), url))
     try:
         check_broker(app)
@@ -56,7 +56,7 @@ def check(url: str) -> None:
         ("other-host", [TRUSTED], "IP address mismatch"),
     ],
 )
-def test_a_server_that_cannot_prove_who_it_is_gets_no_password(
+def test_a_server_without_a_valid_certificate_gets_no_password(
     make_url: MakeUrl, certificate: str, options: list[str], reason: str
 ) -> None:
     with pytest.raises(BrokerUnavailable, match=reason) as refused:
@@ -72,14 +72,14 @@ def test_a_server_that_cannot_prove_who_it_is_gets_no_password(
         ("other-host", [TRUSTED, "ssl_check_hostname=false"]),
     ],
 )
-def test_a_server_is_reached_that_is_trusted_or_that_the_url_does_not_ask(
+def test_a_server_is_reached_if_it_is_trusted_or_not_verified(
     make_url: MakeUrl, certificate: str, options: list[str]
 ) -> None:
     check(make_url(certificate, *options))
 
 
 async def flower_asks(url: str) -> list[object]:
-    """As its page of the broker does."""
+    """Ask for the queues as the dashboard's broker page does."""
     app = make_celery(on_broker(Settings(), url))
     try:
         with app.connection() as connection:
@@ -93,7 +93,7 @@ async def flower_asks(url: str) -> list[object]:
         app.close()
 
 
-def test_the_dashboard_verifies_the_server_as_well(make_url: MakeUrl) -> None:
+def test_the_dashboard_verifies_the_server(make_url: MakeUrl) -> None:
     import asyncio
 
     assert asyncio.run(flower_asks(make_url("good", TRUSTED)))
@@ -109,7 +109,7 @@ def test_the_dashboard_verifies_the_server_as_well(make_url: MakeUrl) -> None:
         ("good", [TRUSTED, "ssl_check_hostname=False"], "warning", "ssl_check_hostname=false"),
     ],
 )
-def test_doctor_warns_where_the_server_is_not_verified(
+def test_doctor_warns_if_the_server_is_not_verified(
     make_url: MakeUrl, certificate: str, options: list[str], state: str, words: str
 ) -> None:
     settings = on_broker(
@@ -131,7 +131,7 @@ def test_doctor_warns_where_the_server_is_not_verified(
         ("socket_timeout=5", "has the option socket_timeout, which does not exist"),
     ],
 )
-def test_an_option_of_the_url_that_is_wrong_is_named(options: str, words: str) -> None:
+def test_a_bad_option_in_the_url_is_named(options: str, words: str) -> None:
     with pytest.raises(SettingsError, match="RESNEXT_BROKER_URL") as refused:
         make_celery(Settings(broker_url=f"rediss://{HOST}/0?{options}"))
     assert words in str(refused.value)

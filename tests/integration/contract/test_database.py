@@ -30,7 +30,7 @@ from worker.process.database import OTHER_CONNECTIONS, TASK_CONNECTIONS, connect
 LOCK_TIMEOUT_S = 0.1
 
 
-def test_migrations_give_the_tables_of_the_contract(engine: Engine) -> None:
+def test_migrations_create_the_tables_of_the_contract(engine: Engine) -> None:
     with reading(engine) as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
@@ -49,7 +49,7 @@ def test_the_databases_clock_is_utc_and_shifts_by_seconds(engine: Engine) -> Non
     assert abs((now - earlier).total_seconds() - 90.5) < 0.1
 
 
-def test_times_survive_the_way_to_the_database_and_back(engine: Engine) -> None:
+def test_times_survive_a_round_trip_through_the_database(engine: Engine) -> None:
     moment = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
     row = {
         "name": "w", "queue": "q", "device": "cpu", "precision": "fp32", "version": "1",
@@ -62,7 +62,7 @@ def test_times_survive_the_way_to_the_database_and_back(engine: Engine) -> None:
         assert connection.scalar(select(workers.c.name).where(workers.c.started_at < db_now()))
 
 
-def test_a_database_without_a_schema_is_refused_with_the_command_to_run(tmp_path) -> None:
+def test_the_error_for_a_missing_schema_names_the_command_to_run(tmp_path) -> None:
     path = tmp_path / "empty.db"
     path.touch()
     with pytest.raises(SchemaMismatch, match="resnextq db upgrade"):
@@ -76,14 +76,14 @@ def test_a_mistyped_path_makes_no_empty_database(tmp_path) -> None:
     assert not path.exists()
 
 
-def test_a_database_that_does_not_answer_is_named_without_its_password() -> None:
+def test_the_error_for_an_unreachable_database_hides_its_password() -> None:
     settings = Settings(database_url="postgresql://me:hunter2@127.0.0.1:1/images")
     with pytest.raises(DatabaseUnavailable, match=r"127\.0\.0\.1:1/images does not answer") as it:
         connect_database(settings)
     assert "hunter2" not in str(it.value)
 
 
-def test_a_schema_that_is_too_new_asks_for_a_newer_program(tmp_path) -> None:
+def test_a_schema_that_is_too_new_is_refused(tmp_path) -> None:
     engine = make_engine(f"sqlite:///{tmp_path / 'new.db'}")
     upgrade(engine)
     with engine.begin() as connection:
@@ -93,7 +93,7 @@ def test_a_schema_that_is_too_new_asks_for_a_newer_program(tmp_path) -> None:
         connect_database(Settings(database_url=f"sqlite:///{tmp_path / 'new.db'}"))
 
 
-def test_a_database_of_another_program_is_refused_and_left_alone(engine: Engine) -> None:
+def test_another_programs_database_is_refused(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '3ac7d1c0f2b4'"))
     for check in (check_schema, check_upgradable):
@@ -105,7 +105,7 @@ def test_a_database_of_another_program_is_refused_and_left_alone(engine: Engine)
 
 
 def test_many_chunks_share_few_connections(settings: Settings) -> None:
-    """A fleet has to stay below what a server permits; nobody waits for long."""
+    """A fleet must stay below the server's limit on connections. All 64 threads get one in turn."""
     engine = connect(settings.model_copy(update={"chunks_in_flight": 64}))
     most = TASK_CONNECTIONS + OTHER_CONNECTIONS
     open_at_once: list[int] = []
@@ -124,12 +124,12 @@ def test_many_chunks_share_few_connections(settings: Settings) -> None:
     assert max(open_at_once) == most
 
 
-# PostgreSQL: nobody is waited for without end
+# PostgreSQL: every wait has a limit
 
 
 @pytest.fixture
 def make_hasty(postgres_database: str, monkeypatch) -> Iterator[Callable[..., Engine]]:
-    """Engines whose patience is other than the usual one."""
+    """A function that makes engines with other timeouts."""
     engines = []
 
     def make(**seconds: float) -> Engine:
@@ -151,7 +151,7 @@ def lock_workers(connection: Connection) -> None:
 
 
 def parameters_of(url: str) -> dict[str, str]:
-    """What a connection has told the driver, and that the system."""
+    """The parameters with which the driver opened a connection."""
     engine = make_engine(url)
     with engine.connect() as connection:
         parameters = connection.connection.driver_connection.info.get_parameters()
@@ -159,7 +159,7 @@ def parameters_of(url: str) -> dict[str, str]:
     return parameters
 
 
-def test_a_connection_that_is_cut_off_in_silence_is_given_up_before_a_lease_is_over(
+def test_a_silently_lost_connection_times_out_within_a_lease(
     postgres_database: str,
 ) -> None:
     options = parameters_of(postgres_database)
@@ -170,10 +170,10 @@ def test_a_connection_that_is_cut_off_in_silence_is_given_up_before_a_lease_is_o
     assert 0 < int(options["tcp_user_timeout"]) / 1000 < Settings().lease_s
 
 
-def test_a_connection_that_its_server_has_ended_is_replaced_and_nobody_sees_it(
+def test_a_connection_closed_by_the_server_is_replaced_without_an_error(
     postgres_database: str,
 ) -> None:
-    """And one that is alive is kept."""
+    """A live connection is kept."""
     engine, other = make_engine(postgres_database), make_engine(postgres_database)
     backend, end = select(func.pg_backend_pid()), func.pg_terminate_backend
     with engine.connect() as connection:
@@ -181,20 +181,22 @@ def test_a_connection_that_its_server_has_ended_is_replaced_and_nobody_sees_it(
     with engine.connect() as connection:
         assert connection.scalar(backend) == first
     with other.connect() as connection:
-        assert connection.scalar(select(end(first, 1000 * int(WITHIN_S))))  # once it is gone
+        assert connection.scalar(
+            select(end(first, 1000 * int(WITHIN_S)))
+        )  # waits until the backend is gone
     with engine.connect() as connection:
         assert connection.scalar(backend) != first
     engine.dispose()
     other.dispose()
 
 
-def test_what_the_url_says_goes_before(postgres_database: str) -> None:
+def test_an_option_in_the_url_takes_precedence(postgres_database: str) -> None:
     url = make_url(postgres_database).update_query_dict({"tcp_user_timeout": "77"})
     options = parameters_of(url.render_as_string(hide_password=False))
     assert options["tcp_user_timeout"] == "77"
 
 
-def test_a_lock_that_another_holds_is_waited_for_so_long_and_no_longer(
+def test_waiting_for_a_lock_times_out(
     make_hasty: Callable[..., Engine],
 ) -> None:
     holder, engine = make_hasty(), make_hasty(LOCK_TIMEOUT_S=0.1)
@@ -204,10 +206,10 @@ def test_a_lock_that_another_holds_is_waited_for_so_long_and_no_longer(
             lock_workers(connection)
 
 
-def test_who_stops_in_mid_transaction_loses_its_locks_and_a_worker_begins_anew(
+def test_a_worker_stopped_in_mid_transaction_loses_its_locks_and_retries(
     make_hasty: Callable[..., Engine],
 ) -> None:
-    """As a process does that is suspended."""
+    """A suspended process stops like this."""
     stopped, other = make_hasty(IDLE_IN_TRANSACTION_S=0.1), make_hasty()
     others_turn = iter([True])
 
@@ -222,7 +224,7 @@ def test_who_stops_in_mid_transaction_loses_its_locks_and_a_worker_begins_anew(
     assert Database(stopped).transact(work) == "done"
 
 
-def test_a_migration_waits_for_another_one_however_long_and_for_other_locks_its_own_time(
+def test_a_migration_waits_for_another_one_without_limit_but_not_for_other_locks(
     make_hasty: Callable[..., Engine], monkeypatch
 ) -> None:
     holder, engine = make_hasty(), make_hasty(LOCK_TIMEOUT_S=LOCK_TIMEOUT_S)

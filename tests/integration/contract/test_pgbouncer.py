@@ -1,4 +1,4 @@
-"""Everything works behind PgBouncer in transaction mode, the real one, with few connections."""
+"""Everything works behind a real PgBouncer in transaction mode with few connections."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pooled_url(postgres_database: str) -> Iterator[str]:
 
 @pytest.fixture
 def database_url(pooled_url: str) -> str:
-    """What `engine`, `settings` and `installation` are made of here."""
+    """The pooler's URL, which `engine`, `settings` and `installation` use here."""
     return pooled_url
 
 
@@ -47,13 +47,13 @@ def parameter(connection: Connection, name: str) -> str:
     return str(connection.scalar(text(f"SHOW {name}")))
 
 
-def test_statements_that_many_clients_repeat_do_not_collide(database_url: str) -> None:
-    """Each client would prepare them under the same names, on connections that they share."""
+def test_repeated_statements_of_many_clients_do_not_collide(database_url: str) -> None:
+    """If clients prepared statements, their names would collide on the shared connections."""
     engines = [make_engine(database_url) for _ in range(4)]
 
     def repeat(engine: Engine) -> None:
         for _ in range(20):
-            with engine.begin() as connection:  # psycopg forgets them after a rollback
+            with engine.begin() as connection:  # psycopg drops prepared statements on a rollback
                 connection.execute(select(jobs.c.id).where(jobs.c.number == 1)).all()
                 connection.execute(select(workers.c.name).where(workers.c.name == "w")).all()
 
@@ -63,9 +63,7 @@ def test_statements_that_many_clients_repeat_do_not_collide(database_url: str) -
         engine.dispose()
 
 
-def test_a_transaction_has_its_timeouts_and_leaves_none_behind(
-    engine: Engine, database_url: str
-) -> None:
+def test_a_transactions_timeouts_end_with_it(engine: Engine, database_url: str) -> None:
     with engine.begin() as connection:
         assert parameter(connection, "lock_timeout") == "30s"
         assert parameter(connection, "idle_in_transaction_session_timeout") == "1min"
@@ -76,9 +74,7 @@ def test_a_transaction_has_its_timeouts_and_leaves_none_behind(
     stranger.dispose()
 
 
-def test_a_lock_that_another_holds_is_waited_for_so_long_and_no_longer(
-    engine: Engine, monkeypatch
-) -> None:
+def test_waiting_for_a_lock_times_out(engine: Engine, monkeypatch) -> None:
     with engine.begin() as holding:
         holding.execute(text("LOCK TABLE workers"))
         monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.1)
@@ -86,7 +82,7 @@ def test_a_lock_that_another_holds_is_waited_for_so_long_and_no_longer(
             connection.execute(text("LOCK TABLE workers"))
 
 
-def test_who_stops_in_mid_transaction_loses_its_locks(
+def test_a_client_stopped_in_mid_transaction_loses_its_locks(
     engine: Engine, postgres_database: str, monkeypatch
 ) -> None:
     direct = make_engine(postgres_database)
@@ -109,7 +105,7 @@ def test_a_connection_to_the_pooler_is_kept(engine: Engine) -> None:
 
 
 def test_the_url_decides_whether_statements_are_prepared(database_url: str) -> None:
-    """As for a pooler that looks after them: PgBouncer 1.22 with `max_prepared_statements`."""
+    """PgBouncer 1.22 with `max_prepared_statements` supports prepared statements."""
     url = make_url(database_url).update_query_dict({"prepare_threshold": "7"})
     for address, threshold in ((url, 7), (make_url(database_url), None)):
         engine = make_engine(address.render_as_string(hide_password=False))
@@ -118,7 +114,7 @@ def test_the_url_decides_whether_statements_are_prepared(database_url: str) -> N
         engine.dispose()
 
 
-def test_migrations_run_one_after_the_other_and_leave_no_lock(
+def test_migrations_run_in_sequence_and_leave_no_lock(
     empty_postgres_database: str,
 ) -> None:
     with pgbouncer(empty_postgres_database, connections=2) as url:
@@ -134,7 +130,7 @@ def test_migrations_run_one_after_the_other_and_leave_no_lock(
         direct.dispose()
 
 
-def test_a_job_is_done_although_a_worker_is_killed_in_the_middle(
+def test_a_job_is_completed_although_a_worker_is_killed(
     installation: Installation, settings: Settings, tmp_path: Path
 ) -> None:
     uris = ((f"https://images.example/{n}.jpg", None) for n in range(IMAGES))

@@ -1,4 +1,4 @@
-"""The views `images` and `classes`, which people ask in SQL, on both databases."""
+"""The views `images` and `classes`, which users query in SQL, on both databases."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOSTS = [
 
 @pytest.fixture
 def answers(engine: Engine) -> Engine:
-    """A job of an image for each URI, the first of which was classified as a tabby."""
+    """A job with one image for each URI. Only the first was classified, as a tabby."""
     job = {
         "number": 1, "id": "JOB", "owner": "me", "priority": 0, "state": "completed",
         "model": "m", "weights": "w", "precision": "fp32", "queue": "q", "created_at": db_now(),
@@ -58,7 +58,7 @@ def test_images_names_the_host_of_each_uri(answers: Engine) -> None:
     assert found == HOSTS
 
 
-def test_images_has_a_row_for_each_settled_image_with_its_likeliest_class(answers: Engine) -> None:
+def test_images_has_a_row_for_each_finished_image_with_its_top_class(answers: Engine) -> None:
     columns = "status, label, class_id, score, error_code, model"
     found = rows(answers, f"SELECT {columns} FROM images ORDER BY position")
     assert found[0] == ("classified", "tabby", 281, 0.75, None, "m/w")

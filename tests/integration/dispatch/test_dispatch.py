@@ -1,4 +1,4 @@
-"""The dispatcher as a process: it feeds Redis, waits for servers that are away, and stops."""
+"""The dispatcher as a process: it feeds Redis, waits out outages, and stops."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from worker.embedded.valkey import Valkey
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Dispatch]]:
-    """Starts dispatchers; each is ready when this returns, and gone when the test ends."""
+    """A function that starts dispatchers and waits until they are ready. They end with the test."""
     started: list[Dispatch] = []
 
     def start_one(settings: Settings, **variables: str) -> Dispatch:
@@ -48,7 +48,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Dispatch]]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_command_and_what_was_sent_stays(
+def test_a_signal_ends_the_command_and_its_messages_stay(
     engine: Engine, app: Celery, settings: Settings, start, how: signal.Signals
 ) -> None:
     dispatcher = start(settings)
@@ -60,7 +60,7 @@ def test_a_signal_ends_the_command_and_what_was_sent_stays(
     assert "Traceback" not in dispatcher.said
 
 
-def test_two_dispatchers_share_the_work_of_one(
+def test_two_dispatchers_do_the_work_of_one(
     engine: Engine, app: Celery, settings: Settings, start
 ) -> None:
     dispatchers = [start(settings) for _ in range(2)]
@@ -82,7 +82,7 @@ def add_tallies(engine: Engine, job: int, number: int) -> None:
         connection.execute(insert(tallies), [row] * number)
 
 
-def test_without_redis_jobs_are_counted_and_the_dead_found_and_with_it_they_go_on(
+def test_without_redis_results_are_counted_and_dead_workers_found(
     engine: Engine, settings: Settings, mortal_valkey: Valkey, start
 ) -> None:
     settings = on_broker(settings, mortal_valkey.url)
@@ -108,7 +108,7 @@ def test_without_redis_jobs_are_counted_and_the_dead_found_and_with_it_they_go_o
     assert "Traceback" not in dispatcher.said
 
 
-def test_a_command_that_waits_for_redis_heeds_a_signal(
+def test_a_signal_ends_a_command_that_waits_for_redis(
     engine: Engine, settings: Settings, mortal_valkey: Valkey, start
 ) -> None:
     dispatcher = start(on_broker(settings, mortal_valkey.url))
@@ -118,8 +118,8 @@ def test_a_command_that_waits_for_redis_heeds_a_signal(
     assert dispatcher.stop() == 0
 
 
-@on_postgresql  # SQLite is a file that is there or not
-def test_a_database_that_goes_is_waited_for_and_told_once(
+@on_postgresql  # SQLite is a file: it has no outages
+def test_a_database_outage_is_waited_out_and_logged_once(
     app: Celery, settings: Settings, set_reachable, start
 ) -> None:
     dispatcher = start(settings)
@@ -140,7 +140,7 @@ def test_a_database_that_goes_is_waited_for_and_told_once(
 
 
 @on_postgresql
-def test_a_command_that_waits_for_the_database_heeds_a_signal(
+def test_a_signal_ends_a_command_that_waits_for_the_database(
     settings: Settings, set_reachable, start
 ) -> None:
     dispatcher = start(settings)

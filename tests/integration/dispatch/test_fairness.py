@@ -1,4 +1,4 @@
-"""Which job's chunks go out: jobs of one priority alike, and twice as many for each step of it."""
+"""Jobs of one priority get equal shares, and each step of priority doubles a job's share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WINDOW = 10
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """A worker of n images/s makes a window of n chunks."""
+    """With these settings, a worker of n images/s gives a window of n chunks."""
     return settings.model_copy(update={"window_s": 1.0, "chunk_images": 1})
 
 
@@ -36,7 +36,7 @@ def _worker(engine: Engine) -> None:
 
 
 def run(engine: Engine, app: Celery, settings: Settings, number: int) -> Counter[int]:
-    """The worker takes one chunk after another, while the dispatcher goes on: whose they are."""
+    """Let the worker take chunks while the dispatcher goes on, and count them by job."""
     jobs: Counter[int] = Counter()
     for _ in range(number):
         message = take(app).message
@@ -50,20 +50,20 @@ def in_window(app: Celery) -> Counter[int]:
     return Counter(sent.message.job_number for sent in waiting(app))
 
 
-def test_a_job_that_comes_later_is_not_starved_by_a_large_one(
+def test_a_large_job_does_not_starve_a_later_one(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
-    """The large one has filled the window, and each place that is free is one it has left."""
+    """The large job fills the window first. Then each free place goes to the later job."""
     large = submit_chunks(engine, 100)
     publish(engine, app, settings)
     small = submit_chunks(engine, 20)
-    assert run(engine, app, settings, 5) == {large: 5}, "they were in the window before"
+    assert run(engine, app, settings, 5) == {large: 5}, "its chunks were in the window first"
     assert in_window(app) == {large: 5, small: 5}
     assert run(engine, app, settings, 20) == {large: 10, small: 10}
     assert in_window(app) == {large: 5, small: 5}
 
 
-def test_what_one_job_cannot_use_is_the_others(
+def test_places_that_one_job_cannot_use_go_to_another(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
     large, small, later = (submit_chunks(engine, number) for number in (50, 2, 50))
@@ -75,7 +75,7 @@ def test_what_one_job_cannot_use_is_the_others(
 def test_a_job_of_higher_priority_overtakes(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
-    """It waits for what is in the window already, and for nothing else of the other job."""
+    """It waits only for the chunks of the other job that are already in the window."""
     large = submit_chunks(engine, 100)
     publish(engine, app, settings)
     urgent = submit_chunks(engine, 15, priority=10)
@@ -85,17 +85,17 @@ def test_a_job_of_higher_priority_overtakes(
     assert set(states(engine, urgent)) == {"running"}
 
 
-def test_a_step_of_priority_is_twice_the_part_and_not_the_whole(
+def test_one_step_of_priority_doubles_the_share(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
     low, high = (submit_chunks(engine, 100, priority=priority) for priority in (0, 1))
     publish(engine, app, settings)
     assert in_window(app) == {low: 3, high: 7}
     ran = run(engine, app, settings, 60)
-    assert (ran[low], ran[high]) == (18, 42), "places are whole"
+    assert (ran[low], ran[high]) == (18, 42), "a share is a whole number of places"
 
 
-def test_a_job_of_higher_priority_that_has_nothing_due_holds_up_nobody(
+def test_an_urgent_job_without_due_chunks_delays_no_other(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
     low = submit_chunks(engine, 20)
@@ -128,13 +128,13 @@ def demand(job_number: int, priority: int, queued: int, due: int) -> Demand:
         ),
     ],
 )
-def test_places_go_to_who_has_least_for_his_weight(demands, places, expected) -> None:
+def test_places_go_to_jobs_with_the_least_for_their_weight(demands, places, expected) -> None:
     assert share(demands, places) == expected
 
 
-def test_what_is_shared_are_images() -> None:
-    """A job of whole chunks beside what second tries have left of another one's."""
+def test_shares_are_counted_in_images() -> None:
+    """One job has whole chunks. The other has chunks with few images left after retries."""
     whole = Demand(job_number=1, priority=0, queued=0, due=9, images_a_chunk=64.0)
     left = Demand(job_number=2, priority=0, queued=64, due=90, images_a_chunk=2.0)
     assert share([whole, left], 126) == [(1, 64), (2, 62)]
-    assert share([whole], 10) == [(1, 64)], "a chunk is not cut"
+    assert share([whole], 10) == [(1, 64)], "a chunk is not split"

@@ -1,4 +1,4 @@
-"""Tallies become counts, on both databases: each once, and the last one completes its job."""
+"""The dispatcher folds each tally into its job once, and the last one completes the job."""
 
 from __future__ import annotations
 
@@ -17,16 +17,7 @@ from contract.database.tables import tallies
 from producer.dispatcher.count import RATE_TIME_S, fold
 from producer.jobs.job import read_job
 from tests.integration.dispatching import WITHIN_S, change_job, job_of, on_postgresql, submit_chunks
-
-
-def tally(engine: Engine, job: int, classified: int = 0, **errors: int) -> None:
-    """As a worker does with each chunk that it stores."""
-    with engine.begin() as connection:
-        connection.execute(
-            insert(tallies).values(
-                job_number=job, classified=classified, failed=sum(errors.values()), errors=errors
-            )
-        )
+from tests.tallies import tally
 
 
 def tallies_left(engine: Engine) -> int:
@@ -39,7 +30,7 @@ def counts(engine: Engine, job: int) -> tuple[int, int, dict[str, int]]:
     return row.classified, row.failed, row.errors
 
 
-def test_tallies_are_added_to_their_jobs_and_are_gone(engine: Engine) -> None:
+def test_tallies_are_added_to_their_jobs_and_deleted(engine: Engine) -> None:
     first, second = submit_chunks(engine, 100), submit_chunks(engine, 100)
     tally(engine, first, 5)
     tally(engine, first, 2, http_404=1, dns=2)
@@ -53,9 +44,7 @@ def test_tallies_are_added_to_their_jobs_and_are_gone(engine: Engine) -> None:
     assert tallies_left(engine) == 0
 
 
-def test_a_job_is_completed_when_its_last_image_is_settled_and_not_before(
-    engine: Engine, caplog
-) -> None:
+def test_a_job_is_completed_with_its_last_image_and_not_before(engine: Engine, caplog) -> None:
     job = submit_chunks(engine, 10)
     change_job(engine, job, name="ten")
     caplog.set_level(logging.INFO)
@@ -77,7 +66,7 @@ def test_a_job_is_completed_when_its_last_image_is_settled_and_not_before(
 
 
 @pytest.mark.parametrize("state", ["cancelled", "expired"])
-def test_a_job_that_has_ended_otherwise_is_counted_and_stays_as_it_is(
+def test_a_cancelled_or_expired_job_is_counted_and_keeps_its_state(
     engine: Engine, state: str
 ) -> None:
     job = submit_chunks(engine, 2)
@@ -89,7 +78,7 @@ def test_a_job_that_has_ended_otherwise_is_counted_and_stays_as_it_is(
     assert row.finished_at >= row.created_at
 
 
-def test_two_folders_at_once_fold_every_tally_once_while_workers_add_more(
+def test_two_dispatchers_fold_each_tally_once_while_workers_add_more(
     engine: Engine, caplog
 ) -> None:
     numbers = [submit_chunks(engine, 120) for _ in range(2)]
@@ -121,7 +110,7 @@ def test_two_folders_at_once_fold_every_tally_once_while_workers_add_more(
     assert caplog.text.count("is completed") == 2
 
 
-def test_what_a_reader_sees_never_goes_back_while_tallies_are_folded(engine: Engine) -> None:
+def test_counts_never_decrease_while_tallies_are_folded(engine: Engine) -> None:
     job, seen, done = submit_chunks(engine, 50), [], threading.Event()
 
     def add_and_fold() -> None:
@@ -144,7 +133,7 @@ def test_what_a_reader_sees_never_goes_back_while_tallies_are_folded(engine: Eng
 
 @on_postgresql  # SQLite has one writer
 def test_a_fold_does_not_wait_for_a_worker_in_mid_transaction(engine: Engine) -> None:
-    """Its rows refer to the job, which PostgreSQL locks for them."""
+    """The worker's rows refer to the job, so PostgreSQL locks the job for them."""
     job = submit_chunks(engine, 3)
     tally(engine, job, 1)
     with ThreadPoolExecutor(1) as pool, engine.connect() as worker:
@@ -159,7 +148,7 @@ def test_a_fold_does_not_wait_for_a_worker_in_mid_transaction(engine: Engine) ->
 # The rate
 
 
-def test_the_first_rate_is_that_since_the_submit(engine: Engine) -> None:
+def test_the_first_rate_counts_from_the_submit(engine: Engine) -> None:
     job = submit_chunks(engine, 100)
     change_job(engine, job, created_at=db_now(-20))
     tally(engine, job, 50, dns=10)
@@ -169,7 +158,7 @@ def test_the_first_rate_is_that_since_the_submit(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("images", [0, 40])
-def test_the_rate_is_an_average_that_forgets(engine: Engine, images: int) -> None:
+def test_the_rate_is_a_decaying_average(engine: Engine, images: int) -> None:
     job = submit_chunks(engine, 100)
     change_job(engine, job, images_per_s=10.0, folded_at=db_now(-RATE_TIME_S))
     before = job_of(engine, job)
@@ -183,7 +172,7 @@ def test_the_rate_is_an_average_that_forgets(engine: Engine, images: int) -> Non
     assert 0 < kept < 0.5
 
 
-def test_a_job_that_stands_still_has_no_rate_and_is_left_alone(engine: Engine) -> None:
+def test_a_stalled_job_has_rate_zero_and_is_not_updated_again(engine: Engine) -> None:
     job = submit_chunks(engine, 100)
     change_job(engine, job, images_per_s=10.0, folded_at=db_now(-1000))
     fold(engine)
@@ -193,8 +182,8 @@ def test_a_job_that_stands_still_has_no_rate_and_is_left_alone(engine: Engine) -
     assert job_of(engine, job).folded_at == row.folded_at
 
 
-def test_two_dispatchers_whose_folds_cross_make_no_rate_of_no_time(engine: Engine) -> None:
-    """The later one may have looked at the clock first."""
+def test_two_crossing_folds_do_not_divide_by_zero_time(engine: Engine) -> None:
+    """The fold that commits last may have read the clock first."""
     job = submit_chunks(engine, 1000)
     change_job(engine, job, images_per_s=10.0, folded_at=db_now(3600))
     tally(engine, job, 10)

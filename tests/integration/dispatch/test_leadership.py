@@ -1,4 +1,4 @@
-"""Of several dispatchers one leads, on both databases; what it leaves behind is not waited for."""
+"""One of several dispatchers leads, on both databases, and a standby takes over from it."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ from tests.integration.dispatching import (
 
 
 def let_term_pass(engine: Engine, clock: Clock) -> None:
-    """By both clocks."""
+    """Move the dispatcher's and the database's clock past the leader's term."""
     clock.seconds += TERM_S
     with engine.begin() as connection:
         connection.execute(update(leaders).values(held_at=db_now(-TERM_S)))
 
 
-def test_one_leads_and_the_others_say_that_they_stand_by(engine: Engine, caplog) -> None:
+def test_one_dispatcher_leads_and_the_others_stand_by(engine: Engine, caplog) -> None:
     caplog.set_level(logging.INFO)
     first, second = Leadership(), Leadership()
     assert [first.ask(engine), second.ask(engine), second.ask(engine)] == [True, False, False]
     assert [record.getMessage() for record in caplog.records] == [
-        f"leads as {first.name}",
-        f"stands by: {first.name} leads",
+        f"leading as {first.name}",
+        f"standing by: {first.name} leads",
     ]
 
 
-def test_of_many_that_begin_at_once_one_leads(engine: Engine) -> None:
+def test_if_many_start_at_once_one_leads(engine: Engine) -> None:
     several = [Leadership() for _ in range(8)]
     with ThreadPoolExecutor(8) as threads:
         assert sorted(threads.map(lambda one: one.ask(engine), several)) == [False] * 7 + [True]
 
 
-def test_who_leads_renews_its_time(engine: Engine, clock: Clock) -> None:
+def test_a_leader_renews_its_term(engine: Engine, clock: Clock) -> None:
     first, second = Leadership(), Leadership()
     assert first.ask(engine)
     let_term_pass(engine, clock)
@@ -63,10 +63,8 @@ def test_who_leads_renews_its_time(engine: Engine, clock: Clock) -> None:
     assert not second.ask(engine)
 
 
-def test_who_has_not_renewed_it_for_a_term_is_replaced_and_stands_by(
-    engine: Engine, clock: Clock
-) -> None:
-    """As a process does that was stopped, and let go later."""
+def test_a_leader_that_did_not_renew_its_term_is_replaced(engine: Engine, clock: Clock) -> None:
+    """This happens to a process that was stopped and continues later."""
     first, second = Leadership(), Leadership()
     assert first.ask(engine)
     let_term_pass(engine, clock)
@@ -74,22 +72,22 @@ def test_who_has_not_renewed_it_for_a_term_is_replaced_and_stands_by(
     assert not first.ask(engine)
 
 
-def test_who_ends_in_order_is_replaced_at_once(engine: Engine, clock: Clock) -> None:
+def test_a_leader_that_stops_is_replaced_at_once(engine: Engine, clock: Clock) -> None:
     first, second = Leadership(), Leadership()
     assert first.ask(engine)
     assert not second.ask(engine)
     first.leave(engine)
     assert second.ask(engine)
-    first.leave(engine)  # of what it has no more
+    first.leave(engine)  # it leads no longer: this changes nothing
     clock.seconds += RENEW_S
     assert second.ask(engine)
 
 
 @pytest.fixture
 def two(settings: Settings, tmp_path: Path) -> Iterator[tuple[Dispatch, Dispatch]]:
-    """The first one leads."""
+    """Two dispatchers. The first one leads."""
     started: list[Dispatch] = []
-    for words in (" leads as ", " stands by: "):
+    for words in (" leading as ", " standing by: "):
         started.append(Dispatch(settings, tmp_path / f"dispatch-{len(started)}.log"))
         started[-1].await_words(words)
     yield started[0], started[1]
@@ -99,7 +97,7 @@ def two(settings: Settings, tmp_path: Path) -> Iterator[tuple[Dispatch, Dispatch
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_the_other_one_goes_on_with_the_jobs(
+def test_the_standby_continues_the_jobs(
     engine: Engine, app: Celery, settings: Settings, two, how: signal.Signals
 ) -> None:
     leader, standby = two
@@ -108,13 +106,13 @@ def test_the_other_one_goes_on_with_the_jobs(
     job = submit_chunks(engine, 3)
     until(lambda: len(waiting(app)) == 3, lambda: standby.said)
     assert states(engine, job) == ["queued"] * 3
-    assert " leads as " in standby.said
+    assert " leading as " in standby.said
 
 
-def test_a_standby_that_takes_over_has_waited_for_silent_workers_already(
+def test_a_new_leader_has_already_waited_for_silent_workers(
     engine: Engine, app: Celery, settings: Settings, clock: Clock
 ) -> None:
-    """It has reached the database itself for a lease: nobody waits for another one."""
+    """As a standby it reached the database for a whole lease, so it need not wait again."""
     add_worker(engine, "dead", age_s=2 * settings.lease_s)
     job = submit_chunks(engine, 1)
     publish(engine, app, settings)
@@ -124,7 +122,7 @@ def test_a_standby_that_takes_over_has_waited_for_silent_workers_already(
         clock.seconds += 1
         assert leader.ask(engine)
         standby.tick()
-        assert states(engine, job) == ["running"], "it stands by"
+        assert states(engine, job) == ["running"], "a standby takes no chunk back"
     leader.leave(engine)
     clock.seconds += 1
     standby.tick()

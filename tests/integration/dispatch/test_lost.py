@@ -1,4 +1,4 @@
-"""Messages that are gone, on both databases: their chunks go out again, and no others do."""
+"""Chunks whose messages are lost are published again, and no others, on both databases."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.integration.dispatching import (
 
 
 def publish_apart(engine: Engine, app: Celery, settings: Settings, *jobs: int) -> None:
-    """The jobs one after the other, each at a time of its own on the database's clock."""
+    """Publish the jobs in sequence, each at a different time of the database's clock."""
     for job in jobs:
         change_job(engine, job, state="running")
         publish(engine, app, settings)
@@ -42,7 +42,7 @@ def publish_apart(engine: Engine, app: Celery, settings: Settings, *jobs: int) -
 
 
 def submit_apart(engine: Engine, number: int) -> list[int]:
-    """Jobs of one chunk, to be published one after the other."""
+    """Submit jobs of one chunk for `publish_apart`."""
     jobs = [submit_chunks(engine, 1) for _ in range(number)]
     for job in jobs:
         change_job(engine, job, state="submitting")
@@ -53,7 +53,7 @@ def queued_and_pending(engine: Engine, *jobs: int) -> list[str]:
     return [states(engine, job)[0] for job in jobs]
 
 
-def test_after_redis_was_flushed_every_queued_chunk_goes_out_again(
+def test_after_a_flush_of_redis_every_queued_chunk_is_published_again(
     engine: Engine, app: Celery, settings: Settings, caplog
 ) -> None:
     job = submit_chunks(engine, 5)
@@ -66,13 +66,13 @@ def test_after_redis_was_flushed_every_queued_chunk_goes_out_again(
     assert until(lambda: Lost(grace_s=0).put_back(engine, app)) == 4
 
     assert sorted(states(engine, job)) == ["pending"] * 4 + ["running"]
-    assert f"4 messages of queue {QUEUE} are gone" in caplog.text
+    assert f"4 messages of queue {QUEUE} are lost" in caplog.text
     assert publish(engine, app, settings) == 4
     assert {sent.message.generation for sent in waiting(app)} == {2}
     assert all(claim_as(engine, "w2", sent.message) for sent in waiting(app))
 
 
-def test_a_message_that_was_taken_and_never_claimed_is_found_by_the_age_of_the_next(
+def test_an_unclaimed_message_is_lost_once_a_newer_one_is_next(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
     first, second, third = jobs = submit_apart(engine, 3)
@@ -83,12 +83,10 @@ def test_a_message_that_was_taken_and_never_claimed_is_found_by_the_age_of_the_n
     assert Lost(grace_s=0).put_back(engine, app) == 1
 
     assert queued_and_pending(engine, first, second, third) == ["pending", "queued", "queued"]
-    assert claim_as(engine, "slow", stolen.message) is None, "the old message has no claim"
+    assert claim_as(engine, "slow", stolen.message) is None, "the old message claims nothing"
 
 
-def test_nothing_that_waits_is_taken_for_lost(
-    engine: Engine, app: Celery, settings: Settings
-) -> None:
+def test_waiting_messages_are_not_lost(engine: Engine, app: Celery, settings: Settings) -> None:
     jobs = submit_apart(engine, 3)
     publish_apart(engine, app, settings, *jobs)
     lost_messages = Lost(grace_s=0)
@@ -99,7 +97,7 @@ def test_nothing_that_waits_is_taken_for_lost(
     assert queued_and_pending(engine, *jobs) == ["running"] * 3
 
 
-def test_a_message_has_the_grace_to_be_claimed(
+def test_a_message_can_be_claimed_within_the_grace_period(
     engine: Engine, app: Celery, settings: Settings, clock: Clock
 ) -> None:
     job = submit_chunks(engine, 1)
@@ -115,7 +113,7 @@ def test_a_message_has_the_grace_to_be_claimed(
     assert states(engine, job) == ["running"]
 
 
-def test_when_the_grace_is_over_a_message_that_nobody_claimed_is_lost(
+def test_an_unclaimed_message_is_lost_after_the_grace_period(
     engine: Engine, app: Celery, settings: Settings, clock: Clock
 ) -> None:
     job = submit_chunks(engine, 1)
@@ -128,10 +126,10 @@ def test_when_the_grace_is_over_a_message_that_nobody_claimed_is_lost(
     assert states(engine, job) == ["pending"]
 
 
-def test_what_is_published_after_a_look_is_not_judged_by_it(
+def test_a_look_does_not_count_for_messages_published_later(
     engine: Engine, app: Celery, settings: Settings, clock: Clock
 ) -> None:
-    """The queue was empty; then a message came and was taken, and has its own grace."""
+    """The queue was empty. Then a message came and was taken, and its own grace period starts."""
     job = submit_chunks(engine, 1)
     lost_messages = Lost(grace_s=5)
     assert lost_messages.put_back(engine, app) == 0
@@ -152,16 +150,16 @@ def test_what_is_published_after_a_look_is_not_judged_by_it(
         b'{"headers": {}}',
         b'{"headers": {"published_at": null}}',
         b'{"headers": {"published_at": "yesterday"}}',
-        b'{"headers": {"published_at": "2026-01-02T03:04:05"}}',  # of no time zone
+        b'{"headers": {"published_at": "2026-01-02T03:04:05"}}',  # without a time zone
     ],
 )
-def test_a_foreign_message_says_nothing_of_ours(
+def test_a_foreign_message_proves_nothing_about_ours(
     engine: Engine, app: Celery, settings: Settings, foreign: bytes
 ) -> None:
     job = submit_chunks(engine, 1)
     publish_apart(engine, app, settings, job)
     take(app)
-    redis_of(app).rpush(QUEUE, foreign)  # the next to be taken
+    redis_of(app).rpush(QUEUE, foreign)  # it is next in the queue
     lost_messages = Lost(grace_s=0)
     assert lost_messages.put_back(engine, app) == 0
     assert redis_of(app).rpop(QUEUE) == foreign
@@ -182,9 +180,7 @@ def test_each_queue_is_judged_by_its_own_messages(
     assert queued_and_pending(engine, exact, other) == ["pending", "queued"]
 
 
-def test_a_job_that_is_not_to_run_is_left_as_it_is(
-    engine: Engine, app: Celery, settings: Settings
-) -> None:
+def test_a_cancelled_job_is_left_alone(engine: Engine, app: Celery, settings: Settings) -> None:
     cancelled, running = submit_apart(engine, 2)
     publish_apart(engine, app, settings, cancelled, running)
     redis_of(app).flushall()
@@ -206,7 +202,7 @@ def test_a_chunk_that_is_put_back_is_due_at_once(
 
 
 @on_postgresql  # SQLite has one writer
-def test_a_worker_that_hangs_while_it_claims_holds_up_nothing_of_the_others(
+def test_a_worker_that_hangs_in_a_claim_delays_no_other_chunk(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
     claimed, lost = submit_apart(engine, 2)

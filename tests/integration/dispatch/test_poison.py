@@ -1,6 +1,6 @@
-"""Images that end their worker, on both databases: they are found, and nobody else is harmed.
+"""Images that crash their worker are found and cost no other image, on both databases.
 
-The workers are played by hand; in test_witness.py they are processes that die.
+The tests play the workers here. In test_witness.py the workers are real processes that die.
 """
 
 from __future__ import annotations
@@ -47,27 +47,27 @@ from worker.chunk.outcome import Outcome
 
 @pytest.fixture
 def reaper() -> Reaper:
-    """It has reached the database for a lease already."""
+    """A reaper that has already reached the database for a lease."""
     return Reaper(0.0, pause_s=3600.0)
 
 
 @pytest.fixture
 def suspect(engine: Engine) -> int:
-    """A job of one chunk, of which workers have died."""
+    """A job of one chunk whose workers have died."""
     job = submit_job(engine, 1)
     change_chunks(engine, job, deaths=DEATHS_TO_SUSPECT)
     return job
 
 
 class Lives:
-    """One worker after another, each with a name of its own."""
+    """A sequence of workers with different names."""
 
     def __init__(self, engine: Engine, app: Celery, settings: Settings, reaper: Reaper) -> None:
         self._engine, self._app, self._settings, self._reaper = engine, app, settings, reaper
         self._born = 0
 
     def begin(self) -> Claim:
-        """A new worker takes what is due, and runs it alone where the message says so."""
+        """Let a new worker take the due chunk, and run an image alone if the message says so."""
         assert publish(self._engine, self._app, self._settings) == 1
         self._born += 1
         name = f"w{self._born}"
@@ -78,12 +78,12 @@ class Lives:
         return claimed
 
     def end(self, crashed_by: str | None) -> None:
-        """The last one dies, by itself or because somebody has killed it."""
+        """Let the last worker die: of a crash by this signal, or killed from outside (None)."""
         change_worker(self._engine, f"w{self._born}", crashed_by=crashed_by)
         self._reaper.reap(self._engine)
 
     def store(self, claimed: Claim, outcome: Outcome = CLASSIFIED) -> None:
-        """Of its one image."""
+        """Store the outcome of the run's only image."""
         store(self._engine, claimed, [outcome], worker=f"w{self._born}")
 
 
@@ -101,7 +101,7 @@ def left(engine: Engine, job: int) -> list[int]:
     return remaining.decode(chunk_of(engine, job).remaining)
 
 
-def test_a_chunk_of_which_two_workers_have_died_goes_out_image_by_image(
+def test_a_chunk_that_was_in_two_dead_workers_runs_image_by_image(
     engine: Engine, lives: Lives, reaper: Reaper
 ) -> None:
     job = submit_job(engine, 1)
@@ -119,7 +119,7 @@ def test_a_chunk_of_which_two_workers_have_died_goes_out_image_by_image(
     assert (job_of(engine, job).state, job_of(engine, job).classified) == ("completed", IMAGES)
 
 
-def test_an_image_that_ends_its_worker_three_times_is_marked_and_the_others_are_classified(
+def test_an_image_that_crashes_three_workers_fails_and_the_others_are_classified(
     engine: Engine, lives: Lives, suspect: int, caplog
 ) -> None:
     culprit, ran = 1, Counter[int]()
@@ -142,10 +142,10 @@ def test_an_image_that_ends_its_worker_three_times_is_marked_and_the_others_are_
     fold(engine)
     job = job_of(engine, suspect)
     assert (job.state, job.classified, job.errors) == ("completed", IMAGES - 1, {"crashed": 1})
-    assert "has ended its worker by SIGSEGV, alone in it: 3 of 3 times" in caplog.text
+    assert "running alone, ended its worker by SIGSEGV: 3 of 3 times" in caplog.text
 
 
-def test_a_chunk_of_nothing_but_culprits_ends(engine: Engine, lives: Lives, suspect: int) -> None:
+def test_a_chunk_of_crashing_images_ends(engine: Engine, lives: Lives, suspect: int) -> None:
     for _ in range(IMAGES * CRASHES_TO_CONDEMN):
         lives.begin()
         lives.end("SIGABRT")
@@ -154,16 +154,16 @@ def test_a_chunk_of_nothing_but_culprits_ends(engine: Engine, lives: Lives, susp
     assert job_of(engine, suspect).state == "completed"
 
 
-def test_fifty_workers_that_are_killed_condemn_nobody(
+def test_fifty_killed_workers_condemn_no_image(
     engine: Engine, lives: Lives, reaper: Reaper
 ) -> None:
-    """Whenever anything of the chunk runs, its worker is killed; with one image left as well."""
+    """Whenever an image of the chunk runs, its worker is killed, even with one image left."""
     job = submit_job(engine, 1)
     ran = Counter[int]()
     for _ in range(50):
         ran.update(list(lives.begin().images))
         lives.end(None)
-    assert set(ran.values()) == {DEATHS_TO_SUSPECT + 48 // IMAGES}, "they have had their turns"
+    assert set(ran.values()) == {DEATHS_TO_SUSPECT + 48 // IMAGES}, "every image had its turn"
     change_chunks(engine, job, remaining=remaining.encode([2]), remaining_images=1)
     for _ in range(10):
         assert image_of(lives.begin()) == 2
@@ -176,7 +176,7 @@ def test_fifty_workers_that_are_killed_condemn_nobody(
     assert codes(engine, job) == {2: None}
 
 
-def test_a_crash_in_company_counts_for_no_image(engine: Engine, lives: Lives) -> None:
+def test_a_crash_with_several_images_counts_for_none(engine: Engine, lives: Lives) -> None:
     job = submit_job(engine, 1)
     lives.begin()
     lives.end("SIGSEGV")
@@ -184,7 +184,7 @@ def test_a_crash_in_company_counts_for_no_image(engine: Engine, lives: Lives) ->
     assert (chunk.deaths, chunk.crashes, codes(engine, job)) == (1, None, {})
 
 
-def test_a_crash_before_the_others_were_gone_counts_for_no_image(
+def test_a_crash_before_an_image_runs_alone_counts_for_none(
     engine: Engine, app: Celery, settings: Settings, suspect: int, lives: Lives
 ) -> None:
     lives.begin()
@@ -192,16 +192,16 @@ def test_a_crash_before_the_others_were_gone_counts_for_no_image(
     assert chunk_of(engine, suspect).crashes == {"0": 1}
     publish(engine, app, settings)
     add_worker(engine, "waits")
-    assert claim_next(engine, app, "waits").message.alone  # and has not begun
+    assert claim_next(engine, app, "waits").message.alone  # and it has not begun
     change_worker(engine, "waits", crashed_by="SIGSEGV")
     assert Reaper(0.0, pause_s=3600.0).reap(engine) == 1
     assert chunk_of(engine, suspect).crashes == {"0": 1}
 
 
-def test_an_image_that_fails_for_a_passing_reason_has_its_attempts_and_the_next_one_as_well(
+def test_transient_errors_cost_a_suspect_image_its_own_attempts_only(
     engine: Engine, lives: Lives, suspect: int
 ) -> None:
-    """It waits for its time, and the next one has its turn meanwhile, with its own attempts."""
+    """While it waits, the next image has its turn, with its own attempts."""
     seen = []
     while not seen or image_of(seen[-1]) != IMAGES - 1:
         seen.append(lives.begin())
@@ -216,7 +216,7 @@ def test_an_image_that_fails_for_a_passing_reason_has_its_attempts_and_the_next_
     assert sorted(runs) == [(0, 1), (0, 2), (0, 3), *((n, 1) for n in range(1, IMAGES))]
 
 
-def test_who_has_lost_an_image_that_ran_alone_stores_nothing(
+def test_a_worker_that_lost_its_only_image_stores_nothing(
     engine: Engine, lives: Lives, suspect: int
 ) -> None:
     late = lives.begin()
@@ -227,7 +227,7 @@ def test_who_has_lost_an_image_that_ran_alone_stores_nothing(
     assert left(engine, suspect) == list(range(IMAGES))
 
 
-def test_a_message_that_came_twice_runs_an_image_once(
+def test_a_message_delivered_twice_runs_an_image_once(
     engine: Engine, app: Celery, settings: Settings, suspect: int
 ) -> None:
     publish(engine, app, settings)
@@ -236,7 +236,9 @@ def test_a_message_that_came_twice_runs_an_image_once(
     assert claim_as(engine, "w2", sent.message) is None
 
 
-def test_others_of_the_job_go_out_whole(engine: Engine, app: Celery, settings: Settings) -> None:
+def test_other_chunks_of_the_job_stay_whole(
+    engine: Engine, app: Celery, settings: Settings
+) -> None:
     job = submit_job(engine, 2)
     change_chunks(engine, job, 1, deaths=DEATHS_TO_SUSPECT)
     publish(engine, app, settings)

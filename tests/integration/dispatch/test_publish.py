@@ -1,4 +1,4 @@
-"""From SQL to Redis on both databases: what is due is queued once, as far as there are places."""
+"""From SQL to Redis on both databases: due chunks are queued once, if there is a free place."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from worker.embedded.valkey import Valkey
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """A worker of n images/s makes a window of n chunks, once that is more than it gets anyway."""
+    """A worker of n images/s gives a window of n chunks, if that exceeds the least window."""
     return settings.model_copy(update={"window_s": 1.0, "chunk_images": 1})
 
 
-def test_a_chunk_that_is_due_is_queued_and_its_message_sent(
+def test_a_due_chunk_is_queued_and_its_message_sent(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
     job = submit_chunks(engine, 2, images=3)
@@ -66,9 +66,7 @@ def test_a_chunk_that_is_due_is_queued_and_its_message_sent(
     }
 
 
-def test_only_images_that_are_not_settled_are_sent(
-    engine: Engine, app: Celery, settings: Settings
-) -> None:
+def test_only_unfinished_images_are_sent(engine: Engine, app: Celery, settings: Settings) -> None:
     job = submit_chunks(engine, 2, images=10)
     change_chunks(engine, job, 0, state="done", remaining=b"", remaining_images=0)
     change_chunks(engine, job, 1, remaining=remaining.encode({1, 8}), remaining_images=2)
@@ -83,7 +81,7 @@ def test_only_images_that_are_not_settled_are_sent(
     }
 
 
-def test_images_that_wait_for_a_time_of_their_own_are_not_claimed(
+def test_images_that_are_due_later_are_not_claimed(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
     job = submit_chunks(engine, 1, images=5)
@@ -94,7 +92,7 @@ def test_images_that_wait_for_a_time_of_their_own_are_not_claimed(
     assert sorted(claim_as(engine, "w1", sent.message).images) == [1, 2, 4]
 
 
-def test_what_flower_shows_of_a_message_names_the_chunk_and_no_uri(
+def test_flower_shows_a_messages_chunk_and_no_uri(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
     submit_chunks(engine, 1, images=3)
@@ -107,7 +105,7 @@ def test_what_flower_shows_of_a_message_names_the_chunk_and_no_uri(
     assert "a.example" not in json.dumps(sent.headers)
 
 
-def test_chunks_that_are_not_due_or_not_to_run_stay(
+def test_chunks_that_are_not_due_and_those_of_other_jobs_stay(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
     job = submit_chunks(engine, 5)
@@ -122,8 +120,10 @@ def test_chunks_that_are_not_due_or_not_to_run_stay(
     assert states(engine, job) == ["pending", "queued", "running", "done", "queued"]
 
 
-def test_chunks_go_out_in_shuffled_order(engine: Engine, app: Celery, settings: Settings) -> None:
-    """Neighbours in a crawl share a host, and would all be fetched at once."""
+def test_chunks_are_published_in_shuffled_order(
+    engine: Engine, app: Celery, settings: Settings
+) -> None:
+    """Neighbours in a crawl share a host, and would all be fetched together."""
     job = submit_chunks(engine, 20)
     order = [(7 * n + 3) % 20 for n in range(20)]
     for rank, chunk in enumerate(order):
@@ -135,11 +135,11 @@ def test_chunks_go_out_in_shuffled_order(engine: Engine, app: Celery, settings: 
 # The window
 
 
-def test_before_a_rate_is_known_each_worker_has_some_chunks_waiting(
+def test_without_a_known_rate_each_worker_gets_a_few_chunks(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
     submit_chunks(engine, 3 * CHUNKS_A_WORKER)
-    assert publish(engine, app, settings) == CHUNKS_A_WORKER, "for the one that may come"
+    assert publish(engine, app, settings) == CHUNKS_A_WORKER, "for a worker that may start"
     add_worker(engine, "w1")
     add_worker(engine, "dead", age_s=settings.lease_s + 60, images_per_s=1e6)
     add_worker(engine, "other", queue="other", images_per_s=1e6)
@@ -163,7 +163,7 @@ def test_the_window_is_some_seconds_of_the_fleets_work(
 
 
 def test_the_window_is_counted_in_images(engine: Engine, app: Celery, settings: Settings) -> None:
-    """Of chunks that are run again there may be little left: as many more of them are to wait."""
+    """Retried chunks may have few images left, so more of them fit into the window."""
     job = submit_chunks(engine, 100, images=10)
     for chunk in range(60):
         change_chunks(engine, job, chunk, remaining=remaining.encode({3}), remaining_images=1)
@@ -176,13 +176,15 @@ def test_the_window_is_counted_in_images(engine: Engine, app: Celery, settings: 
     whole = {"remaining": remaining.all_of(10), "remaining_images": 10, "state": "pending"}
     change_chunks(engine, job, shuffle=0, **whole)
     change_chunks(engine, job, 7, shuffle=-1, remaining=remaining.encode({3}), remaining_images=1)
-    assert publish(engine, app, settings) == 5, "one, and whole ones, which are counted by mean"
+    assert publish(engine, app, settings) == 5, (
+        "one small chunk, and whole ones, which count with their mean size"
+    )
 
 
-def test_where_devices_wait_for_the_network_the_window_is_of_what_gets_done(
+def test_if_devices_wait_for_the_network_the_window_follows_the_jobs_rate(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
-    """Whoever comes next has to wait for all of it."""
+    """A later job must wait for everything in the window."""
     job = submit_chunks(engine, 100)
     add_worker(engine, "w1", images_per_s=1000.0)
     change_job(engine, job, images_per_s=20.0)
@@ -191,11 +193,13 @@ def test_where_devices_wait_for_the_network_the_window_is_of_what_gets_done(
     for _ in range(20):
         take(app)
     change_chunks(engine, job, state="pending")
-    assert publish(engine, app, settings) == CHUNKS_A_WORKER, "else it could never show more"
+    assert publish(engine, app, settings) == CHUNKS_A_WORKER, (
+        "with fewer the worker could never get faster"
+    )
 
 
 @pytest.mark.parametrize(("images_per_s", "shares"), [(9, [5, 4]), (10, [5, 5])])
-def test_jobs_share_the_window_and_the_earlier_one_has_what_is_left_over(
+def test_jobs_share_the_window_and_the_earlier_one_gets_the_remainder(
     engine: Engine, app: Celery, settings: Settings, images_per_s: int, shares: list[int]
 ) -> None:
     jobs = [submit_chunks(engine, 30) for _ in range(2)]
@@ -204,7 +208,7 @@ def test_jobs_share_the_window_and_the_earlier_one_has_what_is_left_over(
     assert [states(engine, job).count("queued") for job in jobs] == shares
 
 
-def test_the_last_place_is_the_most_urgent_jobs(
+def test_the_last_place_goes_to_the_most_urgent_job(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
     busy = submit_chunks(engine, CHUNKS_A_WORKER - 1)
@@ -229,10 +233,10 @@ def test_each_models_queue_has_its_own_window(
 # Several dispatchers, and faults
 
 
-def test_dispatchers_at_once_publish_no_generation_twice_and_miss_none(
+def test_simultaneous_dispatchers_publish_each_generation_once(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
-    """Meanwhile chunks come back, as they do after retries."""
+    """Meanwhile chunks become pending again, as after retries."""
     job = submit_chunks(engine, 60)
     add_worker(engine, "w1", images_per_s=1000.0)
     rounds_over, barrier = threading.Event(), threading.Barrier(4)
@@ -265,7 +269,7 @@ def test_dispatchers_at_once_publish_no_generation_twice_and_miss_none(
     assert sorted(sent.run for sent in waiting(app)) == sorted(first + brought_back)
 
 
-def test_when_redis_goes_while_messages_are_sent_the_rest_is_found_and_sent_later(
+def test_if_redis_stops_while_messages_are_sent_the_rest_is_sent_later(
     engine: Engine, settings: Settings, mortal_valkey: Valkey, monkeypatch
 ) -> None:
     job = submit_chunks(engine, 60)

@@ -1,4 +1,4 @@
-"""Workers that die, on both databases: what they ran goes out again, once that is certain."""
+"""The chunks of a dead worker are published again once its death is certain."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def reaper(clock: Clock) -> Reaper:
 
 @pytest.fixture
 def reach_for(reaper: Reaper, engine: Engine, clock: Clock) -> ReachFor:
-    """Reaps every second for so many seconds; returns how many chunks it took back."""
+    """A function that reaps once a second for so long, and returns how many chunks it took back."""
 
     def reach(seconds: float) -> int:
         reaped = reaper.reap(engine)
@@ -58,7 +58,7 @@ def reach_for(reaper: Reaper, engine: Engine, clock: Clock) -> ReachFor:
 
 
 def run_on(engine: Engine, app: Celery, settings: Settings, *names: str) -> list[ChunkMessage]:
-    """A job of one chunk for each of these workers, which run them in this order."""
+    """Submit a job with one chunk for each worker, and let the workers claim them in order."""
     submit_chunks(engine, len(names))
     publish(engine, app, settings)
     messages = [take(app).message for _ in names]
@@ -72,7 +72,7 @@ def names_of_workers(engine: Engine) -> set[str]:
         return set(connection.scalars(select(workers.c.name)))
 
 
-def test_what_a_dead_worker_ran_goes_out_again_and_its_death_is_counted(
+def test_a_dead_workers_chunk_is_published_again_and_the_death_counted(
     engine: Engine, app: Celery, settings: Settings, caplog, reach_for: ReachFor
 ) -> None:
     add_worker(engine, "dead", age_s=LEASE_S + 1)
@@ -87,12 +87,12 @@ def test_what_a_dead_worker_ran_goes_out_again_and_its_death_is_counted(
     assert chunk.due_at <= chunk.now
     chunk = chunk_of(engine, of_alive.job_number, of_alive.chunk)
     assert (chunk.state, chunk.worker, chunk.deaths) == ("running", "alive", 0)
-    assert "1 chunks that it ran go out again" in caplog.text
+    assert "Publishing its 1 chunks again" in caplog.text
 
     assert publish(engine, app, settings) == 1
     again = take(app).message
     assert (again.chunk, again.generation) == (of_dead.chunk, 2)
-    assert claim_as(engine, "alive", again).attempt == 1, "its images are not to blame"
+    assert claim_as(engine, "alive", again).attempt == 1, "a death costs no attempt"
 
 
 def test_a_chunk_is_taken_back_once_for_each_death(
@@ -106,7 +106,7 @@ def test_a_chunk_is_taken_back_once_for_each_death(
     assert chunk_of(engine, message.job_number).deaths == 2
 
 
-def test_a_worker_that_was_seen_to_crash_is_not_waited_for(
+def test_a_recorded_crash_is_acted_on_at_once(
     engine: Engine, app: Celery, settings: Settings, reach_for: ReachFor
 ) -> None:
     (message,) = run_on(engine, app, settings, "crashed")
@@ -122,7 +122,7 @@ def test_a_worker_that_was_seen_to_crash_is_not_waited_for(
     assert names_of_workers(engine) == set()
 
 
-def test_deaths_are_counted_up_to_some_number(
+def test_deaths_are_counted_up_to_a_limit(
     engine: Engine, app: Celery, settings: Settings, reach_for: ReachFor
 ) -> None:
     (message,) = run_on(engine, app, settings, "dead")
@@ -139,7 +139,7 @@ def test_a_worker_without_a_row_is_dead(
     assert reach_for(LEASE_S) == 1
 
 
-def test_what_is_queued_pending_or_done_has_no_worker_to_lose(
+def test_chunks_that_do_not_run_are_left_alone(
     engine: Engine, app: Celery, settings: Settings, reach_for: ReachFor
 ) -> None:
     job = submit_chunks(engine, 10, images=FIRST_CHUNK_IMAGES)
@@ -150,7 +150,7 @@ def test_what_is_queued_pending_or_done_has_no_worker_to_lose(
     assert states(engine, job) == before
 
 
-def test_the_row_of_a_dead_worker_is_deleted_and_that_of_a_live_one_kept(
+def test_a_dead_workers_row_is_deleted_and_a_live_ones_kept(
     engine: Engine, app: Celery, settings: Settings, reach_for: ReachFor
 ) -> None:
     for name, age_s in (("idle and dead", LEASE_S + 1), ("dead", LEASE_S + 1), ("alive", 0)):
@@ -160,17 +160,17 @@ def test_the_row_of_a_dead_worker_is_deleted_and_that_of_a_live_one_kept(
     assert names_of_workers(engine) == {"alive"}
 
 
-# Nobody is judged by a dispatcher that has not reached the database for a lease itself.
+# A dispatcher reaps only after it has itself reached the database for a whole lease.
 
 
 @pytest.fixture
 def dead(engine: Engine, app: Celery, settings: Settings) -> ChunkMessage:
-    """Run by a worker that has no heartbeat."""
+    """The message of a chunk that runs in a worker without a heartbeat."""
     (message,) = run_on(engine, app, settings, "dead")
     return message
 
 
-def test_nobody_is_judged_before_the_dispatcher_has_reached_sql_for_a_lease(
+def test_no_worker_is_reaped_before_the_dispatcher_has_reached_sql_for_a_lease(
     engine: Engine, dead, reaper: Reaper, clock: Clock, reach_for: ReachFor
 ) -> None:
     assert reach_for(LEASE_S - 1) == 0
@@ -178,7 +178,7 @@ def test_nobody_is_judged_before_the_dispatcher_has_reached_sql_for_a_lease(
     assert reaper.reap(engine) == 1
 
 
-def test_a_database_that_was_away_gives_the_workers_a_whole_lease_again(
+def test_after_a_database_outage_workers_have_a_whole_lease_again(
     engine: Engine, dead, reaper: Reaper, clock: Clock, reach_for: ReachFor
 ) -> None:
     reach_for(LEASE_S - 1)
@@ -188,10 +188,10 @@ def test_a_database_that_was_away_gives_the_workers_a_whole_lease_again(
     assert reaper.reap(engine) == 1
 
 
-def test_a_database_that_did_not_answer_for_a_while_gives_them_a_whole_lease_again(
+def test_after_a_pause_of_the_database_workers_have_a_whole_lease_again(
     engine: Engine, dead, reaper: Reaper, clock: Clock, reach_for: ReachFor
 ) -> None:
-    """It gave no error, but kept the heartbeats waiting as it did the dispatcher."""
+    """The database gave no error, but kept heartbeats waiting as well as the dispatcher."""
     reach_for(LEASE_S - 1)
     clock.seconds += PAUSE_S + 1
     assert reach_for(LEASE_S - 1) == 0
@@ -199,7 +199,7 @@ def test_a_database_that_did_not_answer_for_a_while_gives_them_a_whole_lease_aga
     assert reaper.reap(engine) == 1
 
 
-def test_a_judgement_that_the_database_took_long_to_answer_is_not_kept(
+def test_a_reap_during_which_the_database_paused_is_rolled_back(
     engine: Engine, dead: ChunkMessage, reaper: Reaper, clock: Clock, reach_for: ReachFor
 ) -> None:
     add_worker(engine, "idle and dead", age_s=LEASE_S + 1)
@@ -218,7 +218,7 @@ def test_a_judgement_that_the_database_took_long_to_answer_is_not_kept(
 
 
 @on_postgresql  # SQLite has one writer
-def test_a_worker_that_hangs_in_mid_transaction_holds_up_nothing_of_the_others(
+def test_a_worker_that_hangs_in_mid_transaction_delays_no_other_chunk(
     engine: Engine, app: Celery, settings: Settings, reach_for: ReachFor
 ) -> None:
     hangs, other = run_on(engine, app, settings, "hangs", "dead")

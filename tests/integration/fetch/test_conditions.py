@@ -1,4 +1,4 @@
-"""What a machine lacks for fetching: told when a worker starts, and by `doctor`."""
+"""A worker's start and `doctor` report what a machine lacks for fetching."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def checks(settings: Settings | None = None) -> dict[str, Check]:
     return {check.name: check for check in check_fetching(settings or Settings())}
 
 
-def test_where_all_is_well_the_versions_and_files_are_told() -> None:
+def test_versions_and_files_are_reported() -> None:
     found = checks()
     assert {check.state for check in found.values()} == {"ok"}
     assert "libcurl/8" in found["libcurl"].found
@@ -37,12 +37,12 @@ def test_where_all_is_well_the_versions_and_files_are_told() -> None:
 
 
 @pytest.mark.parametrize("variable", VARIABLES)
-def test_the_file_of_authorities_that_counts_is_told(variable: str, monkeypatch) -> None:
+def test_the_authorities_file_in_use_is_reported(variable: str, monkeypatch) -> None:
     monkeypatch.setenv(variable, str(AUTHORITY))
     assert checks()["authorities"].found == f"trusted: {variable} names {AUTHORITY}"
 
 
-def test_a_folder_of_authorities_may_be_named(tmp_path: Path, monkeypatch) -> None:
+def test_authorities_may_be_a_folder(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
     assert checks()["authorities"].state == "failure"
     (tmp_path / "0a1b2c3d.0").write_bytes(AUTHORITY.read_bytes())
@@ -68,12 +68,12 @@ def test_no_worker_starts_without_pycurl(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pycurl", None)
     found = checks()["libcurl"]
     assert found.state == "failure"
-    assert "resnext-queue[worker]" in found.advice
+    assert "'.[worker]'" in found.advice
     with pytest.raises(UnavailableError, match="pycurl cannot be loaded"):
         require_conditions(Settings())
 
 
-def test_an_old_libcurl_is_warned_of(monkeypatch, caplog) -> None:
+def test_an_old_libcurl_is_a_warning(monkeypatch, caplog) -> None:
     old = ModuleType("pycurl")
     old.version, old.version_info = "libcurl/7.88.1", lambda: (9, "7.88.1-DEV", 0)
     monkeypatch.setitem(sys.modules, "pycurl", old)
@@ -82,7 +82,7 @@ def test_an_old_libcurl_is_warned_of(monkeypatch, caplog) -> None:
     assert "libcurl 8.16.0 or newer" in caplog.text
 
 
-def test_a_proxy_is_told_with_what_it_takes_over_and_without_its_password(caplog) -> None:
+def test_the_warning_about_a_proxy_hides_its_password(caplog) -> None:
     settings = Settings(fetch_proxy="http://me:s3cr3t@proxy.internal:3128")
     require_conditions(settings)
     assert "RESNEXT_FETCH_PROXY is set" in caplog.text

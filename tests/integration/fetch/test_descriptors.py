@@ -1,4 +1,4 @@
-"""Where descriptors run out: fewer fetches at once, and none of them fails for it."""
+"""If descriptors run out, fewer fetches run at once, and none fails because of it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from tests.servers.silent import serving_silence
 from tests.wait import WITHIN_S
 from worker.loader.fetch import descriptors
 
-PICTURE = saying(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\na picture")
+# The server announces that it closes after each answer. Otherwise libcurl gives up after it has
+# found five kept connections closed.
+PICTURE = saying(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 9\r\n\r\na picture")
 
-# A process of its own. Its limit leaves it a few descriptors more than it has open by then, which
-# is fewer than it was told at its start.
+# A separate process. Its limit leaves it only a few more descriptors than it has open, which is
+# fewer than it had at its start.
 SHORT = """
 import logging, os, resource, sys
 from tests.fetching import Fetching
@@ -31,12 +33,16 @@ fetcher = Fetching(slots=60, fetch_allow="127.0.0.1")
 opened = max(map(int, os.listdir("/proc/self/fd")))
 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 6, most))
-print({type(came).__name__ for came in fetcher.fetch_all(uris).values()})
+for came in fetcher.fetch_all(uris).values():
+    if type(came).__name__ != "Fetched":
+        logging.warning("%s", came)
+    else:
+        print("fetched")
 """
 
 
 def needed(fetches: int) -> int:
-    """The fewest descriptors that so many fetches at once have enough of."""
+    """The lowest number of descriptors that permits so many fetches at once."""
     return next(n for n in count() if descriptors.fetches_within(n) >= fetches)
 
 
@@ -54,7 +60,7 @@ def start(program: str, *arguments: object) -> subprocess.Popen[str]:
 def test_fetches_that_find_no_descriptor_wait_for_others_and_succeed() -> None:
     with serving(PICTURE) as server, start(SHORT, server.port) as process:
         told, logged = process.communicate(timeout=WITHIN_S)
-    assert told == "{'Fetched'}\n", logged
+    assert told.count("fetched") == 60, logged
     assert logged.count("no descriptors left") == 1, logged
 
 
@@ -68,7 +74,7 @@ def test_a_loader_runs_no_more_fetches_than_its_descriptors_permit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
 
 
-# The process's own memory, before and after 2,000 requests that get no answer.
+# Prints by how many MB 2,000 requests without an answer increase the process's memory.
 MANY = """
 import select, sys
 from pathlib import Path

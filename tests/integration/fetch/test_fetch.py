@@ -1,4 +1,4 @@
-"""From a URI to bytes over real HTTP and from real files: what may be had, and what never."""
+"""From a URI to bytes, over real HTTP and from real files: what is fetched and what is refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PICTURE = bytes(range(256)) * 100
 
 
 class Server(BaseHTTPRequestHandler):
-    """Each path is a server of its own kind; see the methods."""
+    """Answers each path in a different way: see the methods."""
 
     over = threading.Event()
     agents: list[str]
@@ -44,11 +44,11 @@ class Server(BaseHTTPRequestHandler):
         self.reply(b"", 302, Location=unquote(address))
 
     def answer_hop(self, left: str) -> None:
-        """So many redirects to a picture."""
+        """Redirect `left` more times, then send a picture."""
         self.answer_to(f"/hop/{int(left) - 1}" if int(left) else "/ok")
 
     def answer_declares(self, length: str) -> None:
-        """A body that is announced to be so long, and does not come."""
+        """Announce a body of this length, but do not send it."""
         self.send_response(200)
         self.send_header("Content-Length", length)
         self.end_headers()
@@ -60,14 +60,14 @@ class Server(BaseHTTPRequestHandler):
             self.wfile.write(PICTURE)
 
     def answer_inflates(self, _: str) -> None:
-        """A thousand times the bytes that are sent."""
+        """Send a body that unpacks to a thousand times its size."""
         self.reply(gzip.compress(bytes(1000 * LIMIT_BYTES)), **{"Content-Encoding": "gzip"})
 
     def answer_silent(self, _: str) -> None:
         self.over.wait()
 
     def answer_drips(self, _: str) -> None:
-        """A byte now and then: no time-out of a socket ever notices."""
+        """Send a byte now and then, so that no socket timeout ever expires."""
         self.send_response(200)
         self.end_headers()
         while not self.over.wait(0.02):
@@ -82,7 +82,7 @@ class Server(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def handle(self) -> None:
-        with suppress(ConnectionError):  # whoever asked has had enough
+        with suppress(ConnectionError):  # the client has hung up
             super().handle()
 
     def log_message(self, *_: object) -> None:
@@ -91,7 +91,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def agents() -> list[str]:
-    """What each request said of who asks."""
+    """The User-Agent header of each request."""
     return []
 
 
@@ -117,7 +117,7 @@ def failure_of(uri: str, **limits: Any) -> Failure:
     return make_fetcher(**limits).failure(uri)
 
 
-def test_a_body_comes_as_it_was_sent_and_the_server_learns_who_asks(
+def test_a_body_arrives_as_sent_and_the_request_identifies_us(
     address: str, agents: list[str]
 ) -> None:
     fetched = make_fetcher(contact="mailto:me@example.org").fetch(f"{address}/ok")
@@ -127,18 +127,18 @@ def test_a_body_comes_as_it_was_sent_and_the_server_learns_who_asks(
 
 
 @pytest.mark.parametrize("status", [204, 301, 403, 404, 410, 429, 500, 503])
-def test_any_other_status_is_its_own_code(address: str, status: int) -> None:
+def test_any_other_status_has_its_own_code(address: str, status: int) -> None:
     assert failure_of(f"{address}/status/{status}").code == f"http_{status}"
 
 
 @pytest.mark.parametrize(
     "path", [f"declares/{LIMIT_BYTES + 1}", "endless", "inflates"], ids=lambda path: path[:8]
 )
-def test_no_more_than_the_limit_is_taken_however_it_is_sent(address: str, path: str) -> None:
+def test_a_body_above_the_limit_is_refused_however_it_is_sent(address: str, path: str) -> None:
     assert failure_of(f"{address}/{path}").code == "too_large"
 
 
-def test_a_body_of_just_the_limit_is_taken(address: str) -> None:
+def test_a_body_of_exactly_the_limit_is_accepted(address: str) -> None:
     fetcher = make_fetcher(max_image_bytes=len(PICTURE))
     assert fetcher.body(f"{address}/ok") == PICTURE
 
@@ -148,14 +148,14 @@ def test_the_deadline_ends_a_fetch_wherever_it_hangs(address: str, path: str) ->
     assert failure_of(f"{address}/{path}", fetch_deadline_s=0.3).code == "timeout"
 
 
-def test_a_body_that_breaks_off_is_no_picture(address: str) -> None:
+def test_an_incomplete_body_is_a_connection_error(address: str) -> None:
     assert failure_of(f"{address}/declares/100").code == "connect"
 
 
 # Redirects
 
 
-def test_redirects_are_followed_and_the_last_address_is_told(address: str) -> None:
+def test_redirects_are_followed_and_the_last_uri_is_recorded(address: str) -> None:
     fetched = make_fetcher().fetch(f"{address}/hop/2")
     assert fetched == Fetched(PICTURE, f"{address}/ok")
     assert failure_of(f"{address}/hop/3").code == "too_many_redirects"
@@ -171,7 +171,7 @@ def test_redirects_are_followed_and_the_last_address_is_told(address: str) -> No
         ("http://me:secret@127.0.0.1/", "bad_uri"),
     ],
 )
-def test_a_redirect_leads_nowhere_that_the_uri_itself_may_not(
+def test_a_redirect_must_follow_the_same_rules_as_a_uri(
     address: str, target: str, code: str
 ) -> None:
     uri = f"{address}/to/{quote(target)}"
@@ -184,11 +184,11 @@ def test_a_redirect_leads_nowhere_that_the_uri_itself_may_not(
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "localhost", "2130706433", "10.0.0.1", "192.168.1.1", "[::1]", "0.0.0.0"]
 )
-def test_a_private_address_is_not_asked_unless_it_is_allowed(host: str) -> None:
+def test_a_private_address_is_blocked_unless_it_is_allowed(host: str) -> None:
     assert failure_of(f"http://{host}:9/a.jpg", fetch_allow=()).code == "blocked_address"
 
 
-def test_an_address_that_is_allowed_is_asked(address: str) -> None:
+def test_an_allowed_address_is_fetched_from(address: str) -> None:
     port = address.rpartition(":")[2]
     fetcher = make_fetcher(fetch_allow=(f"127.0.0.1:{port}",))
     assert fetcher.body(f"{address}/ok") == PICTURE
@@ -197,7 +197,7 @@ def test_an_address_that_is_allowed_is_asked(address: str) -> None:
     )
 
 
-def test_nobody_at_an_address_is_told(address: str) -> None:
+def test_a_refused_connection_is_reported(address: str) -> None:
     assert failure_of("http://127.0.0.1:9/a.jpg") == Failure("connect", "connection refused")
 
 
@@ -210,7 +210,7 @@ def test_a_file_under_a_root_is_read(tmp_path: Path) -> None:
     assert make_fetcher(file_roots=(tmp_path,)).fetch(path.as_uri()) == Fetched(PICTURE)
 
 
-def test_a_file_under_no_root_is_not_even_looked_for(tmp_path: Path) -> None:
+def test_a_file_outside_the_roots_is_not_even_looked_up(tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside.jpg"
     root.mkdir()
     outside.write_bytes(PICTURE)
@@ -225,7 +225,7 @@ def test_a_file_under_no_root_is_not_even_looked_for(tmp_path: Path) -> None:
         assert failure_of(uri, file_roots=()).code == "blocked_path"
 
 
-def test_what_is_no_readable_file_is_told(tmp_path: Path) -> None:
+def test_each_kind_of_unreadable_file_has_its_code(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large").write_bytes(bytes(LIMIT_BYTES + 1))
     codes = {"gone": "not_found", "pipe": "unreadable", ".": "unreadable", "large": "too_large"}
@@ -234,7 +234,7 @@ def test_what_is_no_readable_file_is_told(tmp_path: Path) -> None:
         assert failure_of(uri, file_roots=(tmp_path,)).code == code, name
 
 
-def test_what_is_no_file_leaves_no_descriptor_behind(tmp_path: Path) -> None:
+def test_a_folder_leaves_no_descriptor_open(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     fetcher = make_fetcher(file_roots=(tmp_path,))
     descriptors = Path("/proc/self/fd")
@@ -244,7 +244,7 @@ def test_what_is_no_file_leaves_no_descriptor_behind(tmp_path: Path) -> None:
     assert len(list(descriptors.iterdir())) <= before
 
 
-def test_a_loader_that_has_no_descriptor_left_tries_a_file_again(tmp_path: Path) -> None:
+def test_a_loader_without_free_descriptors_retries_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(PICTURE)
     fetcher = make_fetcher(file_roots=(tmp_path,))

@@ -1,4 +1,4 @@
-"""Servers that never end, lie, or are not who they say: each fetch of them ends, and soon."""
+"""Each fetch from an endless, lying or untrusted server ends soon."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from worker.loader.fetch.certificates import VARIABLES
 from worker.loader.fetch.head import MOST_HEAD_BYTES
 
 LIMIT_BYTES = 100_000
-# What an endless answer may get rid of: our limits, and the buffers of two kernels.
+# How much an endless answer may send: our limits, and the kernel buffers at both ends.
 BUFFERED_BYTES = 16 * 2**20
 FOR_EVER_S = 3600.0
-# What `openssl x509 -hash` says of it.
+# The output of `openssl x509 -hash` for the authority.
 AUTHORITY_HASH = "774b5dcc.0"
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
 def make_fetcher(**limits: Any) -> Fetching:
-    """Its deadline saves nobody, unless a test says so."""
+    """A fetcher without a practical deadline, unless a test sets one."""
     usual = {"fetch_allow": ("127.0.0.1",), "max_image_bytes": LIMIT_BYTES}
     return Fetching(**usual | {"fetch_deadline_s": FOR_EVER_S} | limits)
 
@@ -53,7 +53,7 @@ def code_of(answer: Answer, tls: ssl.SSLContext | None = None, **limits: Any) ->
 
 
 class Endless:
-    """Says the same again and again after its beginning, and counts."""
+    """Sends its beginning and then the same piece for ever, and counts the bytes."""
 
     def __init__(self, piece: bytes, beginning: bytes = b"") -> None:
         self.said_bytes = 0
@@ -95,14 +95,12 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
         *("long headers", "body", "chunks", "chunk extensions", "trailers", "chunk length"),
     ],
 )
-def test_what_never_ends_ends_early_whatever_part_of_an_answer_it_is(
-    endless: Endless, code: str
-) -> None:
+def test_an_endless_part_of_an_answer_is_cut_off_early(endless: Endless, code: str) -> None:
     assert code_of(endless) == code
     assert endless.said_bytes < BUFFERED_BYTES
 
 
-def test_headers_of_just_the_limit_are_taken() -> None:
+def test_headers_of_exactly_the_limit_are_accepted() -> None:
     long = b"Name: " + b"a" * 60_000 + b"\r\n"
     head = OK + long * 4 + b"Content-Length: 1\r\n"
     assert len(head) < MOST_HEAD_BYTES
@@ -111,7 +109,7 @@ def test_headers_of_just_the_limit_are_taken() -> None:
 
 
 @pytest.mark.parametrize("digits", [19, 4301])
-def test_a_length_beyond_all_numbers_is_too_large(digits: int) -> None:
+def test_a_length_with_thousands_of_digits_is_too_large(digits: int) -> None:
     assert code_of(saying(OK + b"Content-Length: " + b"9" * digits + b"\r\n\r\na")) == "too_large"
 
 
@@ -126,13 +124,13 @@ def test_a_length_beyond_all_numbers_is_too_large(digits: int) -> None:
     ],
     ids=["another protocol", "no status", "too low", "many headers", "two lengths"],
 )
-def test_what_is_no_http_is_told_as_such_and_not_tried_again(said: bytes) -> None:
+def test_an_answer_that_is_not_http_is_not_retried(said: bytes) -> None:
     failure = fetch(saying(said))
     assert isinstance(failure, Failure)
     assert (failure.code, failure.retried) == ("bad_response", False)
 
 
-def test_a_server_that_hangs_up_is_tried_again() -> None:
+def test_a_server_that_hangs_up_is_retried() -> None:
     for said in (b"", OK, OK + b"Content-Length: 5\r\n\r\nabc"):
         failure = fetch(saying(said))
         assert isinstance(failure, Failure) or failure == b""
@@ -140,11 +138,11 @@ def test_a_server_that_hangs_up_is_tried_again() -> None:
             assert (failure.code, failure.retried) == ("connect", True)
 
 
-def test_a_reason_is_our_own_whatever_the_server_calls_it() -> None:
+def test_the_reason_of_a_status_is_ours_and_not_the_servers() -> None:
     failure = fetch(saying(b"HTTP/1.1 404 Gone\x1b[2Jaway\r\nContent-Length: 0\r\n\r\n"))
     assert failure == Failure("http_404", "Not Found")
     failure = fetch(saying(b"HTTP/1.1 599 =1+1\r\nContent-Length: 0\r\n\r\n"))
-    assert failure == Failure("http_599", "no status that HTTP defines")
+    assert failure == Failure("http_599", "not a status that HTTP defines")
 
 
 # Encodings
@@ -159,7 +157,7 @@ def packed(encoding: str, body: bytes) -> Answer:
     ("encoding", "pack"),
     [("gzip", gzip.compress), ("X-GZip", gzip.compress), ("deflate", zlib.compress)],
 )
-def test_what_is_packed_once_is_unpacked_up_to_the_limit(
+def test_a_body_compressed_once_is_unpacked_up_to_the_limit(
     encoding: str, pack: Callable[[bytes], bytes]
 ) -> None:
     assert fetch(packed(encoding, pack(b"a" * LIMIT_BYTES))) == b"a" * LIMIT_BYTES
@@ -171,12 +169,12 @@ def test_what_is_packed_once_is_unpacked_up_to_the_limit(
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "gzip, br", "compress"])
-def test_what_is_packed_otherwise_was_not_asked_for(encoding: str) -> None:
+def test_any_other_compression_is_refused(encoding: str) -> None:
     body = gzip.compress(gzip.compress(b"a picture"))
     assert code_of(packed(encoding, body)) == "bad_response"
 
 
-def test_no_encoding_is_offered() -> None:
+def test_requests_accept_no_compression() -> None:
     with serving(saying(OK, b"Content-Length: 1\r\n\r\na")) as server:
         make_fetcher().fetch(f"{server.address}/a.jpg")
         assert b"accept-encoding: identity\r\n" in server.requests[0].lower()
@@ -190,10 +188,10 @@ def content(kind: str, body: bytes) -> Answer:
     return saying(OK, head.encode(), body)
 
 
-def test_the_bytes_decide_and_not_what_the_server_calls_them() -> None:
+def test_the_bytes_and_not_the_content_type_decide_the_format() -> None:
     picture = BytesIO()
     Image.new("RGB", (8, 8)).save(picture, "PNG")
-    preprocessing = find_spec("resnext29_cifar10").preprocessing
+    preprocessing = find_spec("resnext_tiny_imagenet").preprocessing
     for kind in ("text/html", "image/jpeg", "application/octet-stream", "nonsense"):
         body = fetch(content(kind, picture.getvalue()))
         assert isinstance(body, bytes)
@@ -209,7 +207,7 @@ def test_the_bytes_decide_and_not_what_the_server_calls_them() -> None:
 
 
 def drip(beginning: bytes) -> Answer:
-    """A byte now and then: no time-out of a socket ever notices."""
+    """An answer of a byte now and then, so that no socket timeout ever expires."""
 
     def answer(connection: socket.socket) -> None:
         connection.sendall(beginning)
@@ -236,7 +234,9 @@ def hang(connection: socket.socket) -> None:
     ids=["nothing comes", "status", "headers", "body", "chunk"],
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_drop_at_a_time_ends_at_the_deadline(scheme: str, answer: Answer, monkeypatch) -> None:
+def test_a_slow_or_hanging_answer_ends_at_the_deadline(
+    scheme: str, answer: Answer, monkeypatch
+) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(AUTHORITY))
     tls = tls_of("good") if scheme == "https" else None
     assert code_of(answer, tls, fetch_deadline_s=0.3) == "timeout"
@@ -248,8 +248,8 @@ def test_a_tls_handshake_that_hangs_ends_at_the_deadline() -> None:
     assert failure.code == "timeout"
 
 
-def test_redirects_have_one_deadline_together() -> None:
-    """Each of them is quick enough by itself."""
+def test_redirects_share_one_deadline() -> None:
+    """Each redirect is fast enough by itself."""
     numbers = itertools.count()
 
     def answer(connection: socket.socket) -> None:
@@ -261,8 +261,8 @@ def test_redirects_have_one_deadline_together() -> None:
     assert 1 <= next(numbers) <= 5
 
 
-def test_nobody_who_answers_a_connection_ends_at_the_deadline() -> None:
-    """A listener whose queue is full drops whoever comes."""
+def test_an_unanswered_connection_ends_at_the_deadline() -> None:
+    """A listener with a full queue drops new connections."""
     with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -281,21 +281,21 @@ def test_nobody_who_answers_a_connection_ends_at_the_deadline() -> None:
 PICTURE = saying(OK, b"Content-Length: 9\r\n\r\na picture")
 
 
-def test_a_server_with_a_valid_certificate_is_asked(monkeypatch) -> None:
+def test_a_server_with_a_valid_certificate_is_fetched_from(monkeypatch) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(AUTHORITY))
     assert fetch(PICTURE, tls_of("good")) == b"a picture"
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
-def test_an_authority_that_the_environment_names_is_trusted(variable: str, monkeypatch) -> None:
+def test_an_authority_named_in_the_environment_is_trusted(variable: str, monkeypatch) -> None:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, str(AUTHORITY))
     assert fetch(PICTURE, tls_of("good")) == b"a picture"
 
 
-def test_authorities_are_read_once_in_the_life_of_a_loader(monkeypatch, tmp_path) -> None:
-    """Each new connection would take ten times the time otherwise."""
+def test_a_loader_reads_the_authorities_once(monkeypatch, tmp_path) -> None:
+    """Reading them again would make each new connection ten times slower."""
     bundle = tmp_path / "authorities.pem"
     bundle.write_bytes(AUTHORITY.read_bytes())
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
@@ -306,7 +306,7 @@ def test_authorities_are_read_once_in_the_life_of_a_loader(monkeypatch, tmp_path
         bundle.unlink(missing_ok=True)
 
 
-def test_authorities_of_a_folder_are_trusted_and_no_others(monkeypatch, tmp_path) -> None:
+def test_only_the_authorities_in_a_folder_are_trusted(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
     assert code_of(PICTURE, tls_of("good")) == "tls"
     (tmp_path / AUTHORITY_HASH).symlink_to(AUTHORITY)
@@ -316,12 +316,12 @@ def test_authorities_of_a_folder_are_trusted_and_no_others(monkeypatch, tmp_path
 @pytest.mark.parametrize(
     ("name", "detail"),
     [
-        ("self-signed", "the certificate is of an unknown authority"),
-        ("other-host", "the certificate is of another host"),
+        ("self-signed", "the certificate is from an unknown authority"),
+        ("other-host", "the certificate is for another host"),
         ("expired", "the certificate has expired"),
     ],
 )
-def test_a_server_that_cannot_prove_who_it_is_gets_no_request(
+def test_a_server_without_a_valid_certificate_gets_no_request(
     name: str, detail: str, monkeypatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(AUTHORITY))
@@ -330,18 +330,18 @@ def test_a_server_that_cannot_prove_who_it_is_gets_no_request(
     assert not any(server.requests)
 
 
-def test_an_authority_that_nobody_named_is_not_trusted() -> None:
+def test_an_unconfigured_authority_is_not_trusted() -> None:
     failure = fetch(PICTURE, tls_of("good"))
-    assert failure == Failure("tls", "the certificate is of an unknown authority")
+    assert failure == Failure("tls", "the certificate is from an unknown authority")
 
 
-def test_a_server_that_hangs_up_in_the_handshake_is_tried_again() -> None:
+def test_a_server_that_hangs_up_in_the_handshake_is_retried() -> None:
     with serving(lambda _: None) as server:
         failure = make_fetcher().failure(f"https://127.0.0.1:{server.port}/")
     assert failure.code == "connect"
 
 
-def test_a_server_that_speaks_no_tls_is_told_as_such() -> None:
+def test_a_server_that_does_not_speak_tls_is_reported() -> None:
     no_tls = saying(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     with serving(no_tls) as server:
         failure = make_fetcher().failure(f"https://127.0.0.1:{server.port}/")

@@ -1,4 +1,4 @@
-"""Fetches that hang where nothing can break them off, or are lied to: each costs itself alone."""
+"""A fetch that hangs beyond interruption, or is deceived, affects no other fetch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOON_S = 0.3
 
 
 class Server(BaseHTTPRequestHandler):
-    """`/ok` is an image; of any other path, `/STATUS/VALUE`, VALUE becomes Retry-After."""
+    """`/ok` is an image. `/STATUS/VALUE` answers with STATUS and `Retry-After: VALUE`."""
 
     def do_GET(self) -> None:
         _, status, *value = self.path.split("/", 2)
@@ -51,7 +51,7 @@ def address() -> Iterator[str]:
 
 @pytest.fixture
 def over() -> Iterator[threading.Event]:
-    """Set when the test is: whatever hangs then goes on."""
+    """Set when the test ends, so that everything that hangs continues."""
     event = threading.Event()
     yield event
     event.set()
@@ -62,10 +62,10 @@ def make_fetcher(*roots: Path, slots: int = 1, deadline_s: float = FOR_EVER_S) -
     return Fetching(slots=slots, fetch_allow=allow, file_roots=roots, fetch_deadline_s=deadline_s)
 
 
-def test_names_that_hang_keep_no_healthy_one_waiting(
+def test_hanging_dns_lookups_delay_no_other_host(
     address: str, over: threading.Event, monkeypatch
 ) -> None:
-    """All slots but one wait for the resolver, and as many look-ups hang from before."""
+    """In the second round all slots but one wait, and the first round's lookups still hang."""
     look_up, hanging = socket.getaddrinfo, threading.Semaphore(0)
 
     def hang(host: str, *arguments: Any, **options: Any) -> Any:
@@ -78,7 +78,7 @@ def test_names_that_hang_keep_no_healthy_one_waiting(
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     fetcher = make_fetcher(slots=16, deadline_s=2.0)
     uris = [f"http://name-{n}.hangs/a.jpg" for n in range(30)]
-    late = Failure("timeout", "looking up the host's name")
+    late = Failure("timeout", "while looking up the host's name")
     for part in (uris[:15], uris[15:]):
         outcomes = [fetcher.begin(uri) for uri in part]
         assert all(hanging.acquire(timeout=10) for _ in range(15))
@@ -87,7 +87,7 @@ def test_names_that_hang_keep_no_healthy_one_waiting(
         assert fetcher.wait(*outcomes) == [late] * 15
 
 
-def test_a_name_is_looked_up_once_and_its_address_is_checked_for_each_connection(
+def test_a_name_is_looked_up_once_but_its_address_checked_each_time(
     address: str, monkeypatch
 ) -> None:
     look_up, asked = socket.getaddrinfo, list[str]()
@@ -106,7 +106,7 @@ def test_a_name_is_looked_up_once_and_its_address_is_checked_for_each_connection
     assert asked == ["localhost"]
 
 
-def test_a_file_on_a_server_that_is_away_runs_into_the_deadline_alone(
+def test_only_the_file_on_an_unreachable_server_times_out(
     tmp_path: Path, over: threading.Event, monkeypatch
 ) -> None:
     open_file = os.open
@@ -121,11 +121,11 @@ def test_a_file_on_a_server_that_is_away_runs_into_the_deadline_alone(
         (tmp_path / name).write_bytes(b"ok")
     fetcher = make_fetcher(tmp_path, deadline_s=SOON_S)
     failure = fetcher.failure((tmp_path / "hangs.jpg").as_uri())
-    assert failure == Failure("timeout", "reading the file")
+    assert failure == Failure("timeout", "while reading the file")
     assert make_fetcher(tmp_path).fetch((tmp_path / "a.jpg").as_uri()) == Fetched(b"ok")
 
 
-def test_a_folder_that_becomes_a_link_while_its_file_is_opened_leads_nowhere(
+def test_a_folder_replaced_by_a_link_during_the_open_is_blocked(
     tmp_path: Path, monkeypatch
 ) -> None:
     album, outside = tmp_path / "root" / "album", tmp_path / "outside"
@@ -147,10 +147,10 @@ def test_a_folder_that_becomes_a_link_while_its_file_is_opened_leads_nowhere(
     assert failure.code == "blocked_path"
 
 
-def test_a_link_that_changes_after_the_check_is_not_followed_anew(
+def test_a_link_that_changes_after_the_check_is_not_followed_again(
     tmp_path: Path, monkeypatch
 ) -> None:
-    """What was checked is what is read."""
+    """The file that was checked is the file that is read."""
     root, link = tmp_path / "root", tmp_path / "root" / "link.jpg"
     root.mkdir()
     for path in (root / "a.jpg", tmp_path / "secret"):
@@ -169,7 +169,7 @@ def test_a_link_that_changes_after_the_check_is_not_followed_anew(
     assert make_fetcher(root).fetch(link.as_uri()) == Fetched(b"a.jpg")
 
 
-def test_a_link_that_becomes_a_file_while_it_is_followed_is_read_as_the_file(
+def test_a_link_replaced_by_a_file_while_it_is_followed_is_read(
     tmp_path: Path, monkeypatch
 ) -> None:
     path, follow = tmp_path / "a.jpg", os.readlink
@@ -185,7 +185,7 @@ def test_a_link_that_becomes_a_file_while_it_is_followed_is_read_as_the_file(
     assert make_fetcher(tmp_path).fetch(path.as_uri()) == Fetched(b"ok")
 
 
-def test_a_link_that_is_replaced_each_time_fails_for_now(tmp_path: Path, monkeypatch) -> None:
+def test_a_link_that_is_replaced_each_time_is_retried_later(tmp_path: Path, monkeypatch) -> None:
     def follow(link: Any, **_: Any) -> str:
         raise OSError(errno.EINVAL, "Invalid argument", link)
 
@@ -195,8 +195,8 @@ def test_a_link_that_is_replaced_each_time_fails_for_now(tmp_path: Path, monkeyp
     assert failure.retried
 
 
-@pytest.mark.parametrize("before", ["a file", "a link to what is removed"])
-def test_a_file_that_becomes_a_link_before_it_is_opened_is_read_through_the_link(
+@pytest.mark.parametrize("before", ["a file", "a link to a removed file"])
+def test_a_file_replaced_by_a_link_before_the_open_is_read(
     tmp_path: Path, monkeypatch, before: str
 ) -> None:
     path, target, open_file = tmp_path / "a.jpg", tmp_path / "b.jpg", os.open
@@ -221,7 +221,7 @@ IN_OPEN, IN_NONBLOCK = 0x20, 0o4000  # inotify(7)
 
 
 def test_a_pipe_or_device_is_refused_without_being_opened(tmp_path: Path) -> None:
-    """To open a device may do something: rewind a tape, arm a watchdog."""
+    """Opening a device can have effects: it may rewind a tape or arm a watchdog."""
     pipe = tmp_path / "a.jpg"
     os.mkfifo(pipe)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -246,7 +246,7 @@ def test_a_pipe_or_device_is_refused_without_being_opened(tmp_path: Path) -> Non
         ("Mon,_01_Jan_2024_00:00:00_+99999999999999", None),
     ],
 )
-def test_an_overloaded_server_is_asked_again_whatever_it_says_of_the_time(
+def test_an_overloaded_server_is_retried_whatever_its_retry_after(
     address: str, value: str, expected_s: float | None
 ) -> None:
     failure = make_fetcher().failure(f"{address}/503/{value}")

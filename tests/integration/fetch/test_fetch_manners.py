@@ -1,4 +1,4 @@
-"""What a fetch says of itself and takes along, which is little, and what it leaves alone."""
+"""What a fetch reveals about us, which is little, and what it leaves alone."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def make_fetcher(**limits: Any) -> Fetching:
 
 
 def names_of(request: bytes) -> set[str]:
-    """Of its headers."""
+    """The names of the request's headers."""
     return {line.partition(":")[0].lower() for line in request.decode().split("\r\n")[1:] if line}
 
 
 @pytest.fixture
 def _credentials_around(monkeypatch, tmp_path: Path) -> None:
-    """Everything that other programs would take a login from."""
+    """Provide credentials in every place where other programs look for them."""
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password s3cr3t\n")
     (tmp_path / ".netrc").chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -38,8 +38,8 @@ def _credentials_around(monkeypatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_credentials_around")
-def test_nothing_is_taken_along_but_who_asks_and_what_for() -> None:
-    """Neither at first, nor to another host or port, nor after a cookie."""
+def test_a_request_has_no_headers_besides_the_necessary_ones() -> None:
+    """This holds for the first request, after a redirect to another port, and after a cookie."""
     with serving(PICTURE) as other:
         to_other = f"HTTP/1.1 302 Found\r\nLocation: {other.address}/b.jpg\r\n"
         first = saying(to_other.encode(), b"Set-Cookie: seen=yes\r\nContent-Length: 0\r\n\r\n")
@@ -56,7 +56,7 @@ def test_nothing_is_taken_along_but_who_asks_and_what_for() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_proxy_of_the_environment_is_not_asked(scheme: str, monkeypatch) -> None:
+def test_a_proxy_in_the_environment_is_not_used(scheme: str, monkeypatch) -> None:
     with serving(PICTURE) as proxy, serving(PICTURE) as server:
         for name in ("http_proxy", "https_proxy", "all_proxy"):
             for variable in (name, name.upper()):
@@ -64,7 +64,7 @@ def test_a_proxy_of_the_environment_is_not_asked(scheme: str, monkeypatch) -> No
         uri = f"{scheme}://127.0.0.1:{server.port}/a.jpg"
         if scheme == "http":
             assert make_fetcher().body(uri) == b"a picture"
-        else:  # it speaks no TLS, and was asked itself
+        else:  # the server does not speak TLS, but the request reached it
             assert make_fetcher().failure(uri).code == "tls"
         assert len(server.requests) == 1
         assert proxy.requests == []
@@ -73,7 +73,7 @@ def test_a_proxy_of_the_environment_is_not_asked(scheme: str, monkeypatch) -> No
 # Ports
 
 
-def test_other_ports_than_those_that_are_set_are_not_asked() -> None:
+def test_only_the_configured_ports_are_fetched_from() -> None:
     with serving(PICTURE) as server, serving(PICTURE) as other:
         fetcher = make_fetcher(fetch_ports=(server.port, 80))
         assert fetcher.body(f"{server.address}/a.jpg") == b"a picture"
@@ -81,13 +81,13 @@ def test_other_ports_than_those_that_are_set_are_not_asked() -> None:
         assert other.requests == []
 
 
-def test_a_redirect_leads_to_no_other_port_either() -> None:
+def test_a_redirect_to_another_port_is_blocked() -> None:
     with serving(PICTURE) as other:
         to_other = f"HTTP/1.1 302 Found\r\nLocation: {other.address}/\r\nContent-Length: 0\r\n\r\n"
         with serving(saying(to_other.encode())) as server:
             failure = make_fetcher(fetch_ports=(server.port,)).failure(f"{server.address}/")
         assert failure == Failure(
-            "blocked_port", f"redirect: {other.port} is none of RESNEXT_FETCH_PORTS"
+            "blocked_port", f"redirect: {other.port} is not in RESNEXT_FETCH_PORTS"
         )
         assert other.requests == []
 
@@ -104,7 +104,7 @@ def tagged(*lines: str) -> bytes:
     "lines",
     [("noai",), ("all", "NoIndex"), ("nofollow, noimageai",), ("otherbot: none", "noimageindex")],
 )
-def test_what_is_to_be_left_alone_is_left_alone_unless_that_is_ignored(
+def test_robots_tags_are_respected_unless_configured_otherwise(
     lines: tuple[str, ...],
 ) -> None:
     with serving(saying(tagged(*lines))) as server:
@@ -115,12 +115,12 @@ def test_what_is_to_be_left_alone_is_left_alone_unless_that_is_ignored(
         assert ignoring.body(f"{server.address}/a.jpg") == b"a picture"
 
 
-def test_what_other_programs_are_to_leave_alone_is_taken() -> None:
+def test_robots_tags_for_other_programs_do_not_apply() -> None:
     with serving(saying(tagged("otherbot: noai, noindex", "nofollow"))) as server:
         assert make_fetcher().body(f"{server.address}/a.jpg") == b"a picture"
 
 
-def test_a_status_says_more_than_its_tags() -> None:
+def test_an_error_status_takes_precedence_over_robots_tags() -> None:
     said = tagged("noindex").replace(b"200 OK", b"404 Not Found")
     with serving(saying(said)) as server:
         assert make_fetcher().failure(f"{server.address}/a.jpg").code == "http_404"

@@ -1,4 +1,4 @@
-"""By which way a server is reached: its next address, a proxy, headers for its host."""
+"""Ways to reach a server: its next address, a proxy, headers for its host."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def names(monkeypatch) -> Iterator[NameServer]:
 
 @contextmanager
 def black_hole(host: str, port: int) -> Iterator[None]:
-    """A listener whose queue is full drops whoever comes."""
+    """Open a listener with a full queue, which drops new connections."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -55,8 +55,8 @@ def black_hole(host: str, port: int) -> Iterator[None]:
         yield
 
 
-def test_the_next_address_is_asked_while_the_first_does_not_answer(names: NameServer) -> None:
-    """The deadline saves nobody here."""
+def test_the_next_address_is_tried_if_the_first_does_not_answer(names: NameServer) -> None:
+    """The deadline is too long to help here."""
     with serving(PICTURE, host="127.0.0.2") as server, black_hole("127.0.0.1", server.port):
         names.has("half-dead.test", ("127.0.0.1", "127.0.0.2"))
         canary.begun()
@@ -64,7 +64,7 @@ def test_the_next_address_is_asked_while_the_first_does_not_answer(names: NameSe
         assert [host for host, _ in canary.begun()] == ["127.0.0.1", "127.0.0.2"]
 
 
-def test_an_address_that_refuses_costs_nothing(names: NameServer) -> None:
+def test_addresses_that_refuse_are_skipped(names: NameServer) -> None:
     with serving(PICTURE) as server:
         names.has("half-down.test", ("127.0.0.2", "127.0.0.3", "127.0.0.1"))
         uri = f"http://half-down.test:{server.port}/a.jpg"
@@ -74,7 +74,7 @@ def test_an_address_that_refuses_costs_nothing(names: NameServer) -> None:
 # A proxy
 
 
-def test_a_proxy_is_asked_for_names_that_nobody_here_looks_up(names: NameServer) -> None:
+def test_with_a_proxy_names_are_not_looked_up_here(names: NameServer) -> None:
     with serving(PICTURE) as proxy:
         names.has("proxy.test", ("127.0.0.1",))
         fetcher = make_fetcher(fetch_allow=(), fetch_proxy=f"http://me:pw@proxy.test:{proxy.port}")
@@ -85,7 +85,7 @@ def test_a_proxy_is_asked_for_names_that_nobody_here_looks_up(names: NameServer)
     assert {name for name, _ in names.asked} == {"proxy.test"}
 
 
-def test_a_proxy_gets_us_through_to_tls_and_sees_nothing_of_it(monkeypatch) -> None:
+def test_a_proxy_relays_tls_without_reading_it(monkeypatch) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(AUTHORITY))
 
     def relay(connection: socket.socket) -> None:
@@ -105,7 +105,7 @@ def test_a_proxy_gets_us_through_to_tls_and_sees_nothing_of_it(monkeypatch) -> N
     assert b"Proxy-" not in requests[0]
 
 
-def test_a_proxy_that_refuses_or_is_away_is_told_as_such() -> None:
+def test_a_refusing_or_unreachable_proxy_is_named_as_the_cause() -> None:
     refusing = saying(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 3\r\n\r\nno!")
     with serving(refusing) as proxy:
         fetcher = make_fetcher(fetch_proxy=f"http://127.0.0.1:{proxy.port}")
@@ -117,7 +117,7 @@ def test_a_proxy_that_refuses_or_is_away_is_told_as_such() -> None:
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "[::1]", "0x7f.1"])
-def test_a_proxy_is_not_asked_for_an_address_that_is_private(host: str) -> None:
+def test_private_addresses_are_blocked_with_a_proxy_as_well(host: str) -> None:
     with serving(PICTURE) as proxy:
         fetcher = make_fetcher(fetch_allow=(), fetch_proxy=f"http://127.0.0.1:{proxy.port}")
         assert fetcher.failure(f"http://{host}/a.jpg").code == "blocked_address"
@@ -132,7 +132,7 @@ def headers_for(path: Path, *lines: str) -> Path:
     return path
 
 
-def test_headers_go_to_their_host_alone_also_after_a_redirect(
+def test_headers_go_only_to_their_host_even_after_a_redirect(
     names: NameServer, tmp_path: Path
 ) -> None:
     headers = headers_for(
@@ -174,15 +174,15 @@ def test_headers_go_to_their_host_alone_also_after_a_redirect(
         "own.test: Name: s3cr3t\u00e9",
     ],
 )
-def test_what_is_no_header_is_refused_with_its_line_and_without_its_value(
+def test_the_error_for_a_bad_header_names_the_line_and_hides_the_value(
     tmp_path: Path, line: str
 ) -> None:
     headers = headers_for(tmp_path / "headers", "own.test: Cookie: a", line)
-    with pytest.raises(SettingsError, match=r"line 2 of .*headers is no header") as refused:
+    with pytest.raises(SettingsError, match=r"line 2 of .*headers is not a header") as refused:
         FetchSettings.of(Settings(fetch_headers=headers))
     assert "s3cr3t" not in str(refused.value)
 
 
-def test_a_file_of_headers_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_headers_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"RESNEXT_FETCH_HEADERS is .* cannot be read"):
         FetchSettings.of(Settings(fetch_headers=tmp_path / "none"))

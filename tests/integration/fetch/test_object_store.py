@@ -1,4 +1,4 @@
-"""Images in object stores: what is fetched, what it is called when it fails, and who may sign."""
+"""Images in object stores: fetches, their error codes, and signed requests."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_an_object_is_fetched_by_its_key(s3: S3Server, uri: str, body: bytes) ->
 
 
 def test_an_object_is_classified_through_a_loader(s3: S3Server) -> None:
-    """Which is given the keys, and the address of a server that is private."""
+    """The loader gets the credentials and may reach the private address of the store."""
     pool = Pool(Settings(loaders=1, object_stores="s3", s3_endpoint=s3.endpoint))
     pool.inner.start()
     try:
@@ -85,7 +85,7 @@ def test_an_object_is_classified_through_a_loader(s3: S3Server) -> None:
 
 
 @pytest.mark.parametrize("uri", ["s3://pictures/no.jpg", "s3://nobody/a.jpg"])
-def test_what_is_not_there_is_a_404(s3: S3Server, uri: str) -> None:
+def test_a_missing_object_or_bucket_is_a_404(s3: S3Server, uri: str) -> None:
     assert fetch(uri, s3.endpoint) == Failure("http_404", "Not Found, says the object store")
 
 
@@ -94,7 +94,7 @@ def test_what_is_not_there_is_a_404(s3: S3Server, uri: str) -> None:
     [(400, False), (401, False), (403, False), (404, False), (429, True), (500, True), (503, True)],
 )
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
-def test_an_answer_keeps_its_status(
+def test_each_error_status_has_its_code(
     store: Store, scheme: str, status: int, *, retried: bool
 ) -> None:
     store.status = status
@@ -102,36 +102,36 @@ def test_an_answer_keeps_its_status(
     assert isinstance(failure, Failure)
     assert (failure.code, failure.retried) == (f"http_{status}", retried)
     assert "127.0.0.1" not in failure.detail
-    assert len(store.paths) == 1, "whether it is tried again is decided elsewhere"
+    assert len(store.paths) == 1, "the fetcher itself does not retry"
 
 
-def test_googles_objects_are_fetched_as_well(store: Store) -> None:
+def test_objects_in_google_cloud_storage_are_fetched(store: Store) -> None:
     store.pieces, store.length = [b"body"], 4
     store.go_on.set()
     assert fetch("gs://pictures/a.jpg", store.endpoint, object_store_access="anonymous") == b"body"
     assert store.paths == ["/pictures/a.jpg"]
 
 
-def test_what_is_too_large_is_not_read(store: Store) -> None:
-    """The server would never come to the end of it."""
+def test_an_object_that_is_too_large_is_not_read(store: Store) -> None:
+    """The server never sends the whole object, so reading it would hang."""
     store.length, store.pieces = 1001, [bytes(10)]
     failure = fetch("s3://pictures/large", store.endpoint, max_image_bytes=1000)
-    assert failure == Failure("too_large", "1001 bytes; at most 1000 are taken")
+    assert failure == Failure("too_large", "1001 bytes; at most 1000 are permitted")
 
 
-def test_an_object_of_just_the_limit_is_taken(s3: S3Server) -> None:
+def test_an_object_of_exactly_the_limit_is_accepted(s3: S3Server) -> None:
     assert fetch("s3://pictures/large", s3.endpoint, max_image_bytes=1001) == bytes(1001)
 
 
 @pytest.mark.parametrize("pieces", [[b""], [b"x"] * 5])
-def test_a_store_that_hangs_or_dawdles_ends_at_the_deadline(store: Store, pieces) -> None:
+def test_a_slow_or_hanging_store_ends_at_the_deadline(store: Store, pieces) -> None:
     store.length, store.pieces = 100, pieces
     failure = fetch("s3://pictures/a.jpg", store.endpoint, fetch_deadline_s=0.3)
     assert isinstance(failure, Failure)
     assert (failure.code, failure.retried) == ("timeout", True)
 
 
-def test_a_body_that_breaks_off_is_a_connection_that_failed(store: Store) -> None:
+def test_an_incomplete_body_is_a_connection_error(store: Store) -> None:
     store.length, store.pieces = 100, [b"x"]
     store.go_on.set()
     failure = fetch("s3://pictures/a.jpg", store.endpoint)
@@ -139,19 +139,19 @@ def test_a_body_that_breaks_off_is_a_connection_that_failed(store: Store) -> Non
     assert (failure.code, failure.retried) == ("connect", True)
 
 
-def test_a_server_that_is_down_is_a_connection_that_failed() -> None:
+def test_an_unreachable_store_is_a_connection_error() -> None:
     failure = fetch("s3://pictures/a.jpg", "http://127.0.0.1:9")
     assert isinstance(failure, Failure)
     assert failure.code == "connect"
     assert "127.0.0.1" not in failure.detail
 
 
-def test_a_loader_that_has_no_descriptor_left_tries_an_object_again(store: Store) -> None:
+def test_a_loader_without_free_descriptors_retries_an_object(store: Store) -> None:
     store.status = 404
     fetcher = Fetching(object_stores=("s3",), s3_endpoint=store.endpoint)
     assert fetcher.failure("s3://pictures/a.jpg").code == "http_404"
     usual = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # 0 to 2 are open, and the server's `poll` takes as many descriptors as the limit.
+    # Descriptors 0 to 2 are open, and the server's `poll` accepts at most as many as the limit.
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, usual[1]))
     try:
         failure = fetcher.failure("s3://others/a.jpg")
@@ -168,7 +168,7 @@ def test_requests_are_signed_unless_access_is_anonymous(store: Store, access, si
 
 
 @pytest.mark.parametrize("uri", ["s3://pictures/a.jpg", "gs://pictures/a.jpg"])
-def test_a_store_that_is_not_enabled_is_asked_for_nothing(store: Store, uri: str) -> None:
+def test_a_store_that_is_not_enabled_gets_no_request(store: Store, uri: str) -> None:
     failure = fetch(uri, store.endpoint, object_stores=())
     assert isinstance(failure, Failure)
     assert failure.code == "blocked_scheme"
@@ -176,7 +176,7 @@ def test_a_store_that_is_not_enabled_is_asked_for_nothing(store: Store, uri: str
     assert store.paths == []
 
 
-def test_loaders_get_the_variables_of_the_stores_that_are_enabled(monkeypatch, tmp_path) -> None:
+def test_loaders_get_the_variables_of_the_enabled_stores(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("AWS_PROFILE", "mine")
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
@@ -190,8 +190,8 @@ def test_loaders_get_the_variables_of_the_stores_that_are_enabled(monkeypatch, t
     assert credential_files(google) == [tmp_path / "key.json"]
 
 
-def test_a_store_that_is_not_installed_is_told_with_its_extra(monkeypatch) -> None:
+def test_the_error_for_a_missing_store_library_names_its_extra(monkeypatch) -> None:
     monkeypatch.setattr(objects, "find_spec", lambda _: None)
     assert environment(Settings()) == {}
-    with pytest.raises(UsageError, match=r"resnext-queue\[gcs\]"):
+    with pytest.raises(UsageError, match=r"pip install '\.\[gcs\]'"):
         environment(Settings(object_stores="gs"))

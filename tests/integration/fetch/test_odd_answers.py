@@ -1,4 +1,4 @@
-"""What a web server may do wrong, and the code that it gets: each at once, at no deadline."""
+"""Each fault of a web server gets its error code at once, without waiting for a deadline."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ def web() -> Iterator[OddWeb]:
 
 @pytest.fixture(scope="module")
 def fetcher() -> Fetching:
-    """One for all of them: no answer may spoil the connection for the next one."""
+    """One fetcher for all tests: no answer may spoil the connection for the next one."""
     return Fetching(fetch_allow="127.0.0.1", fetch_deadline_s=FOR_EVER_S, max_image_bytes=100_000)
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_an_odd_answer_is_taken_or_gets_its_code(web: OddWeb, fetcher: Fetching, name: str) -> None:
+def test_an_odd_answer_is_accepted_or_gets_its_code(
+    web: OddWeb, fetcher: Fetching, name: str
+) -> None:
     came = fetcher.fetch(web.uri(name))
     found = came.code if isinstance(came, Failure) else FETCHED
     assert (found, came) == (ANSWERS[name].becomes, came)
@@ -37,7 +39,7 @@ def test_an_odd_answer_is_taken_or_gets_its_code(web: OddWeb, fetcher: Fetching,
         assert came.retried == (came.code == "connect")
 
 
-def test_a_good_answer_comes_after_each_odd_one(web: OddWeb, fetcher: Fetching) -> None:
+def test_a_good_answer_is_fetched_after_each_odd_one(web: OddWeb, fetcher: Fetching) -> None:
     for name in ANSWERS:
         fetcher.fetch(web.uri(name))
         assert fetcher.body(web.uri("200")) == PICTURE, name
@@ -59,7 +61,7 @@ def test_a_good_answer_comes_after_each_odd_one(web: OddWeb, fetcher: Fetching) 
         ("", "/"),
     ],
 )
-def test_a_path_goes_out_as_given_and_what_may_not_stand_in_it_is_escaped(
+def test_a_path_is_sent_as_given_with_invalid_characters_escaped(
     web: OddWeb, fetcher: Fetching, path: str, sent: str
 ) -> None:
     fetcher.fetch(f"{web.address}{path}")
@@ -71,7 +73,7 @@ def test_a_redirect_to_utf8_is_recorded_as_a_uri(web: OddWeb, fetcher: Fetching)
     assert fetcher.fetch(web.uri("to an escape")) == Fetched(PICTURE, f"{web.address}/a%2fb.jpg")
 
 
-def test_a_connection_is_kept_for_the_next_picture_of_its_host(fetcher: Fetching) -> None:
+def test_a_connection_is_reused_for_the_next_picture_of_its_host(fetcher: Fetching) -> None:
     with serving_oddities() as web:
         for name in ("200", "chunks", "gzip", "to a blank", "204", "404 with a formula", "200"):
             fetcher.fetch(web.uri(name))

@@ -1,4 +1,4 @@
-"""Jobs that are cancelled or expire, on both databases: the rest is settled, once, and counted."""
+"""Cancelled and expired jobs, on both databases: every image gets one row and is counted once."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def job(engine: Engine) -> int:
 
 @pytest.fixture
 def run(engine: Engine, app: Celery, settings: Settings, job: int) -> Claim:
-    """A chunk of the job that a worker runs; the two others are queued."""
+    """A running chunk of the job. The job's two other chunks are queued."""
     publish(engine, app, settings)
     return claim_next(engine, app)
 
@@ -83,10 +83,10 @@ def positions(claimed: Claim) -> set[int]:
     return set(claimed.images)
 
 
-# What becomes of the chunks
+# The chunks
 
 
-def test_what_is_pending_gets_its_rows_and_the_job_its_end(engine: Engine, job: int) -> None:
+def test_pending_images_get_rows_and_the_job_ends(engine: Engine, job: int) -> None:
     stop(engine, job)
     row = job_of(engine, job)
     assert (row.state, row.finished_at) == ("cancelled", None)
@@ -96,7 +96,7 @@ def test_what_is_pending_gets_its_rows_and_the_job_its_end(engine: Engine, job: 
     assert_ended(engine, job, "cancelled")
 
 
-def test_the_rows_have_what_was_submitted_and_the_runs_they_had(engine: Engine) -> None:
+def test_the_rows_have_the_submitted_values_and_the_number_of_runs(engine: Engine) -> None:
     id_ = submit(engine, [("https://a.example/1", "one"), ("https://a.example/2", None)])
     with engine.begin() as connection:
         connection.execute(update(chunks).values(attempt=2))
@@ -112,7 +112,7 @@ def test_the_rows_have_what_was_submitted_and_the_runs_they_had(engine: Engine) 
     assert all(0 <= (now - row.settled_at).total_seconds() < WITHIN_S for row in rows)
 
 
-def test_what_is_queued_is_dropped_and_its_messages_claim_nothing(
+def test_queued_chunks_are_dropped_and_their_messages_claim_nothing(
     engine: Engine, app: Celery, settings: Settings, job: int
 ) -> None:
     publish(engine, app, settings)
@@ -127,7 +127,7 @@ def test_what_is_queued_is_dropped_and_its_messages_claim_nothing(
     assert_ended(engine, job, "cancelled")
 
 
-def test_a_chunk_that_runs_is_finished_and_the_job_waits_for_it(
+def test_a_running_chunk_is_finished_and_the_job_waits_for_it(
     engine: Engine, job: int, run: Claim
 ) -> None:
     stop(engine, job)
@@ -145,8 +145,8 @@ def test_a_chunk_that_runs_is_finished_and_the_job_waits_for_it(
     assert_ended(engine, job, "cancelled")
 
 
-def test_what_a_run_leaves_is_not_run_again(engine: Engine, job: int, run: Claim) -> None:
-    """One failed for a passing reason; what was to be retried is settled instead."""
+def test_images_to_retry_are_cancelled_instead(engine: Engine, job: int, run: Claim) -> None:
+    """The image with a transient error would be retried if the job still ran."""
     stop(engine, job)
     store(engine, run, [CLASSIFIED, failed("timeout"), failed("http_404"), CLASSIFIED])
     dispatch(engine)
@@ -155,7 +155,7 @@ def test_what_a_run_leaves_is_not_run_again(engine: Engine, job: int, run: Claim
     assert_ended(engine, job, "cancelled")
 
 
-def test_what_is_handed_back_is_settled(engine: Engine, job: int, run: Claim) -> None:
+def test_images_handed_back_are_cancelled(engine: Engine, job: int, run: Claim) -> None:
     stop(engine, job)
     store(engine, run, [CLASSIFIED], closed=True)
     dispatch(engine)
@@ -164,7 +164,7 @@ def test_what_is_handed_back_is_settled(engine: Engine, job: int, run: Claim) ->
     assert_ended(engine, job, "cancelled")
 
 
-def test_stragglers_are_their_workers(engine: Engine, job: int, run: Claim) -> None:
+def test_stragglers_are_left_to_their_worker(engine: Engine, job: int, run: Claim) -> None:
     stop(engine, job)
     store(engine, run, [CLASSIFIED, CLASSIFIED])
     dispatch(engine)
@@ -176,7 +176,7 @@ def test_stragglers_are_their_workers(engine: Engine, job: int, run: Claim) -> N
     assert_ended(engine, job, "cancelled")
 
 
-def test_done_rows_stay(engine: Engine, app: Celery, settings: Settings, job: int) -> None:
+def test_finished_rows_stay(engine: Engine, app: Celery, settings: Settings, job: int) -> None:
     change_chunks(engine, job, 1, 2, due_at=db_now(3600))
     run_all(engine, app, settings, [CLASSIFIED] * 3 + [failed("http_404")])
     stop(engine, job)
@@ -187,7 +187,7 @@ def test_done_rows_stay(engine: Engine, app: Celery, settings: Settings, job: in
     assert_ended(engine, job, "cancelled")
 
 
-def test_what_a_dead_worker_ran_is_settled_and_its_late_store_is_fenced_off(
+def test_a_dead_workers_images_are_cancelled_and_its_late_store_refused(
     engine: Engine, job: int, run: Claim, clock: Clock
 ) -> None:
     stop(engine, job)
@@ -196,14 +196,14 @@ def test_what_a_dead_worker_ran_is_settled_and_its_late_store_is_fenced_off(
     clock.seconds += 30
     assert reaper.reap(engine) == 1
     dispatch(engine)
-    with pytest.raises(FencedOff):  # all of it, as if it had ended the chunk itself
+    with pytest.raises(FencedOff):  # although it would store the whole chunk
         store(engine, run, [CLASSIFIED] * IMAGES)
     assert codes(engine, job) == dict.fromkeys(ALL, "cancelled")
     dispatch(engine)
     assert_ended(engine, job, "cancelled")
 
 
-def test_another_job_goes_on(engine: Engine, app: Celery, settings: Settings, job: int) -> None:
+def test_another_job_continues(engine: Engine, app: Celery, settings: Settings, job: int) -> None:
     other = submit_chunks(engine, 1, images=IMAGES)
     stop(engine, job)
     dispatch(engine)
@@ -217,7 +217,7 @@ def test_another_job_goes_on(engine: Engine, app: Celery, settings: Settings, jo
 
 
 @on_postgresql  # SQLite has one writer
-def test_a_chunk_that_is_just_being_claimed_is_its_workers(
+def test_a_chunk_being_claimed_is_left_to_its_worker(
     engine: Engine, app: Celery, settings: Settings, job: int
 ) -> None:
     publish(engine, app, settings)
@@ -231,7 +231,7 @@ def test_a_chunk_that_is_just_being_claimed_is_its_workers(
 
 
 @on_postgresql
-def test_a_job_whose_state_is_just_being_changed_is_left_to_the_next_tick(
+def test_a_job_whose_state_is_being_changed_is_left_to_the_next_tick(
     engine: Engine, job: int
 ) -> None:
     stop(engine, job)
@@ -243,10 +243,10 @@ def test_a_job_whose_state_is_just_being_changed_is_left_to_the_next_tick(
     assert states(engine, job) == ["pending"] * 3
 
 
-def test_claims_and_stores_that_race_a_cancel_settle_every_image_once(
+def test_every_image_has_one_row_when_claims_and_stores_race_a_cancel(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
-    """Two dispatchers and two workers at once."""
+    """Two dispatchers and two workers run at once."""
     job = submit_job(engine, 40)
     add_worker(engine, "w1", images_per_s=1000.0)
     assert publish(engine, app, settings) == 40
@@ -282,7 +282,7 @@ def test_claims_and_stores_that_race_a_cancel_settle_every_image_once(
     assert_ended(engine, job, "cancelled")
 
 
-def test_two_dispatchers_settle_nothing_twice(engine: Engine, monkeypatch) -> None:
+def test_two_dispatchers_finish_each_image_once(engine: Engine, monkeypatch) -> None:
     monkeypatch.setattr(settling, "CHUNKS_A_TRANSACTION", 2)
     numbers = [submit_job(engine, 12), submit_chunks(engine, 12, images=IMAGES)]
     for number in numbers:
@@ -301,7 +301,7 @@ def test_two_dispatchers_settle_nothing_twice(engine: Engine, monkeypatch) -> No
         assert_ended(engine, number, "cancelled")
 
 
-def test_a_tick_settles_a_part_and_jobs_take_turns(engine: Engine, monkeypatch) -> None:
+def test_a_tick_finishes_a_part_and_jobs_take_turns(engine: Engine, monkeypatch) -> None:
     monkeypatch.setattr(settling, "CHUNKS_A_TRANSACTION", 1)
     large, small = submit_job(engine, 5), submit_chunks(engine, 1)
     stop(engine, large)
@@ -318,7 +318,7 @@ def test_a_tick_settles_a_part_and_jobs_take_turns(engine: Engine, monkeypatch) 
 # The job's state
 
 
-def test_a_cancel_is_repeated_without_harm(engine: Engine, job: int) -> None:
+def test_a_cancel_can_be_repeated(engine: Engine, job: int) -> None:
     id_ = job_of(engine, job).id
     assert cancel(engine, id_).pending == len(ALL)
     assert cancel(engine, id_[:6]).state == "cancelled"
@@ -330,7 +330,7 @@ def test_a_cancel_is_repeated_without_harm(engine: Engine, job: int) -> None:
 
 
 @pytest.mark.parametrize("state", ["completed", "expired"])
-def test_a_job_that_has_ended_is_not_cancelled(engine: Engine, job: int, state: str) -> None:
+def test_an_ended_job_is_not_cancelled(engine: Engine, job: int, state: str) -> None:
     change_job(engine, job, state=state, finished_at=db_now())
     with pytest.raises(JobStateError, match=f"is {state}: there is nothing left to cancel"):
         stop(engine, job)
@@ -351,7 +351,7 @@ def test_the_last_tally_and_a_cancel_agree(engine: Engine, app, settings, job: i
     assert set(codes(engine, job).values()) == {None}
 
 
-def test_nobody_is_told_how_fast_the_rest_is_settled(engine: Engine, job: int) -> None:
+def test_a_cancelled_job_shows_no_rate(engine: Engine, job: int) -> None:
     change_job(engine, job, images_per_s=50.0)
     stop(engine, job)
     dispatch(engine)
@@ -373,7 +373,7 @@ def test_a_submit_whose_job_is_cancelled_ends_with_the_reason(engine: Engine) ->
     def images(number: int):
         for n in range(number):
             if n == 9_000:
-                until(lambda: images_in_chunks(engine) == 8_192)  # the second group is on its way
+                until(lambda: images_in_chunks(engine) == 8_192)  # it has inserted two groups
                 with reading(engine) as connection:
                     cancel(engine, connection.scalar(select(jobs.c.id)))
             yield f"https://a.example/{n}", None
@@ -386,17 +386,17 @@ def test_a_submit_whose_job_is_cancelled_ends_with_the_reason(engine: Engine) ->
     assert total == 8_192
     assert codes(engine, number) == dict.fromkeys(range(total), "cancelled")
     assert_ended(engine, number, "cancelled")
-    # The key is free: a job that is not whole does not stand for the one that was wanted.
+    # The key is free, because an incomplete job does not count as the wanted one.
     again = submit(engine, [("https://a.example/1", None)], key="k")
     with reading(engine) as connection:
         assert connection.scalar(select(jobs.c.state).where(jobs.c.id == again)) == "running"
 
 
 @on_postgresql
-def test_images_that_are_just_being_inserted_count_as_well(engine: Engine, job: int) -> None:
+def test_images_being_inserted_count_in_the_total(engine: Engine, job: int) -> None:
     change_job(engine, job, state="submitting", total=0)
     with ThreadPoolExecutor(1) as pool, engine.connect() as submitting:
-        lock = select(jobs.c.id).with_for_update(read=True, key_share=True)  # as a submit does
+        lock = select(jobs.c.id).with_for_update(read=True, key_share=True)  # like a submit
         submitting.execute(lock)
         submitting.execute(update(chunks).where(chunks.c.chunk == 0).values(images=100))
         cancelling = pool.submit(stop, engine, job)
@@ -406,7 +406,7 @@ def test_images_that_are_just_being_inserted_count_as_well(engine: Engine, job: 
     assert job_of(engine, job).total == 100 + 2 * IMAGES
 
 
-def test_a_job_that_is_cancelled_before_its_first_image_is_finished_at_once(engine: Engine) -> None:
+def test_a_job_cancelled_before_its_first_image_is_finished_at_once(engine: Engine) -> None:
     def images():
         yield "https://a.example/1", None
         raise SourceError("no more")
@@ -426,7 +426,7 @@ def test_a_job_that_is_cancelled_before_its_first_image_is_finished_at_once(engi
 # Expiry
 
 
-def test_a_job_expires_once_its_time_is_over_and_not_before(
+def test_a_job_expires_at_its_time_limit_and_not_before(
     engine: Engine, app: Celery, settings: Settings, job: int
 ) -> None:
     publish(engine, app, settings)
@@ -445,13 +445,13 @@ def test_a_job_expires_once_its_time_is_over_and_not_before(
 
 
 @pytest.mark.parametrize("state", ["submitting", "completed", "cancelled"])
-def test_only_a_job_that_runs_expires(engine: Engine, job: int, state: str) -> None:
+def test_only_a_running_job_expires(engine: Engine, job: int, state: str) -> None:
     change_job(engine, job, state=state, expires_at=db_now(-1))
     assert expire(engine) == []
     assert job_of(engine, job).state == state
 
 
-def test_the_time_of_a_job_counts_from_the_end_of_its_submit(engine: Engine) -> None:
+def test_the_time_limit_counts_from_the_end_of_the_submit(engine: Engine) -> None:
     id_ = submit(engine, [("https://a.example/1", None)], expires_s=7 * 86_400)
     endless = submit(engine, [("https://a.example/1", None)])
     with reading(engine) as connection:
@@ -463,12 +463,12 @@ def test_the_time_of_a_job_counts_from_the_end_of_its_submit(engine: Engine) -> 
 
 
 @pytest.mark.parametrize("seconds", [0, -5, float("nan"), float("inf"), MAX_EXPIRES_S + 1])
-def test_a_time_that_is_none_is_refused(engine: Engine, seconds: float) -> None:
+def test_an_invalid_time_limit_is_refused(engine: Engine, seconds: float) -> None:
     with pytest.raises(UsageError, match="expires"):
         submit(engine, [("https://a.example/1", None)], expires_s=seconds)
 
 
-def test_the_longest_time_is_one_that_databases_know(engine: Engine) -> None:
+def test_databases_can_store_the_longest_time_limit(engine: Engine) -> None:
     submit(engine, [("https://a.example/1", None)], expires_s=MAX_EXPIRES_S)
     with reading(engine) as connection:
         assert connection.scalar(select(jobs.c.expires_at)) is not None

@@ -1,4 +1,4 @@
-"""Jobs that are paused, resumed, edited, or stopped since too much of them fails."""
+"""Jobs that are paused, resumed, edited, or stopped because too many images fail."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def test_a_paused_job_waits_and_others_do_not(
 
 @pytest.mark.parametrize("change", [pause, resume])
 @pytest.mark.parametrize("state", ["completed", "cancelled", "expired"])
-def test_a_job_that_has_ended_is_not_paused(
+def test_an_ended_job_is_not_paused_or_resumed(
     engine: Engine, change: Callable[[Engine, str], Job], state: str
 ) -> None:
     job = make_job(engine)
     set_job(engine, job, state=state)
-    with pytest.raises(JobStateError, match=f"{job} is {state}"):
+    with pytest.raises(JobStateError, match=f"{job} is already {state}"):
         change(engine, job)
     with pytest.raises(UnknownJobError):
         change(engine, "0123456789abcdef")
@@ -85,16 +85,19 @@ def test_name_priority_and_tags_are_changed(engine: Engine) -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "a name of two lines": ({"name": "a\nb"}, "printable"),
-    "a priority beyond all": ({"priority": 1001}, "from -1000 to 1000"),
-    "a key with a blank": ({"tags": {"a b": "c"}}, "the key 'a b'"),
-    "a value of nothing": ({"tags": {"a": ""}}, "the tag a is ''"),
-    "too many": ({"tags": {f"t{n}": "v" for n in range(33)}}, "33 tags; it has 32 at most"),
+    "a name with two lines": ({"name": "a\nb"}, "printable"),
+    "a priority that is too high": ({"priority": 1001}, "from -1000 to 1000"),
+    "a key with a blank": ({"tags": {"a b": "c"}}, "got 'a b'"),
+    "an empty value": (
+        {"tags": {"a": ""}},
+        "tag a must have 1 to 200 printable characters, got ''",
+    ),
+    "too many tags": ({"tags": {f"t{n}": "v" for n in range(33)}}, "at most 32 tags, got 33"),
 }
 
 
 @pytest.mark.parametrize(("values", "message"), BAD.values(), ids=BAD)
-def test_what_cannot_be_changes_nothing(
+def test_invalid_values_change_nothing(
     engine: Engine, values: dict[str, Any], message: str
 ) -> None:
     job = make_job(engine, tags={"team": "red"})
@@ -109,18 +112,18 @@ def test_what_cannot_be_changes_nothing(
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.1])
-def test_a_share_that_is_none(engine: Engine, share: float) -> None:
+def test_an_invalid_share_is_refused(engine: Engine, share: float) -> None:
     with pytest.raises(UsageError, match="above 0% and up to 100%"):
         make_job(engine, stop_at_failures=share)
 
 
-def test_a_job_of_which_too_much_fails_is_stopped(engine: Engine, caplog) -> None:
+def test_a_job_with_too_many_failures_is_stopped(engine: Engine, caplog) -> None:
     limited, small, lucky, unlimited = (
         make_job(engine, **({"stop_at_failures": 0.2} if n < 3 else {})) for n in range(4)
     )
     counts = {
         limited: (LEAST_SETTLED - 20, 20),
-        small: (0, LEAST_SETTLED - 1),  # too few to tell
+        small: (0, LEAST_SETTLED - 1),  # too few results to judge
         lucky: (LEAST_SETTLED - 19, 19),
         unlimited: (0, LEAST_SETTLED),
     }
@@ -128,6 +131,6 @@ def test_a_job_of_which_too_much_fails_is_stopped(engine: Engine, caplog) -> Non
         set_job(engine, job, classified=classified, failed=failed, total=10_000)
     assert stop_failing(engine) == [limited]
     assert stop_failing(engine) == []
-    assert f"Job {limited} is stopped: 20 of {LEAST_SETTLED} images failed." in caplog.text
+    assert f"Stopping job {limited}: 20 of {LEAST_SETTLED} images failed." in caplog.text
     found = {job: look(engine, job).state for job in counts}
     assert found == {limited: "cancelled", small: "running", lucky: "running", unlimited: "running"}

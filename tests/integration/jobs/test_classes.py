@@ -1,4 +1,4 @@
-"""Counts of classes: kept while results come in, exact at any moment, shown by `status`."""
+"""Class counts: kept while results come in, exact at any moment, shown by `status`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def job(engine: Engine) -> int:
 
 
 def result_rows(job: int, first: int, classes: Iterable[int | None]) -> list[tuple[object, ...]]:
-    """As a worker makes them; None: it has failed."""
+    """Result rows as a worker makes them. The class None means a failed image."""
     rows = []
     for position, class_id in enumerate(classes, start=first):
         row = dict.fromkeys(column.name for column in results.c if column.name != "settled_at")
@@ -55,7 +55,7 @@ def result_rows(job: int, first: int, classes: Iterable[int | None]) -> list[tup
 
 
 def store(engine: Engine, job: int, first: int, *classes: int | None, older: bool = False) -> None:
-    """A chunk's transaction; an `older` worker's tally says nothing of classes."""
+    """Store a chunk's results as a worker does. An `older` worker's tally has no class counts."""
     rows = result_rows(job, first, classes)
     failed = classes.count(None)
     with engine.begin() as connection:
@@ -80,7 +80,7 @@ def folded(engine: Engine, job: int) -> dict[int, int]:
         return {row.class_id: row.images for row in connection.execute(mine)}
 
 
-def test_classes_are_counted_before_and_after_they_are_folded(engine: Engine, job: int) -> None:
+def test_classes_are_counted_before_and_after_the_fold(engine: Engine, job: int) -> None:
     store(engine, job, 0, 281, 281, None, 0, 7)
     expected = [("tabby", 2), ("tench", 1), (None, 1)]
     assert counted(engine, job) == expected
@@ -100,7 +100,7 @@ def test_shares_are_of_the_classified_images(engine: Engine, job: int) -> None:
     assert (first.share, second.share) == (0.75, 0.25)
 
 
-def test_jobs_are_counted_apart(engine: Engine, job: int) -> None:
+def test_jobs_are_counted_separately(engine: Engine, job: int) -> None:
     other = submit_chunks(engine, 100)
     store(engine, job, 0, 281)
     store(engine, other, 0, 0, 0)
@@ -110,9 +110,7 @@ def test_jobs_are_counted_apart(engine: Engine, job: int) -> None:
 
 
 @pytest.mark.parametrize("folds", [False, True])
-def test_what_an_older_worker_has_stored_is_counted_as_well(
-    engine: Engine, job: int, *, folds: bool
-) -> None:
+def test_results_of_an_older_worker_are_counted(engine: Engine, job: int, *, folds: bool) -> None:
     store(engine, job, 0, 281, 281, older=True)
     store(engine, job, 2, 281, 0)
     if folds:
@@ -120,7 +118,7 @@ def test_what_an_older_worker_has_stored_is_counted_as_well(
     assert counted(engine, job) == [("tabby", 3), ("tench", 1)]
 
 
-def test_what_an_older_dispatcher_has_folded_is_counted_as_well(engine: Engine, job: int) -> None:
+def test_results_folded_by_an_older_dispatcher_are_counted(engine: Engine, job: int) -> None:
     store(engine, job, 0, 281, 0, 0)
     change_job(engine, job, classified=3)
     with engine.begin() as connection:
@@ -128,7 +126,7 @@ def test_what_an_older_dispatcher_has_folded_is_counted_as_well(engine: Engine, 
     assert counted(engine, job) == [("tench", 2), ("tabby", 1)]
 
 
-def test_the_counts_go_with_their_job(engine: Engine, job: int) -> None:
+def test_the_counts_are_deleted_with_their_job(engine: Engine, job: int) -> None:
     store(engine, job, 0, 281)
     fold(engine)
     with engine.begin() as connection:
@@ -207,8 +205,8 @@ def test_a_job_without_results_says_so(engine: Engine, database_url: str, job: i
     assert "No image is classified yet." in shown.stdout
 
 
-def test_a_count_takes_no_row_of_results(engine: Engine, job: int) -> None:
-    """Where the counts add up, `status --classes` is as quick for a million images as for ten."""
+def test_a_count_reads_no_results(engine: Engine, job: int) -> None:
+    """If the stored counts are complete, `status --classes` takes equally long for any job."""
     store(engine, job, 0, 281, 0)
     fold(engine)
     with engine.begin() as connection:

@@ -35,7 +35,7 @@ IMAGES = len(ANSWERS[0])
 
 @pytest.fixture
 def engine_with_models(engine: Engine) -> Engine:
-    """Two models, whose classes have the same labels by other numbers."""
+    """Two models whose classes have the same labels but different numbers."""
     with engine.begin() as connection:
         for number, shift in ((1, 0), (2, 10)):
             name = {"title": f"m{number}/w", "model": f"m{number}", "weights": "w"}
@@ -62,7 +62,7 @@ def store(engine: Engine, job: str, answers: Answers, model: int) -> None:
             connection.execute(insert(results).values(row))
 
 
-# The first two are the same, and so are all ids of each third.
+# The first two URIs are equal. The ids repeat every three images.
 URIS = ["http://a.example/0", *(f"http://a.example/{n}" for n in range(IMAGES - 1))]
 
 
@@ -91,7 +91,7 @@ def told(found: Comparison) -> tuple[int, ...]:
 
 
 def forget_digests(engine: Engine) -> None:
-    """As of jobs of an older version."""
+    """Remove the digests, as in jobs of an older version."""
     with engine.begin() as connection:
         connection.execute(update(jobs).values(images_digest=None))
 
@@ -119,7 +119,7 @@ def test_images_of_different_lists_are_paired_by_ids_in_their_order(
     assert (found.images, found.only_first, found.only_second) == (7, 1, 1)
 
 
-def test_without_ids_images_are_paired_by_uri_and_the_same_ones_in_their_order(
+def test_without_ids_images_are_paired_by_uri_and_equal_uris_in_order(
     engine: Engine, two: tuple[str, str]
 ) -> None:
     forget_digests(engine)
@@ -130,7 +130,7 @@ def test_without_ids_images_are_paired_by_uri_and_the_same_ones_in_their_order(
     assert told(found) == (7, 3, 1, 1, 1, 1, 1, 1)
 
 
-def test_windows_add_up(
+def test_the_window_size_does_not_change_the_comparison(
     engine: Engine, two: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = compared(engine, *two)

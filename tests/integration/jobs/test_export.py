@@ -1,4 +1,4 @@
-"""`results` to JSONL, CSV and Parquet: the same answers, whole or not at all, on both databases."""
+"""`results` to JSONL, CSV and Parquet on both databases: same answers, complete or no file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given
@@ -21,15 +20,15 @@ from sqlalchemy import Engine, delete, insert, select, update
 from contract.database.clock import db_now
 from contract.database.engine import reading
 from contract.database.tables import jobs, labels, models, results
-from contract.errors import SourceError, UnavailableError, UsageError
+from contract.errors import UnavailableError, UsageError
 from contract.record import shortest
 from contract.settings import Settings
 from producer.jobs.export import folder, parquet
 from producer.jobs.export.choice import Choice
 from producer.jobs.export.export import Export, Written
 from producer.jobs.export.folder import RECORD
+from producer.jobs.export.input import Input
 from producer.jobs.export.jsonl import JsonLines
-from producer.jobs.export.lists import Wanted, read_list
 from producer.jobs.export.rows import Row, Vocabulary, record_of
 from producer.jobs.export.sinks import target_of
 from producer.jobs.export.table import COLUMNS, Table, flatten
@@ -56,7 +55,7 @@ def uri_of(position: int) -> str:
 
 
 def a_row(position: int) -> dict[str, Any]:
-    """Of each kind: whole, with an id, redirected, with fewer classes, failed."""
+    """A row of each kind in turn: plain, with an id, redirected, with fewer classes, failed."""
     chance = random.Random(position)
     row: dict[str, Any] = {
         "position": position,
@@ -100,7 +99,7 @@ def read_job(engine: Engine, job: str) -> Job:
 
 @pytest.fixture
 def job(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Job:
-    """A job of 50 images, of which the last two are not settled; windows and parts are short."""
+    """A job of 50 images whose last two are unfinished. Windows and parts are short."""
     monkeypatch.setattr("producer.jobs.export.export.POSITIONS", 7)
     monkeypatch.setattr(folder, "POSITIONS_A_PART", 20)
     monkeypatch.setattr(parquet, "ROWS_A_GROUP", 16)
@@ -164,7 +163,7 @@ def _told(value: Any) -> str:
 
 
 def _numbers(row: dict[str, str]) -> dict[str, str | float]:
-    """1e-9 and 1e-09 are one score."""
+    """Read scores as numbers, since 1e-9 and 1e-09 are equal."""
     return {
         name: float(text) if name.startswith("score") and text else text
         for name, text in row.items()
@@ -219,7 +218,7 @@ def test_a_job_of_failures_alone_has_the_same_schema(
     assert pq.read_metadata(tmp_path / "none.parquet").num_rows == 0
 
 
-def test_row_groups_are_whole_and_compressed_by_zstd(run: Run, tmp_path: Path) -> None:
+def test_row_groups_are_full_and_compressed_with_zstd(run: Run, tmp_path: Path) -> None:
     run(tmp_path / "out.parquet", "parquet")
     metadata = pq.read_metadata(tmp_path / "out.parquet")
     sizes = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
@@ -251,7 +250,7 @@ CHOICES = [
 
 
 @pytest.mark.parametrize("number", range(len(CHOICES)))
-def test_a_choice_leaves_out_the_others(
+def test_only_chosen_images_are_exported(
     run: Run, engine: Engine, job: Job, tmp_path: Path, number: int
 ) -> None:
     choice, fits = CHOICES[number]
@@ -260,10 +259,10 @@ def test_a_choice_leaves_out_the_others(
     assert rows_of(tmp_path / "out.jsonl", "jsonl") == [row for row in everything if fits(row)]
 
 
-def test_a_least_score_that_is_shown_is_itself_enough(
+def test_a_score_as_shown_passes_the_filter_for_it(
     run: Run, engine: Engine, job: Job, tmp_path: Path
 ) -> None:
-    """0.7 is stored as 0.699999988."""
+    """A score of 0.7 is stored as 0.699999988."""
     with engine.begin() as connection:
         mine = results.c.position == 0
         connection.execute(update(results).where(mine).values(score_1=float32(0.7)))
@@ -271,11 +270,11 @@ def test_a_least_score_that_is_shown_is_itself_enough(
     assert 0 in positions(tmp_path / "out.jsonl")
 
 
-# Whole, or not at all
+# Complete, or no file
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_what_is_interrupted_leaves_the_file_before(
+def test_an_interrupted_export_leaves_the_old_file(
     run: Run, job: Job, tmp_path: Path, form: str
 ) -> None:
     path = tmp_path / "out"
@@ -293,7 +292,7 @@ def test_what_is_interrupted_leaves_the_file_before(
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_folder_that_was_interrupted_is_resumed_and_equal(
+def test_an_interrupted_folder_is_resumed_with_equal_content(
     run: Run, engine: Engine, job: Job, tmp_path: Path, form: str
 ) -> None:
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
@@ -326,7 +325,7 @@ def test_parts_whose_images_have_changed_are_written_again(
     run(f"{tmp_path}/out/")
     store(engine, job.id, [a_row(IMAGES - 2)])
     assert run(f"{tmp_path}/out/") == Written(IMAGES - 1, 1, 2)
-    with engine.begin() as connection:  # as a retry does
+    with engine.begin() as connection:  # like a retry
         connection.execute(delete(results).where(results.c.position == 4))
     assert run(f"{tmp_path}/out/").parts == 1
     store(engine, job.id, [a_row(4)])
@@ -340,7 +339,7 @@ def test_a_folder_with_another_export_is_refused(
     run: Run, tmp_path: Path, form: str, options: dict[str, Any]
 ) -> None:
     run(f"{tmp_path}/out/")
-    with pytest.raises(UsageError, match="has an export of something else: job"):
+    with pytest.raises(UsageError, match="has another export: job"):
         run(f"{tmp_path}/out/", form, **options)
     (tmp_path / "out" / RECORD).write_text("[]")
     with pytest.raises(UsageError, match="cannot be read"):
@@ -366,7 +365,7 @@ def to_s3(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_an_object_is_what_a_file_is(
+def test_an_object_has_the_same_content_as_a_file(
     run: Run, s3: S3Server, to_s3: Settings, tmp_path: Path, form: str
 ) -> None:
     run(tmp_path / "out", form)
@@ -375,7 +374,7 @@ def test_an_object_is_what_a_file_is(
     assert s3.get("answers", key) == (tmp_path / "out").read_bytes()
 
 
-def test_a_prefix_is_resumed_as_a_folder_is(
+def test_a_prefix_is_resumed_like_a_folder(
     run: Run, s3: S3Server, to_s3: Settings, database_url: str
 ) -> None:
     prefix = f"s3://answers/{database_url[:6]}/parts/"
@@ -383,7 +382,7 @@ def test_a_prefix_is_resumed_as_a_folder_is(
     assert run(prefix, settings=to_s3) == Written(IMAGES - 2, 0, 3)
 
 
-def test_an_upload_that_is_interrupted_makes_no_object(
+def test_an_interrupted_upload_makes_no_object(
     run: Run, s3: S3Server, to_s3: Settings, database_url: str
 ) -> None:
     def break_off(_positions: int) -> None:
@@ -395,7 +394,7 @@ def test_an_upload_that_is_interrupted_makes_no_object(
     assert s3.get("answers", key) is None
 
 
-def test_a_bucket_that_is_missing_is_named(run: Run, to_s3: Settings) -> None:
+def test_the_error_names_a_missing_bucket(run: Run, to_s3: Settings) -> None:
     with pytest.raises(UnavailableError, match=r"s3://no-such-bucket/out cannot be written"):
         run("s3://no-such-bucket/out", settings=to_s3)
 
@@ -415,109 +414,36 @@ def listed(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_lists_own_columns_come_beside_the_answers(
+def test_the_lists_columns_appear_beside_the_answers(
     run: Run, tmp_path: Path, listed: Path
 ) -> None:
-    wanted = Wanted(path=listed, id_column="id")
-    run(tmp_path / "out.jsonl", wanted=wanted)
+    given = Input([str(listed)], Settings(), id_column="id")
+    run(tmp_path / "out.jsonl", given=given)
     row = rows_of(tmp_path / "out.jsonl", "jsonl")[5]
     assert row["input"] == {"caption": "=picture 5", "price": "2.5"}
-    run(tmp_path / "out.csv", "csv", wanted=wanted)
+    run(tmp_path / "out.csv", "csv", given=given)
     row = rows_of(tmp_path / "out.csv", "csv")[5]
     assert (row["input_caption"], row["input_price"]) == ("'=picture 5", "2.5")
-    run(tmp_path / "out.parquet", "parquet", wanted=wanted)
+    run(tmp_path / "out.parquet", "parquet", given=given)
     row = rows_of(tmp_path / "out.parquet", "parquet")[5]
     assert (row["input_caption"], row["input_price"]) == ("=picture 5", "2.5")
 
 
-@pytest.mark.parametrize("written", ["jsonl", "parquet", "tsv"])
-def test_a_list_may_be_written_in_any_way(
-    run: Run, tmp_path: Path, listed: Path, written: str
-) -> None:
-    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(listed.read_text())))
-    for row in rows:
-        row["id"] = row["id"] or None
-        row["price"] = float(row["price"])
-    path = tmp_path / "list"
-    if written == "jsonl":
-        path.write_text("\n".join(map(json.dumps, rows)))
-    elif written == "parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    else:
-        with path.open("w", newline="") as file:
-            table = csv.DictWriter(file, list(rows[0]), delimiter="\t")
-            table.writeheader()
-            table.writerows(rows)
-    wanted = Wanted(path=path, id_column="id", keep=("price",))
-    run(tmp_path / "out.jsonl", wanted=wanted)
-    expected = "2.5" if written == "tsv" else 2.5
-    assert rows_of(tmp_path / "out.jsonl", "jsonl")[5]["input"] == {"price": expected}
-    run(tmp_path / "out.csv", "csv", wanted=wanted)
-    assert rows_of(tmp_path / "out.csv", "csv")[5]["input_price"] == "2.5"
-
-
-@pytest.mark.parametrize(("heading", "named"), [("link", "link"), ("URL", None)])
-def test_the_uris_are_where_submit_finds_them(
-    tmp_path: Path, heading: str, named: str | None
-) -> None:
-    """A table of one column is known by its name, or by the option."""
-    path = tmp_path / "one.csv"
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([[heading], *([uri_of(n)] for n in range(IMAGES))])
-    found = read_list(Wanted(path=path, column=named))
-    assert [entry.uri for entry in found.entries] == [uri_of(n) for n in range(IMAGES)]
-    assert found.names == []
-
-
-def test_columns_are_found_by_position_in_what_is_chosen_and_in_parts(
+def test_columns_match_positions_in_filtered_exports_and_in_parts(
     run: Run, tmp_path: Path, listed: Path
 ) -> None:
-    wanted = Wanted(path=listed, id_column="id", keep=("caption",))
-    run(tmp_path / "out.jsonl", wanted=wanted, choice=Choice(only="failed", after=10))
+    given = Input([str(listed)], Settings(), id_column="id", keep=("caption",))
+    run(tmp_path / "out.jsonl", given=given, choice=Choice(only="failed", after=10))
     for row in rows_of(tmp_path / "out.jsonl", "jsonl"):
         assert row["input"] == {"caption": f"=picture {row['position']}"}
-    run(f"{tmp_path}/parts/", "csv", wanted=wanted)
+    run(f"{tmp_path}/parts/", "csv", given=given)
     (tmp_path / "parts" / "part-000000000020.csv").unlink()
     record = json.loads((tmp_path / "parts" / RECORD).read_text())
     del record["parts"]["part-000000000020.csv"]
     (tmp_path / "parts" / RECORD).write_text(json.dumps(record))
-    assert run(f"{tmp_path}/parts/", "csv", wanted=wanted).parts == 1
+    assert run(f"{tmp_path}/parts/", "csv", given=given).parts == 1
     row = rows_of(tmp_path / "parts" / "part-000000000020.csv", "csv")[0]
     assert (row["position"], row["input_caption"]) == ("20", "'=picture 20")
-
-
-def swap(lines: list[str]) -> list[str]:
-    return [lines[0], lines[2], lines[1], *lines[3:]]
-
-
-def swap_unsettled(lines: list[str]) -> list[str]:
-    return [*lines[:-2], lines[-1], lines[-2]]
-
-
-def other_id(lines: list[str]) -> list[str]:
-    return [line.replace("-mine-5", "-mine-6") for line in lines]
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (swap, "image 0 is 'http://a.example/0', and there is 'http://a.example/1'"),
-        (lambda lines: lines[:10], "and there is nothing in its place"),
-        (lambda lines: lines[:-1], "has 49 images, and the job 50"),
-        (lambda lines: [*lines, lines[-1]], "has 51 images, and the job 50"),
-        (swap_unsettled, "its URIs, ids or their order are others"),
-        (other_id, "its URIs, ids or their order are others"),
-    ],
-)
-def test_another_list_than_was_submitted_is_refused_and_no_file_appears(
-    run: Run, tmp_path: Path, listed: Path, change: Callable[[list[str]], list[str]], words: str
-) -> None:
-    lines = listed.read_text().splitlines()
-    listed.write_text("\n".join(change(lines)) + "\n")
-    with pytest.raises(UsageError) as refused:
-        run(tmp_path / "out.jsonl", wanted=Wanted(path=listed, id_column="id"))
-    assert words in str(refused.value)
-    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_text_list_is_checked_and_adds_nothing(run: Run, tmp_path: Path) -> None:
@@ -526,13 +452,16 @@ def test_a_text_list_is_checked_and_adds_nothing(run: Run, tmp_path: Path) -> No
         f"{uri_of(n)}\t-mine-{n}" if n % 4 == 1 and n % 5 != 4 else uri_of(n) for n in range(IMAGES)
     ]
     path.write_text("# mine\n\n" + "\n".join(lines) + "\n")
-    run(tmp_path / "out.jsonl", wanted=Wanted(path=path))
-    assert len(positions(tmp_path / "out.jsonl")) == IMAGES - 2
-    with pytest.raises(SourceError, match="a list without a heading"):
-        run(tmp_path / "out.jsonl", wanted=Wanted(path=path, keep=("caption",)))
+    run(tmp_path / "out.jsonl", given=Input([str(path)], Settings()))
+    rows = rows_of(tmp_path / "out.jsonl", "jsonl")
+    assert len(rows) == IMAGES - 2
+    assert not any("input" in row for row in rows)
+    path.write_text("\n".join([*lines[:-2], lines[-1], lines[-2]]))  # the two unfinished images
+    with pytest.raises(UsageError, match="its URIs, ids or their order differ"):
+        run(tmp_path / "swapped.jsonl", given=Input([str(path)], Settings()))
 
 
-# Whatever a row holds
+# Any content of a row
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12)
 maybe = st.none()
@@ -565,7 +494,7 @@ class Names(Vocabulary):
 
 @fewer(max_examples=200, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(any_row(), min_size=1, max_size=5))
-def test_the_quick_way_writes_what_the_records_say(rows: list[Row]) -> None:
+def test_the_fast_encoders_write_the_same_as_the_records(rows: list[Row]) -> None:
     lines = JsonLines(Names()).encode(rows).decode("ascii").splitlines()
     records = [record_of(row, Names()) for row in rows]
     assert [json.loads(line) for line in lines] == records

@@ -1,4 +1,4 @@
-"""What `results` and `compare` refuse, with the words that say what to do; and its progress."""
+"""Options that `results` and `compare` refuse, with advice, and the progress bar."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def job(engine: Engine) -> str:
     return job
 
 
-# Arguments, what becomes of them (exit status), and the words on standard error.
+# Arguments, the exit status, and words on standard error.
 REFUSED = [
     ("--format xml", 2, "'xml' is not one of"),
     ("--only some", 2, "'some' is not one of"),
@@ -54,26 +54,35 @@ REFUSED = [
     ("--error http404", 2, "There is no error code 'http404'. Did you mean http_404?"),
     ("--label tabbi", 2, "is called 'tabbi'. Did you mean 'tabby'?"),
     ("--label tab", 2, "is called 'tab'. Did you mean 'tabby'?"),
-    ("--only failed --label tabby", 2, "--label keeps classified images and --only failed failed"),
-    ("--only classified --error dns", 2, "--only classified keeps classified images and --error"),
+    (
+        "--only failed --label tabby",
+        2,
+        "`--label` keeps classified images and `--only failed` failed",
+    ),
+    (
+        "--only classified --error dns",
+        2,
+        "`--only classified` keeps classified images and `--error`",
+    ),
     ("--error dns --min-score 0.5", 2, "no image is both. Leave one of them out."),
-    ("--keep a", 2, "--keep, --column and --id-column say more of --with INPUT. Give that."),
-    ("--with no-such.csv", 2, "--with no-such.csv cannot be read: No such file or directory."),
-    ("--with here.csv --keep size", 2, "has no column 'size', which --keep names. Columns: 'uri'"),
-    ("--with here.csv --column link", 2, "csv: there is no column 'link', which --column names."),
-    ("--with bytes", 2, "--with bytes is no text in UTF-8."),
-    ("--with here.csv --follow", 2, "--follow writes images as they settle"),
+    ("--keep a", 2, "--keep, --column and --id-column need --with INPUT. Add it, or leave"),
+    ("--with no-such.csv", 2, "'no-such.csv' is neither a URI nor a file nor a folder."),
+    ("--with here.csv --keep size", 2, "csv, line 1: there is no column 'size', which --keep"),
+    ("--with here.csv --column link", 2, "csv, line 1: there is no column 'link', which --column"),
+    ("--with bytes", 2, "bytes begins as UTF-16, but the rest is not"),
+    ("--with -", 2, "--with reads its input twice, but - can be read only once. Name a file."),
+    ("--with here.csv --follow", 2, "--follow writes images as they finish"),
     ("--output out/ --follow", 2, "Give a file, or leave out --follow."),
     ("--output no/such/folder.csv", 3, "cannot be written: No such file or directory."),
-    ("--output ftp://a/b", 2, "--output is 'ftp://a/b': write a path, s3://bucket/key or gs://"),
-    ("--output s3://", 2, "--output is 's3://': no name of a bucket; write s3://bucket/key."),
-    ("--output s3://abc/a?b", 2, "a key has ? and # as %3F and %23."),
+    ("--output ftp://a/b", 2, "--output is 'ftp://a/b'. Write a path, s3://bucket/key or gs://"),
+    ("--output s3://", 2, "--output is 's3://': no valid bucket name; write s3://bucket/key."),
+    ("--output s3://abc/a?b", 2, "a ? or # in the key; write %3F or %23."),
 ]
 
 
 @pytest.fixture
 def here(database_url: str, job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The job; the folder has a list of it, and a file that is no text."""
+    """The job's id. The current folder has a list of its images and a file that is not text."""
     (tmp_path / "here.csv").write_text("uri,caption\nhttp://a.example/0,cat\n")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\xfd")
     monkeypatch.chdir(tmp_path)
@@ -84,7 +93,7 @@ def here(database_url: str, job: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 @on_sqlite
 @pytest.mark.parametrize(("arguments", "status", "words"), REFUSED)
-def test_what_cannot_be_is_refused_with_what_to_do(
+def test_bad_options_are_refused_with_advice(
     here: str, arguments: str, status: int, words: str
 ) -> None:
     done = CliRunner().invoke(app, ["results", here, *arguments.split()])

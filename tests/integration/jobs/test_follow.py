@@ -1,4 +1,4 @@
-"""`results --follow`: each image once, as it settles, until the job is finished."""
+"""`results --follow` prints each image once, as it finishes, until the job has ended."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_job(engine: Engine, number: int) -> Job:
 
 
 class Log:
-    """What a follower has written so far."""
+    """The output of a follower so far."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
@@ -73,7 +73,7 @@ def start(engine: Engine, number: int, **options: Any) -> tuple[Log, threading.T
     return log, thread
 
 
-def test_images_come_as_they_settle_and_each_of_them_once(
+def test_each_image_is_printed_once_as_it_finishes(
     engine: Engine, app: Celery, settings: Settings, number: int
 ) -> None:
     log, thread = start(engine, number)
@@ -89,7 +89,7 @@ def test_images_come_as_they_settle_and_each_of_them_once(
     assert sorted(log.positions) == list(range(CHUNKS * IMAGES))
 
 
-def test_only_chosen_images_come(
+def test_only_chosen_images_are_printed(
     engine: Engine, app: Celery, settings: Settings, number: int
 ) -> None:
     log, thread = start(engine, number, choice=Choice(only="failed", after=IMAGES - 1))
@@ -101,7 +101,7 @@ def test_only_chosen_images_come(
     assert sorted(log.positions) == [IMAGES * chunk for chunk in range(1, CHUNKS)]
 
 
-def test_what_is_retried_comes_again(
+def test_retried_images_are_printed_again(
     engine: Engine, app: Celery, settings: Settings, number: int
 ) -> None:
     log, thread = start(engine, number)
@@ -125,11 +125,11 @@ def test_what_is_retried_comes_again(
 
 def test_a_folder_is_not_followed(engine: Engine, number: int, tmp_path: Path) -> None:
     export = Export(engine=engine, job=read_job(engine, number), form="jsonl", follow=True)
-    with pytest.raises(UsageError, match="are by position"):
+    with pytest.raises(UsageError, match="parts by position"):
         export.write(target_of(f"{tmp_path}/out/", Settings()))
 
 
-def test_a_finished_job_is_followed_to_its_end_at_once(
+def test_following_a_finished_job_ends_at_once(
     engine: Engine, app: Celery, settings: Settings, number: int
 ) -> None:
     publish(engine, app, settings)

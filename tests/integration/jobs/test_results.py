@@ -43,7 +43,7 @@ def run(database_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def float32(value: float) -> float:
-    """As a worker stores it."""
+    """The value as a worker stores it."""
     return struct.unpack("f", struct.pack("f", value))[0]
 
 
@@ -95,7 +95,7 @@ def store(engine: Engine, job: str, rows: list[dict[str, object]]) -> None:
 
 @pytest.fixture
 def job(engine: Engine) -> str:
-    """A job with four of its six images settled, stored out of order."""
+    """A job of six images with four results, which were stored out of order."""
     with engine.begin() as connection:
         name = {"model": "m", "weights": "w", "weights_sha256": "00"}
         connection.execute(insert(models).values(number=1, title="m/w", **name))
@@ -117,7 +117,7 @@ def lines(engine: Engine, job: str, only: str | None = None) -> list[dict[str, o
     return list(read_results(engine, found, only))
 
 
-def test_a_line_for_each_settled_image_in_the_order_of_positions(
+def test_each_result_has_a_line_in_order_of_position(
     engine: Engine, database_url: str, job: str
 ) -> None:
     done = run(database_url, job)
@@ -158,15 +158,16 @@ def test_a_line_for_each_settled_image_in_the_order_of_positions(
     }
     assert fourth["error"] == {"code": "not_finite", "detail": ""}
     assert (fourth["model"], fourth["precision"]) == ("m/w", "fp16")
-    assert done.stderr == "resnextq: 6 of 6 images are not settled yet\n"  # nothing tallied here
+    # This test stores no tallies.
+    assert done.stderr == "resnextq: 6 of 6 images are not finished yet\n"
 
 
-def test_only_the_classified_or_the_failed(engine: Engine, job: str) -> None:
+def test_only_classified_or_only_failed_images_are_printed(engine: Engine, job: str) -> None:
     assert [line["position"] for line in lines(engine, job, "classified")] == [0, 1]
     assert [line["position"] for line in lines(engine, job, "failed")] == [2, 3]
 
 
-def test_results_of_another_job_stay_out(engine: Engine, job: str) -> None:
+def test_results_of_other_jobs_are_not_printed(engine: Engine, job: str) -> None:
     other = submit(engine, [("http://a.org/", None)])
     store(engine, other, [classified(0)])
     assert len(lines(engine, other)) == 1
@@ -193,7 +194,7 @@ def test_csv_has_the_documented_columns(database_url: str, engine: Engine, job: 
     assert (whole[0]["label_2"], whole[0]["class_2"], whole[0]["score_2"]) == ("cat 2", "11", "0.1")
 
 
-def test_a_file_appears_whole_or_not_at_all(
+def test_a_file_appears_only_when_complete(
     engine: Engine, database_url: str, job: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "out.jsonl"
@@ -235,7 +236,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "digits", [0.1, 0.3333333333, 1e-7, 0.99999994, 1.0, 5.960464477539063e-08]
 )
-def test_a_score_is_the_shortest_number_that_gives_the_stored_one(digits: float) -> None:
+def test_a_score_is_the_shortest_number_with_the_stored_value(digits: float) -> None:
     stored = float32(digits)
     assert float32(shortest(stored)) == stored
     assert len(repr(shortest(stored))) <= len(repr(stored))

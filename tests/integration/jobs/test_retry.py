@@ -1,4 +1,4 @@
-"""Failed images that are run again, on both databases: each has one row, before and after."""
+"""Failed images are retried, on both databases: each has one row before and after."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from celery import Celery
@@ -14,6 +15,7 @@ from sqlalchemy import Engine, insert
 
 from contract.chunks.run import FencedOff
 from contract.database.clock import db_now
+from contract.database.engine import reading
 from contract.database.tables import tallies
 from contract.errors import JobStateError, UnknownJobError, UsageError
 from contract.settings import Settings
@@ -22,6 +24,7 @@ from producer.dispatcher.end import expire, settle
 from producer.dispatcher.publish import publish
 from producer.jobs import retry as retrying
 from producer.jobs.cancel import cancel
+from producer.jobs.job import Job, read_job
 from producer.jobs.retry import Retried, retry
 from tests.integration.dispatching import (
     WITHIN_S,
@@ -51,12 +54,17 @@ MIXED = [CLASSIFIED, failed("http_404"), CLASSIFIED, failed("not_an_image")]
 
 @pytest.fixture
 def job(engine: Engine, app: Celery, settings: Settings) -> int:
-    """Completed: of each of its three chunks two images have failed, with two codes."""
+    """A completed job of three chunks. In each, two images have failed with different codes."""
     job = submit_job(engine)
     run_all(engine, app, settings, MIXED)
     dispatch(engine)
     assert_ended(engine, job, "completed")
     return job
+
+
+def told_of(engine: Engine, job: int) -> Job:
+    with reading(engine) as connection:
+        return read_job(connection, job)
 
 
 def again(engine: Engine, job: int, *codes: str) -> Retried:
@@ -81,7 +89,7 @@ def test_failed_images_are_run_again_and_their_rows_replaced(
     assert_ended(engine, job, "completed")
 
 
-def test_of_one_code_the_others_stay(
+def test_a_retry_of_one_code_leaves_the_others(
     engine: Engine, app: Celery, settings: Settings, job: int
 ) -> None:
     assert again(engine, job, "http_404").images == 3
@@ -94,7 +102,7 @@ def test_of_one_code_the_others_stay(
     assert job_of(engine, job).errors == {"not_an_image": 3}
 
 
-def test_several_codes_go_together(engine: Engine, job: int) -> None:
+def test_several_codes_are_retried_together(engine: Engine, job: int) -> None:
     assert again(engine, job, "http_404", "not_an_image", "timeout").images == 6
 
 
@@ -108,7 +116,9 @@ def test_a_code_that_no_image_has_changes_nothing(engine: Engine, job: int) -> N
     ("code", "words"),
     [("timout", "Did you mean timeout"), ("", "resnextq status JOB"), ("HTTP_404", "http_404")],
 )
-def test_a_code_that_there_is_not_is_told_the_nearest(engine, job, code: str, words: str) -> None:
+def test_the_error_for_an_unknown_code_names_the_nearest(
+    engine, job, code: str, words: str
+) -> None:
     with pytest.raises(UsageError, match=words) as it:
         again(engine, job, code)
     assert repr(code) in str(it.value)
@@ -120,7 +130,7 @@ def test_an_unknown_job_is_named(engine: Engine, job: int) -> None:
         retry(engine, "nosuchjob")
 
 
-def test_they_are_due_at_once_and_have_all_their_attempts_again(
+def test_retried_images_are_due_at_once_with_all_their_attempts(
     engine: Engine, app: Celery, settings: Settings, job: int
 ) -> None:
     of_poison = {"deaths": 2, "crashes": {"0": 3}, "alone_offset": 0}
@@ -135,7 +145,7 @@ def test_they_are_due_at_once_and_have_all_their_attempts_again(
     assert chunk_of(engine, job).generation == generation + 1
 
 
-def test_whoever_ran_it_before_stores_nothing_into_the_new_run(
+def test_an_earlier_run_stores_nothing_after_a_retry(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
     job = submit_job(engine, 1)
@@ -155,13 +165,13 @@ def test_whoever_ran_it_before_stores_nothing_into_the_new_run(
     assert_ended(engine, job, "completed")
 
 
-# Jobs that have not ended, or not well
+# Jobs that still run, were cancelled or expired
 
 
-def test_of_a_job_that_runs_the_chunks_that_are_done_are_run_again(
+def test_in_a_running_job_only_finished_chunks_are_retried(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
-    """What another chunk has stored so far is that chunk's own until it is done."""
+    """Failed images of a chunk that still runs are left alone until the chunk is done."""
     job = submit_job(engine)
     publish(engine, app, settings)
     store(engine, claim_next(engine, app), MIXED)
@@ -187,7 +197,7 @@ def test_of_a_job_that_runs_the_chunks_that_are_done_are_run_again(
 
 
 @pytest.mark.parametrize("code", ["cancelled", "expired"])
-def test_what_was_cancelled_or_has_expired_goes_on(
+def test_a_cancelled_or_expired_job_continues_after_a_retry(
     engine: Engine, app: Celery, settings: Settings, code: str
 ) -> None:
     job = submit_job(engine)
@@ -196,7 +206,7 @@ def test_what_was_cancelled_or_has_expired_goes_on(
         expire(engine)
     else:
         cancel(engine, job_of(engine, job).id)
-    with pytest.raises(JobStateError, match=f"is {code}, and what was left of it is still"):
+    with pytest.raises(JobStateError, match=f"is {code}, and the dispatcher is still"):
         again(engine, job)
     dispatch(engine)
     assert_ended(engine, job, code)
@@ -210,12 +220,33 @@ def test_what_was_cancelled_or_has_expired_goes_on(
     assert set(codes(engine, job).values()) == {None}
 
 
-def test_a_time_that_is_not_over_still_counts(engine: Engine, job: int) -> None:
+def test_a_time_limit_in_the_future_still_applies(engine: Engine, job: int) -> None:
     change_job(engine, job, expires_at=db_now(3600))
     again(engine, job)
     assert job_of(engine, job).expires_at is not None
     change_job(engine, job, expires_at=db_now(-1))
     assert len(expire(engine)) == 1
+
+
+def test_the_time_between_an_end_and_a_retry_does_not_count(
+    engine: Engine, app: Celery, settings: Settings, job: int
+) -> None:
+    hour_s = 3600
+    for _ in range(2):
+        ended = told_of(engine, job)
+        assert ended.took_s is not None
+        moved = {name: getattr(ended, name) - timedelta(seconds=hour_s)
+                 for name in ("created_at", "finished_at")}  # fmt: skip
+        change_job(engine, job, **moved)
+        again(engine, job)
+        assert told_of(engine, job).took_s is None
+        run_all(engine, app, settings, [failed("http_404")] * 2)
+        dispatch(engine)
+    twice = told_of(engine, job)
+    assert twice.idle_s >= 2 * hour_s
+    assert twice.took_s is not None
+    assert 0 < twice.took_s < hour_s
+    assert twice.images_per_s == twice.total / twice.took_s
 
 
 def test_a_retry_can_be_cancelled_and_retried(
@@ -232,13 +263,13 @@ def test_a_retry_can_be_cancelled_and_retried(
     assert_ended(engine, job, "completed")
 
 
-def test_a_job_that_is_being_submitted_has_nothing_to_retry(engine: Engine, job: int) -> None:
+def test_a_job_being_submitted_cannot_be_retried(engine: Engine, job: int) -> None:
     change_job(engine, job, state="submitting")
     with pytest.raises(JobStateError, match="still being submitted"):
         again(engine, job)
 
 
-# Broken off, and beside others
+# Interrupted and simultaneous retries
 
 
 def test_a_cancel_in_the_middle_of_a_retry_stops_both(
@@ -253,7 +284,7 @@ def test_a_cancel_in_the_middle_of_a_retry_stops_both(
             cancel(engine, job_of(engine, job).id)
 
     monkeypatch.setattr(retrying, "_chunks_with_failures", one_by_one)
-    with pytest.raises(JobStateError, match="is cancelled by now; 2 images were run again"):
+    with pytest.raises(JobStateError, match=r"is cancelled by now\. 2 images run again"):
         again(engine, job)
     dispatch(engine)
     assert_ended(engine, job, "cancelled")
@@ -281,10 +312,10 @@ retry.retry(engine, job)
 
 
 @pytest.mark.parametrize("transaction", [0, 1, 2])
-def test_a_retry_that_is_killed_leaves_whole_chunks_and_goes_on_when_repeated(
+def test_a_killed_retry_leaves_whole_chunks_and_can_be_repeated(
     engine: Engine, app: Celery, settings: Settings, job: int, *, transaction: int
 ) -> None:
-    """In the middle of that transaction, its rows deleted and nothing else done."""
+    """It is killed in that transaction, when the rows are deleted but nothing else is done."""
     url = engine.url.render_as_string(hide_password=False)
     id_ = job_of(engine, job).id
     done = subprocess.run(
@@ -304,10 +335,10 @@ def test_a_retry_that_is_killed_leaves_whole_chunks_and_goes_on_when_repeated(
     assert set(codes(engine, job).values()) == {None}
 
 
-def test_what_a_killed_retry_has_put_back_completes_the_job(
+def test_images_that_a_killed_retry_put_back_complete_the_job(
     engine: Engine, app: Celery, settings: Settings, job: int, monkeypatch
 ) -> None:
-    """The job ran at once again; nobody has to come back for it."""
+    """The retry's first transaction set the job to running, so it need not be repeated."""
     monkeypatch.setattr(retrying, "CHUNKS_A_TRANSACTION", 1)
     chunks_with_failures = retrying._chunks_with_failures
     monkeypatch.setattr(
@@ -320,7 +351,7 @@ def test_what_a_killed_retry_has_put_back_completes_the_job(
     assert job_of(engine, job).errors == {"http_404": 2, "not_an_image": 2}
 
 
-def test_two_retries_at_once_run_nothing_twice(
+def test_two_simultaneous_retries_run_each_image_once(
     engine: Engine, app: Celery, settings: Settings, job: int, monkeypatch
 ) -> None:
     monkeypatch.setattr(retrying, "CHUNKS_A_TRANSACTION", 1)
@@ -338,10 +369,10 @@ def test_two_retries_at_once_run_nothing_twice(
     assert_ended(engine, job, "completed")
 
 
-def test_a_retry_beside_two_dispatchers_leaves_the_counts_true(
+def test_counts_stay_correct_when_dispatchers_fold_during_a_retry(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
-    """While tallies are folded that it takes back."""
+    """The dispatchers fold the same tallies that the retry takes back."""
     job = submit_job(engine, 8)
     publish(engine, app, settings)
     barrier, done = threading.Barrier(3), threading.Event()
@@ -371,8 +402,8 @@ def test_a_retry_beside_two_dispatchers_leaves_the_counts_true(
     assert (row.state, row.classified, row.failed, row.errors) == ("running", 16, 0, {})
 
 
-def test_a_count_below_zero_is_kept_until_its_tally_comes(engine: Engine, job: int) -> None:
-    """As where one dispatcher still holds the tally that a retry has taken back."""
+def test_a_negative_count_is_kept_until_its_tally_comes(engine: Engine, job: int) -> None:
+    """A count is negative while a dispatcher still holds the tally that a retry took back."""
     change_job(engine, job, failed=-1, errors={"dns": -1})
     rows = [
         {"job_number": job, "classified": 0, "failed": 1, "errors": {code: 1}}

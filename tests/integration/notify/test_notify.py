@@ -1,4 +1,4 @@
-"""Who asked for it is told of a job's end: once for each, signed, whatever the receiver does."""
+"""The notification of a job's end is signed and sent once, whatever the receiver does."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def rows(engine: Engine) -> list[Row[Any]]:
 
 
 class Receiver:
-    """Answers with what the test wants, and remembers what came."""
+    """Gives the answers that a test sets, and keeps the requests."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -102,7 +102,7 @@ def sender(engine: Engine, monkeypatch) -> Iterator[Sender]:
     sender.stop()
 
 
-def test_an_end_is_told_signed_and_once(engine: Engine, sender: Sender, caplog) -> None:
+def test_an_end_is_notified_once_with_a_signature(engine: Engine, sender: Sender, caplog) -> None:
     caplog.set_level("INFO")
     with receiving() as receiver:
         job = make_job(engine, receiver.url)
@@ -130,7 +130,7 @@ def test_an_end_is_told_signed_and_once(engine: Engine, sender: Sender, caplog) 
     assert job.notify_secret not in caplog.text
 
 
-def test_a_job_that_ends_again_is_told_again(engine: Engine) -> None:
+def test_a_job_that_ends_again_is_notified_again(engine: Engine) -> None:
     job = make_job(engine, "https://example.org/hook").job
     for _ in range(3):
         tally(engine, job)
@@ -141,7 +141,7 @@ def test_a_job_that_ends_again_is_told_again(engine: Engine) -> None:
     assert [row.event_id for row in rows(engine)] == [f"{job}-{n}" for n in (1, 2, 3)]
 
 
-def test_a_cancelled_job_is_told_once_it_is_settled(engine: Engine) -> None:
+def test_a_cancelled_job_is_notified_once_it_is_finished(engine: Engine) -> None:
     job = make_job(engine, "https://example.org/hook").job
     cancel(engine, job)
     assert rows(engine) == []
@@ -151,9 +151,7 @@ def test_a_cancelled_job_is_told_once_it_is_settled(engine: Engine) -> None:
     assert json.loads(row.body)["type"] == "job.cancelled"
 
 
-def test_a_receiver_that_fails_is_tried_again(
-    engine: Engine, sender: Sender, monkeypatch, caplog
-) -> None:
+def test_a_failing_receiver_is_retried(engine: Engine, sender: Sender, monkeypatch, caplog) -> None:
     monkeypatch.setattr(sending, "WAITS_S", (0.0,) * 9)
     with receiving() as receiver:
         receiver.answer = lambda n: (500, {}) if n < 3 else (200, {})
@@ -163,10 +161,10 @@ def test_a_receiver_that_fails_is_tried_again(
         until(lambda: rows(engine)[0].delivered_at)
     assert len({headers["webhook-id"] for _, headers, _ in receiver.came}) == 1
     assert (len(receiver.came), rows(engine)[0].attempts) == (3, 3)
-    assert "is tried again in 0 s: the answer has the status 500" in caplog.text
+    assert "failed, will be tried again in 0 s: the answer's status is 500" in caplog.text
 
 
-def test_waits_last_for_more_than_a_day_and_grow(engine: Engine, monkeypatch) -> None:
+def test_retries_grow_apart_and_last_more_than_a_day(engine: Engine, monkeypatch) -> None:
     assert sum(sending.WAITS_S) > 86_400
     assert list(sending.WAITS_S) == sorted(sending.WAITS_S)
     monkeypatch.setattr(sending, "WAITS_S", (0.0, 0.0))
@@ -182,7 +180,7 @@ def test_waits_last_for_more_than_a_day_and_grow(engine: Engine, monkeypatch) ->
     assert (len(receiver.came), rows(engine)[0].delivered_at) == (3, None)
 
 
-def test_who_is_gone_is_left_alone(engine: Engine, sender: Sender) -> None:
+def test_a_receiver_that_answers_410_is_not_retried(engine: Engine, sender: Sender) -> None:
     with receiving() as receiver:
         receiver.answer = lambda _: (410, {})
         tally(engine, make_job(engine, receiver.url).job)
@@ -198,10 +196,10 @@ def test_a_redirect_is_not_followed(engine: Engine, sender: Sender) -> None:
         fold(engine)
         until(lambda: rows(engine)[0].last_error)
         assert inside.came == []
-    assert rows(engine)[0].last_error == "the answer has the status 307"
+    assert rows(engine)[0].last_error == "the answer's status is 307"
 
 
-def test_what_only_this_machine_can_reach_is_not_notified(engine: Engine, monkeypatch) -> None:
+def test_a_private_address_is_not_notified(engine: Engine, monkeypatch) -> None:
     monkeypatch.setattr(sending, "LOOK_EVERY_S", 0.02)
     sender = Sender(engine, FetchAllow())
     with receiving() as receiver:
@@ -214,7 +212,7 @@ def test_what_only_this_machine_can_reach_is_not_notified(engine: Engine, monkey
     assert "private address" in rows(engine)[0].last_error
 
 
-def test_a_receiver_that_hangs_delays_nobody(engine: Engine, sender: Sender) -> None:
+def test_a_receiver_that_hangs_delays_no_other(engine: Engine, sender: Sender) -> None:
     with ExitStack() as stack:
         slow = stack.enter_context(receiving())
         quick = stack.enter_context(receiving("127.0.0.2"))
@@ -226,13 +224,13 @@ def test_a_receiver_that_hangs_delays_nobody(engine: Engine, sender: Sender) -> 
         tally(engine, make_job(engine, quick.url).job)
         fold(engine)
         until(lambda: rows(engine)[-1].delivered_at)
-        assert len(slow.came) == 1, "one at a time to a host"
+        assert len(slow.came) == 1, "only one notification to a host is in flight"
         slow.open.set()
         until(lambda: all(row.delivered_at for row in rows(engine)))
     assert len(slow.came) == 20
 
 
-def test_two_senders_send_nothing_twice(engine: Engine, monkeypatch) -> None:
+def test_several_senders_send_nothing_twice(engine: Engine, monkeypatch) -> None:
     monkeypatch.setattr(sending, "LOOK_EVERY_S", 0.01)
     senders = [Sender(engine, LOOPBACK) for _ in range(3)]
     with receiving() as receiver:
@@ -254,11 +252,11 @@ def fold_until_killed(url: str) -> None:
         fold(engine)
 
 
-def test_a_dispatcher_that_is_killed_tells_each_end_once(engine: Engine, settings) -> None:
-    """Killed at any moment, fifty times, while jobs end."""
+def test_a_killed_dispatcher_notifies_each_end_once(engine: Engine, settings) -> None:
+    """It is killed fifty times at random moments while jobs end."""
     made = [make_job(engine, "https://example.org/hook").job for _ in range(KILLS)]
     chosen = random.Random(5)
-    engine.dispose()  # no connection is shared with a child
+    engine.dispose()  # a child process must not share a connection
     for job in made:
         child = os.fork()
         if not child:
@@ -281,14 +279,14 @@ def test_a_dispatcher_that_is_killed_tells_each_end_once(engine: Engine, setting
     ["ftp://a.org/", "a.org", "http://", "https://u:p@a.org/", "https://a.org/#x", "http://é.org/",
      "https://a.org/" + "x" * 2000, "http://[::1", "http://a.org:99999/"],
 )  # fmt: skip
-def test_a_url_that_nothing_can_be_sent_to(engine: Engine, url: str) -> None:
+def test_an_invalid_url_is_refused(engine: Engine, url: str) -> None:
     with pytest.raises(UsageError, match="notify"):
         make_job(engine, url)
     with reading(engine) as connection:
         assert connection.execute(select(jobs)).all() == []
 
 
-def test_a_notification_is_taken_again_after_its_sender_died(engine: Engine) -> None:
+def test_a_notification_is_sent_by_another_after_its_sender_died(engine: Engine) -> None:
     tally(engine, make_job(engine, "https://example.org/hook").job)
     fold(engine)
     with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""A few of the odd images through a real loader: it survives them, and tells of each."""
+"""Some of the odd images go through a real loader. It survives, and reports each correctly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.pictures.demo import GOOD
 from tests.pictures.odd_images import MAX_PIXELS, PIXELS, OddImage, odd_images
 from worker.pool.pool import Loaded, LoaderPool, LoadFailed
 
-# Of the hundreds that the unit tests decode, one in so many: all formats and kinds of damage.
+# Every so many of the hundreds of images in the unit tests. All formats and kinds of damage occur.
 EVERY = 29
 
 
@@ -32,7 +32,7 @@ def ending(pool: LoaderPool, path: Path) -> str:
 
 @pytest.fixture
 def complaints(tmp_path: Path) -> Iterator[Path]:
-    """What the processes that are started meanwhile write to their descriptor 2."""
+    """The standard error of all processes that start meanwhile, as a file."""
     path, usual = tmp_path / "complaints", os.dup(2)
     with path.open("wb") as file:
         os.dup2(file.fileno(), 2)
@@ -53,12 +53,12 @@ def pool(tmp_path: Path, complaints: Path) -> Iterator[LoaderPool]:
 
 
 def some() -> list[OddImage]:
-    """And those of which libtiff would complain row by row."""
+    """Every 29th image, and those for which libtiff complains in each row."""
     images = list(odd_images())
     return images[::EVERY] + [image for image in images if "group" in image.name]
 
 
-def test_one_loader_survives_them_all_and_says_nothing(
+def test_one_loader_survives_all_of_them_silently(
     pool: LoaderPool, tmp_path: Path, complaints: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     loader = pool.processes[0]
@@ -78,7 +78,7 @@ def test_one_loader_survives_them_all_and_says_nothing(
     assert complaints.read_text() == ""
 
 
-def test_a_setting_of_the_worker_accepts_truncated_files(tmp_path: Path) -> None:
+def test_workers_can_be_set_to_accept_truncated_files(tmp_path: Path) -> None:
     whole = GOOD.read_bytes()
     path = tmp_path / "image.jpg"
     path.write_bytes(whole[: len(whole) // 2])

@@ -1,4 +1,4 @@
-"""The resampler in C under AddressSanitizer and UndefinedBehaviorSanitizer."""
+"""The C resampler under AddressSanitizer and UndefinedBehaviorSanitizer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ CASES = 300
 
 
 @pytest.mark.parametrize("defined", [(), ("BASELINE_ONLY",)], ids=["this processor", "any"])
-def test_no_case_reads_or_writes_where_it_must_not(defined, tmp_path) -> None:
-    """And each gives Pillow's bits, also by the loops for processors without AVX2."""
+def test_no_case_accesses_memory_out_of_bounds(defined, tmp_path) -> None:
+    """Each case also gives Pillow's bits, even with the loops for processors without AVX2."""
     try:
         sanitized = build(tmp_path, *defined)
     except NoSanitizersError as error:

@@ -1,4 +1,4 @@
-"""Hosts in a worker's pool of loaders: none gets more than its share, none waits for another."""
+"""Hosts in a loader pool: none gets more than its share, and none waits for another."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def make_pool() -> Iterator[MakePool]:
     yield from making_pools()
 
 
-def test_no_more_of_one_host_are_fetched_at_a_time_than_its_limit(
+def test_a_host_has_at_most_its_limit_of_fetches_at_once(
     make_pool: MakePool, site: Site, other: Site
 ) -> None:
-    """Of all loaders together; what is parked keeps no image of another host waiting."""
+    """The limit holds for all loaders together. Parked images delay no other host."""
     pool = make_pool(loaders=2, fetches_per_loader=5, fetches_per_host=3)
     site.open.clear()
     pool.load(*site.uris(10))
@@ -49,7 +49,7 @@ def test_no_more_of_one_host_are_fetched_at_a_time_than_its_limit(
     assert other.peak <= 3
 
 
-def test_one_host_has_half_of_the_slots_however_many_it_may_have(
+def test_one_host_gets_at_most_half_of_the_slots(
     make_pool: MakePool, site: Site, other: Site
 ) -> None:
     pool = make_pool(fetches_per_loader=5, fetches_per_host=32)
@@ -57,15 +57,16 @@ def test_one_host_has_half_of_the_slots_however_many_it_may_have(
     pool.load(*site.uris(6))
     pool.load(*other.uris(3))
     assert pool.answers(3) == {(other.address, True): 3}
-    assert site.begun == site.peak == 2
+    until(lambda: site.begun == 2)
+    assert site.peak == 2
     site.open.set()
     assert pool.answers(6) == {(site.address, True): 6}
 
 
-def test_a_host_that_hangs_leaves_the_others_what_they_have_without_it(
+def test_a_hanging_host_does_not_slow_down_the_others(
     make_pool: MakePool, site: Site, other: Site
 ) -> None:
-    """As many at a time as before, for as long as it hangs."""
+    """The other host has as many fetches at once as before."""
     pool = make_pool(fetches_per_loader=4)
     peaks = []
     for hangs in (False, True):
@@ -85,7 +86,7 @@ def test_a_host_that_hangs_leaves_the_others_what_they_have_without_it(
 
 
 def fill(pool: SitePool, site: Site) -> list[str]:
-    """Two of the site's images are fetched, and as many as may be are parked."""
+    """Start two fetches from the site, and park as many further images as possible."""
     site.open.clear()
     most = 2 + PARKED_A_PLACE * 2
     pool.load(*site.uris(most))
@@ -93,7 +94,7 @@ def fill(pool: SitePool, site: Site) -> list[str]:
     return site.uris(most)
 
 
-def test_a_line_that_is_full_refuses_an_image_until_the_host_has_got_on(
+def test_a_full_line_refuses_images_until_the_host_continues(
     make_pool: MakePool, site: Site, other: Site
 ) -> None:
     pool = make_pool(fetches_per_loader=4)
@@ -111,14 +112,14 @@ def test_a_line_that_is_full_refuses_an_image_until_the_host_has_got_on(
     assert pool.answers(1) == {(site.address, True): 1}
 
 
-def test_where_many_may_be_parked_none_is_refused(make_pool: MakePool, site: Site) -> None:
+def test_with_a_long_line_no_image_is_refused(make_pool: MakePool, site: Site) -> None:
     pool = make_pool(fetches_per_loader=4, options={"parked": 1000})
     pool.load(*site.uris(100))
     assert pool.answers(100) == {(site.address, True): 100}
     assert site.peak <= 2
 
 
-def test_what_is_parked_is_not_fetched_after_the_pool_accepts_no_more(
+def test_parked_images_are_not_fetched_once_the_pool_stops_accepting(
     make_pool: MakePool, site: Site
 ) -> None:
     pool = make_pool(fetches_per_loader=4)
@@ -131,7 +132,7 @@ def test_what_is_parked_is_not_fetched_after_the_pool_accepts_no_more(
         pool.load(*site.uris(1))
 
 
-def test_images_of_a_loader_that_dies_keep_their_places_and_no_others(
+def test_images_of_a_dead_loader_keep_only_their_own_places(
     make_pool: MakePool, site: Site
 ) -> None:
     pool = make_pool(fetches_per_loader=4)
@@ -149,10 +150,8 @@ def test_images_of_a_loader_that_dies_keep_their_places_and_no_others(
     assert site.peak <= 2
 
 
-def test_slots_that_wait_for_the_batch_hold_the_tasks_back_and_refuse_nothing(
-    make_pool: MakePool, site: Site
-) -> None:
-    """Then it is not the host that is slow, and nothing is to be deferred for its sake."""
+def test_tasks_wait_while_slots_wait_for_the_batch(make_pool: MakePool, site: Site) -> None:
+    """The host is not slow in this case, so no image may be deferred because of it."""
     pool, loaded = make_pool(fetches_per_loader=4), list[Loaded]()
 
     def load(number: int) -> None:

@@ -1,4 +1,4 @@
-"""Loader processes that meet hostile pictures, or die: what it costs, and what it does not."""
+"""What it costs when loader processes meet hostile pictures, hang or die."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def make_pool(tmp_path: Path) -> Iterator[MakePool]:
         pool.inner.close()
 
 
-def test_a_loader_of_the_fast_route_has_torch_and_its_limits(
+def test_a_loader_with_fast_decoding_has_torch_and_is_sandboxed(
     make_pool: MakePool, tmp_path: Path
 ) -> None:
     pool = make_pool(decode="fast")
@@ -57,17 +57,15 @@ def test_a_loader_of_the_fast_route_has_torch_and_its_limits(
     Image.new("RGB", (500, 375), "red").save(path)
     pool.load(path, GOOD)
     assert sorted(pool.answers(2)) == [("a.jpg", None), (GOOD.name, None)]
-    # What torch has started before the sandbox would be outside of it.
+    # Threads that torch started before the sandbox would be outside it.
     threads = Path(f"/proc/{pool.inner.processes[0].child.pid}/task").iterdir()
     assert {"Seccomp:\t2" in (thread / "status").read_text() for thread in threads} == {True}
 
 
-def test_a_header_of_any_width_costs_its_image_and_no_thread(
-    make_pool: MakePool, tmp_path: Path
-) -> None:
+def test_a_huge_width_in_a_header_costs_only_its_image(make_pool: MakePool, tmp_path: Path) -> None:
     pool = make_pool()
     wide = make_png(tmp_path / "wide.png", 2**32 - 1, 1)
-    pool.load(*[wide] * 4)  # more than there are threads
+    pool.load(*[wide] * 4)  # more images than threads
     codes = [(name, failure.code) for name, failure in pool.answers(4) if failure]
     assert codes == [("wide.png", "too_many_pixels")] * 4
     pool.load(GOOD)
@@ -76,7 +74,7 @@ def test_a_header_of_any_width_costs_its_image_and_no_thread(
 
 @pytest.fixture
 def patient(monkeypatch) -> None:
-    """A machine that is busy with other tests may let a loader wait for long."""
+    """Allow for a machine that is busy with other tests and stops a loader for long."""
     monkeypatch.setattr("worker.pool.process.WALL_FACTOR", 1000)
 
 
@@ -92,10 +90,8 @@ def test_a_picture_that_decodes_for_ever_fails_alone(
     assert "decode_timeout" in caplog.text
 
 
-def test_many_pictures_that_take_a_while_each_are_not_one_that_takes_long(
-    make_pool: MakePool, tmp_path: Path
-) -> None:
-    """The same slot is used again and again; the deadline is each picture's own."""
+def test_the_decode_deadline_counts_for_each_picture(make_pool: MakePool, tmp_path: Path) -> None:
+    """All pictures use the same slot, and together they take longer than the deadline."""
     large = tmp_path / "large.png"
     Image.effect_noise((4000, 3000), 50).save(large, compress_level=0)
     pool = make_pool(fetches_per_loader=1, decode_deadline_s=6.0)
@@ -107,7 +103,7 @@ def test_many_pictures_that_take_a_while_each_are_not_one_that_takes_long(
 def test_a_picture_whose_loader_had_to_wait_is_decoded(
     patient: None, make_pool: MakePool, tmp_path: Path
 ) -> None:
-    """A busy machine stops loaders for as long: only what they take of it counts."""
+    """A busy machine may stop a loader for long. Only its processor time counts."""
     pool = make_pool(decode_deadline_s=4.0)
     slow = make_endless_jpeg(tmp_path / "slow.jpg", scans=8)
     pool.load(slow)
@@ -120,7 +116,7 @@ def test_a_picture_whose_loader_had_to_wait_is_decoded(
 
 
 def kill_while_decoding(pool: Pool, number: signal.Signals) -> None:
-    """The only loader, which has been given a picture that it decodes for long."""
+    """Send a signal to the only loader while it decodes a slow picture."""
     process = until(lambda: pool.inner.processes[0])
     until(process.slots.noted)
     process.child.send_signal(number)
@@ -130,7 +126,7 @@ def kill_while_decoding(pool: Pool, number: signal.Signals) -> None:
 
 @pytest.fixture
 def stuck(make_pool: MakePool, tmp_path: Path) -> tuple[Pool, Path]:
-    """A pool whose only loader decodes this picture for long."""
+    """A pool whose only loader is decoding this slow picture."""
     pool = make_pool()
     image = make_endless_jpeg(tmp_path / "image.jpg")
     pool.load(image)
@@ -140,7 +136,7 @@ def stuck(make_pool: MakePool, tmp_path: Path) -> tuple[Pool, Path]:
 @pytest.mark.parametrize(
     "number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE]
 )
-def test_a_decoder_that_crashes_condemns_its_image_at_once(
+def test_an_image_that_crashes_the_decoder_fails_at_once(
     stuck: tuple[Pool, Path], number: signal.Signals
 ) -> None:
     pool, image = stuck
@@ -150,15 +146,25 @@ def test_a_decoder_that_crashes_condemns_its_image_at_once(
     assert pool.answers(1) == [(GOOD.name, None)]
 
 
-def test_a_loader_that_is_killed_condemns_no_image_the_first_time(
+def test_an_image_whose_loader_is_killed_once_is_tried_again(
     stuck: tuple[Pool, Path],
 ) -> None:
-    """It may have been a person, or the kernel for want of memory."""
+    """A person may have killed it, or the kernel because memory was short."""
     pool, image = stuck
     kill_while_decoding(pool, signal.SIGSTOP)
     shutil.copy(GOOD, image)
     kill_while_decoding(pool, signal.SIGKILL)
     assert pool.answers(1) == [(image.name, None)]
+
+
+def test_replaced_loaders_are_counted_by_cause(stuck: tuple[Pool, Path]) -> None:
+    pool, _ = stuck
+    assert set(pool.inner.restarts.values()) == {0}
+    kill_while_decoding(pool, signal.SIGKILL)
+    kill_while_decoding(pool, signal.SIGSEGV)
+    pool.answers(1)
+    counted = {cause: times for cause, times in pool.inner.restarts.items() if times}
+    assert counted == {"killed": 1, "crashed": 1}
 
 
 def test_an_image_whose_loader_is_killed_each_time_fails(stuck: tuple[Pool, Path]) -> None:
@@ -169,26 +175,24 @@ def test_an_image_whose_loader_is_killed_each_time_fails(stuck: tuple[Pool, Path
     assert (failure.code, failure.detail[:21]) == ("crashed", "the loader was killed")
 
 
-# Loaders that live and do no work
+# Loaders that run but do no work
 
 
 def loads(pool: Pool) -> bool:
-    """Whether the pool's next image is one with pixels."""
+    """Whether the pool loads an image."""
     pool.load(GOOD)
     return pool.answers(1) == [(GOOD.name, None)]
 
 
-def test_a_loader_that_answers_nothing_is_replaced_and_its_images_fail(
-    make_pool: MakePool, monkeypatch
-) -> None:
-    """It decodes nothing, so the deadline of decoding says nothing about it."""
+def test_a_silent_loader_is_replaced_and_its_images_fail(make_pool: MakePool, monkeypatch) -> None:
+    """It decodes nothing, so the deadline for decoding does not apply."""
     monkeypatch.setattr("worker.pool.pool.START_WITHIN_S", 1.0)
     pool = make_pool(fetch_deadline_s=1.0, decode_deadline_s=0.2)
     until(lambda: loads(pool))
     process = pool.inner.processes[0]
     process.child.send_signal(signal.SIGSTOP)
     pool.load(GOOD, GOOD)
-    failure = Failure("timeout", "no answer of its loader for 3 s")
+    failure = Failure("timeout", "no answer from its loader for 3 s")
     assert pool.answers(2) == [(GOOD.name, failure)] * 2
     assert process.child.returncode == -signal.SIGKILL
     assert failure.retried
@@ -197,7 +201,7 @@ def test_a_loader_that_answers_nothing_is_replaced_and_its_images_fail(
 
 @pytest.fixture
 def idle() -> Iterator[LoaderProcess]:
-    """What a pool has of a loader; its process does nothing at all."""
+    """The pool's side of a loader whose process does nothing."""
     ours, theirs = socket.socketpair()
     slots = Slots(Slots.make(count=1, crop=32), count=1, crop=32)
     program = [sys.executable, "-c", "input()"]
@@ -207,9 +211,9 @@ def idle() -> Iterator[LoaderProcess]:
         child.kill()
 
 
-def test_a_loader_that_gets_no_processor_time_is_killed_in_the_end(idle: LoaderProcess) -> None:
-    """It decodes and uses nothing: what it decodes is not to blame."""
-    for _ in range(2):  # the limit is each picture's own
+def test_a_loader_without_processor_time_is_killed_in_the_end(idle: LoaderProcess) -> None:
+    """It decodes but uses no processor time, so the image is not to blame."""
+    for _ in range(2):  # each picture has its own limit
         idle.slots.note(0)
         for _ in range(LOOKS * WALL_FACTOR):
             idle.look(60.0)
@@ -219,7 +223,7 @@ def test_a_loader_that_gets_no_processor_time_is_killed_in_the_end(idle: LoaderP
     assert idle.child.wait(WITHIN_S) == -signal.SIGKILL
 
 
-def test_a_loader_that_has_had_its_processor_time_is_killed_at_the_next_look(
+def test_a_loader_that_used_up_its_processor_time_is_killed_at_the_next_look(
     idle: LoaderProcess,
 ) -> None:
     idle.slots.note(0)
@@ -232,7 +236,7 @@ def test_a_loader_that_has_had_its_processor_time_is_killed_at_the_next_look(
 
 def test_a_loader_that_answers_now_and_then_is_left_alone(idle: LoaderProcess) -> None:
     for _ in range(10):
-        idle.listen(3)  # nothing is asked of it
+        idle.listen(3)  # it has no request to answer
     idle.requests[0] = LoadRequest(None, "", None, None, lambda _: None)
     for _ in range(5):
         idle.answered += 1
@@ -243,14 +247,14 @@ def test_a_loader_that_answers_now_and_then_is_left_alone(idle: LoaderProcess) -
     assert (idle.mute, idle.child.wait(WITHIN_S)) == (True, -signal.SIGKILL)
 
 
-def test_a_loader_that_takes_no_orders_is_replaced_and_costs_no_image(
+def test_a_loader_that_reads_no_requests_is_replaced_at_no_images_cost(
     make_pool: MakePool,
 ) -> None:
-    """They are more than the kernel keeps for it, and whoever gives them out would wait."""
+    """The requests exceed the kernel's buffer, so sending them would block."""
     pool = make_pool(fetches_per_loader=64)
     assert loads(pool)
     process = pool.inner.processes[0]
-    # Its replacement has the usual time, in which it has to start.
+    # Its replacement has the usual time, since it must first start.
     a_moment = struct.pack("ll", 0, 200_000)
     process.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, a_moment)
     process.child.send_signal(signal.SIGSTOP)
@@ -267,8 +271,8 @@ def test_a_loader_that_takes_no_orders_is_replaced_and_costs_no_image(
     assert loads(pool)
 
 
-# A library that loaders load has this in it: where there is a file of one of these names beside
-# it, what no code of ours does happens. Landlock lets everybody ask whether there is one.
+# This goes into a library that loaders import. If a file with one of these names lies beside it, a
+# fault happens that our code never causes. Landlock permits checking whether a file exists.
 PLANTED = """
 import hashlib, os, signal, sys
 from pathlib import Path
@@ -311,8 +315,8 @@ def library(tmp_path: Path, monkeypatch) -> Path:
     return library
 
 
-def test_a_loader_ends_with_the_first_of_its_threads(library: Path, make_pool: MakePool) -> None:
-    """Its slot would never come back, nor would the image have an answer."""
+def test_a_loader_ends_when_one_of_its_threads_ends(library: Path, make_pool: MakePool) -> None:
+    """Otherwise the slot would never be free again, and the image would get no answer."""
     want = library / "no memory"
     want.touch()
     pool = make_pool()
@@ -323,10 +327,10 @@ def test_a_loader_ends_with_the_first_of_its_threads(library: Path, make_pool: M
     assert pool.answers(1) == [(GOOD.name, None)]
 
 
-def test_a_loader_ends_with_its_loop_and_says_why(
+def test_a_loader_ends_with_its_loop_and_logs_why(
     library: Path, make_pool: MakePool, caplog
 ) -> None:
-    """It would hang for ever otherwise."""
+    """Otherwise it would hang for ever."""
     pool = make_pool()
     assert loads(pool)
     process, fault = pool.inner.processes[0], library / "fault"
@@ -338,7 +342,7 @@ def test_a_loader_ends_with_its_loop_and_says_why(
     assert "RuntimeError: a fault in the loop" in caplog.text
 
 
-def test_whatever_is_raised_costs_one_image_and_no_loader(
+def test_any_exception_costs_one_image_and_no_loader(
     library: Path, make_pool: MakePool, tmp_path: Path
 ) -> None:
     pool = make_pool()
@@ -353,7 +357,7 @@ def test_whatever_is_raised_costs_one_image_and_no_loader(
     assert pool.inner.processes[0] is process
 
 
-def test_a_loader_that_cannot_be_started_is_tried_until_it_can(
+def test_starting_a_loader_is_retried_until_it_succeeds(
     make_pool: MakePool, monkeypatch, caplog
 ) -> None:
     pool, start, failures = make_pool(), subprocess.Popen, iter(range(3))
@@ -370,9 +374,7 @@ def test_a_loader_that_cannot_be_started_is_tried_until_it_can(
     assert caplog.text.count("No loader can be started") == 1
 
 
-def test_a_pool_that_has_no_loader_any_more_can_be_closed(
-    make_pool: MakePool, monkeypatch, caplog
-) -> None:
+def test_a_pool_without_loaders_can_be_closed(make_pool: MakePool, monkeypatch, caplog) -> None:
     def start(*_: object, **__: object) -> NoReturn:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
@@ -385,7 +387,7 @@ def test_a_pool_that_has_no_loader_any_more_can_be_closed(
         pool.load(GOOD)
 
 
-def test_a_pool_can_be_closed_while_a_loader_is_being_buried(
+def test_a_pool_can_be_closed_while_a_dead_loader_is_cleaned_up(
     make_pool: MakePool, monkeypatch
 ) -> None:
     buried, end, go_on = threading.Event(), LoaderProcess.end, threading.Event()
@@ -406,17 +408,17 @@ def test_a_pool_can_be_closed_while_a_loader_is_being_buried(
         closing.result()
 
 
-# Loaders that die and leave no note of what they decoded
+# Loaders that die without a note of what they decoded
 
 
 def make_deadly(path: Path, number: int) -> Path:
-    """A picture that ends its loader before there is a note: by a signal, or of itself."""
+    """A picture that ends its loader before the note: by this signal, or by an exit if 0."""
     path.write_bytes(GOOD.read_bytes() + b"dies by%03d" % number)
     return path
 
 
 @pytest.mark.parametrize("number", [0, signal.SIGKILL, signal.SIGSEGV])
-def test_an_image_that_ends_its_loader_without_a_note_fails_alone(
+def test_only_the_image_that_ends_its_loader_without_a_note_fails(
     library: Path, make_pool: MakePool, tmp_path: Path, number: int
 ) -> None:
     pool = make_pool(fetches_per_loader=8)
@@ -431,7 +433,7 @@ def test_an_image_that_ends_its_loader_without_a_note_fails_alone(
     assert loads(pool)
 
 
-def test_several_images_that_end_their_loaders_are_found_among_many(
+def test_several_deadly_images_are_found_among_many(
     library: Path, make_pool: MakePool, tmp_path: Path
 ) -> None:
     pool = make_pool(loaders=2, fetches_per_loader=16)
@@ -444,8 +446,8 @@ def test_several_images_that_end_their_loaders_are_found_among_many(
     }
 
 
-def test_a_request_that_no_loader_can_read_fails_alone(make_pool: MakePool) -> None:
-    """A packet is cut off at its greatest length, and its loader ends."""
+def test_only_the_request_that_no_loader_can_read_fails(make_pool: MakePool) -> None:
+    """The packet is too long and is cut off, which ends its loader."""
     pool = make_pool(fetches_per_loader=8)
     uri = f"http://10.0.0.1/{'long' * 50_000}.jpg"
     pool.inner.load(uri, pool._note("long"))
@@ -454,10 +456,10 @@ def test_a_request_that_no_loader_can_read_fails_alone(make_pool: MakePool) -> N
     assert answers == sorted([(GOOD.name, None)] * 5 + [("long", "crashed")])
 
 
-def test_loaders_that_cannot_start_condemn_no_image(
+def test_loaders_that_cannot_start_cost_no_image(
     library: Path, make_pool: MakePool, caplog
 ) -> None:
-    """They never had it."""
+    """They never received it."""
     certifi = library / "certifi.py"
     works = certifi.read_text()
     certifi.write_text("raise SystemExit(1)")

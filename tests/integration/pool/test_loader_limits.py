@@ -1,4 +1,4 @@
-"""Pools where the system permits fewer processes than they want."""
+"""Pools on a system that permits fewer processes than they want."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def running(**settings: Any) -> Iterator[Pool]:
 
 
 def fail_from(monkeypatch, first: int) -> None:
-    """Of the processes that are started, this one and all later ones fail."""
+    """Let the start of process number `first` and of all later ones fail."""
     start, number = subprocess.Popen, itertools.count()
 
     def start_or_fail(*arguments: Any, **options: Any) -> Any:
@@ -41,7 +41,7 @@ def fail_from(monkeypatch, first: int) -> None:
     monkeypatch.setattr(subprocess, "Popen", start_or_fail)
 
 
-def test_where_fewer_processes_are_permitted_there_are_fewer_loaders(monkeypatch, caplog) -> None:
+def test_if_fewer_processes_are_permitted_a_pool_has_fewer_loaders(monkeypatch, caplog) -> None:
     fail_from(monkeypatch, 2)
     with running(loaders=4) as pool:
         assert len(pool.inner.processes) == 2
@@ -52,7 +52,7 @@ def test_where_fewer_processes_are_permitted_there_are_fewer_loaders(monkeypatch
     assert "Only 2 of 4 loaders can be started" in told[0]
 
 
-def test_where_no_process_is_permitted_a_pool_says_so_and_can_be_closed(monkeypatch) -> None:
+def test_if_no_process_is_permitted_the_error_says_so(monkeypatch) -> None:
     fail_from(monkeypatch, 0)
     pool = Pool(Settings(loaders=2))
     with pytest.raises(UnavailableError, match=r"No loader can be started.*RESNEXT_LOADERS"):
@@ -60,7 +60,7 @@ def test_where_no_process_is_permitted_a_pool_says_so_and_can_be_closed(monkeypa
     pool.inner.close()
 
 
-def test_images_of_a_loader_that_has_no_successor_go_to_the_others(
+def test_images_of_a_loader_without_a_replacement_go_to_others(
     monkeypatch,
 ) -> None:
     with running(loaders=2, fetches_per_loader=4) as pool:

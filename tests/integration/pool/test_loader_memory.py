@@ -1,4 +1,4 @@
-"""A picture that finds no memory in its loader: whether that is its own fault."""
+"""A picture for which its loader has no memory: a small one is retried, a large one fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.integration.dispatching import WITHIN_S
 from tests.pictures.hostile import make_png
 
-# A process of its own, with so little left of its address space as if bodies had taken the rest.
+# A separate process with little free address space, as if other bodies had used up the rest.
 PROGRAM = """
 import resource, socket, sys
 from pathlib import Path
@@ -24,7 +24,7 @@ from worker.loader.program import Loader, Stopwatch
 from worker.pool.slots import Slots
 
 body = Path(sys.argv[1]).read_bytes()
-preprocessing = find_spec("resnext29_cifar10").preprocessing
+preprocessing = find_spec("resnext_tiny_imagenet").preprocessing
 config = LoaderConfig.of(Settings(fetches_per_loader=1), preprocessing)
 slots = Slots(Slots.make(count=1, crop=preprocessing.crop), count=1, crop=preprocessing.crop)
 loader = Loader(socket.socket(), slots, config)
@@ -39,13 +39,13 @@ print(done.failure.code, done.provenance.width)
 @pytest.mark.parametrize(
     ("side", "code"), [(6000, "timeout"), (8000, "too_many_pixels")], ids=["small", "large"]
 )
-def test_a_small_picture_that_finds_no_memory_is_tried_again(
+def test_without_memory_a_small_picture_is_retried_and_a_large_one_fails(
     tmp_path: Path, side: int, code: str
 ) -> None:
     picture = make_png(tmp_path / "a.png", side, side)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, picture],
-        # Without memory that the C library sets aside for each thread.
+        # Keep the C library from reserving memory for each thread.
         env=os.environ | {"MALLOC_ARENA_MAX": "1"},
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""Slots of a real loader: whose they are, and what becomes of a loader that lies about them."""
+"""The slots of a real loader, and loaders that lie about them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from worker.pool.pool import Load, Loaded, LoaderPool, release
 from worker.pool.slots import Slots
 
 COLOURS = range(0, 250, 50)
-# What a loader that was taken over may say, in the place of its first answer.
+# False first answers of a loader that was taken over.
 LIES = {
-    "slots that nobody ordered": "pack_packets([pack_answer(Answer(n, None, Provenance())) "
+    "slots without a request": "pack_packets([pack_answer(Answer(n, None, Provenance())) "
     "for n in (2**32 - 1, 1)])",
     "an answer given twice": "pack_packets([pack_answer(Answer(slot, None, Provenance()))] * 2)",
-    "a frame that there is not": "pack_packets([pack_answer(Answer(slot, None, Provenance(), "
+    "a frame that does not exist": "pack_packets([pack_answer(Answer(slot, None, Provenance(), "
     "frame=2))])",
-    "no packet": "[b'nonsense']",
-    "no record": "pack_packets([b'nonsense'])",
+    "not a packet": "[b'nonsense']",
+    "not a record": "pack_packets([b'nonsense'])",
 }
 LIAR = """
 import socket, sys, time
@@ -47,8 +47,8 @@ time.sleep(3600)
 """
 
 
-def test_no_loader_can_cut_its_slots_off() -> None:
-    """The worker would end at its next look at them."""
+def test_no_loader_can_shrink_its_slots() -> None:
+    """Otherwise the worker's next access to them would end it."""
     descriptor = Slots.make(count=2, crop=32)
     for size in (0, 2**20):
         with pytest.raises(PermissionError):
@@ -56,9 +56,9 @@ def test_no_loader_can_cut_its_slots_off() -> None:
     os.close(descriptor)
 
 
-def test_the_lowest_free_frame_is_taken_first() -> None:
-    """The rest of the memory is never touched, and takes none."""
-    descriptor = Slots.make(count=5000, crop=32)  # more than a page has bytes
+def test_the_lowest_free_frame_is_used_first() -> None:
+    """The other frames are never touched, so they take no memory."""
+    descriptor = Slots.make(count=5000, crop=32)  # more than the bytes of a page
     worker, loader = (Slots(descriptor, count=5000, crop=32) for _ in range(2))
     assert [loader.take_frame() for _ in range(3)] == [0, 1, 2]
     loader.pixels(1)[:] = 7
@@ -76,7 +76,7 @@ def test_the_lowest_free_frame_is_taken_first() -> None:
 
 
 def test_an_image_in_flight_takes_no_memory_for_pixels(tmp_path: Path) -> None:
-    """Twenty images wait for their host; the next one lies where the first one lay."""
+    """Twenty images wait for their host, and the next image still uses the first frame."""
     Image.new("RGB", (32, 32)).save(tmp_path / "picture.png")
     picture = (tmp_path / "picture.png").as_uri()
     loads: SimpleQueue[Load] = SimpleQueue()
@@ -100,7 +100,7 @@ def test_an_image_in_flight_takes_no_memory_for_pixels(tmp_path: Path) -> None:
 
 
 def begin_of(pool: LoaderPool, uri: str, loads: SimpleQueue[Load]) -> int:
-    """Where the pixels of this image lie; it is released at once."""
+    """Load an image, release it, and return the address of its pixels."""
     pool.load(uri, loads.put)
     load = loads.get(timeout=WITHIN_S)
     assert isinstance(load, Loaded), load
@@ -110,7 +110,7 @@ def begin_of(pool: LoaderPool, uri: str, loads: SimpleQueue[Load]) -> int:
 
 
 class Pool:
-    """A pool of one loader with two slots, and pictures of one colour each."""
+    """A pool of one loader with two slots, and pictures of a single colour."""
 
     def __init__(self, folder: Path) -> None:
         settings = Settings(loaders=1, fetches_per_loader=2, file_roots=(folder,))
@@ -147,14 +147,14 @@ def colours(load: Load) -> set[int]:
     return set(np.unique(load.pixels).tolist())
 
 
-def test_a_slot_is_not_used_again_before_its_pixels_have_been_read(pool: Pool) -> None:
+def test_a_slot_is_not_reused_before_its_pixels_were_read(pool: Pool) -> None:
     pool.inner.start()
     with ThreadPoolExecutor(1) as threads:
         loading = threads.submit(pool.load, *COLOURS)
         left = len(COLOURS)
         while left:
             held = [pool.next() for _ in range(min(2, left))]
-            assert pool.answers.empty(), "no more than there are slots"
+            assert pool.answers.empty(), "at most as many images as slots"
             for colour, load in held:
                 assert colours(load) == {colour}
             release([load for _, load in held if isinstance(load, Loaded)])
@@ -163,10 +163,10 @@ def test_a_slot_is_not_used_again_before_its_pixels_have_been_read(pool: Pool) -
 
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
-def test_a_loader_that_says_what_none_of_ours_would_is_replaced(
+def test_a_loader_that_sends_a_false_answer_is_replaced(
     pool: Pool, monkeypatch, caplog, lie: str
 ) -> None:
-    """It costs no image; an answer to what it was asked is believed, as before."""
+    """This costs no image. Valid answers that it sent before still count."""
     start, liars = subprocess.Popen, iter([LIAR.format(lie=lie)])
 
     def start_liar_first(command: list[str], **options: Any) -> Any:
@@ -179,4 +179,4 @@ def test_a_loader_that_says_what_none_of_ours_would_is_replaced(
     pool.inner.start()
     pool.load(100, 200)
     assert sorted(colour for colour, _ in (pool.next(), pool.next())) == [100, 200]
-    assert caplog.text.count("it is replaced") == 1
+    assert caplog.text.count("It will be replaced") == 1

@@ -1,4 +1,4 @@
-"""What a loader measures of an image: the stages that it came to, and no others."""
+"""A loader measures the stages that an image reaches, and no others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.chunk.outcome import UNKNOWN
 from worker.pool.pool import Loaded, LoaderPool, LoadFailed
 
 
-def test_loaders_say_what_the_stages_of_an_image_took(tmp_path: Path) -> None:
+def test_loaders_measure_the_stages_of_an_image(tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(GOOD.read_bytes()[:100])
     settings = Settings(loaders=1, fetches_per_loader=2, file_roots=(tmp_path, GOOD.parent))

@@ -1,4 +1,4 @@
-"""The health checks of containers tell of their own process, and of none beside it."""
+"""A container's health check reports on its own process only."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def fault(engine: Engine, settings: Settings) -> Callable[..., str]:
     return ask
 
 
-def test_a_worker_that_beats_is_well(engine: Engine, fault: Callable[..., str]) -> None:
+def test_a_worker_with_a_heartbeat_is_healthy(engine: Engine, fault: Callable[..., str]) -> None:
     assert fault() == (
-        "No worker on gpu lives: each has crashed, or has sent no heartbeat for 30 s."
+        "No worker is alive on gpu: each has crashed, or has sent no heartbeat for 30 s."
     )
     add_worker(engine, "gpu-7-0123abcd")
     assert fault() == ""
@@ -47,50 +47,48 @@ def test_a_worker_that_beats_is_well(engine: Engine, fault: Callable[..., str]) 
 
 
 @pytest.mark.parametrize("name", ["gpu-2-7-0123abcd", "gp-7-0123abcd", "GPU-7-0123abcd", "gpu-7"])
-def test_the_worker_of_a_machine_with_a_like_name_is_another_one(
+def test_workers_of_machines_with_similar_names_do_not_count(
     engine: Engine, fault: Callable[..., str], name: str
 ) -> None:
     add_worker(engine, name)
-    assert "No worker on gpu lives" in fault()
+    assert "No worker is alive on gpu" in fault()
 
 
-def test_of_several_workers_on_a_machine_the_process_id_names_one(
+def test_the_process_id_selects_one_of_several_workers(
     engine: Engine, fault: Callable[..., str]
 ) -> None:
     add_worker(engine, "gpu-7-0123abcd")
-    assert "No worker on gpu with the process id 70 lives" in fault(pid=70)
+    assert "No worker is alive on gpu with the process id 70" in fault(pid=70)
     assert fault(pid=7) == ""
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"heartbeat_at": db_now(-31.0)}, "No worker on gpu lives"),
-        ({"crashed_by": "SIGSEGV"}, "No worker on gpu lives"),
+        ({"heartbeat_at": db_now(-31.0)}, "No worker is alive on gpu"),
+        ({"crashed_by": "SIGSEGV"}, "No worker is alive on gpu"),
         ({"stopping": True}, "The worker gpu-7-0123abcd is stopping."),
     ],
 )
-def test_a_worker_that_is_dead_has_crashed_or_stops_is_not_well(
+def test_a_dead_crashed_or_stopping_worker_is_not_healthy(
     engine: Engine, fault: Callable[..., str], values: dict[str, object], words: str
 ) -> None:
     add_worker(engine, "gpu-7-0123abcd")
     with engine.begin() as connection:
         connection.execute(update(workers).values(values))
     assert words in fault()
-    add_worker(engine, "gpu-8-0123abcd")  # its successor
+    add_worker(engine, "gpu-8-0123abcd")  # its replacement
     assert fault() == ""
 
 
-def test_a_dispatcher_that_leads_and_one_that_stands_by_are_well(
-    engine: Engine, fault: Callable[..., str]
-) -> None:
+def test_a_leading_dispatcher_is_healthy(engine: Engine, fault: Callable[..., str]) -> None:
     assert fault(dispatchers) == "No dispatcher on gpu has led or stood by for 15 s."
     leader = Leadership()
     assert leader.ask(engine)
     assert fault(dispatchers) == ""
 
 
-def test_that_another_machine_leads_makes_no_dead_dispatcher_well(
+def test_a_leader_elsewhere_does_not_make_this_machine_healthy(
     engine: Engine, fault: Callable[..., str], monkeypatch
 ) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-2")
@@ -107,7 +105,7 @@ def test_that_another_machine_leads_makes_no_dead_dispatcher_well(
     assert "No dispatcher on gpu has led or stood by" in fault(dispatchers)
 
 
-def test_a_standby_that_leads_or_leaves_takes_its_row_along(
+def test_a_standby_that_leads_or_leaves_removes_its_row(
     engine: Engine, fault: Callable[..., str]
 ) -> None:
     leader, first, second = Leadership(), Leadership(), Leadership()
@@ -121,7 +119,7 @@ def test_a_standby_that_leads_or_leaves_takes_its_row_along(
 
 
 @pytest.mark.parametrize("module", ["worker.health", "producer.health"])
-def test_the_command_says_what_is_wrong_and_loads_nothing_heavy(
+def test_the_command_names_the_fault_and_imports_nothing_heavy(
     module: str, database_url: str
 ) -> None:
     program = (

@@ -1,4 +1,4 @@
-"""Servers that go away under a worker or a submit, and come back: both wait, and say so."""
+"""Outages of the broker and the database: workers and submits wait, and log it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from worker.embedded.valkey import Valkey
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
-# A worker
+# Workers
 
 
 @on_sqlite
-def test_a_worker_whose_broker_was_away_takes_messages_again(
+def test_after_a_broker_outage_a_worker_takes_messages_again(
     installation: Installation, mortal_valkey: Valkey
 ) -> None:
     installation.use_broker(mortal_valkey.url)
@@ -45,7 +45,7 @@ def test_a_worker_whose_broker_was_away_takes_messages_again(
 
 
 @on_postgresql
-def test_a_worker_whose_database_was_away_stores_what_it_has_and_acknowledges_it_then(
+def test_after_a_database_outage_a_worker_stores_and_acknowledges(
     installation: Installation, set_reachable, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -55,7 +55,7 @@ def test_a_worker_whose_database_was_away_stores_what_it_has_and_acknowledges_it
     until(gate.with_suffix(".held").exists)
     set_reachable(reachable=False)
     gate.touch()
-    until(lambda: "The database does not answer; trying on" in installation.log)
+    until(lambda: "The database does not answer; retrying" in installation.log)
     assert installation.unacknowledged() == 1
     set_reachable(reachable=True)
     installation.engine.dispose()
@@ -65,7 +65,7 @@ def test_a_worker_whose_database_was_away_stores_what_it_has_and_acknowledges_it
     assert "The database is back after" in installation.log
 
 
-# What PostgreSQL says when its disk is full.
+# PostgreSQL's error when its disk is full.
 FILL = """
 CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$;
@@ -74,7 +74,7 @@ CREATE TRIGGER fill BEFORE INSERT ON {table} EXECUTE FUNCTION fill()
 
 
 @on_postgresql
-def test_a_worker_waits_for_room_on_the_databases_disk(installation: Installation) -> None:
+def test_a_worker_waits_for_space_on_the_databases_disk(installation: Installation) -> None:
     execute(installation.engine, FILL.format(table="results"))
     installation.submit(["double:ok"])
     installation.start()
@@ -87,7 +87,9 @@ def test_a_worker_waits_for_room_on_the_databases_disk(installation: Installatio
     assert (set(installation.rows()), installation.tallied()) == ({0}, 1)
 
 
-def test_room_in_a_file_is_waited_for_as_well(sqlite_database: str, monkeypatch, caplog) -> None:
+def test_a_worker_waits_for_space_for_the_sqlite_file(
+    sqlite_database: str, monkeypatch, caplog
+) -> None:
     monkeypatch.setattr("contract.database.waits.FIRST_WAIT_S", 0.0)
     engine, tries = make_engine(sqlite_database), itertools.count()
 
@@ -98,12 +100,12 @@ def test_room_in_a_file_is_waited_for_as_well(sqlite_database: str, monkeypatch,
 
     Database(engine).transact(work)
     assert next(tries) == 2
-    assert "trying on: database or disk is full" in caplog.text
+    assert "retrying: database or disk is full" in caplog.text
     engine.dispose()
 
 
 @on_postgresql
-def test_a_worker_that_was_frozen_beyond_its_lease_stores_nothing_and_says_so(
+def test_a_worker_frozen_beyond_its_lease_stores_nothing_and_logs_it(
     installation: Installation, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -118,16 +120,16 @@ def test_a_worker_that_was_frozen_beyond_its_lease_stores_nothing_and_says_so(
         installation.await_states("done")
         before = installation.rows()
         os.killpg(frozen.pid, signal.SIGCONT)
-        until(lambda: "is dropped" in installation.log or "a fault of" in installation.log)
+        until(lambda: "are dropped" in installation.log or "a fault of" in installation.log)
     finally:
         dispatcher.process.kill()
         dispatcher.process.wait()
     assert installation.rows() == before
     assert all(f"-{installation.processes[1].pid}-" in row.worker for row in before.values())
-    assert "another run has this chunk by now; what this one has is dropped" in installation.log
+    assert "another run has this chunk by now; this run's outcomes are dropped" in installation.log
 
 
-# A submit
+# Submits
 
 
 @pytest.fixture
@@ -142,10 +144,8 @@ def entries(number: int) -> Iterator[Entry]:
 
 
 @on_postgresql
-def test_a_server_that_only_reads_for_now_is_waited_for(
-    engine: Engine, monkeypatch, caplog
-) -> None:
-    """As a replica that is to take over, or where a host permits nothing else for want of room."""
+def test_a_temporarily_read_only_server_is_waited_for(engine: Engine, monkeypatch, caplog) -> None:
+    """A replica before it takes over is read-only, and some hosts are when space is short."""
     monkeypatch.setattr("contract.database.waits.FIRST_WAIT_S", 0.0)
     tries = itertools.count()
 
@@ -156,14 +156,14 @@ def test_a_server_that_only_reads_for_now_is_waited_for(
 
     Database(engine).transact(work)
     assert next(tries) == 2
-    assert "trying on: cannot execute CREATE TABLE in a read-only transaction" in caplog.text
+    assert "retrying: cannot execute CREATE TABLE in a read-only transaction" in caplog.text
 
 
 @on_postgresql
-def test_a_submit_whose_database_goes_away_half_way_goes_on_when_it_is_back(
+def test_a_submit_continues_after_a_database_outage(
     settings: Settings, order: Order, set_reachable, monkeypatch, caplog
 ) -> None:
-    monkeypatch.setattr("producer.submit.submission.GROUP_IMAGES", 10)
+    monkeypatch.setattr("producer.submit.intake.GROUP_IMAGES", 10)
     engine = make_engine(settings.database())
 
     def advance(_: int) -> None:
@@ -175,7 +175,7 @@ def test_a_submit_whose_database_goes_away_half_way_goes_on_when_it_is_back(
     goes_away = True
     with ThreadPoolExecutor(1) as threads:
         submitting = threads.submit(submit_entries, engine, entries(40), order, advance=advance)
-        until(lambda: "The database does not answer; trying on" in caplog.text)
+        until(lambda: "The database does not answer; retrying" in caplog.text)
         set_reachable(reachable=True)
         assert submitting.result(WITHIN_S).images == 40
     assert count(engine, "chunks") == 40
@@ -186,7 +186,7 @@ def test_a_submit_whose_database_goes_away_half_way_goes_on_when_it_is_back(
 def test_a_submit_whose_commit_was_not_reported_inserts_nothing_twice(
     engine: Engine, order: Order, monkeypatch, lost: int
 ) -> None:
-    """The job's row, its chunks, or that it runs."""
+    """The lost answer is for the job's row, its chunks, or the change to running."""
     monkeypatch.setattr("contract.database.waits.FIRST_WAIT_S", 0.0)
     commits = iter(range(1, 100))
 
@@ -206,7 +206,7 @@ def test_a_submit_whose_commit_was_not_reported_inserts_nothing_twice(
 
 
 @on_postgresql
-def test_a_full_disk_is_an_error_for_who_submits(engine: Engine, order: Order) -> None:
+def test_a_full_disk_is_an_error_for_a_submit(engine: Engine, order: Order) -> None:
     execute(engine, FILL.format(table="chunks"))
     with (
         pytest.raises(DatabaseUnavailable, match=r"is full\. Make room"),
@@ -217,7 +217,7 @@ def test_a_full_disk_is_an_error_for_who_submits(engine: Engine, order: Order) -
 
 
 @on_sqlite
-def test_a_full_disk_is_an_error_for_who_submits_to_a_file(database_url: str, order: Order) -> None:
+def test_a_full_disk_is_an_error_for_a_submit_to_sqlite(database_url: str, order: Order) -> None:
     engine = make_engine(database_url)
 
     @event.listens_for(engine, "connect")

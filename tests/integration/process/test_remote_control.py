@@ -1,6 +1,6 @@
-"""Celery's remote commands over the real broker: what shows is answered, what changes is refused.
+"""Celery's remote commands over the real broker: workers answer queries and refuse changes.
 
-Everyone who can write to Redis can send them.
+Anyone who can write to Redis can send these commands.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def send(installation: Installation, command: object) -> Any:
-    """What the one worker replies."""
+    """Send a command and return the only worker's reply."""
     ((reply,),) = (
         answer.values()
         for answer in installation.app.control.broadcast(
@@ -50,12 +50,12 @@ def send(installation: Installation, command: object) -> Any:
     return reply
 
 
-def test_a_worker_refuses_every_command_that_could_change_it(installation: Installation) -> None:
+def test_a_worker_refuses_every_command_that_changes_it(installation: Installation) -> None:
     installation.submit(["double:ok"])
     worker = installation.start(CHUNKS_IN_FLIGHT="2")
     for command in [*REFUSED, ["no", "text"], 7]:
         reply = send(installation, command)
-        assert "is refused: workers of resnext-queue answer no remote command" in reply["error"]
+        assert "is refused: a worker of resnext-queue accepts no remote command" in reply["error"]
         assert f"Refused the remote command {command}: " in installation.log
     assert "Traceback" not in installation.log
     before = send(installation, "stats")
@@ -68,7 +68,7 @@ def test_a_worker_refuses_every_command_that_could_change_it(installation: Insta
     assert worker.wait(WITHIN_S) == 0
 
 
-def test_a_command_that_wants_no_reply_is_refused_as_well(installation: Installation) -> None:
+def test_a_command_without_a_reply_is_refused(installation: Installation) -> None:
     installation.submit(["double:ok"])
     installation.start()
     installation.app.control.shutdown()
@@ -78,7 +78,7 @@ def test_a_command_that_wants_no_reply_is_refused_as_well(installation: Installa
     installation.await_states("done")
 
 
-def test_what_the_dashboard_asks_for_is_answered(installation: Installation) -> None:
+def test_the_dashboards_queries_are_answered(installation: Installation) -> None:
     installation.start()
     replies = {command: send(installation, command) for command in sorted(ANSWERED)}
     assert not [reply for reply in replies.values() if "error" in reply]
@@ -86,7 +86,7 @@ def test_what_the_dashboard_asks_for_is_answered(installation: Installation) -> 
     assert replies["registered"] == [TASK]
 
 
-def test_the_name_of_a_refused_command_forges_no_line_of_the_log(
+def test_the_name_of_a_refused_command_forges_no_log_line(
     installation: Installation,
 ) -> None:
     installation.start()

@@ -1,4 +1,4 @@
-"""Programs of two versions at once: messages, and a schema that changes under those who run."""
+"""Two versions of the program at once: their messages, and a schema upgrade while they run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @on_sqlite
-def test_an_older_worker_takes_a_message_to_which_a_newer_program_has_added(
+def test_an_older_worker_accepts_a_message_with_additional_fields(
     installation: Installation,
 ) -> None:
     installation.submit(["double:ok"] * 2)
@@ -50,17 +50,17 @@ def test_an_older_worker_takes_a_message_to_which_a_newer_program_has_added(
 
 
 @on_sqlite
-def test_an_older_worker_leaves_what_it_cannot_run_to_a_newer_one(
+def test_an_older_worker_leaves_an_unknown_message_to_a_newer_one(
     installation: Installation,
 ) -> None:
-    """An image alone, which no worker knew before."""
+    """The message is for an image that runs alone, which older workers do not know."""
     installation.submit(["double:ok"])
     older = installation.start("older")
     installation.publish(version=ALONE_VERSION)
     until(lambda: "message version 2; this program reads versions 1" in installation.log)
     assert installation.states() == {0: "queued"}
     installation.start()
-    older.terminate()  # it holds the message for ten seconds; stopped, it gives it back at once
+    older.terminate()  # it would hold the message for 10 s, but gives it back when it stops
     installation.await_states("done")
     until(lambda: installation.unacknowledged() == installation.waiting_messages() == 0)
     assert (set(installation.rows()), installation.tallied()) == ({0}, 1)
@@ -68,7 +68,7 @@ def test_an_older_worker_leaves_what_it_cannot_run_to_a_newer_one(
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def older_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    """A database as the version before has it."""
+    """A database with an older schema."""
     if request.param == "sqlite":
         engine = make_engine(f"sqlite:///{tmp_path / 'older.db'}")
     else:
@@ -83,8 +83,9 @@ WORKERS = 3
 
 
 def test_a_schema_changes_while_workers_store(older_database: Engine) -> None:
-    """Workers of the version before claim, store and send heartbeats as on any day. Nothing of it
-    fails, is lost, or is done twice.
+    """Older workers claim, store and send heartbeats during the upgrade.
+
+    Nothing fails, is lost, or is done twice.
     """
     engine = older_database
     job = submit_as_before(engine, CHUNKS)
@@ -108,7 +109,7 @@ def test_a_schema_changes_while_workers_store(older_database: Engine) -> None:
 
 
 def submit_as_before(engine: Engine, number: int) -> int:
-    """What a submit of the version before leaves, of so many chunks; the job's number."""
+    """Insert a job of so many chunks as an older submit does, and return its number."""
     register_model(engine)
     row = {
         "id": "before", "owner": "me", "priority": 0, "state": "running", "model": "m",
@@ -139,7 +140,7 @@ def uris_of(chunk: int) -> list[str]:
 
 
 def run_every_third(engine: Engine, job: int, n: int, upgraded: threading.Event) -> None:
-    """What a worker does with the chunks that fall to it; the last one comes after the change."""
+    """Run every third chunk as an older worker does. The last one runs after the upgrade."""
     presence = Presence(
         Database(engine), identity_of(f"w{n}"), lease_s=0.05, images_per_s=lambda: 1.0
     )
@@ -151,7 +152,7 @@ def run_every_third(engine: Engine, job: int, n: int, upgraded: threading.Event)
     presence.close()
 
 
-# What a worker of schema 0002 writes for a chunk, shortened to what the chunk needs.
+# The statements of a worker with schema 0002, shortened to what a chunk needs.
 CLAIM_BEFORE = """
 UPDATE chunks SET state = 'running', worker = :worker, attempt = attempt + 1
 WHERE job_number = :job AND chunk = :chunk AND generation = 1 AND state = 'queued'
@@ -188,7 +189,7 @@ def run_as_before(engine: Engine, job: int, chunk: int, worker: str) -> None:
         connection.execute(text(TALLY_BEFORE), {"job": job, "images": IMAGES})
 
 
-# A row of each table that schema 0006 changes, as a program of schema 0005 leaves it.
+# A row for each table that schema 0006 changes, as a program with schema 0005 writes it.
 OF_0005 = (
     """INSERT INTO jobs (number, id, owner, priority, state, model, weights, precision, queue,
            created_at, total, classified, failed, errors, images_per_s)
@@ -200,7 +201,7 @@ OF_0005 = (
 STILL_THERE = "SELECT id, classified, paused_at, stop_at_failures, notify_url FROM jobs"
 
 
-def test_a_job_and_a_tally_of_the_version_before_go_on(older_database: Engine) -> None:
+def test_a_job_and_a_tally_of_the_previous_version_continue(older_database: Engine) -> None:
     engine = older_database
     upgrade(engine, "0005")
     with engine.begin() as connection:
@@ -227,8 +228,8 @@ def test_predictions_has_the_same_columns_and_rows_as_before(older_database: Eng
     assert len(before[1]) == 5 * (FILLED - FILLED // 20)
 
 
-def test_a_view_that_users_have_made_of_predictions_goes_on(older_database: Engine) -> None:
-    """On PostgreSQL another view, or a grant, would keep a view from being dropped."""
+def test_a_users_view_of_predictions_survives_the_upgrade(older_database: Engine) -> None:
+    """PostgreSQL cannot drop a view on which another view or a grant depends."""
     engine = older_database
     fill(engine, FILLED)
     with engine.begin() as connection:
@@ -241,7 +242,7 @@ def test_a_view_that_users_have_made_of_predictions_goes_on(older_database: Engi
 
 
 def look_at(engine: Engine, statement: str) -> tuple[list[str], list[Any]]:
-    """Columns and rows."""
+    """The statement's columns and rows."""
     engine.dispose()
     with reading(engine) as connection:
         result = connection.execute(text(statement))

@@ -1,5 +1,6 @@
-"""The worker as two processes: what becomes of one when something happens to the other, and how a
-worker that an image has ended is told from one that was killed.
+"""The worker as two processes, a supervisor and a child: what one does when the other ends.
+
+A worker that an image crashed must be told apart from one that was killed.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from tests.integration.dispatching import WITHIN_S, until
 from tests.integration.installation import Installation
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-# What is asked of SQL is asked on both databases in test_poison.py.
+# test_poison.py tests the SQL side on both databases.
 pytestmark = on_sqlite
 
 
 def child_of(witness: subprocess.Popen[bytes]) -> int:
-    """The worker itself."""
+    """The process id of the worker below its supervisor."""
     children = Path(f"/proc/{witness.pid}/task/{witness.pid}/children").read_text().split()
     (child,) = map(int, children)
     return child
@@ -41,7 +42,7 @@ def crashed_by(engine: Engine) -> list[str | None]:
     ("how", "told"),
     [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGABRT, "SIGABRT"), (signal.SIGKILL, None)],
 )
-def test_what_has_ended_a_worker_is_told_where_it_may_be_an_images_doing(
+def test_a_signal_that_an_image_may_have_caused_is_recorded(
     installation: Installation, how: signal.Signals, told: str | None
 ) -> None:
     witness = installation.start("watched")
@@ -51,13 +52,13 @@ def test_what_has_ended_a_worker_is_told_where_it_may_be_an_images_doing(
     assert f"The worker was ended by {how.name}." in installation.log
 
 
-def test_a_worker_is_named_after_the_process_that_was_started(installation: Installation) -> None:
+def test_a_workers_name_has_the_supervisors_process_id(installation: Installation) -> None:
     witness = installation.start("watched")
     (name,) = installation.workers()
     assert f"-{witness.pid}-" in name
 
 
-def test_a_witness_that_is_killed_takes_the_worker_along(installation: Installation) -> None:
+def test_killing_the_supervisor_ends_the_worker(installation: Installation) -> None:
     witness = installation.start("watched")
     worker = child_of(witness)
     witness.kill()
@@ -67,10 +68,10 @@ def test_a_witness_that_is_killed_takes_the_worker_along(installation: Installat
 
 
 @pytest.mark.parametrize("send", [os.kill, os.killpg])
-def test_a_signal_stops_the_worker_in_order_whoever_of_the_two_gets_it(
+def test_a_signal_to_one_or_both_processes_stops_the_worker_in_order(
     installation: Installation, tmp_path: Path, send
 ) -> None:
-    """Ctrl-C and systemd send it to both: that is not the second signal, which stops at once."""
+    """Ctrl-C and systemd signal both processes. This must not count as a second signal."""
     gate = tmp_path / "gate"
     installation.submit([f"double:hold:{gate}"])
     witness = installation.start("watched")
@@ -105,10 +106,10 @@ def dispatcher(installation: Installation, tmp_path: Path) -> Iterator[Dispatch]
     dispatch.process.wait()
 
 
-def test_an_image_that_ends_the_whole_worker_costs_its_neighbours_nothing(
+def test_an_image_that_crashes_the_worker_costs_no_other_image(
     installation: Installation, dispatcher: Dispatch, tmp_path: Path
 ) -> None:
-    """Workers are started again, as systemd does it, until the job is done."""
+    """The test restarts workers, as systemd would, until the job is done."""
     installation.submit(["double:ok", "double:crash:SIGSEGV", "double:ok"], ["double:ok"] * 3)
     lives = 0
     while not is_done(installation):
@@ -121,14 +122,14 @@ def test_an_image_that_ends_the_whole_worker_costs_its_neighbours_nothing(
     codes = {position: row.error_code for position, row in installation.rows().items()}
     assert codes == {0: None, 1: "crashed", 2: None, 100: None, 101: None, 102: None}
     assert installation.rows()[1].error_detail == "the worker ended with SIGSEGV each time"
-    assert lives <= 2 + 3 + 1, "two deaths in company, three alone, and a life after that"
+    assert lives <= 2 + 3 + 1, "two crashes with other images, three alone, and one more worker"
 
 
 def is_done(installation: Installation) -> bool:
     return set(installation.states().values()) == {"done"}
 
 
-def test_an_image_alone_waits_for_the_others_in_its_worker_and_they_for_it(
+def test_an_image_that_runs_alone_waits_for_others_and_they_for_it(
     installation: Installation, tmp_path: Path
 ) -> None:
     first, alone = tmp_path / "first", tmp_path / "alone"
@@ -141,7 +142,7 @@ def test_an_image_alone_waits_for_the_others_in_its_worker_and_they_for_it(
     installation.publish(2)
     until(lambda: installation.unacknowledged() == 3)
     assert installation.states() == {0: "running", 1: "running", 2: "queued"}
-    assert alone_generations(installation)[1] is None, "it has not begun"
+    assert alone_generations(installation)[1] is None, "the image that runs alone has not begun"
 
     first.touch()
     until(alone.with_suffix(".held").exists)

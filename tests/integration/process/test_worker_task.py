@@ -1,4 +1,4 @@
-"""The worker as a process, on a real broker and both databases: tasks, events and signals."""
+"""The worker as a process, with a real broker and both databases: tasks, events, signals."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def test_a_chunk_is_classified_and_its_failures_are_stored(installation: Install
     assert (installation.rows()[3].error_code, installation.rows()[3].attempts) == ("timeout", 3)
     assert installation.tallied() == 4
     assert str(message) in installation.log
-    assert "double:" not in installation.log, "no URIs at INFO"
+    assert "double:" not in installation.log, "the log has no URIs at level INFO"
 
 
-def test_messages_that_come_twice_are_dropped(installation: Installation) -> None:
+def test_duplicate_messages_are_dropped(installation: Installation) -> None:
     installation.submit(["double:ok"] * 3)
     messages = installation.publish()
     for _ in range(3):
@@ -77,7 +77,7 @@ def test_stragglers_outlast_their_task_and_are_stored(
     assert installation.tallied() == 3
 
 
-def test_stragglers_do_not_hold_up_other_chunks(installation: Installation) -> None:
+def test_stragglers_do_not_delay_other_chunks(installation: Installation) -> None:
     installation.submit(*[["double:hang", "double:ok"]] * 3, ["double:ok"])
     installation.start()
     installation.publish()
@@ -85,10 +85,10 @@ def test_stragglers_do_not_hold_up_other_chunks(installation: Installation) -> N
     assert installation.states() == {0: "running", 1: "running", 2: "running", 3: "done"}
 
 
-def test_a_worker_takes_no_more_than_it_does_in_some_seconds(
+def test_a_worker_takes_only_what_it_can_do_in_some_seconds(
     installation: Installation, tmp_path: Path
 ) -> None:
-    """The others of twenty chunks are left to other workers, until this one shows what it can."""
+    """It leaves the rest of twenty chunks to other workers until its own rate is known."""
     gate = tmp_path / "gate"
     installation.submit(*[[f"double:hold:{gate}"] * 8] * 20)
     with captured_events(installation) as events:
@@ -96,11 +96,11 @@ def test_a_worker_takes_no_more_than_it_does_in_some_seconds(
         installation.publish()
         until(lambda: gate.with_suffix(".held").exists() and installation.unacknowledged() == 2)
         seen = len(events)
-        # Celery's loop sends one every two seconds, and asks how much to take every second.
+        # Celery sends a heartbeat every two seconds, and asks every second how much to take.
         until(lambda: len(of_type("worker-heartbeat", events[seen:])) >= 2)
     assert (installation.unacknowledged(), installation.waiting_messages()) == (2, 18)
     held = redis_of(installation.app).hvals("unacked")
-    assert held == [b"", b""], "Redis has the names of messages that are held, and no copies"
+    assert held == [b"", b""], "Redis has only the names of unacknowledged messages, no copies"
     gate.touch()
     until(lambda: set(installation.states().values()) == {"done"}, lambda: installation.log)
     assert len(installation.rows()) == 160
@@ -115,7 +115,7 @@ def of_type(kind: str, events: Events) -> Events:
 
 @contextmanager
 def captured_events(installation: Installation) -> Iterator[list[dict[str, Any]]]:
-    """What Flower is told meanwhile."""
+    """Collect the events that Flower would get meanwhile."""
     events: list[dict[str, Any]] = []
     with installation.app.connection_for_read() as connection:
         receiver = installation.app.events.Receiver(connection, handlers={"*": events.append})
@@ -128,7 +128,7 @@ def captured_events(installation: Installation) -> Iterator[list[dict[str, Any]]
         capture.join(WITHIN_S)
 
 
-def test_flower_is_told_of_a_task_that_ends_while_its_worker_stops(
+def test_flower_hears_of_a_task_that_ends_while_its_worker_stops(
     installation: Installation, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -139,14 +139,14 @@ def test_flower_is_told_of_a_task_that_ends_while_its_worker_stops(
         until(gate.with_suffix(".held").exists)
         worker.send_signal(signal.SIGTERM)
         until(lambda: "Stopping within" in installation.log)
-        until(lambda: of_type("worker-offline", events))  # what is left is to wait for its tasks
+        until(lambda: of_type("worker-offline", events))  # now it only waits for its tasks
         gate.touch()
         assert worker.wait(WITHIN_S) == 0, installation.log
         until(lambda: of_type("task-succeeded", events), lambda: str(events))
 
 
-def test_flower_is_told_name_arguments_and_result(installation: Installation) -> None:
-    """A chunk with images that have failed is a failure, which says how many they are."""
+def test_flower_gets_a_tasks_name_arguments_and_result(installation: Installation) -> None:
+    """A chunk with failed images counts as a failure, which says how many failed."""
     with captured_events(installation) as events:
         installation.submit(["double:ok", "double:fail:http_404", "double:hang"])
         installation.start()
@@ -173,20 +173,22 @@ def test_flower_is_told_name_arguments_and_result(installation: Installation) ->
     assert " fetch_ms=750.0/750.0 " in installation.log
 
 
-def test_a_message_of_a_newer_program_goes_back_to_the_queue(installation: Installation) -> None:
+def test_a_message_from_a_newer_program_goes_back_to_the_queue(installation: Installation) -> None:
     installation.submit(["double:ok"])
     worker = installation.start()
     installation.send({"version": 99, "anything": "new"})
     until(lambda: "message version 99" in installation.log)
     installation.publish()
-    installation.await_states("done")  # by the other thread
-    assert installation.log.count("message version 99") == 1, "a hot loop"
+    installation.await_states("done")  # the other thread runs it
+    assert installation.log.count("message version 99") == 1, (
+        "the worker must not take it again and again"
+    )
     worker.terminate()
     assert worker.wait(WITHIN_S) == 0
     assert installation.waiting_messages() == 1
 
 
-def test_a_message_that_is_none_of_ours_is_dropped_with_a_word(installation: Installation) -> None:
+def test_a_foreign_message_is_dropped_and_logged(installation: Installation) -> None:
     installation.start()
     installation.send({"version": 1, "job": "x"})
     until(lambda: "Dropped a message" in installation.log, lambda: installation.log)
@@ -210,7 +212,7 @@ JUNK = [
 ]
 
 
-def test_whatever_lies_in_the_queue_the_worker_drops_it_and_goes_on(
+def test_a_worker_drops_any_junk_in_the_queue_and_continues(
     installation: Installation,
 ) -> None:
     installation.submit(["double:ok"])
@@ -234,7 +236,7 @@ def test_whatever_lies_in_the_queue_the_worker_drops_it_and_goes_on(
     assert worker.poll() is None
 
 
-def test_whoever_writes_to_redis_does_not_decide_what_is_fetched(
+def test_a_message_cannot_change_which_uris_are_fetched(
     installation: Installation,
 ) -> None:
     installation.submit(["double:ok", "double:fail:http_404"])
@@ -248,22 +250,22 @@ def test_whoever_writes_to_redis_does_not_decide_what_is_fetched(
         ("double:ok", None),
         ("double:fail:http_404", "http_404"),
     ]
-    assert "has other URIs than SQL does" in installation.log
+    assert "has other URIs than SQL;" in installation.log
 
 
-def test_a_worker_that_is_stopped_finishes_what_the_classifier_has_and_hands_back_the_rest(
+def test_a_stopping_worker_finishes_its_batch_and_hands_back_the_rest(
     installation: Installation, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
     installation.submit(
         ["double:hang", f"double:hold:{gate}", "double:fail:http_404"],
         ["double:hang", "double:fail:http_404"],  # becomes a straggler
-        ["double:ok"] * 3,  # prefetched or waiting
+        ["double:ok"] * 3,  # prefetched, or waiting in Redis
         ["double:ok"] * 3,
         ["double:ok"] * 3,
     )
     worker = installation.start(CHUNKS_IN_FLIGHT="1", CHUNK_PATIENCE_S="0.2")
-    with installation.engine.begin() as connection:  # the straggling chunk first
+    with installation.engine.begin() as connection:  # publish the straggling chunk first
         connection.execute(update(chunks).where(chunks.c.chunk != 1).values(state="later"))
     installation.publish()
     until(lambda: installation.left() & {100, 101} == {100})
@@ -291,10 +293,10 @@ def test_a_worker_that_is_stopped_finishes_what_the_classifier_has_and_hands_bac
     queued = sum(state == "queued" for state in states.values())
     assert (installation.waiting_messages(), installation.unacknowledged()) == (queued, 0)
     assert installation.workers() == []
-    assert "nothing is left in hand" in installation.log
+    assert "The worker holds no images any more" in installation.log
 
 
-def test_what_was_handed_back_is_finished_by_the_next_worker(
+def test_the_next_worker_finishes_what_was_handed_back(
     installation: Installation, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -315,13 +317,13 @@ def test_what_was_handed_back_is_finished_by_the_next_worker(
     }  # fmt: skip
 
 
-def test_a_worker_whose_device_is_broken_settles_nothing_says_why_and_ends(
+def test_a_worker_with_a_broken_device_stores_nothing_and_ends(
     installation: Installation, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
     broken.touch()
     installation.submit(*[[f"double:break:{broken}"]] * 4)
-    with installation.engine.begin() as connection:  # the last attempt of the first one
+    with installation.engine.begin() as connection:  # leave the first chunk one attempt
         connection.execute(update(chunks).where(chunks.c.chunk == 0).values(attempt=2))
     worker = installation.start(CHUNKS_IN_FLIGHT="1")
     installation.publish()
@@ -331,7 +333,7 @@ def test_a_worker_whose_device_is_broken_settles_nothing_says_why_and_ends(
     states = list(installation.states().values())
     assert set(states) <= {"pending", "queued"}
     assert states.count("pending") >= 3
-    assert "3 batches in a row, at last with: device fell off" in installation.log
+    assert "3 batches in a row. The last error: device fell off" in installation.log
     assert installation.workers() == []
 
     broken.unlink()
@@ -352,11 +354,11 @@ def test_a_second_signal_stops_a_worker_at_once(installation: Installation, tmp_
     assert worker.poll() is None
     worker.terminate()
     assert worker.wait(WITHIN_S) == 1
-    assert installation.states() == {0: "running"}  # until its lease is over
+    assert installation.states() == {0: "running"}  # it stays so until the lease ends
     assert len(installation.workers()) == 1
 
 
-def test_a_worker_that_cannot_finish_in_time_leaves(
+def test_a_worker_that_cannot_finish_in_time_ends(
     installation: Installation, tmp_path: Path
 ) -> None:
     gate = tmp_path / "never"
@@ -366,13 +368,13 @@ def test_a_worker_that_cannot_finish_in_time_leaves(
     until(gate.with_suffix(".held").exists)
     worker.terminate()
     assert worker.wait(WITHIN_S) == 1
-    assert "Not finished after" in installation.log
+    assert "The worker has not stopped within" in installation.log
 
 
-def test_before_a_worker_starts_loaders_nobody_may_read_its_passwords_in_proc(
+def test_a_workers_memory_is_unreadable_before_it_starts_loaders(
     installation: Installation,
 ) -> None:
-    """To the kernel a decoder that was taken over is just another process of the same user."""
+    """A loader that was taken over is a process of the same user, which could read /proc."""
     program = """
 import ctypes
 from contract.settings import load_settings
@@ -396,7 +398,7 @@ run_worker(load_settings())
     assert worker.stderr.splitlines()[-1] == b"dumpable: 0"
 
 
-def test_the_log_is_plain_and_holds_no_password(installation: Installation) -> None:
+def test_the_log_is_plain_and_has_no_password(installation: Installation) -> None:
     installation.submit(["double:ok"])
     worker = installation.start(LOG_LEVEL="INFO")
     installation.publish()
@@ -414,7 +416,7 @@ def test_the_log_is_plain_and_holds_no_password(installation: Installation) -> N
 
 
 def scrape(installation: Installation) -> dict[str, float]:
-    """Each sample by its name and labels, as they are written."""
+    """The worker's metrics: each value by its name and labels."""
     port = re.search(r"metrics on 127\.0\.0\.1, port (\d+)", installation.log)
     assert port is not None, installation.log
     with urlopen(f"http://127.0.0.1:{port[1]}/metrics", timeout=WITHIN_S) as response:
@@ -426,7 +428,7 @@ def scrape(installation: Installation) -> dict[str, float]:
     }
 
 
-def test_what_is_counted_is_what_sql_holds(installation: Installation) -> None:
+def test_the_metrics_match_the_rows_in_sql(installation: Installation) -> None:
     installation.submit(
         ["double:ok"] * 3 + ["double:fail:http_404"] * 2,
         ["double:ok", "double:fail:timeout", "double:fail:not_an_image", "double:fail:http_404"],
@@ -461,7 +463,7 @@ def test_what_is_counted_is_what_sql_holds(installation: Installation) -> None:
 
 
 def listening(pid: int) -> list[str]:
-    """The addresses of a process's open ports, as the kernel writes them."""
+    """The addresses on which a process listens, in the kernel's notation."""
     sockets = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
     rows = [
         row.split()
@@ -471,7 +473,7 @@ def listening(pid: int) -> list[str]:
     return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
 
 
-def test_a_port_is_opened_on_loopback_alone_and_where_it_is_asked_for(
+def test_a_metrics_port_is_opened_only_on_request_and_on_loopback(
     installation: Installation,
 ) -> None:
     quiet = installation.start()
@@ -481,7 +483,7 @@ def test_a_port_is_opened_on_loopback_alone_and_where_it_is_asked_for(
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "192.0.2.1", "no.such.host.invalid"])
-def test_an_address_that_cannot_be_had_is_told_before_weights_are_looked_for(
+def test_a_bad_metrics_address_is_reported_before_weights_are_loaded(
     installation: Installation, address
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -499,7 +501,7 @@ def test_an_address_that_cannot_be_had_is_told_before_weights_are_looked_for(
             check=False,
         )
     assert done.returncode == 3, done.stderr
-    assert f"The metrics cannot be shown on {address}:{port}: " in done.stderr
+    assert f"The metrics cannot be served on {address}:{port}: " in done.stderr
     assert "Set RESNEXT_METRICS_PORT to a free port" in done.stderr
     assert "/nowhere" not in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""A program of a test inside a loader's sandbox."""
+"""Runs a test's program inside a loader's sandbox."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worker.loader.sandbox.spawn import command, write_permitted
 
 
 def inside(tmp_path: Path, program: str, *permitted: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a program in the sandbox; it lies in a folder that is permitted."""
+    """Run a program in the sandbox, from a folder that it may read."""
     library = tmp_path / "library"
     library.mkdir()
     (library / "program.py").write_text(program)

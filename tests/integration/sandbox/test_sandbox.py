@@ -1,4 +1,4 @@
-"""A loader that has been taken over: what it cannot do any more, and what it still must do."""
+"""What a loader cannot do after it was taken over, and what it must still be able to do."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(not landlock.version(), reason="this kernel has 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """What the intruder is after."""
+    """A folder with the intruder's targets."""
     folder = tmp_path / "outside"
     folder.mkdir()
     for name in ("secret", "doomed", "doomed too"):
@@ -47,13 +47,13 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def reported(text: str) -> dict[str, str]:
-    """What became of each attempt: `done`, or the name of the error."""
+    """The outcome of each attempt: `done`, or the name of the error."""
     lines = [line.partition("intruder: ")[2] for line in text.splitlines() if "intruder: " in line]
     return {name: outcome for name, _, outcome in (line.rpartition(": ") for line in lines)}
 
 
 def run(program: str, folder: Path, *attempts: str) -> dict[str, str]:
-    """Lets the intruder in after this program of Python."""
+    """Run a Python program and then the intruder in the same process."""
     enter = f"import runpy\nfrom pathlib import Path\n{program}\n"
     call = f"runpy.run_path({str(INTRUDER)!r})['main'](Path({str(folder)!r}), {attempts!r})"
     done = subprocess.run(
@@ -66,18 +66,18 @@ def run(program: str, folder: Path, *attempts: str) -> dict[str, str]:
     return reported(done.stderr)
 
 
-def test_the_intruder_knows_his_trade(folder: Path) -> None:
-    """Outside he is kept from nothing: so what he fails at inside, the sandbox refuses."""
+def test_every_attempt_succeeds_outside_the_sandbox(folder: Path) -> None:
+    """So if an attempt fails inside, the sandbox has refused it."""
     found = run("", folder)
     refused = {name for name, outcome in found.items() if outcome != "done"}
     assert len(found) > len(OF_ROOT)
     assert refused <= (set() if os.getuid() == 0 else OF_ROOT)
 
 
-def test_inside_a_loader_nothing_of_it_works(
+def test_every_attempt_fails_inside_a_loader(
     folder: Path, tmp_path: Path, monkeypatch, caplog
 ) -> None:
-    """He comes in by a library that the loader loads, and does his work before it has begun."""
+    """The intruder is in a library that the loader imports, and runs before the loader begins."""
     library = tmp_path / "library"
     library.mkdir()
     (library / "certifi.py").write_text(
@@ -101,8 +101,8 @@ def test_inside_a_loader_nothing_of_it_works(
     assert set(found.values()) <= {"EACCES", "EPERM", "EAFNOSUPPORT"}
 
 
-# What each of these attempts is refused by; without it, it succeeds. Where two things refuse it,
-# both are taken away.
+# How to remove the protection that refuses an attempt. If two protections refuse it, both are
+# removed.
 REFUSED_BY = {
     "set an open file's length": "del seccomp._REFUSED['ftruncate']",
     "reserve space in an open file": "del seccomp._REFUSED['fallocate']",
@@ -131,8 +131,8 @@ REFUSED_BY = {
 
 
 @pytest.mark.parametrize("attempt", REFUSED_BY)
-def test_an_attempt_succeeds_without_what_refuses_it(attempt: str, folder: Path) -> None:
-    """So it is this protection that the attempt fails at, and not a mistake of the intruder's."""
+def test_an_attempt_succeeds_without_its_protection(attempt: str, folder: Path) -> None:
+    """So it is this protection that makes the attempt fail, not a mistake of the intruder."""
     if os.getuid() != 0 and attempt in OF_ROOT:
         pytest.skip("only root has capabilities")
     imports = "from worker.loader.sandbox import capabilities, seccomp, start"
@@ -151,10 +151,8 @@ def where(): return sys.argv[0]
 """
 
 
-def test_a_loader_is_given_few_variables_and_has_limits(
-    tmp_path: Path, monkeypatch, caplog
-) -> None:
-    """None of the worker's secrets, whatever they are called."""
+def test_a_loader_gets_few_variables_and_has_limits(tmp_path: Path, monkeypatch, caplog) -> None:
+    """It gets none of the worker's secrets, whatever their names are."""
     library = tmp_path / "library"
     library.mkdir()
     (library / "certifi.py").write_text(TELLING)
@@ -174,16 +172,18 @@ def test_a_loader_is_given_few_variables_and_has_limits(
     told = [line.partition("variable: ")[2] for line in caplog.text.splitlines()]
     names = {line.partition("=")[0] for line in filter(None, told)}
     assert "PYTHONPATH" in names
-    assert names <= KEPT_VARIABLES | ADDED_VARIABLES.keys() | {"LC_CTYPE"}, "of Python's own"
+    assert names <= KEPT_VARIABLES | ADDED_VARIABLES.keys() | {"LC_CTYPE"}, (
+        "Python itself sets LC_CTYPE"
+    )
     assert not any("s3cr3t" in line for line in told)
-    limits = " ".join(table.split())  # one blank between columns
+    limits = " ".join(table.split())  # a single blank between columns
     most = LoaderConfig.of(settings, find_spec("resnext101_32x4d").preprocessing)
     assert f"address space {most.address_space_bytes} {most.address_space_bytes}" in limits
     assert "core file size 0 0" in limits
 
 
-def test_the_filter_alone_keeps_him_from_what_landlock_leaves_alone(folder: Path) -> None:
-    """Some of it on older kernels only, so that here both would refuse it."""
+def test_seccomp_alone_refuses_what_landlock_does_not(folder: Path) -> None:
+    """Only older kernels need some of this. On this kernel, Landlock may refuse it as well."""
     found = run(
         "from worker.loader.sandbox import prctl, seccomp\n"
         "prctl.prctl(prctl.PR_SET_NO_NEW_PRIVS, 1)\n"
@@ -197,42 +197,53 @@ def test_the_filter_alone_keeps_him_from_what_landlock_leaves_alone(folder: Path
     }
 
 
-def test_what_a_loader_is_kept_from_is_found_out_and_not_guessed() -> None:
+def test_protections_are_found_by_trying() -> None:
     assert find_out(Settings()) == Protections(tuple(ATTEMPTS), ())
     outside = find_out(Settings(sandbox="off"))
-    # A container may have refused new privileges and core files itself.
+    # The container may itself refuse new privileges and core files.
     refused = set(ATTEMPTS) - set(outside.possible)
     assert refused <= {
         *("gain privileges", "leave core files", "use capabilities"),
-        # What the sandbox does not give, since it is a matter of how a loader is started.
+        # The way a loader is started protects from these, not the sandbox.
         *("write to the worker's output", "reach a terminal", "inherit open files"),
     }
     assert "loaders can read other files" in str(outside)
     assert "RESNEXT_SANDBOX" in outside.advice
 
 
-def test_a_worker_that_requires_what_cannot_be_had_does_not_start(monkeypatch, caplog) -> None:
+def test_a_worker_does_not_start_without_a_required_sandbox(monkeypatch, caplog) -> None:
     found = Protections((), tuple(ATTEMPTS))
     monkeypatch.setattr("worker.loader.sandbox.protections.find_out", lambda _: found)
     tell_protections(Settings())
-    assert "Loaders can read other files" in caplog.text
+    assert "sandbox: incomplete; loaders can read other files" in caplog.text
+    tell_protections(Settings(sandbox="off"))
+    assert "sandbox: off; loaders can read other files" in caplog.text
     with pytest.raises(UnavailableError, match="RESNEXT_SANDBOX is `required`"):
         tell_protections(Settings(sandbox="required"))
 
 
+def test_a_complete_sandbox_is_logged_in_one_short_line(monkeypatch, caplog) -> None:
+    """A list of everything that loaders cannot do would read like a list of failures."""
+    found = Protections(tuple(ATTEMPTS), ())
+    monkeypatch.setattr("worker.loader.sandbox.protections.find_out", lambda _: found)
+    with caplog.at_level("INFO"):
+        tell_protections(Settings())
+    assert caplog.messages == ["sandbox: on; `resnextq doctor` lists what loaders cannot do"]
+
+
 @pytest.mark.parametrize("program", ["os.abort()", "os.kill(os.getpid(), 6)"])
-def test_a_decoder_that_aborts_still_ends_by_its_own_signal(tmp_path: Path, program: str) -> None:
-    """By which the worker knows whose fault it was."""
+def test_a_decoder_that_aborts_still_ends_with_its_own_signal(tmp_path: Path, program: str) -> None:
+    """The signal tells the worker what caused the crash."""
     assert inside(tmp_path, f"import os; {program}").returncode == -6
 
 
-def test_any_number_of_paths_are_permitted_and_nothing_else(tmp_path: Path) -> None:
+def test_any_number_of_paths_can_be_permitted(tmp_path: Path) -> None:
     paths = [tmp_path / f"{n}\n\udcff" for n in range(3)] * 50_000
     assert read_permitted(write_permitted(paths)) == paths[:3]
 
 
-def test_a_loader_leaves_when_a_file_that_names_servers_is_replaced(tmp_path: Path) -> None:
-    """Its replacement can read the new one."""
+def test_a_loader_ends_when_a_name_server_file_is_replaced(tmp_path: Path) -> None:
+    """Its replacement can read the new file."""
     names = tmp_path / "resolv.conf"
     names.write_text("old")
     program = (
@@ -252,7 +263,7 @@ def test_a_loader_leaves_when_a_file_that_names_servers_is_replaced(tmp_path: Pa
         assert process.wait(WITHIN_S) == 0
 
 
-def test_a_loader_leaves_when_a_folder_that_it_may_read_has_come(tmp_path: Path) -> None:
+def test_a_loader_ends_when_a_permitted_folder_appears(tmp_path: Path) -> None:
     folder = tmp_path / "mounted later"
     program = (
         "import threading\n"
@@ -273,7 +284,7 @@ def test_a_loader_leaves_when_a_folder_that_it_may_read_has_come(tmp_path: Path)
             process.kill()
 
 
-def test_a_file_that_is_named_is_read_and_its_neighbours_are_not(tmp_path: Path) -> None:
+def test_a_named_file_is_readable_and_its_neighbours_are_not(tmp_path: Path) -> None:
     named, neighbour = tmp_path / "named.png", tmp_path / "neighbour.png"
     for path in (named, neighbour):
         Image.new("RGB", (8, 8)).save(path)
@@ -289,12 +300,12 @@ def test_a_file_that_is_named_is_read_and_its_neighbours_are_not(tmp_path: Path)
 
 
 def test_every_format_is_decoded_inside(tmp_path: Path) -> None:
-    """Their decoders are loaded when the first picture of them comes."""
+    """Each format's decoder is loaded with its first picture, inside the sandbox."""
     formats = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *["AVIF"] * features.check("avif")]
     paths = [tmp_path / f"picture.{name.lower()}" for name in formats]
     for path in paths:
         Image.new("RGB", (64, 48), "red").save(path)
-    lab = tmp_path / "lab.tiff"  # by a colour profile, which another library computes
+    lab = tmp_path / "lab.tiff"  # this needs a colour profile, which another library applies
     Image.new("LAB", (64, 48)).save(lab)
     pool = Pool(Settings(loaders=1, file_roots=(tmp_path,)))
     pool.inner.start()
@@ -307,7 +318,7 @@ def test_every_format_is_decoded_inside(tmp_path: Path) -> None:
 
 
 def test_the_resampler_in_c_is_loaded_inside(tmp_path: Path) -> None:
-    """If it could not be read there, Pillow would resize, and only the time would show it."""
+    """Otherwise Pillow would resize instead, and only the time would show it."""
     pytest.importorskip("resnext.picture._resample")
     done = inside(tmp_path, "from resnext.picture import preprocess; print(preprocess.native)")
     assert done.stdout.startswith("<module 'resnext.picture.native'"), done.stderr
@@ -325,8 +336,8 @@ def test_names_are_resolved_inside() -> None:
         pool.inner.close()
 
 
-def test_the_numbers_are_those_of_this_machine() -> None:
-    """A wrong number would refuse another call; the kernel's own header says them."""
+def test_the_system_call_numbers_are_right_for_this_machine() -> None:
+    """They are compared with the kernel's header. A wrong number would refuse another call."""
     header = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
     if not header.exists():
         pytest.skip("the kernel's header is not installed")
@@ -336,8 +347,8 @@ def test_the_numbers_are_those_of_this_machine() -> None:
     assert {name: numbers.get(name, told[name]) for name in told} == told
 
 
-def test_the_numbers_of_other_machines_are_those_of_the_kernel() -> None:
-    """ARM64 has the numbers of all newer machines."""
+def test_the_system_call_numbers_are_right_for_other_machines() -> None:
+    """ARM64 uses the generic numbers, as all newer machines do."""
     header = Path("/usr/include/asm-generic/unistd.h")
     if not header.exists():
         pytest.skip("the kernel's header is not installed")

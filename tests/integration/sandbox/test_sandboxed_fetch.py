@@ -1,4 +1,4 @@
-"""Fetching from inside the sandbox: certificates are checked there, and DNS is asked."""
+"""Fetching from inside the sandbox, with TLS certificates and DNS."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not landlock.version(), reason="this kernel has 
 
 @pytest.fixture
 def pool() -> Iterator[Pool]:
-    """One loader, inside."""
+    """A pool of one sandboxed loader."""
     pool = Pool(Settings(loaders=1, fetch_allow=("127.0.0.1",), sandbox="required"))
     pool.inner.start()
     yield pool
@@ -44,7 +44,7 @@ def code_of(pool: Pool, uri: str, root: Path | None = None) -> str | None:
 
 @pytest.fixture
 def authority(tmp_path: Path, monkeypatch) -> Path:
-    """Of the tests, where nothing else may be read."""
+    """The tests' certificate authority, in a folder that is not otherwise readable inside."""
     bundle = tmp_path / "certificates" / "authority.pem"
     bundle.parent.mkdir()
     shutil.copy(CERTIFICATES / bundle.name, bundle)
@@ -55,7 +55,9 @@ def authority(tmp_path: Path, monkeypatch) -> Path:
 def test_a_certificate_is_checked_inside(authority: Path, pool: Pool) -> None:
     neighbour = authority.with_name("neighbour.jpg")
     shutil.copy(GOOD, neighbour)
-    assert code_of(pool, neighbour.as_uri(), root=neighbour) == "unreadable", "it is inside"
+    assert code_of(pool, neighbour.as_uri(), root=neighbour) == "unreadable", (
+        "the loader is in the sandbox"
+    )
     with serving(PICTURE, tls_of("good")) as server:
         assert code_of(pool, f"{server.address}/a.png") is None
         assert len(server.requests) == 1
@@ -65,20 +67,20 @@ def test_a_certificate_is_checked_inside(authority: Path, pool: Pool) -> None:
             assert not any(server.requests)
 
 
-def test_a_loader_fetches_by_three_threads(pool: Pool) -> None:
-    """The loop, the decoder, and the one that watches the sandbox's files."""
+def test_a_loader_has_three_threads(pool: Pool) -> None:
+    """The threads are the loop, the decoder, and a watcher of the sandbox's files."""
     with serving(PICTURE) as server:
         assert code_of(pool, f"{server.address}/a.png") is None
     assert len(list(Path(f"/proc/{pool.inner.processes[0].child.pid}/task").iterdir())) == THREADS
 
 
-def test_an_authority_that_nobody_named_is_not_trusted_inside(pool: Pool) -> None:
+def test_an_unconfigured_authority_is_not_trusted_inside(pool: Pool) -> None:
     with serving(PICTURE, tls_of("good")) as server:
         assert code_of(pool, f"{server.address}/a.png") == "tls"
 
 
-def test_the_authorities_that_are_trusted_as_a_rule_can_be_read_inside(tmp_path: Path) -> None:
-    """If they could not, every server would fail with `tls`, and so would those of the tests."""
+def test_the_default_authorities_are_readable_inside(tmp_path: Path) -> None:
+    """Otherwise every server would fail with `tls`, and the other tests could not notice."""
     program = (
         "import certifi, ssl\n"
         "print(len(ssl.create_default_context(cafile=certifi.where()).get_ca_certs()))\n"
@@ -89,7 +91,7 @@ def test_the_authorities_that_are_trusted_as_a_rule_can_be_read_inside(tmp_path:
 
 @pytest.fixture
 def names(tmp_path: Path, monkeypatch) -> Iterator[NameServer]:
-    """A name server that loaders ask, by the machine's own resolver, which is told so inside."""
+    """A name server that sandboxed loaders use through the machine's own resolver."""
     library = tmp_path / "library"
     library.mkdir()
     shutil.copy(NAME_SERVER, library / "name_server.py")
@@ -103,8 +105,8 @@ def names(tmp_path: Path, monkeypatch) -> Iterator[NameServer]:
         yield server
 
 
-def test_dns_is_asked_inside(names: NameServer, pool: Pool) -> None:
-    """Which is more than the file of names, where `localhost` stands."""
+def test_dns_works_inside(names: NameServer, pool: Pool) -> None:
+    """This needs more than the hosts file, which is enough for `localhost`."""
     names.has("pictures.test", ("127.0.0.1",))
     names.has("inside.test", ("10.0.0.1",))
     with serving(PICTURE) as server:
@@ -115,13 +117,13 @@ def test_dns_is_asked_inside(names: NameServer, pool: Pool) -> None:
     assert {name for name, _ in names.asked} == {"pictures.test", "inside.test"}
 
 
-# Of one machine, of several kinds: public and private ones, and of a kind that is not there.
+# Addresses of one host: public, private, and of a kind that this machine does not have.
 SEVERAL = ("127.0.0.1", "192.0.2.7", "10.1.2.3", "::1", "2001:db8::7", "fe80::1")
 
 
 @pytest.mark.parametrize("flags", ["0", "socket.AI_ADDRCONFIG"])
-def test_a_look_up_inside_gives_the_same_addresses_as_outside(tmp_path: Path, flags: str) -> None:
-    """The resolver asks a netlink socket what this machine has, and inside it gets none."""
+def test_a_lookup_inside_gives_the_same_addresses_as_outside(tmp_path: Path, flags: str) -> None:
+    """The resolver uses a netlink socket to find the machine's addresses. Inside it gets none."""
     with answering_names() as server:
         server.has("several.test", SEVERAL)
         server.has("one.test", ("127.0.0.1",))

@@ -1,4 +1,4 @@
-"""What a loader that was taken over can do to its worker's output, terminal and end."""
+"""A loader that was taken over cannot misuse its worker's output or terminal, or outlive it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.pools import Pool
 from worker.pool import loader_log
 from worker.pool.process import count_threads
 
-# A worker that has one image loaded, prints the loader's process, and lives on.
+# A worker that prints its loader's process id, loads one image, and then ends or keeps running.
 WORKER = f"""
 import os, sys, threading
 from pathlib import Path
@@ -44,7 +44,7 @@ else:
 
 
 def plant(folder: Path, program: str) -> dict[str, str]:
-    """The environment in which each loader executes this program before it has begun."""
+    """An environment in which each loader runs this program before its own code."""
     library = folder / "library"
     library.mkdir()
     (library / "certifi.py").write_text(f"import sys\n{program}\ndef where(): return sys.argv[0]\n")
@@ -55,7 +55,7 @@ def plant(folder: Path, program: str) -> dict[str, str]:
 FORGED = json.dumps({"uri": "https://a.example/1.jpg", "top5": []})
 
 
-def test_what_a_loader_writes_is_neither_a_line_of_ours_nor_a_command_of_the_terminal(
+def test_a_loaders_output_forges_no_log_line_and_controls_no_terminal(
     tmp_path: Path,
 ) -> None:
     written = f"{FORGED}\\n\\x1b]0;title\\x07\\rINFO worker: all is well\\u202e\\x9b31m\\n"
@@ -67,7 +67,7 @@ def test_what_a_loader_writes_is_neither_a_line_of_ours_nor_a_command_of_the_ter
         timeout=WITHIN_S,
         check=True,
     )
-    assert done.stdout.strip().isdigit()  # nothing of the loader's
+    assert done.stdout.strip().isdigit()  # and nothing from the loader
     told = done.stderr.decode()
     assert not any(sign in told for sign in "\x1b\x07\r\u202e\x9b")
     for line in told.splitlines():
@@ -78,7 +78,7 @@ def test_what_a_loader_writes_is_neither_a_line_of_ours_nor_a_command_of_the_ter
 
 @pytest.mark.parametrize("sandbox", ["required", "off"])
 def test_a_loader_has_no_terminal(tmp_path: Path, sandbox: str) -> None:
-    """The worker of this test has one, so what the loader fails at is possible here."""
+    """This test's worker has a terminal, so the loader's attempts could succeed."""
     program = (
         "import os, sys\n"
         "def reached(what, attempt):\n"
@@ -108,7 +108,7 @@ def read_all(terminal: int) -> str:
     while True:
         try:
             piece = os.read(terminal, 4096)
-        except OSError:  # as Linux says that the other end is closed
+        except OSError:  # on Linux, the other end is closed
             piece = b""
         if not piece:
             os.close(terminal)
@@ -116,7 +116,7 @@ def read_all(terminal: int) -> str:
         shown += piece
 
 
-# One that wants to stay reads no order, and does what it can against being ended.
+# A loader that wants to stay reads no requests and tries to prevent its end.
 STAYING = """
 import ctypes, os, signal, threading
 for attempt in (
@@ -132,7 +132,7 @@ threading.Event().wait()
 
 @contextmanager
 def worker(environment: dict[str, str]) -> Iterator[tuple[int, int]]:
-    """Its process and that of its loader."""
+    """Run a worker. Yields its process id and its loader's."""
     with subprocess.Popen(
         [sys.executable, "-c", WORKER, "required", "stay"],
         env=environment,
@@ -146,7 +146,7 @@ def worker(environment: dict[str, str]) -> Iterator[tuple[int, int]]:
             process.kill()
 
 
-def test_no_loader_outlives_a_worker_that_is_killed(tmp_path: Path) -> None:
+def test_no_loader_outlives_a_killed_worker(tmp_path: Path) -> None:
     with worker(plant(tmp_path, STAYING)) as (parent, loader):
         watched = os.pidfd_open(loader)
         until(lambda: is_waiting(loader))
@@ -157,22 +157,22 @@ def test_no_loader_outlives_a_worker_that_is_killed(tmp_path: Path) -> None:
 
 
 def is_waiting(process: int) -> bool:
-    """Whether the filter is there, after which the program above begins, and it sleeps."""
+    """Whether the process has its filter and sleeps. The program above starts after the filter."""
     status = Path(f"/proc/{process}/status").read_text()
     return "Seccomp:\t2" in status and "State:\tS" in status
 
 
-def test_a_loader_whose_worker_ended_before_it_began_ends_at_once() -> None:
-    """Then no signal comes any more."""
-    somebody = os.getppid()
-    start = [sys.executable, "-m", "worker.loader.sandbox.start", str(somebody), "", ""]
+def test_a_loader_ends_at_once_if_its_worker_has_already_ended() -> None:
+    """In this case no signal would come."""
+    another = os.getppid()
+    start = [sys.executable, "-m", "worker.loader.sandbox.start", str(another), "", ""]
     done = subprocess.run(
         [*start, "this", "is never loaded"], capture_output=True, timeout=WITHIN_S, check=False
     )
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-# Thousands of threads, which no limit of memory counts
+# Many threads, which no memory limit counts
 
 CROWD = """
 import hashlib, threading
@@ -186,9 +186,7 @@ hashlib.sha256 = hash_or_crowd
 """
 
 
-def test_a_loader_with_more_threads_than_it_needs_is_ended(
-    tmp_path: Path, monkeypatch, caplog
-) -> None:
+def test_a_loader_with_too_many_threads_is_ended(tmp_path: Path, monkeypatch, caplog) -> None:
     monkeypatch.setenv("PYTHONPATH", plant(tmp_path, CROWD)["PLANTED"])
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -205,16 +203,18 @@ def test_a_loader_with_more_threads_than_it_needs_is_ended(
         assert pool.answers(1) == [(GOOD.name, None)]
     finally:
         pool.inner.close()
-    assert "threads; it is replaced" in caplog.text
+    assert "threads. It will be replaced" in caplog.text
 
 
-def test_threads_are_counted_as_the_kernel_does() -> None:
+def test_threads_are_counted_as_the_kernel_counts_them() -> None:
     own = len(list(Path("/proc/self/task").iterdir()))
     assert count_threads(os.getpid()) == own
     assert count_threads(2**30) == 0
 
 
-def test_a_loader_that_writes_without_end_fills_no_log(tmp_path: Path, monkeypatch, caplog) -> None:
+def test_a_loader_that_writes_endlessly_does_not_fill_the_log(
+    tmp_path: Path, monkeypatch, caplog
+) -> None:
     monkeypatch.setattr(loader_log, "MOST_LINES", 20)
     program = "import os\nfor n in range(5000): os.write(2, b'\\x1b[%dm\\n' % n)"
     monkeypatch.setenv("PYTHONPATH", plant(tmp_path, program)["PLANTED"])
@@ -228,4 +228,4 @@ def test_a_loader_that_writes_without_end_fills_no_log(tmp_path: Path, monkeypat
     lines = [r.getMessage() for r in caplog.records if r.name == loader_log.__name__]
     assert len(lines) == 21
     assert lines[0].endswith(r": \x1b[0m")
-    assert lines[-1] == "Loaders write more than 20 lines within 60 s; the rest is dropped."
+    assert lines[-1] == "Loaders have written more than 20 lines within 60 s. The rest is dropped."

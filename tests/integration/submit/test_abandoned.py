@@ -1,4 +1,4 @@
-"""A submit that is killed leaves nothing for long; one that lives loses nothing, however slow."""
+"""What a killed submit left is soon removed. A live submit loses nothing, however slow it is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from contract.database.tables import chunk_uris, chunks, jobs
 from contract.errors import UnknownJobError
 from contract.flow import count_chunks
 from contract.settings import Settings
-from producer.dispatcher.abandoned import remove_abandoned
+from producer import removal
+from producer.dispatcher.abandoned import Remains
 from producer.dispatcher.loop import Dispatcher
 from producer.jobs.job import find_job
 from producer.jobs.listed import Filter, list_jobs
@@ -30,7 +31,7 @@ from tests.integration.dispatching import change_job, submit_chunks, until
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
 LINES = "".join(f"http://a.org/{n}.jpg\n" for n in range(9_000)).encode()
-# Of 64 images, in two transactions; the last 808 images wait for more.
+# Chunks of 64 images in two transactions. The last 808 images wait for more input.
 WHOLE_CHUNKS = 128
 OVER_AN_HOUR_S = 3_601.0
 WITHIN_S = 300.0
@@ -45,7 +46,7 @@ def environment(database_url: str) -> dict[str, str]:
 
 @pytest.fixture
 def start_submit(environment: dict[str, str], engine: Engine) -> Iterator[Callable[..., Process]]:
-    """Starts submits that have read 9,000 lines and wait for more."""
+    """A function that starts a submit, which reads 9,000 lines and waits for more."""
     started: list[Process] = []
 
     def start(*options: str) -> Process:
@@ -78,13 +79,13 @@ def is_empty(engine: Engine) -> bool:
 
 
 def let_pass(engine: Engine, seconds: float) -> None:
-    """The last heartbeat of every submit is so much older."""
+    """Make the last heartbeat of every submit this old."""
     with engine.begin() as connection:
         connection.execute(update(jobs).values(submit_heartbeat_at=db_now(-seconds)))
 
 
 def silence(engine: Engine) -> timedelta:
-    """Since the submit's last heartbeat."""
+    """The time since the submit's last heartbeat."""
     with reading(engine) as connection:
         now, last = connection.execute(select(db_now(), jobs.c.submit_heartbeat_at)).one()
     return now - last
@@ -97,21 +98,19 @@ def listed(environment: dict[str, str]) -> list[dict[str, object]]:
     return json.loads(done.stdout)
 
 
-def test_what_a_killed_submit_left_is_removed_after_an_hour_and_not_before(
-    engine: Engine, start_submit
-) -> None:
+def test_the_rest_of_a_killed_submit_is_removed_after_an_hour(engine: Engine, start_submit) -> None:
     process = start_submit()
     process.kill()
     process.wait(WITHIN_S)
     let_pass(engine, OVER_AN_HOUR_S - 60)
-    assert remove_abandoned(engine, for_s=60) == 0
+    assert Remains().remove(engine, for_s=60) == 0
     assert count(engine, chunks) > 0
     let_pass(engine, OVER_AN_HOUR_S)
-    assert remove_abandoned(engine, for_s=60) == 1
+    assert Remains().remove(engine, for_s=60) == 1
     assert is_empty(engine)
 
 
-def test_the_list_shows_a_live_submit_and_no_dead_one(
+def test_list_shows_a_live_submit_but_no_dead_one(
     engine: Engine, start_submit, environment
 ) -> None:
     process = start_submit()
@@ -123,10 +122,8 @@ def test_the_list_shows_a_live_submit_and_no_dead_one(
     assert listed(environment) == []
 
 
-def test_a_killed_submits_key_is_free_again_within_moments(
-    engine: Engine, start_submit, environment
-) -> None:
-    """No clock is moved: the next submit waits until the first one counts as dead."""
+def test_a_killed_submits_key_is_soon_free_again(engine: Engine, start_submit, environment) -> None:
+    """The test moves no clock. The next submit waits until the first one counts as dead."""
     process = start_submit("--key", "k")
     process.kill()
     process.wait(WITHIN_S)
@@ -144,7 +141,7 @@ def test_a_killed_submits_key_is_free_again_within_moments(
     assert count(engine, chunks) == count(engine, chunk_uris) == count_chunks(9_000, None)
 
 
-def test_a_live_submit_is_told_apart_from_a_dead_one_by_its_key(
+def test_a_key_stays_in_use_while_its_submit_lives(
     engine: Engine, start_submit, environment
 ) -> None:
     process = start_submit("--key", "k")
@@ -165,7 +162,7 @@ def test_a_submit_whose_input_is_silent_for_hours_loses_nothing(
     process = start_submit()
     let_pass(engine, 2 * OVER_AN_HOUR_S)
     until(lambda: silence(engine) < timedelta(seconds=draft.SILENT_S))
-    assert remove_abandoned(engine, for_s=60) == 0
+    assert Remains().remove(engine, for_s=60) == 0
     output, told = process.communicate(timeout=WITHIN_S)
     assert process.returncode == 0, told
     with reading(engine) as connection:
@@ -173,60 +170,61 @@ def test_a_submit_whose_input_is_silent_for_hours_loses_nothing(
     assert (job.state, job.total) == ("running", 9_000)
 
 
-def test_a_submit_that_was_stopped_for_hours_ends_with_a_clear_error(
+def test_a_submit_that_was_suspended_for_hours_ends_with_a_clear_error(
     engine: Engine, start_submit
 ) -> None:
     process = start_submit()
-    # On SQLite nobody writes while a process that was stopped in mid-transaction has the lock.
+    # A process suspended in mid-transaction would hold SQLite's lock, and then nothing could write.
     until(lambda: silence(engine) < timedelta(seconds=draft.HEARTBEAT_S / 4))
     process.send_signal(signal.SIGSTOP)
     let_pass(engine, OVER_AN_HOUR_S)
-    assert remove_abandoned(engine, for_s=60) == 1
+    assert Remains().remove(engine, for_s=60) == 1
     process.send_signal(signal.SIGCONT)
     output, told = process.communicate(LINES, timeout=WITHIN_S)
     assert (process.returncode, output) == (3, b"")
-    assert b"had shown no sign of life for 60 minutes" in told
+    assert b"had no heartbeat for 60 minutes" in told
     assert b"Traceback" not in told
     assert is_empty(engine)
 
 
-def test_a_removal_that_is_cut_off_goes_on_and_nobody_sees_the_job(
+def test_an_interrupted_removal_continues_and_the_job_stays_hidden(
     engine: Engine, monkeypatch
 ) -> None:
-    monkeypatch.setattr(draft, "CHUNKS_A_TRANSACTION", 1)
+    monkeypatch.setattr(removal, "FIRST_ROWS", 1)
     number = submit_chunks(engine, 3)
-    change_job(engine, number, state="submitting", submit_heartbeat_at=db_now(-OVER_AN_HOUR_S))
-    assert remove_abandoned(engine, for_s=0) == 1
-    with engine.begin() as connection:
-        assert draft.remove_some(connection, number)
-    assert count(engine, chunks) == count(engine, chunk_uris) == 2
+    change_job(
+        engine, number, state="submitting", total=0, submit_heartbeat_at=db_now(-OVER_AN_HOUR_S)
+    )
+    assert Remains().remove(engine, for_s=0) == 1
+    assert removal.Removal(number, removal.once(engine)).step() == 1
+    assert (count(engine, chunks), count(engine, chunk_uris)) == (2, 3)
     with reading(engine) as connection:
         job = connection.scalar(select(jobs.c.id))
         assert list_jobs(connection, Filter(), 10) == []
         with pytest.raises(UnknownJobError):
             find_job(connection, job)
-    assert remove_abandoned(engine, for_s=60) == 0
+    assert Remains().remove(engine, for_s=60) == 0
     assert is_empty(engine)
 
 
-def test_a_draft_of_the_version_before_is_removed_after_a_day(engine: Engine) -> None:
+def test_a_draft_of_an_older_version_is_removed_after_a_day(engine: Engine) -> None:
     number = submit_chunks(engine, 1)
-    change_job(engine, number, state="submitting", created_at=db_now(-23 * 3_600))
-    assert remove_abandoned(engine, for_s=60) == 0
+    change_job(engine, number, state="submitting", total=0, created_at=db_now(-23 * 3_600))
+    assert Remains().remove(engine, for_s=60) == 0
     change_job(engine, number, created_at=db_now(-25 * 3_600))
-    assert remove_abandoned(engine, for_s=60) == 1
+    assert Remains().remove(engine, for_s=60) == 1
     assert is_empty(engine)
 
 
-def test_the_dispatcher_removes_drafts_and_leaves_whole_jobs_alone(
+def test_the_dispatcher_removes_abandoned_drafts_but_no_whole_jobs(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
     whole, left = submit_chunks(engine, 1), submit_chunks(engine, 1)
     old = db_now(-OVER_AN_HOUR_S)
-    change_job(engine, left, state="submitting", submit_heartbeat_at=old)
+    change_job(engine, left, state="submitting", total=0, submit_heartbeat_at=old)
     change_job(engine, whole, created_at=old)
     dispatcher = Dispatcher(engine, app, settings)
-    for _ in range(2):  # its time within a tick is short
+    for _ in range(2):  # removals have little time in a tick
         dispatcher.tick()
     with reading(engine) as connection:
         assert connection.scalars(select(jobs.c.number)).all() == [whole]

@@ -1,4 +1,4 @@
-"""Images and lists in object stores, against an S3 server on loopback."""
+"""Images and lists in object stores, with an S3 server on loopback."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def s3(tmp_path_factory) -> Iterator[S3Server]:
         for key in (*PICTURES, "b/notes.txt", "b/_SUCCESS", "other/3.jpg"):
             prefix = "" if key.startswith("other") else "zoo/"
             server.put("pictures", f"{prefix}{key}", b"x")
-        for n in range(1_100):  # more than a page
+        for n in range(1_100):  # more than one page
             server.put("pictures", f"many/{n:04d}.jpg", b"x")
         for layout in FORMATS:
             data = write(folder / layout, layout, ROWS).read_bytes()
@@ -62,7 +62,7 @@ def uris(source: str, given: Reading) -> list[str]:
     return [entry.uri for entry in apart(read_runs([source], reading=given))]
 
 
-def test_a_prefix_gives_its_images_and_says_what_it_leaves_out(s3: S3Server) -> None:
+def test_a_prefix_gives_its_images_and_reports_what_it_left_out(s3: S3Server) -> None:
     given = reading(s3.endpoint)
     found = list(check(read_runs(["s3://pictures/zoo/"], reading=given), [], (), ("s3",)))
     assert [image.uri for image in found] == [
@@ -79,12 +79,12 @@ def test_a_prefix_gives_its_images_and_says_what_it_leaves_out(s3: S3Server) -> 
     ]
 
 
-def test_a_prefix_of_many_pages_is_whole_and_in_order(s3: S3Server) -> None:
+def test_a_prefix_of_many_pages_is_complete_and_in_order(s3: S3Server) -> None:
     expected = [f"s3://pictures/many/{n:04d}.jpg" for n in range(1_100)]
     assert uris("s3://pictures/many/", reading(s3.endpoint)) == expected
 
 
-def test_a_pattern_names_images_and_lists(s3: S3Server) -> None:
+def test_a_pattern_selects_images_and_lists(s3: S3Server) -> None:
     assert uris("s3://pictures/zoo/*/2.*", reading(s3.endpoint)) == ["s3://pictures/zoo/b/c/2.jpeg"]
     found = uris("s3://pictures/parts/part-[12].csv", reading(s3.endpoint))
     assert found == ["http://a.org/1", "http://a.org/2"]
@@ -98,23 +98,23 @@ def test_lists_of_every_format_are_read_in_ranges(s3: S3Server, layout, monkeypa
     assert [(e.uri, e.ref) for e in apart(runs)] == [(uri, ref) for ref, uri, _ in ROWS]
 
 
-def test_a_packed_list_in_a_bucket_is_unpacked(s3: S3Server) -> None:
+def test_a_compressed_list_in_a_bucket_is_decompressed(s3: S3Server) -> None:
     assert uris("s3://pictures/lists/packed.csv.gz", reading(s3.endpoint)) == ["http://a.org/1"]
 
 
-def test_an_object_that_is_replaced_while_it_is_read_is_an_error(s3: S3Server, monkeypatch) -> None:
+def test_an_object_replaced_while_it_is_read_is_an_error(s3: S3Server, monkeypatch) -> None:
     monkeypatch.setattr(buckets, "RANGE_BYTES", 10_000)
     lines = "".join(f"http://a.org/{n}\n" for n in range(50_000)).encode()
     s3.put("pictures", "changing.txt", lines)
     images = read_runs(["s3://pictures/changing.txt"], reading=reading(s3.endpoint))
     first = next(images)
-    # Signed, since the server lets no stranger replace an object.
+    # This request is signed, because the server lets no stranger replace an object.
     obstore.put(reading(s3.endpoint).stores.open("s3", "pictures"), "changing.txt", lines[::-1])
-    with pytest.raises(SourceError, match="cannot be read: it was replaced meanwhile"):
+    with pytest.raises(SourceError, match="cannot be read: it was replaced while it was read"):
         list(chain([first], images))
 
 
-def test_a_list_is_asked_for_in_few_requests(s3: S3Server, caplog) -> None:
+def test_a_list_is_read_in_few_requests(s3: S3Server, caplog) -> None:
     lines = "".join(f"http://a.org/{n}\n" for n in range(100_000)).encode()
     s3.put("pictures", "long.txt", lines)
     caplog.clear()
@@ -131,12 +131,12 @@ def test_a_list_is_asked_for_in_few_requests(s3: S3Server, caplog) -> None:
     [
         ("s3://pictures/lists/none.csv", SourceError, "there is no such bucket or object"),
         ("s3://nobody/lists/", SourceError, "there is no such bucket or object"),
-        ("s3://a/lists/", SourceError, "s3://a/lists/: no name of a bucket"),
+        ("s3://a/lists/", SourceError, "s3://a/lists/: no valid bucket name"),
         ("gs://pictures/lists/", SourceError, "gs: is not enabled by RESNEXT_OBJECT_STORES"),
         ("gs://pictures/x.csv", SourceError, "gs: is not enabled by RESNEXT_OBJECT_STORES"),
     ],
 )
-def test_what_is_not_there_or_not_enabled_is_told(s3: S3Server, source, error, words) -> None:
+def test_missing_objects_and_disabled_stores_are_errors(s3: S3Server, source, error, words) -> None:
     with pytest.raises(error, match=words):
         uris(source, reading(s3.endpoint))
 
@@ -153,9 +153,9 @@ def store() -> Iterator[Store]:
 
 @pytest.mark.parametrize("source", ["s3://pictures/zoo/", "s3://pictures/x.csv"])
 @pytest.mark.parametrize(
-    ("status", "words"), [(403, "refuses it"), (401, "refuses it"), (500, "reached")]
+    ("status", "words"), [(403, "refuses access"), (401, "refuses access"), (500, "reached")]
 )
-def test_a_store_that_refuses_or_fails_is_told_with_what_to_check(
+def test_the_error_for_a_failing_store_says_what_to_check(
     store: Store, source, status, words
 ) -> None:
     store.status = status

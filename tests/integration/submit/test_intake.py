@@ -1,4 +1,4 @@
-"""What becomes of lines without a URI, of URIs that come again, of samples; on both databases."""
+"""Lines without a URI, duplicate URIs, samples and dry runs, on both databases."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ from producer.jobs.results import read_results
 from producer.jobs.retry import retry
 from producer.submit.check import Findings, OnInvalid
 from producer.submit.groups import Group
+from producer.submit.intake import Intake
 from producer.submit.sample import MAX_SAMPLE, sampled
 from producer.submit.sources.entry import Entry
 from producer.submit.sources.read import read_runs
-from producer.submit.submission import Intake, Order, submit_entries
+from producer.submit.submission import Order, submit_entries
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -82,13 +85,13 @@ def table(tmp_path: Path) -> str:
     return "list.csv"
 
 
-def test_stop_submits_nothing_and_says_what_else_there_is(engine: Engine, run: Run, table) -> None:
+def test_stop_submits_nothing_and_names_the_other_options(engine: Engine, run: Run, table) -> None:
     done = run("submit", table)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "resnextq: 3 lines are refused, so nothing is submitted:\n"
         "  list.csv, line 3, column 'url': ftp://a.org/1: ftp: is not one of http, https, file\n"
-        "  list.csv, line 4: http://a.org/2: 1 cell, and the heading has 2\n"
+        "  list.csv, line 4: http://a.org/2: 1 cell, but the heading has 2\n"
         "  list.csv, line 5, column 'url': empty\n"
         "`--on-invalid skip` leaves such lines out, `--on-invalid record` keeps their positions, "
         "and `--dry-run` counts them.\n"
@@ -97,7 +100,7 @@ def test_stop_submits_nothing_and_says_what_else_there_is(engine: Engine, run: R
         assert connection.scalar(select(func.count()).select_from(jobs)) == 0
 
 
-def test_skip_leaves_such_lines_out_and_says_how_many(engine: Engine, run: Run, table) -> None:
+def test_skip_leaves_invalid_lines_out_and_counts_them(engine: Engine, run: Run, table) -> None:
     done = run("submit", table, "--id-column", "id", "--on-invalid", "skip")
     assert done.returncode == 0, done.stderr
     assert uris_of(engine) == [f"http://a.org/{n}" for n in (0, 4, 5, 6)]
@@ -106,9 +109,7 @@ def test_skip_leaves_such_lines_out_and_says_how_many(engine: Engine, run: Run, 
     assert "4 images submitted" in done.stderr
 
 
-def test_record_makes_them_failed_images_at_their_positions(
-    engine: Engine, run: Run, table
-) -> None:
+def test_record_turns_invalid_lines_into_failed_images(engine: Engine, run: Run, table) -> None:
     done = run("submit", table, "--id-column", "id", "--on-invalid", "record")
     assert done.returncode == 0, done.stderr
     job = done.stdout.strip()
@@ -128,7 +129,7 @@ def test_record_makes_them_failed_images_at_their_positions(
         (2, "http://a.org/2", None, "bad_uri", 0),
         (3, "", "three", "bad_uri", 0),
     ]
-    assert rows[1].error_detail == "list.csv, line 4: 1 cell, and the heading has 2"
+    assert rows[1].error_detail == "list.csv, line 4: 1 cell, but the heading has 2"
     offsets = [n for part in parts for n in decode(part.remaining)]
     assert (len(parts), parts[0].remaining_images, offsets) == (1, 4, [0, 4, 5, 6])
     records = list(read_results(engine, found))
@@ -146,7 +147,7 @@ def recorded(engine: Engine, *uris: str, **values: Any) -> str:
     return submit_entries(engine, listed(*uris), order(**values), intake=intake).job
 
 
-def test_a_job_of_recorded_lines_alone_is_complete_at_once(engine: Engine) -> None:
+def test_a_job_of_only_recorded_lines_is_complete_at_once(engine: Engine) -> None:
     job = recorded(engine, *["ftp://a.org/"] * 9)
     with reading(engine) as connection:
         found = find_job(connection, job)
@@ -156,7 +157,7 @@ def test_a_job_of_recorded_lines_alone_is_complete_at_once(engine: Engine) -> No
     assert states == ["done"] * 3
 
 
-def test_a_chunk_of_recorded_lines_alone_never_goes_out(engine: Engine) -> None:
+def test_a_chunk_of_only_recorded_lines_is_never_published(engine: Engine) -> None:
     recorded(engine, *["ftp://a.org/"] * 4, "http://a.org/1", "ftp://a.org/", chunk_images=4)
     with reading(engine) as connection:
         number = connection.scalar(select(jobs.c.number))
@@ -175,8 +176,8 @@ def test_the_last_result_completes_a_job_with_recorded_lines(engine: Engine) -> 
     assert (found.state, found.classified, found.failed) == ("completed", 1, 1)
 
 
-def test_recorded_lines_run_again_when_they_are_retried(engine: Engine) -> None:
-    """A worker refuses their texts, and says why."""
+def test_recorded_lines_run_when_they_are_retried(engine: Engine) -> None:
+    """A worker will refuse them and give the reason."""
     job = recorded(engine, *["ftp://a.org/"] * 3)
     assert retry(engine, job).images == 3
     with reading(engine) as connection:
@@ -196,7 +197,7 @@ def test_an_error_after_recorded_lines_leaves_nothing(engine: Engine) -> None:
             assert connection.scalar(select(func.count()).select_from(one)) == 0
 
 
-def test_texts_that_no_column_takes_are_recorded_readably(engine: Engine) -> None:
+def test_lines_that_no_column_can_store_are_recorded_readably(engine: Engine) -> None:
     recorded(engine, "http://a.org/\x00\n", "http://a.org/\ud800", "x" * 9_000)
     with reading(engine) as connection:
         found = connection.scalars(select(results.c.uri).order_by(results.c.position)).all()
@@ -215,7 +216,7 @@ def test_unique_keeps_the_first_of_equal_uris_in_order(engine: Engine) -> None:
     assert findings.duplicates == len(uris) - len(expected)
 
 
-def test_unique_and_record_keep_failed_lines_apart(engine: Engine) -> None:
+def test_unique_does_not_merge_recorded_lines(engine: Engine) -> None:
     uris = ["http://a.org/1", "ftp://a.org/", "http://a.org/1", "ftp://a.org/"]
     intake = Intake(on_invalid=OnInvalid.record, unique=True)
     submit_entries(engine, listed(*uris), order(), intake=intake)
@@ -224,7 +225,7 @@ def test_unique_and_record_keep_failed_lines_apart(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 500, 9_999, 10_000, 20_000])
-def test_a_sample_is_of_so_many_in_their_order_and_the_same_again(engine: Engine, number) -> None:
+def test_a_sample_has_its_size_keeps_the_order_and_is_repeatable(engine: Engine, number) -> None:
     uris = [f"http://a.org/{n}" for n in range(10_000)]
     for _ in range(2):
         submit_entries(engine, listed(*uris), order(chunk_images=64), intake=Intake(sample=number))
@@ -243,7 +244,7 @@ def test_a_sample_is_of_so_many_in_their_order_and_the_same_again(engine: Engine
     assert positions == sorted(set(positions))
 
 
-def test_every_image_has_about_the_same_chance_to_be_sampled() -> None:
+def test_every_image_is_equally_likely_to_be_sampled() -> None:
     whole = Group([str(n) for n in range(1_000)], [None] * 1_000)
     hits: Counter[int] = Counter()
     for seed in range(200):
@@ -254,8 +255,10 @@ def test_every_image_has_about_the_same_chance_to_be_sampled() -> None:
 
 
 @pytest.mark.parametrize("number", [0, -1, MAX_SAMPLE + 1])
-def test_a_sample_of_no_such_size_is_refused(number) -> None:
-    with pytest.raises(UsageError, match=f"--sample is {number}; it is from 1 to 1,000,000"):
+def test_an_invalid_sample_size_is_refused(number) -> None:
+    with pytest.raises(
+        UsageError, match=f"--sample must be from 1 to 1,000,000 images, got {number}"
+    ):
         Intake(sample=number)
 
 
@@ -272,10 +275,9 @@ def test_a_dry_run_counts_and_changes_nothing(engine: Engine, run: Run, tmp_path
     assert report["would_submit"] is True
     assert report["refused"] == {
         "ftp: is not one of http, https, file": 1,
-        "1 cell, and the heading has 2": 1,
+        "1 cell, but the heading has 2": 1,
         "empty": 1,
-        "under no folder of RESNEXT_FILE_ROOTS. Add its folder to RESNEXT_FILE_ROOTS of the "
-        "workers.": 1,
+        "not under any of RESNEXT_FILE_ROOTS": 1,
     }
     assert [(host["host"], host["images"]) for host in report["hosts"]] == [
         ("a.org", 4),
@@ -287,7 +289,25 @@ def test_a_dry_run_counts_and_changes_nothing(engine: Engine, run: Run, tmp_path
     assert (stopped.returncode, json.loads(stopped.stdout)["would_submit"]) == (2, False)
 
 
-def test_a_dry_run_forecasts_by_the_workers_that_live(engine: Engine, run: Run, tmp_path) -> None:
+@on_sqlite
+@pytest.mark.parametrize(
+    ("options", "status"), [((), 2), (("--on-invalid", "skip"), 0), (("--dry-run",), 2)]
+)
+@pytest.mark.parametrize("roots", ["", "/srv/a,/srv/b"])
+@pytest.mark.usefixtures("engine")
+def test_refused_files_come_with_the_folders_that_are_permitted_once(
+    run: Run, options: tuple[str, ...], status: int, roots: str
+) -> None:
+    done = run("submit", "-", *options, stdin="file:///x/1.png\nfile:///x/2.png\nhttp://a.org/\n",
+               RESNEXT_FILE_ROOTS=roots)  # fmt: skip
+    assert done.returncode == status, done.stderr
+    told = done.stdout + done.stderr
+    expected = roots.replace(",", ", ") or "not set, so no file may be read"
+    assert told.count(f"RESNEXT_FILE_ROOTS is {expected}. Set it to the folders of your") == 1
+    assert "not under any of RESNEXT_FILE_ROOTS" in told
+
+
+def test_a_dry_run_forecasts_with_the_live_workers(engine: Engine, run: Run, tmp_path) -> None:
     queue = order().queue
     row = {"queue": queue, "device": "cpu", "precision": "fp32", "version": "0", "stopping": False}
     times = {"started_at": db_now(), "heartbeat_at": db_now()}
@@ -303,6 +323,7 @@ def test_a_dry_run_forecasts_by_the_workers_that_live(engine: Engine, run: Run, 
     }  # fmt: skip
 
 
+@on_sqlite
 @pytest.mark.parametrize("columns", ["60", "80", "120"])
 def test_a_dry_run_fits_its_terminal(run: Run, tmp_path, table, columns) -> None:
     (tmp_path / "photos").mkdir()
@@ -319,25 +340,25 @@ def test_a_dry_run_needs_no_database(run: Run, table) -> None:
     done = run("submit", table, "--dry-run", "--on-invalid", "skip",
                RESNEXT_DATABASE_URL="sqlite:////nowhere/x.db")  # fmt: skip
     assert done.returncode == 0
-    assert "unknown: the database was not asked" in done.stdout
+    assert "unknown: the database could not be asked" in done.stdout
     assert "no forecast: " in done.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--json"], "--json goes with --dry-run"),
-        (["--dry-run", "--wait"], "--wait does not go with --dry-run"),
+        (["--json"], "--json needs --dry-run"),
+        (["--dry-run", "--wait"], "--wait cannot be used with --dry-run"),
     ],
 )
-def test_options_that_do_not_go_together_are_told(run: Run, table, options, words) -> None:
+def test_options_that_exclude_each_other_are_refused(run: Run, table, options, words) -> None:
     done = run("submit", table, *options)
     assert done.returncode == 2
     assert words in done.stderr
 
 
-def test_a_key_stands_for_what_was_taken(engine: Engine, run: Run, table) -> None:
-    """With the same options the same list is the same content."""
+def test_a_key_stands_for_the_images_taken_from_the_list(engine: Engine, run: Run, table) -> None:
+    """The same list with the same options counts as the same content."""
     options = ["--key", "k", "--on-invalid", "record", "--unique", "--sample", "5"]
     first = run("submit", table, *options)
     assert first.returncode == 0, first.stderr
@@ -347,22 +368,21 @@ def test_a_key_stands_for_what_was_taken(engine: Engine, run: Run, table) -> Non
     assert "with other content" in other.stderr
 
 
-def test_a_killed_submit_that_recorded_lines_is_removed_whole(engine: Engine, monkeypatch) -> None:
-    from producer.dispatcher.abandoned import remove_abandoned
-    from producer.submit import draft
+def test_a_killed_submit_with_recorded_lines_is_removed_completely(engine: Engine) -> None:
+    from producer.dispatcher.abandoned import Remains
 
-    monkeypatch.setattr(draft, "FAILED_A_TRANSACTION", 100)
     recorded(engine, *["ftp://a.org/"] * 350)
     with engine.begin() as connection:
-        old = {"state": "submitting", "submit_heartbeat_at": db_now(-7_200)}
+        old = {"state": "submitting", "total": 0, "submit_heartbeat_at": db_now(-7_200)}
         connection.execute(update(jobs).values(**old))
-    assert remove_abandoned(engine, for_s=60) == 1
+    assert Remains().remove(engine, for_s=60) == 1
     with reading(engine) as connection:
         for one in (jobs, chunks, chunk_uris, results):
             assert connection.scalar(select(func.count()).select_from(one)) == 0
 
 
-def test_a_folder_tells_what_it_left_out(run: Run, engine: Engine, tmp_path) -> None:
+@on_sqlite
+def test_submit_reports_files_left_out_of_a_folder(run: Run, engine: Engine, tmp_path) -> None:
     (tmp_path / "photos").mkdir()
     for name in ("a.jpg", "b.txt"):
         (tmp_path / "photos" / name).touch()
@@ -375,7 +395,8 @@ def test_a_folder_tells_what_it_left_out(run: Run, engine: Engine, tmp_path) -> 
     assert "photos: 1 file left out" in done.stderr
 
 
-def test_a_list_as_results_print_it_is_taken_again(run: Run, engine: Engine) -> None:
+@on_sqlite
+def test_the_output_of_results_can_be_submitted(run: Run, engine: Engine) -> None:
     recorded(engine, "ftp://a.org/1", "http://a.org/2")
     job = run("list", "--json").stdout
     lines = run("results", json.loads(job)[0]["id"]).stdout.replace("ftp:", "http:")

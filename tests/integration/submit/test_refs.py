@@ -1,4 +1,4 @@
-"""The submitter's own ids stay with their images, whatever else is in the database."""
+"""The user's own ids stay with their images, whatever else is in the database."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def images_of(job: str, number: int, *, named: bool = True) -> Images:
 def test_each_claim_has_the_ids_of_its_own_images(
     engine: Engine, app: Celery, settings: Settings
 ) -> None:
-    """Jobs and chunks of different lengths, one of them without ids, all in one database."""
+    """Jobs and chunks of different lengths share one database. One job has no ids."""
     settings = settings.model_copy(update={"chunk_images": 4})
     jobs = {
         submit(engine, images, settings=settings): images

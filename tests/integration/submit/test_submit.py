@@ -27,6 +27,8 @@ from producer.submit.sources.entry import Entry
 from producer.submit.sources.read import read_runs
 from producer.submit.submission import Order, submit, submit_entries
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -65,8 +67,8 @@ NOTHING = {"jobs": 0, "chunks": 0, "chunk_uris": 0}
 
 
 def test_a_job_is_cut_into_chunks_in_the_order_of_its_images(engine: Engine) -> None:
-    settings = Settings(chunk_images=64, model="m", weights="/w/x.pth", precision="fp32")
-    # More than one transaction, and a last chunk that is not full.
+    settings = Settings(chunk_images=64, model="/m.json", weights="/w/x.pth", precision="fp32")
+    # The job needs several transactions, and its last chunk is not full.
     job = submit(engine, images(10_000), name="n", key="k", priority=7, settings=settings)
     with reading(engine) as connection:
         row = connection.execute(select(jobs)).one()
@@ -74,7 +76,7 @@ def test_a_job_is_cut_into_chunks_in_the_order_of_its_images(engine: Engine) -> 
         lists = connection.execute(select(chunk_uris).order_by(chunk_uris.c.chunk)).all()
     assert (row.id, row.name, row.key, row.priority) == (job, "n", "k", 7)
     assert (row.state, row.total, row.classified, row.failed) == ("running", 10_000, 0, 0)
-    assert (row.model, row.weights, row.precision) == ("m", "/w/x.pth", "fp32")
+    assert (row.model, row.weights, row.precision) == ("/m.json", "/w/x.pth", "fp32")
     assert row.queue == "m.x-pth.fp32"
     assert row.errors == {}
     assert len(job) == 16
@@ -88,7 +90,7 @@ def test_a_job_is_cut_into_chunks_in_the_order_of_its_images(engine: Engine) -> 
     assert [uri for part in lists for uri in part.uris] == [uri for uri, _ in images(10_000)]
 
 
-def test_chunks_grow_along_a_job_where_no_length_is_set(engine: Engine) -> None:
+def test_without_a_set_length_chunks_grow_along_a_job(engine: Engine) -> None:
     submit(engine, images(17_000))
     with reading(engine) as connection:
         parts = connection.execute(select(chunks).order_by(chunks.c.chunk)).all()
@@ -101,7 +103,7 @@ def test_chunks_grow_along_a_job_where_no_length_is_set(engine: Engine) -> None:
     assert [uri for part in lists for uri in part.uris] == [uri for uri, _ in images(17_000)]
 
 
-def test_ids_of_ones_own_are_kept_and_null_where_a_chunk_has_none(engine: Engine) -> None:
+def test_ids_are_kept_and_null_for_a_chunk_without_ids(engine: Engine) -> None:
     given = [("http://a.org/1", None), ("http://a.org/2", "ü2"), ("http://a.org/3", None)]
     submit(engine, given, settings=Settings(chunk_images=2))
     with reading(engine) as connection:
@@ -109,8 +111,8 @@ def test_ids_of_ones_own_are_kept_and_null_where_a_chunk_has_none(engine: Engine
         assert connection.execute(statement).all() == [([None, "ü2"], False), (None, True)]
 
 
-def test_a_list_keeps_the_order_of_its_lines_and_the_ids_of_some(engine: Engine, tmp_path) -> None:
-    """Plain lines go together, over the bounds of chunks and transactions."""
+def test_a_list_keeps_its_order_and_the_ids_of_some_lines(engine: Engine, tmp_path) -> None:
+    """Lines without ids are grouped, also across chunks and transactions."""
     refs = [f"id {n}" if n % 700 == 0 else None for n in range(10_000)]
     uris = [uri for uri, _ in images(10_000)]
     lines = (uri if ref is None else f"{uri}\t{ref}" for uri, ref in zip(uris, refs, strict=True))
@@ -125,15 +127,15 @@ def test_a_list_keeps_the_order_of_its_lines_and_the_ids_of_some(engine: Engine,
     assert sum(part.refs is None for part in parts) == 100 - 15
 
 
-def test_the_images_are_a_stream_that_memory_does_not_hold(sqlite_database: str) -> None:
+def test_images_are_streamed_and_not_held_in_memory(sqlite_database: str) -> None:
     engine = make_engine(sqlite_database)
-    submit(engine, images(1_000))  # what is loaded once
+    submit(engine, images(1_000))  # load everything that is loaded once
     tracemalloc.start()
     submit(engine, images(100_000), settings=Settings(chunk_images=256))
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     engine.dispose()
-    assert peak_bytes < 12 * 2**20  # as a list the URIs alone would take 14 MB
+    assert peak_bytes < 12 * 2**20  # the URIs alone would take 14 MB as a list
 
 
 @pytest.mark.parametrize("good", [3, 9_000])
@@ -147,10 +149,10 @@ def test_a_refused_uri_anywhere_leaves_nothing(engine: Engine, good) -> None:
     assert rows(engine) == NOTHING
 
 
-def test_an_error_of_the_source_in_mid_submit_leaves_nothing(engine: Engine) -> None:
+def test_an_error_in_mid_submit_leaves_nothing(engine: Engine) -> None:
     def given():
         yield from images(9_000)
-        assert rows(engine)["chunks"] > 0, "too early to show anything"
+        assert rows(engine)["chunks"] > 0, "the error comes too early for this test"
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -178,7 +180,7 @@ def test_a_key_makes_a_submit_repeatable(engine: Engine) -> None:
     assert rows(engine)["jobs"] == 2
 
 
-def test_a_key_is_repeatable_however_the_images_are_cut(engine: Engine) -> None:
+def test_a_key_works_whatever_the_length_of_chunks(engine: Engine) -> None:
     given = [(uri, f"ü{n}" if n % 9 == 0 else None) for n, (uri, _) in enumerate(images(10_000))]
     job = submit(engine, given, key="k", settings=Settings(chunk_images=64))
     again = submit(engine, given, key="k", priority=3, settings=Settings(chunk_images=250))
@@ -186,18 +188,26 @@ def test_a_key_is_repeatable_however_the_images_are_cut(engine: Engine) -> None:
 
 
 def other_content() -> dict[str, tuple[list[tuple[str, str | None]], dict[str, str], str]]:
-    """Beside `images(5_000)`: other images, other settings, and what the message names."""
+    """Content other than `images(5_000)`: images, settings, and words of the message."""
     same = list(images(5_000))
     last = [*same[:-1], ("http://a.org/other.jpg", None)]
     return {
-        "more": (list(images(5_001)), {}, "5,000 images, and here are more"),
-        "fewer": (same[:1], {}, "5,000 images, and here is 1"),
-        "none": ([], {}, "5,000 images, and here are 0"),
+        "more": (list(images(5_001)), {}, "5,000 images, but this submit has more"),
+        "fewer": (same[:1], {}, "5,000 images, but this submit has 1"),
+        "none": ([], {}, "5,000 images, but this submit has 0"),
         "another last one": (last, {}, "other URIs or ids, or another order"),
         "another order": (same[::-1], {}, "another order"),
         "an id": ([(same[0][0], "1"), *same[1:]], {}, "other URIs or ids"),
-        "another model": (same, {"model": "m"}, "model is 'resnext101_32x4d', and here 'm'"),
-        "another precision": (same, {"precision": "fp32"}, "precision is 'amp', and here 'fp32'"),
+        "another model": (
+            same,
+            {"model": "resnext50_32x4d"},
+            "model is 'resnext101_32x4d', but this submit asks for 'resnext50_32x4d'",
+        ),
+        "another precision": (
+            same,
+            {"precision": "fp32"},
+            "precision is 'amp', but this submit asks for 'fp32'",
+        ),
     }
 
 
@@ -211,7 +221,7 @@ def test_a_key_with_other_content_is_refused(engine: Engine, how: str) -> None:
     assert rows(engine) == before
 
 
-def test_a_key_of_the_version_before_stands_for_its_job_whatever_is_given(engine: Engine) -> None:
+def test_a_key_of_an_older_version_returns_its_job_for_any_content(engine: Engine) -> None:
     job = submit(engine, images(3), key="k")
     change_jobs(engine, images_digest=None)
     assert submit(engine, images(5), key="k") == job
@@ -225,7 +235,7 @@ def test_the_command_refuses_a_key_with_other_content(engine: Engine, run: Run) 
     assert rows(engine)["jobs"] == 1
 
 
-def test_a_key_is_of_one_user(engine: Engine, monkeypatch) -> None:
+def test_each_user_has_separate_keys(engine: Engine, monkeypatch) -> None:
     job = submit(engine, images(3), key="k")
     monkeypatch.setenv("LOGNAME", "somebody-else")
     assert submit(engine, images(3), key="k") != job
@@ -237,13 +247,13 @@ def change_jobs(engine: Engine, **values: Any) -> None:
 
 
 def leave_over(engine: Engine, key: str, silent_s: float) -> None:
-    """What a submit leaves that was killed so long ago."""
+    """Leave what a submit leaves if it was killed `silent_s` ago."""
     submit(engine, images(3), key=key)
     change_jobs(engine, state="submitting", total=0, submit_heartbeat_at=db_now(-silent_s))
 
 
 @pytest.mark.parametrize("silent_s", [SILENT_S - 1, SILENT_S + 1, 7_200])
-def test_what_a_killed_submit_left_is_submitted_anew(engine: Engine, silent_s: float) -> None:
+def test_a_killed_submit_can_be_repeated_with_its_key(engine: Engine, silent_s: float) -> None:
     leave_over(engine, "k", silent_s)
     submit(engine, images(5), key="k")
     assert rows(engine) == {"jobs": 1, "chunks": 1, "chunk_uris": 1}
@@ -251,15 +261,16 @@ def test_what_a_killed_submit_left_is_submitted_anew(engine: Engine, silent_s: f
         assert connection.execute(select(jobs.c.state, jobs.c.total)).one() == ("running", 5)
 
 
-def test_what_a_submit_of_the_version_before_left_gives_way_at_once(engine: Engine) -> None:
+def test_the_rest_of_an_older_versions_submit_is_replaced_at_once(engine: Engine) -> None:
     leave_over(engine, "k", 0)
     change_jobs(engine, submit_heartbeat_at=None)
     submit(engine, images(5), key="k")
     assert rows(engine) == {"jobs": 1, "chunks": 1, "chunk_uris": 1}
 
 
-def test_a_large_leftover_makes_room_in_short_transactions(engine: Engine, monkeypatch) -> None:
-    monkeypatch.setattr(draft, "CHUNKS_A_TRANSACTION", 10)
+def test_a_large_leftover_is_removed_in_short_transactions(engine: Engine, monkeypatch) -> None:
+    for bound in ("FIRST_ROWS", "MOST_ROWS"):
+        monkeypatch.setattr(f"producer.removal.{bound}", 10)
     submit(engine, images(105), key="k", settings=Settings(chunk_images=1))
     change_jobs(engine, state="submitting", submit_heartbeat_at=db_now(-60))
     deleted: list[int] = []
@@ -274,7 +285,7 @@ def test_a_large_leftover_makes_room_in_short_transactions(engine: Engine, monke
     assert rows(engine) == {"jobs": 1, "chunks": 1, "chunk_uris": 1}
 
 
-def test_a_key_whose_submit_is_alive_is_refused_until_it_ends(engine: Engine) -> None:
+def test_a_key_is_refused_until_its_running_submit_ends(engine: Engine) -> None:
     refused = []
 
     def given():
@@ -288,11 +299,11 @@ def test_a_key_whose_submit_is_alive_is_refused_until_it_ends(engine: Engine) ->
     assert submit(engine, images(9_000), key="k") == job
 
 
-@pytest.mark.parametrize("after", [5_000, 9_000])  # found out by a chunk, and by the last UPDATE
-def test_a_submit_whose_key_is_taken_by_a_later_one_gives_way(
+@pytest.mark.parametrize("after", [5_000, 9_000])  # noticed by a chunk, and by the last UPDATE
+def test_a_submit_whose_key_was_taken_by_a_later_one_fails(
     engine: Engine, after, monkeypatch
 ) -> None:
-    """It was stopped, or had no connection, for so long that it counted as dead."""
+    """It was suspended or had no connection for so long that it counted as dead."""
     monkeypatch.setattr(draft, "HEARTBEAT_S", 60)
     later = []
 
@@ -302,14 +313,14 @@ def test_a_submit_whose_key_is_taken_by_a_later_one_gives_way(
         later.append(submit(engine, images(2), key="k"))
         yield from images(9_000 - after)
 
-    with pytest.raises(TakenAwayError, match="taken away"):
+    with pytest.raises(TakenAwayError, match="was replaced"):
         submit(engine, given(), key="k")
     with reading(engine) as connection:
         assert connection.execute(select(jobs.c.id, jobs.c.total)).all() == [(later[0], 2)]
     assert rows(engine)["chunks"] == 1
 
 
-def test_progress_is_told_once_images_are_in_the_database(engine: Engine) -> None:
+def test_progress_is_reported_once_images_are_in_the_database(engine: Engine) -> None:
     told = []
     order = Order.of(Settings(), name=None, key=None, priority=0)
     entries = (Entry(uri, None, "", 0) for uri, _ in images(5_000))
@@ -318,7 +329,9 @@ def test_progress_is_told_once_images_are_in_the_database(engine: Engine) -> Non
     assert told == [4_096, 904]
 
 
-def test_the_command_prints_the_id_alone_and_says_what_is_next(engine: Engine, run: Run) -> None:
+def test_the_command_prints_only_the_id_and_suggests_the_next_step(
+    engine: Engine, run: Run
+) -> None:
     done = run("submit", "-", "http://a.org/2.jpg", "--name", "two", stdin="http://a.org/1\tx\n")
     assert done.returncode == 0, done.stderr
     with reading(engine) as connection:
@@ -326,10 +339,13 @@ def test_the_command_prints_the_id_alone_and_says_what_is_next(engine: Engine, r
     assert done.stdout == f"{job.id}\n"
     assert (job.name, job.total) == ("two", 2)
     assert f"resnextq status {job.id} --watch" in done.stderr
-    assert f"no worker serves {job.queue} yet" in done.stderr
+    assert (
+        f"waiting: no worker serves {job.queue}; no worker is running. Start one: RESNEXT_MODEL="
+        in done.stderr
+    )
 
 
-def test_the_command_with_a_key_says_that_it_is_submitted_already(engine: Engine, run: Run) -> None:
+def test_repeating_the_command_with_a_key_says_already_submitted(engine: Engine, run: Run) -> None:
     first = run("submit", "http://a.org/1.jpg", "--key", "k", "--precision", "fp32")
     queue = "resnext101_32x4d.nvidia.fp32"
     with engine.begin() as connection:
@@ -343,8 +359,42 @@ def test_the_command_with_a_key_says_that_it_is_submitted_already(engine: Engine
     assert "no worker" not in again.stderr
 
 
+@on_sqlite
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model", "nosuch"], "There is no model 'nosuch'. Choose resnext101_32x4d, "),
+        (["--model", "resnext50_32x4"], "Did you mean resnext50_32x4d?"),
+        (["--weights", "torchvison"], "resnext101_32x4d has no weights 'torchvison'. It has nvid"),
+        (["--model", "resnext50_32x4d", "--weights", "torchvison"], "Did you mean torchvision?"),
+    ],
+)
+def test_an_unknown_model_or_weights_are_refused(
+    engine: Engine, run: Run, options: list[str], words: str
+) -> None:
+    done = run("submit", "http://a.org/1.jpg", *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert rows(engine) == NOTHING
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--weights", "random"],
+        ["--weights", "/models/mine.safetensors"],
+        ["--weights", "mine.pth"],
+        ["--model", "mine.json"],
+        ["--model", "/models/mine.json", "--weights", "./other"],
+    ],
+)
+def test_model_and_weights_may_be_files_on_the_workers(run: Run, options: list[str]) -> None:
+    assert run("submit", "http://a.org/1.jpg", *options).returncode == 0
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_command_that_is_stopped_leaves_nothing(
+def test_an_interrupted_command_leaves_nothing(
     engine: Engine, database_url: str, how: signal.Signals
 ) -> None:
     process = subprocess.Popen(
@@ -365,7 +415,7 @@ def test_a_command_that_is_stopped_leaves_nothing(
 
 
 def bad_inputs(folder: Path) -> dict[str, tuple[list[str], bytes, str]]:
-    """Arguments, standard input, and what the message names."""
+    """Arguments, standard input, and words of the message."""
     (folder / "dangling").symlink_to(folder / "gone")
     (folder / "latin1.txt").write_bytes(b"http://a.org/1\nhttp://a.org/\xfc\n")
     (folder / "empty").mkdir()
@@ -383,7 +433,8 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], bytes, str]]:
     }
 
 
-def test_bad_input_is_told_and_changes_nothing(engine: Engine, run: Run, tmp_path) -> None:
+@on_sqlite
+def test_bad_input_is_reported_and_changes_nothing(engine: Engine, run: Run, tmp_path) -> None:
     for what, (arguments, stdin, words) in bad_inputs(tmp_path).items():
         done = run("submit", *arguments, stdin=stdin)
         assert (done.returncode, done.stdout) == (2, ""), what
@@ -405,7 +456,7 @@ BAD_SETTINGS = [
 
 
 @pytest.mark.parametrize("bad", BAD_SETTINGS)
-def test_bad_settings_are_told_with_variable_and_value(bad, sqlite_database: str) -> None:
+def test_the_error_for_a_bad_setting_has_its_variable_and_value(bad, sqlite_database: str) -> None:
     variable, value, words, status = bad
     environment = os.environ | {
         "RESNEXT_DATABASE_URL": sqlite_database,
@@ -439,7 +490,7 @@ def test_a_schema_outside_the_range_stops_the_command(engine: Engine, run: Run) 
 
 
 def test_a_schema_that_is_too_old_asks_for_the_upgrade(engine: Engine, monkeypatch) -> None:
-    """Whatever the oldest one is by now, the program is made a newer one."""
+    """The test makes the program newer than any existing schema."""
     from contract.database import schema
 
     monkeypatch.setattr(schema, "OLDEST_SCHEMA", schema.NEWEST_SCHEMA + 1)
@@ -449,7 +500,7 @@ def test_a_schema_that_is_too_old_asks_for_the_upgrade(engine: Engine, monkeypat
     assert "resnextq db upgrade" in str(it.value)
 
 
-def test_db_upgrade_makes_the_database_and_says_what_it_did(tmp_path) -> None:
+def test_db_upgrade_creates_the_database_and_reports_it(tmp_path) -> None:
     path = tmp_path / "new" / "folder" / "x.db"
     environment = os.environ | {"RESNEXT_DATABASE_URL": f"sqlite:///{path}"}
     told = [
@@ -460,7 +511,7 @@ def test_db_upgrade_makes_the_database_and_says_what_it_did(tmp_path) -> None:
     ]
     assert told == [
         f"sqlite:///{path} upgraded: schema 0000 → {NEWEST_SCHEMA:04}\n",
-        f"sqlite:///{path} is at schema {NEWEST_SCHEMA:04} already\n",
+        f"sqlite:///{path} is already at schema {NEWEST_SCHEMA:04}\n",
     ]
     engine = make_engine(f"sqlite:///{path}")
     upgrade(engine)

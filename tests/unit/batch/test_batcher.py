@@ -1,4 +1,4 @@
-"""Batches: filled across chunks, sent when full or old, and a fault costs one batch."""
+"""Batches are filled across chunks and sent when full or old; a fault costs one batch."""
 
 import logging
 import threading
@@ -12,6 +12,7 @@ import pytest
 from contract.failure import Failure
 from resnext.errors import DeviceBroken
 from tests.doubles.classifier import CROP, GatedClassifier
+from worker.batch.batch import Arrived
 from worker.batch.batcher import FAULTS_TO_STOP, Batcher
 from worker.chunk.outcome import STAGES, Outcome, Prediction, Provenance
 from worker.chunk.run import ClassifierFault
@@ -22,7 +23,7 @@ FOR_EVER_S = 3600.0
 
 
 class Run:
-    """Takes outcomes in."""
+    """Collects outcomes."""
 
     def __init__(self, images: int) -> None:
         self.outcomes: dict[int, Outcome] = {}
@@ -47,7 +48,7 @@ class Run:
 
 
 class Slots:
-    """Slots of a loader, and which of them have been given back."""
+    """A loader's slots, and which of them were given back."""
 
     def __init__(self) -> None:
         self.released: list[int] = []
@@ -59,12 +60,12 @@ class Slots:
 
     def take_back(self, loads: Sequence[Loaded]) -> None:
         for load in loads:
-            load.pixels[:] = 255  # the next image is written there
+            load.pixels[:] = 255  # the next image overwrites these pixels
             self.released.append(load.slot)
 
 
 class Signal:
-    """A home of slots that tells when it has one back."""
+    """Owns a slot, and signals when the slot comes back."""
 
     def __init__(self) -> None:
         self.given_back = threading.Event()
@@ -100,9 +101,7 @@ def guess(value: int) -> Prediction:
     return Prediction((value, value + 1), (0.75, 0.25))
 
 
-def test_a_batch_is_filled_from_several_chunks_and_leaves_when_full(
-    make_batcher, classifier
-) -> None:
+def test_a_batch_is_filled_from_several_chunks_and_sent_when_full(make_batcher, classifier) -> None:
     batcher, slots = make_batcher(FOR_EVER_S), Slots()
     here, there = Run(3), Run(1)
     for n, (run, position) in enumerate([(here, 10), (there, 70), (here, 11), (here, 12)]):
@@ -113,7 +112,7 @@ def test_a_batch_is_filled_from_several_chunks_and_leaves_when_full(
     assert classifier.batches == [4]
 
 
-def test_images_that_come_together_are_split_where_a_batch_is_full(
+def test_images_that_arrive_together_are_split_where_a_batch_is_full(
     make_batcher, classifier
 ) -> None:
     classifier.go.clear()
@@ -127,7 +126,7 @@ def test_images_that_come_together_are_split_where_a_batch_is_full(
     assert slots.released == [0, *range(9)]
 
 
-def test_a_run_is_told_once_of_all_its_images_in_a_batch(make_batcher) -> None:
+def test_a_run_is_told_once_per_batch_about_all_its_images(make_batcher) -> None:
     batcher, run = make_batcher(FOR_EVER_S), Run(4)
     for n in range(4):
         batcher.put(run, [(n, Slots().load(n))])
@@ -135,7 +134,7 @@ def test_a_run_is_told_once_of_all_its_images_in_a_batch(make_batcher) -> None:
     assert run.told == 1
 
 
-def test_a_batch_that_does_not_fill_leaves_when_its_oldest_image_has_waited(
+def test_a_batch_that_is_not_full_is_sent_once_its_oldest_image_has_waited(
     make_batcher, classifier
 ) -> None:
     batcher, run = make_batcher(0.05), Run(2)
@@ -155,7 +154,9 @@ def test_slots_are_given_back_before_the_classifier_runs(make_batcher, classifie
     assert run.results() == {0: guess(7)}
 
 
-def test_what_came_while_the_classifier_ran_goes_together(make_batcher, classifier) -> None:
+def test_images_that_arrive_while_the_classifier_runs_share_a_batch(
+    make_batcher, classifier
+) -> None:
     classifier.go.clear()
     batcher, run = make_batcher(0.0), Run(4)
     batcher.put(run, [(0, Slots().load(0))])
@@ -167,12 +168,64 @@ def test_what_came_while_the_classifier_ran_goes_together(make_batcher, classifi
     assert classifier.batches == [1, 3]
 
 
+class Looks:
+    """What the batcher has shown of each batch.
+
+    These are the runs with their positions, the first byte of each picture, and its class.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[list[tuple[Run, list[int]]], list[int], list[int]]] = []
+        self.fault: Exception | None = None
+
+    def __call__(self, parts: Sequence[Arrived], pixels: np.ndarray, predictions: Any) -> None:
+        if self.fault is not None:
+            raise self.fault
+        runs: Any = [(part.run, [position for position, _ in part.images]) for part in parts]
+        self.seen.append((runs, pixels[:, 0, 0, 0].tolist(), predictions.class_ids[:, 0].tolist()))
+
+
+def test_a_batch_is_shown_with_its_answers_before_its_runs_are_told(make_batcher) -> None:
+    looks = Looks()
+    batcher, here, there = make_batcher(FOR_EVER_S, look=looks), Run(3), Run(1)
+    batcher.put(here, [(10, Slots().load(0)), (11, Slots().load(1))])
+    batcher.put(there, [(70, Slots().load(2))])
+    batcher.put(here, [(12, Slots().load(3))])
+    assert here.results() == {10: guess(0), 11: guess(1), 12: guess(3)}
+    assert looks.seen == [
+        ([(here, [10, 11]), (there, [70]), (here, [12])], [0, 1, 2, 3], [0, 1, 2, 3])
+    ]
+
+
+def test_an_error_in_the_look_callback_costs_no_image(make_batcher, caplog) -> None:
+    looks = Looks()
+    looks.fault = ZeroDivisionError("planted")
+    batcher, run = make_batcher(0.0, look=looks), Run(1)
+    batcher.put(run, [(0, Slots().load(5))])
+    assert run.results() == {0: guess(5)}
+    assert "planted" in caplog.text
+
+
+def test_a_batch_whose_memory_is_overwritten_is_not_shown(make_batcher, classifier) -> None:
+    looks = Looks()
+    classifier.go.clear()
+    batcher, first, second = make_batcher(0.0, look=looks), Run(1), Run(1)
+    batcher.put(first, [(0, Slots().load(5))])
+    assert classifier.busy.wait(10)
+    classifier.overwrites += 1
+    classifier.go.set()
+    assert first.results() == {0: guess(5)}
+    batcher.put(second, [(0, Slots().load(6))])
+    assert second.results() == {0: guess(6)}
+    assert looks.seen == [([(second, [0])], [6], [6])]
+
+
 @pytest.fixture
 def device() -> GatedClassifier:
     return GatedClassifier(by_itself=True)
 
 
-def test_the_next_batch_is_sent_off_while_the_device_has_one(device) -> None:
+def test_the_next_batch_is_sent_while_the_device_still_computes_one(device) -> None:
     device.go.clear()
     batcher, first, second = Batcher(device, max_wait_s=0.0), Run(4), Run(4)
     batcher.start()
@@ -190,7 +243,7 @@ def test_the_next_batch_is_sent_off_while_the_device_has_one(device) -> None:
     batcher.close()
 
 
-def test_a_batch_under_way_is_settled_although_nothing_comes_after_it(device) -> None:
+def test_a_batch_in_flight_is_settled_even_if_no_other_follows(device) -> None:
     device.go.clear()
     batcher, run = Batcher(device, max_wait_s=0.0), Run(1)
     batcher.start()
@@ -201,7 +254,7 @@ def test_a_batch_under_way_is_settled_although_nothing_comes_after_it(device) ->
     batcher.close()
 
 
-def test_a_device_that_fails_on_the_way_settles_no_image_of_that_batch(device) -> None:
+def test_a_device_that_fails_during_a_batch_settles_none_of_its_images(device) -> None:
     device.fault = RuntimeError("device fell off")
     batcher, first, second = Batcher(device, max_wait_s=0.0), Run(1), Run(1)
     batcher.start()
@@ -212,7 +265,7 @@ def test_a_device_that_fails_on_the_way_settles_no_image_of_that_batch(device) -
     batcher.close()
 
 
-def test_scores_that_are_not_finite_fail_their_image_alone(make_batcher, classifier) -> None:
+def test_scores_that_are_not_finite_fail_only_their_image(make_batcher, classifier) -> None:
     classifier.not_finite = 8
     batcher, run = make_batcher(0.05), Run(2)
     batcher.put(run, [(0, Slots().load(8))])
@@ -220,7 +273,7 @@ def test_scores_that_are_not_finite_fail_their_image_alone(make_batcher, classif
     assert run.results() == {0: Failure("not_finite"), 1: guess(9)}
 
 
-def test_a_fault_of_the_classifier_settles_no_image_and_costs_no_other_batch(
+def test_a_classifier_fault_settles_no_image_and_costs_no_other_batch(
     make_batcher, classifier, caplog
 ) -> None:
     classifier.fault = RuntimeError("device fell off")
@@ -235,7 +288,7 @@ def test_a_fault_of_the_classifier_settles_no_image_and_costs_no_other_batch(
     assert "device fell off" in str(errors[0].exc_info[1])
 
 
-def test_a_classifier_that_fails_several_times_in_a_row_is_broken(
+def test_a_classifier_that_fails_several_times_in_a_row_counts_as_broken(
     make_batcher, classifier, caplog
 ) -> None:
     broken = threading.Event()
@@ -247,7 +300,7 @@ def test_a_classifier_that_fails_several_times_in_a_row_is_broken(
         batcher.put(run, [(0, Slots().load(1))])
         run.results()
     assert broken.wait(10)
-    assert "3 batches in a row, at last with: device fell off" in caplog.text
+    assert "3 batches in a row. The last error: device fell off" in caplog.text
 
 
 def test_a_batcher_that_cannot_go_on_says_so(make_batcher, classifier, caplog, monkeypatch) -> None:
@@ -255,13 +308,13 @@ def test_a_batcher_that_cannot_go_on_says_so(make_batcher, classifier, caplog, m
     monkeypatch.setattr(classifier, "room", lambda: classifier.nothing_like_that)
     make_batcher(0.0, when_broken=broken.set)
     assert broken.wait(10)
-    assert "No batch is filled any more" in caplog.text
+    assert "No more batches can be filled" in caplog.text
 
 
-def test_a_device_that_is_broken_ends_all_at_once_and_every_image_goes_back(
+def test_a_broken_device_stops_the_batcher_and_every_image_goes_back(
     make_batcher, classifier, caplog
 ) -> None:
-    """Also those that wait for a batch, and those that come later."""
+    """This includes images that wait for a batch, and images that arrive later."""
     broken = threading.Event()
     batcher, slots = make_batcher(0.0, when_broken=broken.set), Slots()
     first, waiting, late = Run(1), Run(5), Run(1)
@@ -284,7 +337,7 @@ def test_a_device_that_is_broken_ends_all_at_once_and_every_image_goes_back(
 
 
 def test_a_device_that_hangs_is_noticed_and_every_image_goes_back(device, caplog) -> None:
-    """The batcher's thread waits for it, and for ever."""
+    """Meanwhile the batcher's own thread waits for the device without end."""
     broken = threading.Event()
     device.device = "cuda:0"
     device.go.clear()
@@ -301,13 +354,13 @@ def test_a_device_that_hangs_is_noticed_and_every_image_goes_back(device, caplog
         assert run.results() == {}
         assert run.fault is not None
     batcher.close()
-    assert "The device hangs: it has had a batch for" in caplog.text
+    assert "The device hangs: it has been computing one batch for" in caplog.text
     assert batcher.broken is not None
     device.go.set()
 
 
-def test_a_device_that_waits_for_images_does_not_hang(device) -> None:
-    """Its batch is done; the next one fills for as long as it may."""
+def test_a_device_that_waits_for_images_does_not_count_as_hanging(device) -> None:
+    """Its batch is done, and the next one may take as long to fill as it is allowed."""
     broken = threading.Event()
     device.device = "cuda:0"
     batcher = Batcher(device, max_wait_s=FOR_EVER_S, when_broken=broken.set, hung_after_s=0.05)
@@ -322,7 +375,7 @@ def test_a_device_that_waits_for_images_does_not_hang(device) -> None:
     batcher.close()
 
 
-def test_a_cpu_may_take_as_long_as_it_takes(make_batcher, classifier) -> None:
+def test_a_cpu_may_take_any_length_of_time(make_batcher, classifier) -> None:
     broken = threading.Event()
     classifier.go.clear()
     batcher, run = make_batcher(0.0, when_broken=broken.set, hung_after_s=0.05), Run(1)
@@ -333,7 +386,7 @@ def test_a_cpu_may_take_as_long_as_it_takes(make_batcher, classifier) -> None:
     assert run.results() == {0: guess(1)}
 
 
-def test_closing_finishes_what_is_there(classifier) -> None:
+def test_closing_finishes_the_images_that_have_arrived(classifier) -> None:
     batcher, run = Batcher(classifier, max_wait_s=FOR_EVER_S), Run(6)
     batcher.start()
     for n in range(6):
@@ -352,11 +405,11 @@ def test_the_rate_is_known_after_the_first_batch(make_batcher) -> None:
     assert batcher.images_per_s > 0
 
 
-# What is measured
+# Measurements
 
 
 class Clock:
-    """What the batcher has for `time`: it stands still until a test moves it."""
+    """Replaces `time` in the batcher. It stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -381,7 +434,7 @@ def busy_s(metrics: Metrics) -> float:
     return metrics.read()["resnext_device_busy_seconds_total"][()]
 
 
-def test_an_image_knows_how_long_it_waited_and_what_its_batch_took(
+def test_an_image_records_how_long_it_waited_and_how_long_its_batch_took(
     clock, classifier, make_batcher
 ) -> None:
     classifier.go.clear()
@@ -401,7 +454,7 @@ def test_an_image_knows_how_long_it_waited_and_what_its_batch_took(
     assert busy_s(metrics) == 6.0
 
 
-def test_the_time_of_a_device_that_has_two_batches_is_counted_once(clock, device) -> None:
+def test_device_time_with_two_batches_in_flight_counts_once(clock, device) -> None:
     device.go.clear()
     metrics = Metrics()
     batcher, first, second = Batcher(device, max_wait_s=0.0, metrics=metrics), Run(4), Run(4)
@@ -421,8 +474,8 @@ def test_the_time_of_a_device_that_has_two_batches_is_counted_once(clock, device
     assert busy_s(metrics) == 10.0
 
 
-def test_a_device_is_not_busy_while_images_are_waited_for(clock, device) -> None:
-    """It is done with one batch long before the next one is full."""
+def test_a_device_is_not_busy_while_it_waits_for_images(clock, device) -> None:
+    """It finishes one batch long before the next one is full."""
     device.go.clear()
     metrics = Metrics()
     batcher = Batcher(device, max_wait_s=FOR_EVER_S, metrics=metrics)

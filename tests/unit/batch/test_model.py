@@ -1,4 +1,4 @@
-"""A worker's classifier: it bears the name of its GPU, and errors of a device are for people."""
+"""A worker's classifier: it reports its GPU's name, and device errors are worded for people."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def settings(tmp_path: Path, monkeypatch) -> Settings:
 
 @pytest.fixture
 def cuda(monkeypatch) -> Cuda:
-    """What the classifier is loaded on."""
+    """The device that the classifier is loaded on."""
     cuda = Cuda()
     cuda.install(monkeypatch.setattr)
     monkeypatch.setattr(
@@ -33,14 +33,14 @@ def cuda(monkeypatch) -> Cuda:
     return cuda
 
 
-def test_a_classifier_is_warm_and_bears_the_name_of_its_gpu(settings, cuda) -> None:
-    """CUDA sees that GPU alone, as cuda:0."""
+def test_the_classifier_is_warmed_up_and_reports_its_gpus_name(settings, cuda) -> None:
+    """CUDA sees only that GPU, as cuda:0."""
     loaded = load_classifier(settings)
     assert loaded.device == "cuda:3"
     assert lanes_of(loaded) == [[1, 2, 4, 8]] * 2
 
 
-def test_a_device_that_is_broken_from_the_beginning_is_told(settings, cuda, monkeypatch) -> None:
+def test_a_device_that_is_broken_from_the_start_is_reported(settings, cuda, monkeypatch) -> None:
     cuda.break_down()
     with pytest.raises(UnavailableError, match="The device is broken: CUDA error: device-side"):
         load_classifier(settings)
@@ -53,12 +53,12 @@ def test_a_device_that_is_broken_from_the_beginning_is_told(settings, cuda, monk
         load_classifier(settings)
 
 
-def test_a_device_without_memory_for_a_single_image_is_told(settings, cuda) -> None:
+def test_a_device_without_memory_for_one_image_is_reported(settings, cuda) -> None:
     def compute(_: int) -> None:
         raise torch.AcceleratorError("CUDA error: out of memory")
 
     cuda.on_compute = compute
-    with pytest.raises(UsageError, match="RESNEXT_BATCH_IMAGES to less"):
+    with pytest.raises(UsageError, match="or lower RESNEXT_BATCH_IMAGES"):
         load_classifier(settings)
 
 
@@ -66,8 +66,10 @@ ASKED = {("auto", True): "auto", ("auto", False): "eager", ("compiled", False): 
 
 
 @pytest.mark.parametrize(("engine", "warm_up"), ASKED)
-def test_who_is_in_a_hurry_does_not_compile(settings, cuda, monkeypatch, engine, warm_up) -> None:
-    """`classify` begins at once; a worker has all day."""
+def test_without_a_warm_up_auto_does_not_compile(
+    settings, cuda, monkeypatch, engine, warm_up
+) -> None:
+    """`classify` must begin at once; a worker may take its time."""
     engines = []
 
     def load(*_: object, **options: str) -> object:

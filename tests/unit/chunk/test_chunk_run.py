@@ -1,4 +1,4 @@
-"""A run of a chunk: when its waiters wake, and that every image has one outcome."""
+"""A run of a chunk: when its waiters wake, and that every image has exactly one outcome."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ GONE = Outcome(Failure("http_404"), Provenance())
 
 
 class Waits(threading.Condition):
-    """Reports each time that a thread begins to wait."""
+    """Reports each time a thread begins to wait."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def run() -> ChunkRun:
 
 
 class Waiter:
-    """A task's thread that waits on a run, from the beginning."""
+    """A task's thread that waits for a run. The constructor returns once it waits."""
 
     def __init__(self, run: ChunkRun, patience_s: float) -> None:
         self.woke = threading.Event()
@@ -79,7 +79,7 @@ def test_the_wait_ends_when_every_image_is_settled(run: ChunkRun) -> None:
     assert run.snapshot().unsettled == set()
 
 
-def test_the_wait_ends_when_the_rest_has_been_loading_for_the_patience(run: ChunkRun) -> None:
+def test_the_wait_ends_when_the_remaining_images_have_used_up_the_patience(run: ChunkRun) -> None:
     load_all(run)
     run.settle({10: GONE})
     run.wait_until_settled(0.05)
@@ -88,7 +88,7 @@ def test_the_wait_ends_when_the_rest_has_been_loading_for_the_patience(run: Chun
     assert not snapshot.closed
 
 
-def test_the_classifier_is_waited_for_however_long_it_takes(run: ChunkRun) -> None:
+def test_the_wait_for_the_classifier_has_no_limit(run: ChunkRun) -> None:
     load_all(run)
     run.begin_classifying([10])
     waiter = Waiter(run, 0.0)
@@ -97,12 +97,12 @@ def test_the_classifier_is_waited_for_however_long_it_takes(run: ChunkRun) -> No
     assert run.snapshot().unsettled == {11, 12}
 
 
-def test_a_run_that_drains_waits_for_the_classifier_alone(run: ChunkRun) -> None:
+def test_a_run_that_drains_waits_only_for_the_classifier(run: ChunkRun) -> None:
     run.begin_loading([10])
     run.begin_classifying([11])
     waiter = Waiter(run, FOR_EVER_S)
     run.drain()
-    another = Waiter(run, FOR_EVER_S)  # who comes now waits as well
+    another = Waiter(run, FOR_EVER_S)  # a thread that comes now waits as well
     run.settle({11: CAT})
     assert waiter.wakes()
     assert another.wakes()
@@ -111,7 +111,7 @@ def test_a_run_that_drains_waits_for_the_classifier_alone(run: ChunkRun) -> None
     assert snapshot.closed
 
 
-def test_what_comes_after_the_hand_back_is_ignored(run: ChunkRun) -> None:
+def test_outcomes_after_the_hand_back_are_ignored(run: ChunkRun) -> None:
     load_all(run)
     run.drain()
     assert run.snapshot().closed
@@ -121,7 +121,7 @@ def test_what_comes_after_the_hand_back_is_ignored(run: ChunkRun) -> None:
     assert run.snapshot().unsettled == {10, 11, 12}
 
 
-def test_an_image_has_its_first_outcome_and_no_other(run: ChunkRun) -> None:
+def test_an_image_keeps_its_first_outcome(run: ChunkRun) -> None:
     run.settle({10: GONE})
     run.settle({10: CAT})
     run.begin_loading([10])
@@ -131,7 +131,7 @@ def test_an_image_has_its_first_outcome_and_no_other(run: ChunkRun) -> None:
     assert run.snapshot().outcomes == {}
 
 
-def test_an_outcome_that_is_quicker_than_the_note_of_its_loading_counts(run: ChunkRun) -> None:
+def test_an_outcome_that_arrives_before_the_image_is_noted_as_loading_counts(run: ChunkRun) -> None:
     for position in (10, 11, 12):
         run.settle({position: GONE})
         run.begin_loading([position])
@@ -139,7 +139,7 @@ def test_an_outcome_that_is_quicker_than_the_note_of_its_loading_counts(run: Chu
     assert run.snapshot().unsettled == set()
 
 
-def test_the_keeper_is_called_once_when_all_is_settled(run: ChunkRun) -> None:
+def test_the_keeper_is_called_once_when_every_image_is_settled(run: ChunkRun) -> None:
     called: list[ChunkRun] = []
     load_all(run)
     run.when_ready(called.append)
@@ -163,14 +163,14 @@ def test_the_keeper_is_called_when_the_run_drains(run: ChunkRun) -> None:
     assert called == [run]
 
 
-def test_the_keeper_is_called_at_once_for_a_run_that_is_ready(run: ChunkRun) -> None:
+def test_the_keeper_is_called_at_once_if_the_run_is_ready(run: ChunkRun) -> None:
     called: list[ChunkRun] = []
     run.drain()
     run.when_ready(called.append)
     assert called == [run]
 
 
-def test_a_run_whose_classifier_failed_is_waited_for_no_longer_and_keeps_its_outcomes(
+def test_after_a_classifier_fault_the_wait_ends_and_the_run_keeps_its_outcomes(
     run: ChunkRun,
 ) -> None:
     run.settle({10: GONE})
@@ -201,7 +201,7 @@ def test_the_keeper_is_called_when_the_classifier_fails(run: ChunkRun, order) ->
     assert called == [run]
 
 
-def test_a_deferred_image_is_not_waited_for_and_is_handed_back(run: ChunkRun) -> None:
+def test_a_deferred_image_is_not_waited_for_but_handed_back(run: ChunkRun) -> None:
     run.begin_loading([10])
     run.settle({10: GONE})
     run.defer({11, 12})
@@ -215,7 +215,7 @@ def test_a_deferred_image_is_not_waited_for_and_is_handed_back(run: ChunkRun) ->
     assert snapshot.closed
 
 
-def test_what_is_deferred_is_handed_back_when_the_others_are_settled(run: ChunkRun) -> None:
+def test_deferred_images_are_handed_back_when_the_others_are_settled(run: ChunkRun) -> None:
     called: list[ChunkRun] = []
     run.begin_loading([10])
     run.defer({11, 12})
@@ -227,7 +227,7 @@ def test_what_is_deferred_is_handed_back_when_the_others_are_settled(run: ChunkR
     assert (run.snapshot().unsettled, run.snapshot().closed) == ({11, 12}, True)
 
 
-def test_patience_with_an_image_that_was_refused_began_when_it_was_refused(run: ChunkRun) -> None:
+def test_patience_starts_when_an_image_is_first_refused(run: ChunkRun) -> None:
     long_ago = time.monotonic() - FOR_EVER_S
     for position in (10, 11, 12):
         run.begin_loading([position], long_ago)
@@ -235,12 +235,12 @@ def test_patience_with_an_image_that_was_refused_began_when_it_was_refused(run: 
     assert run.snapshot().unsettled == {10, 11, 12}
 
 
-def test_patience_that_is_over_waits_for_the_classifier_and_then_ends(run: ChunkRun) -> None:
+def test_when_patience_is_over_the_wait_goes_on_only_for_the_classifier(run: ChunkRun) -> None:
     run.begin_loading([10, 11, 12], time.monotonic() - FOR_EVER_S)
     run.begin_classifying([10, 11])
     waiter = Waiter(run, FOR_EVER_S)
     run.settle({10: CAT})
-    another = Waiter(run, FOR_EVER_S)  # who comes now waits as well
+    another = Waiter(run, FOR_EVER_S)  # a thread that comes now waits as well
     run.settle({11: CAT})
     assert waiter.wakes()
     assert another.wakes()

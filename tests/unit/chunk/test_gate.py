@@ -1,4 +1,4 @@
-"""Runs enter a worker together, and one that has to be alone enters it by itself."""
+"""Runs enter a worker together; a run that must be alone enters it alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from worker.chunk.gate import Gate
 
 WITHIN_S = 300.0
-# That somebody waits is seen by his not being inside after so long.
+# A thread that is not inside after this time counts as waiting.
 STILL_S = 0.1
 
 Enter = Callable[[Callable[[], None]], Future[None]]
@@ -23,18 +23,18 @@ def gate() -> Gate:
 
 @pytest.fixture
 def enter(gate: Gate) -> Iterator[Enter]:
-    """Somebody enters, in a thread of his own."""
+    """Calls a method of the gate in a new thread."""
     with ThreadPoolExecutor(8) as threads:
         yield threads.submit
-        gate.open()  # whoever waits where a test has failed
+        gate.open()  # frees waiting threads if a test has failed
 
 
-def test_any_number_may_be_inside(gate: Gate, enter: Enter) -> None:
+def test_any_number_of_runs_may_be_inside(gate: Gate, enter: Enter) -> None:
     for _ in range(3):
         enter(gate.enter).result(WITHIN_S)
 
 
-def test_who_has_to_be_alone_waits_for_the_others_and_they_for_him(
+def test_a_run_that_must_be_alone_waits_for_the_others_and_they_wait_for_it(
     gate: Gate, enter: Enter
 ) -> None:
     gate.enter()
@@ -52,7 +52,7 @@ def test_who_has_to_be_alone_waits_for_the_others_and_they_for_him(
     late.result(WITHIN_S)
 
 
-def test_of_two_that_have_to_be_alone_one_waits_for_the_other(gate: Gate, enter: Enter) -> None:
+def test_two_runs_that_must_be_alone_enter_one_after_the_other(gate: Gate, enter: Enter) -> None:
     gate.enter_alone()
     second = enter(gate.enter_alone)
     waits(second)
@@ -60,7 +60,7 @@ def test_of_two_that_have_to_be_alone_one_waits_for_the_other(gate: Gate, enter:
     second.result(WITHIN_S)
 
 
-def test_an_open_gate_lets_everybody_in(gate: Gate, enter: Enter) -> None:
+def test_an_opened_gate_lets_every_run_in(gate: Gate, enter: Enter) -> None:
     gate.enter_alone()
     waiting = [enter(gate.enter), enter(gate.enter_alone), enter(gate.enter)]
     gate.open()

@@ -1,4 +1,4 @@
-"""The wait before the next attempt: it grows, it is scattered, and it has a bound."""
+"""The wait before the next attempt: it grows, is random, and has a limit."""
 
 from __future__ import annotations
 

@@ -1,10 +1,16 @@
-"""The command line by itself: what it loads, and what it says to a mistyped command."""
+"""The command line by itself: what it loads, and how it answers a mistyped command."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from contract.settings import Settings
+from producer.cli.main import app, database_app, keys_app
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
 HEAVY = ("torch", "sqlalchemy", "celery", "pydantic", "PIL", "numpy", "alembic")
@@ -17,7 +23,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def loaded_by(code: str) -> set[str]:
-    """The top-level packages that a Python program has loaded when it ends."""
+    """Returns the top-level packages that a Python program has loaded when it ends."""
     report = "import atexit, sys; atexit.register(lambda: print('LOADED', *sys.modules))\n"
     done = subprocess.run(
         [sys.executable, "-c", report + code], capture_output=True, text=True, check=False
@@ -34,14 +40,81 @@ def test_help_names_every_command() -> None:
         assert f" {command} " in done.stdout
 
 
-def test_help_loads_nothing_but_typer() -> None:
+def documented() -> dict[str, str]:
+    """Returns the text of each command's help before its options, in one line."""
+    groups = {"": app, "db ": database_app, "keys ": keys_app}
+    return {
+        f"{group}{command.name}": " ".join((command.callback.__doc__ or "").split())
+        for group, members in groups.items()
+        for command in members.registered_commands
+        if command.callback is not None
+    }
+
+
+@pytest.mark.parametrize("command", documented())
+def test_the_help_of_each_command_has_an_example_and_names_its_settings(command: str) -> None:
+    text = documented()[command]
+    assert f"resnextq {command}" in text.partition("Example: ")[2]
+    settings = re.findall(r"RESNEXT_([A-Z_]+)", text.partition("Settings: ")[2])
+    assert settings or "Settings: all." in text
+    assert {setting.lower() for setting in settings} <= Settings.model_fields.keys()
+
+
+HELP_OF_ALL = """
+import sys
+from producer.cli.main import app
+for command in sys.argv[1:]:
+    try:
+        app([*command.split(), "--help"])
+    except SystemExit:
+        print("END")
+"""
+
+
+def helps(commands: list[str], columns: int) -> list[str]:
+    """The help of each command, as a terminal of this width shows it."""
+    done = subprocess.run(
+        [sys.executable, "-c", HELP_OF_ALL, *commands],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": str(columns), "NO_COLOR": "1"},
+        check=True,
+    )
+    return done.stdout.split("END\n")[:-1]
+
+
+def long_names(command: typer.core.TyperCommand) -> set[str]:
+    """Names of options, and of the settings that its help names."""
+    shown = [one for one in command.params if not getattr(one, "hidden", False)]
+    options = {name for one in shown for name in one.opts if name.startswith("--")}
+    texts = [command.help or "", *(getattr(one, "help", "") or "" for one in shown)]
+    return options | set(re.findall(r"RESNEXT_[A-Z_]+", " ".join(texts)))
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_help_cuts_no_name_and_no_line_on_any_usual_terminal(columns) -> None:
+    root = typer.main.get_command(app)
+    commands = {name: root.get_command(None, name) for name in root.commands}
+    for group in ("db", "keys"):
+        inner = commands[group].commands
+        commands |= {f"{group} {name}": command for name, command in inner.items()}
+    commands = {"": root} | commands
+    for (name, command), text in zip(commands.items(), helps(list(commands), columns), strict=True):
+        assert "Usage:" in text, name
+        assert all(len(line) <= columns for line in text.splitlines()), name
+        assert {one for one in long_names(command) if one not in text} == set(), name
+        whole = re.sub(r"(ARGS\]|\})\.\.\.|s3://…", "", text)
+        assert not re.search(r"\.\.\.|…", whole), name
+
+
+def test_help_loads_only_typer() -> None:
     code = "sys.argv = ['resnextq', '--help']; from producer.cli.main import main; main()"
     loaded = loaded_by(code)
     assert "typer" in loaded
     assert loaded.isdisjoint(HEAVY)
 
 
-def test_the_modules_of_the_producer_load_no_torch() -> None:
+def test_the_producers_modules_load_no_torch() -> None:
     paths = sorted(Path("producer").rglob("*.py"))
     modules = [".".join(path.with_suffix("").parts) for path in paths]
     assert {"producer.submit.submission", "producer.jobs.results"} <= set(modules)
@@ -57,7 +130,7 @@ def test_the_version_is_printed() -> None:
 @pytest.mark.parametrize(
     ("mistyped", "meant"), [(["statis"], "status"), (["status", "x", "--watc"], "--watch")]
 )
-def test_what_is_mistyped_is_told_the_nearest(mistyped, meant) -> None:
+def test_a_mistyped_word_is_answered_with_the_nearest_one(mistyped, meant) -> None:
     done = run(*mistyped)
     assert done.returncode == 2
     assert meant in done.stderr
@@ -88,11 +161,11 @@ main()
     assert done.returncode == 3, done.stderr
     assert done.stderr == (
         f"resnextq: This command needs {package}, which is not installed. "
-        f"Install it with: pip install 'resnext-queue[{extra}]'\n"
+        f"Install it with: pip install '.[{extra}]' in the project's folder\n"
     )
 
 
-def test_a_ctrl_c_that_a_driver_covers_with_its_own_error_is_still_one() -> None:
+def test_a_ctrl_c_hidden_by_an_error_of_a_driver_still_counts() -> None:
     code = """
 import sys
 from producer.cli import jobs

@@ -1,4 +1,4 @@
-"""Images that are loaded ahead of `classify`: second tries, how many, and where they end."""
+"""The images that `classify` loads ahead: their retries, their number, and how they end."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def uris(arrivals: Iterable[Arrival]) -> list[str]:
     return [arrival.image.entry.uri for arrival in arrivals]
 
 
-def test_every_image_comes_once_and_then_no_more(make_feed) -> None:
+def test_every_image_comes_exactly_once(make_feed) -> None:
     feed = make_feed(Entry(f"http://a.example/{n}") for n in range(5))
     assert uris(feed.take(3, 60.0)) == [f"http://a.example/{n}" for n in range(3)]
     assert uris(feed.take(3, 60.0)) == [f"http://a.example/{n}" for n in (3, 4)]
     assert uris(feed.take(3, 60.0)) == []
 
 
-def test_what_fails_in_passing_is_tried_again_and_nothing_else_is(make_feed, loaders) -> None:
+def test_only_transient_failures_are_retried(make_feed, loaders) -> None:
     gone = LoadFailed(Failure("http_404"), Provenance())
     loaders.answers = {"late": [TIMEOUT, PICTURE], "never": [TIMEOUT], "gone": [gone]}
     found = {
@@ -73,7 +73,7 @@ def test_what_fails_in_passing_is_tried_again_and_nothing_else_is(make_feed, loa
     assert found == {"late": (2, PICTURE), "never": (3, TIMEOUT), "gone": (1, gone)}
 
 
-def test_a_server_that_asks_for_more_patience_than_people_have_is_not_asked_again(
+def test_a_server_that_asks_for_a_longer_wait_than_a_user_has_is_not_asked_again(
     make_feed, loaders
 ) -> None:
     busy = LoadFailed(Failure("http_429", "Too Many Requests", 3600.0), Provenance())
@@ -81,18 +81,18 @@ def test_a_server_that_asks_for_more_patience_than_people_have_is_not_asked_agai
     (arrival,) = make_feed([Entry("busy")]).take(1, 60.0)
     assert arrival.image.attempt == 1
     assert arrival.load.failure.detail == (
-        "Too Many Requests; not tried again, since the server asks for 3600 s"
+        "Too Many Requests; not tried again, because the server asks for 3600 s"
     )
 
 
-def test_a_uri_that_no_loader_could_be_sent_fails_alone(make_feed, loaders) -> None:
+def test_a_uri_that_is_too_long_to_send_to_a_loader_fails_alone(make_feed, loaders) -> None:
     long = "http://a.example/" + "x" * 60_000
     first, second = make_feed([Entry(long), Entry("http://a.example/2")]).take(2, 60.0)
     assert (first.load.failure.code, second.load) == ("bad_uri", PICTURE)
     assert loaders.tries == ["http://a.example/2"]
 
 
-def test_a_source_that_breaks_off_is_told_after_the_images_before_it(make_feed) -> None:
+def test_an_error_of_the_source_is_raised_after_the_images_before_it(make_feed) -> None:
     def entries() -> Iterator[Entry]:
         yield Entry("1")
         yield Entry("2")
@@ -104,7 +104,9 @@ def test_a_source_that_breaks_off_is_told_after_the_images_before_it(make_feed) 
         list(feed.take(2, 60.0))
 
 
-def test_no_more_are_in_hand_than_there_is_room_for(make_feed, monkeypatch, loaders) -> None:
+def test_no_more_images_are_in_flight_than_there_is_room_for(
+    make_feed, monkeypatch, loaders
+) -> None:
     monkeypatch.setattr(module, "ROOM", 4)
     read, asked_further = [], threading.Event()
 
@@ -123,7 +125,7 @@ def test_no_more_are_in_hand_than_there_is_room_for(make_feed, monkeypatch, load
     assert len(loaders.tries) == 5
 
 
-def test_it_can_be_closed_while_it_waits_for_room(make_feed, monkeypatch) -> None:
+def test_the_feed_can_be_closed_while_it_waits_for_room(make_feed, monkeypatch) -> None:
     monkeypatch.setattr(module, "ROOM", 1)
     feed = make_feed([Entry("1"), Entry("2")])
     assert uris(feed.take(1, 60.0)) == ["1"]
@@ -132,13 +134,13 @@ def test_it_can_be_closed_while_it_waits_for_room(make_feed, monkeypatch) -> Non
     assert not feed._reader.is_alive()
 
 
-def test_what_comes_in_any_order_is_given_out_in_that_of_the_images() -> None:
+def test_results_come_out_in_the_order_of_the_images() -> None:
     came = [Settled(Image(n, Entry("")), {}, Provenance()) for n in (2, 0, 1, 4, 3)]
     given = in_order(iter(came))
     assert [settled.image.position for settled in given] == [0, 1, 2, 3, 4]
 
 
-def test_no_wait_of_many_attempts_is_longer_than_people_look_on(monkeypatch, loaders) -> None:
+def test_the_wait_between_attempts_stays_short_for_a_user_who_watches(monkeypatch, loaders) -> None:
     waits = []
     put_now = Backoff.put
 

@@ -1,4 +1,4 @@
-"""URLs of servers as people see them: no part of a password, however it was written."""
+"""Server URLs as people see them: without any part of a password, however the URL is written."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contract.broker.connection import address_of
 from contract.database.address import database_address
 from contract.database.engine import make_engine
 from contract.errors import SettingsError
-from contract.settings import load_settings
+from contract.settings import Settings, load_settings
 
-# A password whose parts a message might show, each part by itself.
+# The two parts of a password; a message might show one part by itself.
 FIRST, LAST = "hunter", "twelve"
 DATABASE = "postgresql+psycopg://"
 
@@ -29,8 +29,10 @@ DATABASE = "postgresql+psycopg://"
         f"{DATABASE}me:{FIRST}{LAST}@db:port/images",
     ],
 )
-def test_a_databases_url_that_is_misread_is_refused_and_no_part_of_it_shown(url: str) -> None:
-    with pytest.raises(SettingsError, match="# are written as %40") as refused:
+def test_a_database_url_that_would_be_misread_is_refused_and_no_part_of_it_is_shown(
+    url: str,
+) -> None:
+    with pytest.raises(SettingsError, match="# as %40") as refused:
         make_engine(url)
     assert FIRST not in str(refused.value)
     assert LAST not in str(refused.value)
@@ -48,12 +50,22 @@ def test_a_databases_url_that_is_misread_is_refused_and_no_part_of_it_shown(url:
         ("/images?host=/run/postgresql", "/images?host=%2Frun%2Fpostgresql"),
     ],
 )
-def test_a_databases_url_is_shown_without_its_passwords(url: str, shown: str) -> None:
+def test_a_database_url_is_shown_without_its_passwords(url: str, shown: str) -> None:
+    """It has the form that psql takes, without `+psycopg`."""
     engine = make_engine(DATABASE + url)
-    assert database_address(engine) == DATABASE + shown
+    assert database_address(engine) == f"postgresql://{shown}"
 
 
-def test_the_path_of_a_sqlite_database_may_have_any_sign(tmp_path) -> None:
+@pytest.mark.parametrize("name", ["100%", "a?b", "a%3Fb", "a b#c", "ü", "a&b=c"])
+def test_the_name_of_a_home_may_have_any_character(tmp_path, name: str) -> None:
+    settings = Settings(home=tmp_path / name)
+    engine = make_engine(settings.database())
+    assert engine.url.database == f"{tmp_path}/{name}/resnext.db"
+    assert engine.url.query == {}
+    assert database_address(engine) == f"sqlite:///{tmp_path}/{name}/resnext.db"
+
+
+def test_the_path_of_a_sqlite_database_may_have_any_character(tmp_path) -> None:
     path = f"{tmp_path}/me:1@work@home.db"
     assert make_engine(f"sqlite:///{path}").url.database == path
 
@@ -66,7 +78,7 @@ def test_the_path_of_a_sqlite_database_may_have_any_sign(tmp_path) -> None:
         (f"redis+socket://:{FIRST}@/run/redis?virtual_host=1", "redis+socket:///run/redis"),
     ],
 )
-def test_a_brokers_url_is_shown_without_its_passwords(monkeypatch, url: str, shown: str) -> None:
+def test_a_broker_url_is_shown_without_its_passwords(monkeypatch, url: str, shown: str) -> None:
     monkeypatch.setenv("RESNEXT_BROKER_URL", url)
     settings = load_settings()
     assert address_of(settings.broker()) == shown
@@ -76,21 +88,21 @@ def test_a_brokers_url_is_shown_without_its_passwords(monkeypatch, url: str, sho
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("connect_timeout=soon", "connect_timeout must be a whole number; it is 'soon'"),
-        ("prepare_threshold=often", "prepare_threshold must be a whole number, or none; it is"),
-        ("prepare_threshold=-1", "prepare_threshold must be a whole number, or none; it is '-1'"),
-        ("tcp_user_timeout=1.5", "tcp_user_timeout must be a whole number; it is '1.5'"),
+        ("connect_timeout=soon", "connect_timeout must be a whole number, got 'soon'"),
+        ("prepare_threshold=often", "prepare_threshold must be a whole number, or none, got"),
+        ("prepare_threshold=-1", "prepare_threshold must be a whole number, or none, got '-1'"),
+        ("tcp_user_timeout=1.5", "tcp_user_timeout must be a whole number, got '1.5'"),
         ("autocommit=true", "has the option autocommit, which"),
         ("sslmode=require&sslmode=disable", "has the option sslmode more than once"),
     ],
 )
-def test_an_option_of_a_databases_url_that_is_wrong_is_named(option: str, words: str) -> None:
+def test_a_wrong_option_in_a_database_url_is_named(option: str, words: str) -> None:
     with pytest.raises(SettingsError, match="RESNEXT_DATABASE_URL") as refused:
         make_engine(f"{DATABASE}me@db/images?{option}")
     assert words in str(refused.value)
 
 
 @pytest.mark.parametrize("option", ["timeout=long", "cached_statements=1.5", "timeout=1&timeout=2"])
-def test_an_option_of_a_sqlite_url_that_is_wrong_is_named(option: str) -> None:
+def test_a_wrong_option_in_a_sqlite_url_is_named(option: str) -> None:
     with pytest.raises(SettingsError, match=f"option {option.partition('=')[0]} must be a number"):
         make_engine(f"sqlite:////x.db?{option}")

@@ -1,4 +1,4 @@
-"""One room owns a chunk's life: nothing else writes its tables, and the documents say its moves."""
+"""One package owns a chunk's life: no other writes its tables, and the docs list its moves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODULES = [
 
 
 def writes_in(source: str) -> list[str]:
-    """Each statement that writes one of the owned tables."""
+    """Returns each statement that writes one of the owned tables."""
     found = []
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -39,7 +39,7 @@ def writes_in(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_but_the_owner_writes_chunks_results_or_tallies(path) -> None:
+def test_only_the_owner_writes_chunks_results_or_tallies(path) -> None:
     assert writes_in(path.read_text()) == []
 
 
@@ -54,13 +54,15 @@ def test_nothing_but_the_owner_writes_chunks_results_or_tallies(path) -> None:
         'run("update chunks set a = 1")',
     ],
 )
-def test_every_way_of_writing_them_is_seen(source) -> None:
+def test_every_way_of_writing_the_tables_is_found(source) -> None:
     assert len(writes_in(source)) == 1
 
 
-def test_the_design_shows_the_table_of_moves() -> None:
+def test_the_docs_show_the_table_of_moves() -> None:
     table = "\n".join([HEADING, *(move.row for move in MOVES)])
-    assert table in (ROOT / "docs" / "design.md").read_text(), f"docs/design.md lacks:\n{table}"
+    assert table in (ROOT / "docs" / "chunk-life.md").read_text(), (
+        f"docs/chunk-life.md lacks:\n{table}"
+    )
 
 
 def test_every_state_is_reached_and_left() -> None:

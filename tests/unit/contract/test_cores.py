@@ -1,4 +1,4 @@
-"""Cores that a process may use: its affinity and its cgroups' quotas, shared among the GPUs."""
+"""The cores that a process may use: its affinity, its cgroups' quotas, and its share per GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def ninety_six_cores(monkeypatch) -> None:
 
 
 def make_root(root: Path, group: str, mount: str, **files: str) -> Path:
-    """A file system with these files."""
+    """Makes a file system with these files."""
     contents = {"proc/self/cgroup": group + "\n", "proc/self/mountinfo": mount, **files}
     for name, content in contents.items():
         path = root / name
@@ -46,15 +46,15 @@ def test_without_a_quota_the_affinity_counts(tmp_path: Path) -> None:
         ("20000000 100000", "max 100000", 96),
     ],
 )
-def test_the_smallest_quota_around_a_process_counts(
+def test_the_smallest_quota_of_a_process_and_its_parents_counts(
     tmp_path: Path, own: str, outer: str, cores: int
 ) -> None:
     files = {"sys/fs/cgroup/a/b/c/cpu.max": own, "sys/fs/cgroup/a/cpu.max": outer}
     assert usable_cores(make_root(tmp_path, "0::/a/b/c", V2.format(root="/"), **files)) == cores
 
 
-def test_a_container_without_a_namespace_of_cgroups_finds_its_quota(tmp_path: Path) -> None:
-    """Its mount begins at its own cgroup, while the cgroup's name is the whole machine's."""
+def test_a_container_without_a_cgroup_namespace_finds_its_quota(tmp_path: Path) -> None:
+    """Its mount begins at its own cgroup, but the cgroup's name is the one on the whole machine."""
     root = make_root(
         tmp_path,
         "4:cpu,cpuacct:/docker/abc",
@@ -67,7 +67,7 @@ def test_a_container_without_a_namespace_of_cgroups_finds_its_quota(tmp_path: Pa
     assert usable_cores(root) == 3
 
 
-def test_nested_quotas_of_version_1_count_and_minus_1_is_none(tmp_path: Path) -> None:
+def test_nested_quotas_of_cgroup_version_1_count_and_minus_1_means_no_quota(tmp_path: Path) -> None:
     root = make_root(
         tmp_path,
         "9:memory:/x\n4:cpu,cpuacct:/a/b\n0::/x",
@@ -94,18 +94,20 @@ def test_the_cores_are_divided_among_the_gpus(tmp_path: Path, monkeypatch) -> No
     assert default_loaders("auto", tmp_path) == 12
     assert default_loaders("cuda:3", tmp_path) == 12
     assert default_loaders("cpu", tmp_path) == 96
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")  # as each of the eight workers may have it
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")  # as each of the eight workers may set it
     assert default_loaders("auto", tmp_path) == 12
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert default_loaders("auto", tmp_path) == 96
 
 
-def test_gpus_without_files_are_counted_by_what_cuda_is_shown(tmp_path: Path, monkeypatch) -> None:
+def test_gpus_without_device_files_are_counted_by_what_cuda_is_shown(
+    tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
     assert default_loaders("auto", tmp_path) == 48
 
 
-def test_there_is_at_least_one_loader_and_never_more_than_may_be_set(
+def test_there_is_at_least_one_loader_and_never_more_than_the_setting_allows(
     tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})

@@ -13,7 +13,7 @@ PARTS = ("contract", "producer", "resnext", "worker")
 
 
 @pytest.mark.parametrize("code", sorted(ERROR_CODES))
-def test_each_code_has_a_cause_and_an_advice_in_sentences(code) -> None:
+def test_each_code_has_a_cause_and_advice_in_full_sentences(code) -> None:
     entry = ERROR_CODES[code]
     assert entry.name == code
     assert entry.cause.endswith(".")
@@ -22,15 +22,15 @@ def test_each_code_has_a_cause_and_an_advice_in_sentences(code) -> None:
 
 
 @pytest.mark.parametrize("code", sorted(ERROR_CODES))
-def test_each_code_is_given_somewhere(code) -> None:
-    """The list has no entries that nobody meets."""
+def test_each_code_is_used(code) -> None:
+    """The list has no entries that never occur."""
     files = [path for part in PARTS for path in (ROOT / part).rglob("*.py")]
     texts = [path.read_text() for path in files if path.name != "error_codes.py"]
     assert any(f'"{code}"' in text for text in texts)
 
 
 @pytest.mark.parametrize("code", ["", "nonsense", "http_", "http_x", "http_²²²", "http_40", "HTTP"])
-def test_no_other_code_can_be_given(code) -> None:
+def test_no_other_code_can_be_used(code) -> None:
     assert not is_known(code)
     with pytest.raises(ValueError, match="unknown error code"):
         Failure(code)
@@ -39,20 +39,38 @@ def test_no_other_code_can_be_given(code) -> None:
 
 
 @pytest.mark.parametrize("status", [204, 301, 403, 404, 410, 418, 999])
-def test_a_status_that_will_not_change_is_final(status) -> None:
+def test_a_status_that_will_not_change_is_not_retried(status) -> None:
     assert not Failure(f"http_{status}").retried
     assert str(status) in describe(f"http_{status}").cause
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 599])
-def test_a_status_that_may_pass_is_retried(status) -> None:
+def test_a_transient_status_is_retried(status) -> None:
     assert Failure(f"http_{status}").retried
 
 
-def test_what_may_pass_is_retried_and_nothing_else() -> None:
+def test_only_transient_errors_are_retried() -> None:
     retried = {name for name, entry in ERROR_CODES.items() if entry.retried}
     assert retried == {"dns", "connect", "internal", "timeout"}
 
 
-def test_a_long_detail_is_cut() -> None:
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, "RESNEXT_FETCH_HEADERS"),
+        (403, "RESNEXT_FETCH_HEADERS"),
+        (404, "Correct it"),
+        (410, "Correct it"),
+        (418, "in a browser"),
+        (429, "RESNEXT_HOST_IMAGES_PER_S"),
+        (500, "retry later"),
+        (503, "retry later"),
+    ],
+)
+def test_the_advice_for_a_status_fits_it(status, words) -> None:
+    """For example, a browser shows nothing about a server that was busy at the time."""
+    assert words in describe(f"http_{status}").advice
+
+
+def test_a_long_detail_is_shortened() -> None:
     assert len(Failure("internal", "x" * 10_000).detail) == MAX_DETAIL_CHARS

@@ -1,6 +1,6 @@
-"""How much work is where: the lengths of chunks, the window, and the places and lines of hosts.
+"""The limits on work: the lengths of chunks, the window, and the places and lines of hosts.
 
-`test_in_flight.py` has the prefetch.
+`test_in_flight.py` covers the prefetch.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def window(
     ("position", "images"),
     [
         pytest.param(0, 64, id="the first"),
-        pytest.param(8_191, 64, id="so many are short"),
-        pytest.param(8_192, 128, id="then they are longer"),
+        pytest.param(8_191, 64, id="the last short one"),
+        pytest.param(8_192, 128, id="the first longer one"),
         pytest.param(16_384, 256, id="and longer"),
         pytest.param(10**9, 256, id="the longest"),
     ],
@@ -47,21 +47,21 @@ def test_chunks_grow_along_a_job(position, images) -> None:
     assert chunk_images_at(position) == images
 
 
-def test_the_longest_chunk_is_one_that_a_message_may_have() -> None:
+def test_the_longest_chunk_fits_into_a_message() -> None:
     assert LONGEST_CHUNK_IMAGES <= MAX_CHUNK_IMAGES
 
 
 @pytest.mark.parametrize(
     ("workers", "images"),
     [
-        pytest.param(0, 512, id="for the worker that may come"),
+        pytest.param(0, 512, id="for a worker that may start"),
         pytest.param(1, 512, id="eight chunks"),
         pytest.param(4, 2048, id="eight chunks for each"),
     ],
 )
-def test_before_a_rate_is_known_eight_chunks_wait_for_each_worker(workers, images) -> None:
+def test_until_a_rate_is_known_eight_chunks_wait_for_each_worker(workers, images) -> None:
     assert window(workers) == images
-    assert window(workers, done=100.0) == images, "of workers that have left"
+    assert window(workers, done=100.0) == images, "a rate of workers that have left"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_before_a_rate_is_known_eight_chunks_wait_for_each_worker(workers, image
         pytest.param(1, 100.5, 151, id="rounded up"),
     ],
 )
-def test_the_window_is_seconds_of_what_the_devices_do(workers, device, images) -> None:
+def test_the_window_is_seconds_of_the_devices_rate(workers, device, images) -> None:
     assert window(workers, device=device) == images
 
 
@@ -84,11 +84,11 @@ def test_the_window_is_seconds_of_what_the_devices_do(workers, device, images) -
         pytest.param(None, 4500, id="not known yet"),
         pytest.param(0.0, 4500, id="they have just begun"),
         pytest.param(400.0, 600, id="the network is slower than the device"),
-        pytest.param(10.0, 512, id="never less than eight chunks: else no rate could rise"),
-        pytest.param(9000.0, 4500, id="never more than the devices do"),
+        pytest.param(10.0, 512, id="at least eight chunks: otherwise no rate could rise"),
+        pytest.param(9000.0, 4500, id="at most what the devices do"),
     ],
 )
-def test_where_the_network_is_slow_the_window_is_seconds_of_what_gets_done(done, images) -> None:
+def test_with_a_slow_network_the_window_is_seconds_of_what_reaches_sql(done, images) -> None:
     assert window(device=3000.0, done=done) == images
 
 
@@ -98,10 +98,10 @@ def test_where_the_network_is_slow_the_window_is_seconds_of_what_gets_done(done,
         pytest.param(4096, 32, 32, id="the setting"),
         pytest.param(16, 32, 8, id="half of the slots"),
         pytest.param(17, 32, 8, id="rounded down: the larger half is the others'"),
-        pytest.param(1, 32, 1, id="one at least"),
+        pytest.param(1, 32, 1, id="at least one"),
     ],
 )
-def test_one_host_has_half_of_the_slots_at_most(slots, fetches_per_host, places) -> None:
+def test_one_host_has_at_most_half_of_the_slots(slots, fetches_per_host, places) -> None:
     assert host_places(slots=slots, fetches_per_host=fetches_per_host) == places
 
 
@@ -109,12 +109,12 @@ def test_one_host_has_half_of_the_slots_at_most(slots, fetches_per_host, places)
     ("images_per_s", "images"),
     [
         pytest.param(None, 128, id="no rate: four for each place"),
-        pytest.param(100.0, 128, id="a rate that lets out more in 30 s"),
-        pytest.param(2.0, 60, id="what the rate lets out in 30 s"),
-        pytest.param(0.001, 1, id="one at least"),
+        pytest.param(100.0, 128, id="a rate that allows more in 30 s"),
+        pytest.param(2.0, 60, id="what the rate allows in 30 s"),
+        pytest.param(0.001, 1, id="at least one"),
     ],
 )
-def test_a_hosts_line_is_four_images_a_place_or_half_a_minute_of_its_rate(
+def test_a_hosts_line_holds_four_images_a_place_or_half_a_minute_of_its_rate(
     images_per_s, images
 ) -> None:
     assert line_images(32, images_per_s=images_per_s) == images
@@ -135,7 +135,7 @@ def test_four_images_are_parked_for_each_slot() -> None:
         ("chunk_patience_s", 5.0, "| seconds | 5 |"),
     ],
 )
-def test_the_page_on_flow_has_the_defaults_of_the_settings(field, default, words) -> None:
+def test_the_page_about_flow_has_the_default_settings(field, default, words) -> None:
     assert Settings.model_fields[field].default == default, "docs/flow.md has another default"
     assert words in (Path(__file__).parents[3] / "docs/flow.md").read_text()
 

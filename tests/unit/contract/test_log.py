@@ -1,4 +1,4 @@
-"""A line for each record, in every process, and no way for a stranger's text to make another."""
+"""Every process logs one line per record, and a stranger's text cannot start another line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROCESSES = ("contract", "migrations", "producer", "resnext", "worker")
 
 @pytest.fixture
 def logger() -> Iterator[logging.Logger]:
-    """One that writes to standard error as a process of ours does."""
+    """Logs to standard error, as our processes do."""
     logger = logging.getLogger("some.module")
     handler = StandardError()
     handler.setFormatter(LineFormatter(FORMAT))
@@ -44,19 +44,19 @@ def logger() -> Iterator[logging.Logger]:
 
 
 @pytest.mark.parametrize("separator", ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x85", "\u2028"])
-def test_a_message_is_one_line_whatever_is_in_it(logger, capsys, separator) -> None:
+def test_a_message_is_one_line_whatever_it_contains(logger, capsys, separator) -> None:
     logger.info("server says %s", f"no{separator}{FORGED}")
     (line,) = capsys.readouterr().err.splitlines()
     assert LINE.fullmatch(line)
     assert "INFO some.module: server says no\\" in line
 
 
-def test_a_terminal_is_not_steered_by_what_is_logged() -> None:
+def test_a_logged_text_cannot_control_a_terminal() -> None:
     shown = LineFormatter(FORMAT).format(record("\x1b[2J\x07\u202egnp.exe\udc80é"))
     assert shown.endswith(r" some.module: \x1b[2J\x07\u202egnp.exe\udc80é")
 
 
-def test_lines_below_a_record_are_indented(logger, capsys) -> None:
+def test_further_lines_of_a_record_are_indented(logger, capsys) -> None:
     try:
         int(f"no\n{FORGED}")
     except ValueError as error:
@@ -71,7 +71,7 @@ def test_lines_below_a_record_are_indented(logger, capsys) -> None:
 
 @settings(deadline=None)
 @given(st.text())
-def test_nothing_is_lost_of_a_text_that_is_put_into_one_line(text) -> None:
+def test_a_text_put_into_one_line_loses_nothing(text) -> None:
     line = in_one_line(text)
     assert line.isprintable()
     if "\\" not in text:
@@ -94,7 +94,7 @@ logging.getLogger("some.module").debug("not heard")
 """
 
 
-def test_who_starts_a_process_hears_its_messages(tmp_path: Path) -> None:
+def test_a_parent_process_receives_its_childs_messages(tmp_path: Path) -> None:
     messages = Messages()
     with messages.pipe() as end:
         done = subprocess.run(
@@ -124,6 +124,18 @@ def test_a_process_does_not_wait_for_a_listener_that_does_not_read() -> None:
         for _ in range(100):
             listener.emit(record("x" * (2 * MOST_BYTES)))
         lines = messages.read()
-        assert {len(line) for line in lines} == {MOST_BYTES - 1}, "a line that is cut"
+        assert {len(line) for line in lines} == {MOST_BYTES - 1}, "shortened lines"
         messages.close()
-        listener.emit(record("nobody hears it"))
+        listener.emit(record("it is not read"))
+
+
+def test_a_listener_receives_no_python_warnings() -> None:
+    messages = Messages()
+    with messages.pipe() as end:
+        listener = Listener(end)
+        warning = record("a library is old")
+        warning.name = "py.warnings"
+        listener.emit(warning)
+        listener.emit(record("hi"))
+    assert messages.read() == ["hi"]
+    messages.close()

@@ -1,4 +1,4 @@
-"""The message that stands for a chunk: it survives the way, and strangers are refused."""
+"""The message for a chunk: it survives the journey, and messages of others are refused."""
 
 from __future__ import annotations
 
@@ -34,22 +34,24 @@ def test_a_message_survives_json() -> None:
     assert ChunkMessage.decode(json.loads(json.dumps(MESSAGE.encode()))) == MESSAGE
 
 
-def test_its_version_travels_with_it() -> None:
+def test_a_message_carries_its_version() -> None:
     assert MESSAGE.encode()["version"] == MESSAGE_VERSION
 
 
-def test_a_newer_version_is_refused_and_the_way_out_named() -> None:
+def test_a_newer_version_is_refused_with_what_to_do() -> None:
     with pytest.raises(UnknownMessageVersion, match="upgrade the worker"):
         ChunkMessage.decode(MESSAGE.encode() | {"version": max(READ_VERSIONS) + 1})
 
 
 @pytest.mark.parametrize("version", [0, -1, "1", None, [1], {}, True, 1.0, 2**70])
-def test_what_is_no_version_of_ours_is_malformed_and_waits_for_no_newer_worker(version) -> None:
+def test_a_version_that_is_not_one_of_ours_is_malformed_and_does_not_wait_for_a_newer_worker(
+    version,
+) -> None:
     with pytest.raises(MalformedMessage, match="version"):
         ChunkMessage.decode(MESSAGE.encode() | {"version": version})
 
 
-def test_an_image_alone_is_of_a_version_that_older_workers_leave_to_newer_ones() -> None:
+def test_an_image_alone_has_a_version_that_older_workers_leave_to_newer_ones() -> None:
     alone = replace(MESSAGE, positions=(320,), uris=("http://a.org/1",), version=ALONE_VERSION)
     assert alone.encode()["version"] == 2
     assert ChunkMessage.decode(json.loads(json.dumps(alone.encode()))) == alone
@@ -57,7 +59,7 @@ def test_an_image_alone_is_of_a_version_that_older_workers_leave_to_newer_ones()
     assert str(alone).endswith("images=1 alone")
 
 
-def test_a_notice_counts_the_images_and_names_none() -> None:
+def test_a_notice_has_the_number_of_images_but_not_their_uris() -> None:
     assert set(NOTICE.encode()) == {
         "job", "job_number", "chunk", "generation", "images", "version",
     }  # fmt: skip
@@ -72,7 +74,7 @@ def test_a_notice_without_a_count_is_refused(images) -> None:
 
 
 def test_several_images_are_not_alone() -> None:
-    with pytest.raises(MalformedMessage, match="2 images as one alone"):
+    with pytest.raises(MalformedMessage, match="2 images, expected one alone"):
         ChunkMessage.decode(MESSAGE.encode() | {"version": ALONE_VERSION})
 
 
@@ -107,7 +109,7 @@ def test_a_message_without_a_version_is_refused() -> None:
         {"positions": [True, False]},
     ],
 )
-def test_a_message_that_nobody_of_ours_sent_is_refused(change) -> None:
+def test_a_message_that_our_programs_cannot_have_sent_is_refused(change) -> None:
     with pytest.raises(MalformedMessage):
         ChunkMessage.decode(MESSAGE.encode() | change)
 
@@ -120,5 +122,5 @@ def test_a_missing_field_is_named(field) -> None:
         ChunkMessage.decode(fields)
 
 
-def test_people_see_the_job_the_chunk_and_how_many_images() -> None:
+def test_the_text_of_a_message_shows_job_chunk_and_number_of_images() -> None:
     assert str(MESSAGE) == "job=abc123 chunk=5 generation=2 images=2"

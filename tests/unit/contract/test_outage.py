@@ -1,4 +1,4 @@
-"""A server that is away is told once when it goes and once when it is back."""
+"""A server's outage is logged once at its start and once at its end."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def outage(caplog) -> Outage:
     return Outage("Redis", (OSError,))
 
 
-def test_an_outage_is_told_once_and_its_end_once(outage: Outage, caplog) -> None:
+def test_an_outage_and_its_end_are_each_logged_once(outage: Outage, caplog) -> None:
     assert [outage.holds(fail) for _ in range(3)] == [False] * 3
     assert [record.getMessage() for record in caplog.records] == [
-        "Redis does not answer; trying on: nobody"
+        "Redis does not answer; retrying: nobody"
     ]
     caplog.clear()
     assert [outage.holds(str) for _ in range(3)] == [True] * 3
@@ -30,7 +30,7 @@ def test_an_outage_is_told_once_and_its_end_once(outage: Outage, caplog) -> None
     assert record.getMessage().startswith("Redis is back after")
 
 
-def test_tries_come_at_growing_distances_and_begin_anew(outage: Outage) -> None:
+def test_waits_between_tries_grow_and_start_over_after_a_success(outage: Outage) -> None:
     waits_s = []
     for _ in range(8):
         outage.holds(fail)
@@ -43,6 +43,6 @@ def test_tries_come_at_growing_distances_and_begin_anew(outage: Outage) -> None:
     assert outage.wait_s == FIRST_WAIT_S
 
 
-def test_a_mistake_of_our_own_is_no_outage(outage: Outage) -> None:
+def test_an_error_in_our_own_code_is_no_outage(outage: Outage) -> None:
     with pytest.raises(ZeroDivisionError):
         outage.holds(lambda: 1 / 0)

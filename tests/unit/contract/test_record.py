@@ -1,4 +1,4 @@
-"""Scores are shown with the fewest digits that give their float32 back."""
+"""Scores are shown with the fewest digits that convert back to the same float32."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def float32(value: float) -> bytes:
 @example(2.0**-40)
 @example(2.0**-41)
 @example(1e-45)
-def test_a_score_is_given_back_by_no_more_digits_than_by_its_text(score: float) -> None:
+def test_a_score_has_no_more_digits_than_the_shortest_text_for_it(score: float) -> None:
     found = shortest(score)
     assert float32(found) == float32(score)
     assert len(repr(found)) <= len(repr(_shortest_by_text(score)))
@@ -38,12 +38,12 @@ def test_a_score_is_shown_as_people_write_it(stored: float, shown: float) -> Non
     assert shortest(struct.unpack("f", float32(stored))[0]) == shown
 
 
-def test_many_are_the_same_as_one_by_one() -> None:
+def test_many_scores_at_once_give_the_same_as_one_by_one() -> None:
     scores = [struct.unpack("f", float32(n / 997))[0] for n in range(998)]
     assert shortest_of(scores) == [shortest(score) for score in scores]
     assert shortest_of([]) == []
 
 
-def test_what_is_no_score_comes_back_as_it_is() -> None:
+def test_infinity_and_nan_come_back_unchanged() -> None:
     assert shortest(inf) == inf
     assert repr(shortest(nan)) == "nan"

@@ -1,4 +1,4 @@
-"""A chunk's images that are not settled, as bits: nothing is lost on the way to SQL and back."""
+"""A chunk's unsettled images as bits: none is lost on the way to SQL and back."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def test_bytes_of_zeros_at_the_end_mean_nothing(offsets, zeros) -> None:
     assert decode(encode(offsets) + bytes(zeros)) == sorted(offsets)
 
 
-def test_nothing_remains_in_no_bytes() -> None:
+def test_no_remaining_images_are_no_bytes() -> None:
     assert encode(()) == b""
     assert decode(b"") == []
 
 
-def test_an_offset_is_the_bit_that_the_table_says() -> None:
+def test_an_offset_is_the_documented_bit() -> None:
     assert encode([0, 9]) == b"\x01\x02"

@@ -1,15 +1,16 @@
-"""Settings: where they come from, what is refused and how it is said, and what stays secret."""
+"""Settings: where they come from, what is refused and in which words, and what stays secret."""
 
 from __future__ import annotations
 
 import os
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from contract.errors import SettingsError, UnavailableError
-from contract.settings import Settings, load_settings
+from contract.settings import Settings, load_settings, unknown_variables
 
 SECRET = "hunter2"
 SECRETS = {
@@ -40,6 +41,9 @@ def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
         ("RESNEXT_HOST_IMAGES_PER_S", "0", "greater than or equal to 0.001"),
         ("RESNEXT_FLOWER_PORT", "70000", "less than or equal to 65535"),
         ("RESNEXT_LOG_LEVEL", "loud", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
+        ("RESNEXT_UPLOADS", "https://a.org/pictures/", "a prefix such as s3://bucket/uploads/"),
+        ("RESNEXT_UPLOADS", "s3://", "no valid bucket name"),
+        ("RESNEXT_UPLOADS", "s3://bucket/a/../b/", "no . or .. part"),
         ("RESNEXT_FETCH_ALLOW", "10.0.0.0/99", "network"),
         ("RESNEXT_FETCH_ALLOW", "10.0.0.1/8", "host bits set"),
         ("RESNEXT_FETCH_ALLOW", "*", "to open every address, write 0.0.0.0/0,::/0"),
@@ -52,7 +56,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
         ("RESNEXT_FETCH_ALLOW", "a b", "no host has that name"),
         ("RESNEXT_FETCH_ALLOW", "me@images.internal", "no host has that name"),
         ("RESNEXT_FETCH_ALLOW", "fe80::1%eth0", "; write a host"),
-        ("RESNEXT_FETCH_ALLOW", "http://images.internal/", "it is no URL; write a host"),
+        ("RESNEXT_FETCH_ALLOW", "http://images.internal/", "it must not be a URL; write a host"),
         ("RESNEXT_FETCH_ALLOW", "images.internal:0", "its port is '0', not 1 to 65535"),
         ("RESNEXT_FETCH_ALLOW", "images.internal:", "its port is '', not 1 to 65535"),
         ("RESNEXT_FETCH_ALLOW", "images.internal:http", "its port is 'http'"),
@@ -67,7 +71,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
         ("RESNEXT_CONTACT", "mü@example.org", "printable ASCII"),
     ],
 )
-def test_a_bad_value_is_refused_with_variable_value_and_what_is_allowed(
+def test_a_bad_value_is_refused_with_its_variable_and_what_is_allowed(
     monkeypatch, variable, value, allowed
 ) -> None:
     message = refusal(monkeypatch, **{variable: value})
@@ -76,25 +80,59 @@ def test_a_bad_value_is_refused_with_variable_value_and_what_is_allowed(
     assert allowed in message
 
 
-def test_every_bad_value_is_named_at_once(monkeypatch) -> None:
+def test_all_bad_values_are_named_at_once(monkeypatch) -> None:
     message = refusal(monkeypatch, RESNEXT_LEASE_S="soon", RESNEXT_LOADERS="0")
     assert len(message.splitlines()) == 2
 
 
-def test_of_a_list_the_bad_item_is_named(monkeypatch) -> None:
+def test_the_bad_item_of_a_list_is_named(monkeypatch) -> None:
     message = refusal(monkeypatch, RESNEXT_FETCH_ALLOW="localhost:80, 10.0.0.0/99")
     assert "RESNEXT_FETCH_ALLOW is '10.0.0.0/99'" in message
 
 
-def test_a_bad_option_of_the_command_line_is_named_with_its_value() -> None:
+def test_a_bad_command_line_option_is_named_with_its_value() -> None:
     with pytest.raises(SettingsError, match="RESNEXT_PRECISION is 'fp8'"):
         load_settings(precision="fp8")
 
 
-def test_a_bad_value_of_the_env_file_is_named(monkeypatch, tmp_path) -> None:
+def test_a_bad_value_in_the_env_file_is_named(monkeypatch, tmp_path) -> None:
     (tmp_path / ".env").write_text("RESNEXT_LOADERS=none\n")
     monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
     assert "RESNEXT_LOADERS is 'none'" in refusal(monkeypatch)
+
+
+def test_an_env_file_that_is_not_utf_8_is_refused_with_the_place(monkeypatch, tmp_path) -> None:
+    (tmp_path / ".env").write_bytes(b"# gr\xfc\xdfe\nRESNEXT_LOADERS=2\n")
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    assert refusal(monkeypatch) == (
+        "The file .env is not UTF-8: its byte 5 is 0xfc. Save it as UTF-8."
+    )
+
+
+def test_a_user_without_a_home_folder_gets_a_message(monkeypatch) -> None:
+    def unknown(_uid: int) -> NoReturn:
+        raise KeyError
+
+    for name in ("HOME", "RESNEXT_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    message = refusal(monkeypatch)
+    assert message.startswith("This user has no home folder: HOME is not set")
+    assert message.endswith("Set HOME.")
+
+
+def test_unknown_variables_and_env_file_entries_are_reported_with_the_nearest_name(
+    monkeypatch, tmp_path
+) -> None:
+    (tmp_path / ".env").write_text("RESNEXT_LOADER=4\nRESNEXT_LOADERS=4\nOTHER=1\n")
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    monkeypatch.setenv("RESNEXT_MODLE", "x")
+    assert unknown_variables() == [
+        ("RESNEXT_LOADER", "RESNEXT_LOADERS"),
+        ("RESNEXT_MODLE", "RESNEXT_MODEL"),
+    ]
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / "none")
+    assert [name for name, _ in unknown_variables()] == ["RESNEXT_MODLE"]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +144,7 @@ def test_a_bad_value_of_the_env_file_is_named(monkeypatch, tmp_path) -> None:
         ("RESNEXT_FLOWER_LOGIN", SECRET, "RESNEXT_FLOWER_LOGIN must be user:password"),
     ],
 )
-def test_a_secret_is_refused_without_being_shown(monkeypatch, variable, value, words) -> None:
+def test_a_bad_secret_is_refused_without_being_shown(monkeypatch, variable, value, words) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(SettingsError) as refused:
         load_settings()
@@ -138,7 +176,7 @@ def test_a_secret_is_refused_without_being_shown(monkeypatch, variable, value, w
         f"redis+socket://:{SECRET}@/run/redis?virtual_host=x",
     ],
 )
-def test_a_brokers_url_that_is_misread_is_refused_and_no_piece_of_it_shown(
+def test_a_broker_url_that_would_be_misread_is_refused_and_no_part_of_it_is_shown(
     monkeypatch, url
 ) -> None:
     monkeypatch.setenv("RESNEXT_BROKER_URL", url)
@@ -160,12 +198,12 @@ def test_a_brokers_url_that_is_misread_is_refused_and_no_piece_of_it_shown(
         "redis+socket:///run/redis.sock",
     ],
 )
-def test_a_brokers_url_may_be_of_each_of_these_forms(monkeypatch, url) -> None:
+def test_these_forms_of_a_broker_url_are_accepted(monkeypatch, url) -> None:
     monkeypatch.setenv("RESNEXT_BROKER_URL", url)
     assert load_settings().broker() == url
 
 
-def test_a_bad_value_beside_a_secret_does_not_show_the_secret(monkeypatch) -> None:
+def test_a_bad_value_beside_a_secret_does_not_reveal_the_secret(monkeypatch) -> None:
     message = refusal(monkeypatch, **SECRETS, RESNEXT_LOADERS="-1")
     assert SECRET not in message
 
@@ -179,12 +217,12 @@ def test_secrets_are_in_no_repr_and_no_str(monkeypatch) -> None:
     assert SECRET not in settings.model_dump_json()
 
 
-def test_lists_are_separated_by_commas_and_blanks_do_not_count(monkeypatch) -> None:
+def test_lists_are_separated_by_commas_and_blanks_are_ignored(monkeypatch) -> None:
     monkeypatch.setenv("RESNEXT_FETCH_ALLOW", " Example.org:8080, 10.0.0.0/8,,")
     assert load_settings().fetch_allow == ("example.org:8080", "10.0.0.0/8")
 
 
-def test_ports_are_numbers(monkeypatch) -> None:
+def test_ports_become_numbers(monkeypatch) -> None:
     monkeypatch.setenv("RESNEXT_FETCH_PORTS", "80, 443")
     assert load_settings().fetch_ports == (80, 443)
 
@@ -208,7 +246,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch) -> None:
     assert load_settings().broker_url is None
 
 
-def test_the_command_line_goes_before_the_environment_and_that_before_the_env_file(
+def test_the_command_line_overrides_the_environment_and_that_overrides_the_env_file(
     monkeypatch, tmp_path
 ) -> None:
     (tmp_path / ".env").write_text("RESNEXT_MODEL=file\nRESNEXT_LOADERS=7\n")
@@ -221,12 +259,12 @@ def test_the_command_line_goes_before_the_environment_and_that_before_the_env_fi
     assert load_settings().loaders == 7
 
 
-def test_settings_cannot_be_changed_on_the_way() -> None:
+def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().loaders = 3
 
 
-def test_home_and_cache_follow_the_desktop_standard(monkeypatch) -> None:
+def test_home_and_cache_follow_the_xdg_standard(monkeypatch) -> None:
     monkeypatch.delenv("RESNEXT_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
@@ -246,14 +284,14 @@ def test_without_urls_both_servers_are_the_embedded_ones(tmp_path) -> None:
     assert settings.database() == f"sqlite:///{tmp_path}/resnext.db"
 
 
-def test_without_a_broker_the_message_says_how_to_have_one(tmp_path) -> None:
+def test_without_a_broker_the_message_says_how_to_get_one(tmp_path) -> None:
     with pytest.raises(UnavailableError, match="resnextq up") as missing:
         Settings(home=tmp_path / "nothing").broker()
     assert "RESNEXT_BROKER_URL" in str(missing.value)
     assert str(tmp_path / "nothing") in str(missing.value)
 
 
-def test_postgresql_is_reached_by_the_driver_that_is_installed() -> None:
+def test_postgresql_uses_the_installed_driver() -> None:
     settings = Settings(database_url="postgresql://me@host/images")
     assert settings.database() == "postgresql+psycopg://me@host/images"
 
@@ -261,17 +299,26 @@ def test_postgresql_is_reached_by_the_driver_that_is_installed() -> None:
 @pytest.mark.parametrize(
     "value", ["s3.example:9000", "ftp://a.example", "http://", "http://a:hunter2@c"]
 )
-def test_an_endpoint_is_a_web_server_without_a_password(monkeypatch, value) -> None:
+def test_an_endpoint_must_be_a_web_server_without_a_password(monkeypatch, value) -> None:
     message = refusal(monkeypatch, RESNEXT_S3_ENDPOINT=value)
     assert "RESNEXT_S3_ENDPOINT" in message
     assert "hunter2" not in message
 
 
-def test_an_object_store_that_nobody_knows_is_refused(monkeypatch) -> None:
+def test_an_unknown_object_store_is_refused(monkeypatch) -> None:
     assert "RESNEXT_OBJECT_STORES" in refusal(monkeypatch, RESNEXT_OBJECT_STORES="s3,ftp")
 
 
 def test_a_worker_has_no_more_loaders_than_it_has_cores(monkeypatch) -> None:
-    """Not as many as the machine has: it may be given a few of them."""
+    """The machine may have more cores than the process may use."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     assert load_settings().loaders == 1
+
+
+def test_uploaded_files_may_be_read(tmp_path: Path) -> None:
+    """The folder for uploads is among the file roots exactly once, even if its name has a comma."""
+    folder, other = tmp_path / "a,b", tmp_path / "c"
+    assert Settings(uploads=str(folder)).file_roots == (folder,)
+    assert Settings(uploads=f"{folder}/", file_roots=(other, folder)).file_roots == (other, folder)
+    assert Settings(uploads="s3://bucket/a", file_roots=(other,)).file_roots == (other,)
+    assert Settings(uploads="s3://bucket/a").uploads == "s3://bucket/a/"

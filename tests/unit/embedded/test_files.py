@@ -1,4 +1,4 @@
-"""Files of the embedded stack: what is locked is the file itself."""
+"""Files of the embedded stack: a lock must be a plain file, not a link to one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_lock_that_is_a_link_is_refused(tmp_path) -> None:
     assert not target.exists()
 
 
-def test_up_names_a_home_whose_lock_is_a_link(tmp_path, monkeypatch) -> None:
+def test_up_refuses_a_home_whose_lock_is_a_link(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("RESNEXT_HOME", str(tmp_path))
     (tmp_path / "up.pid").symlink_to(tmp_path / "target")
     with pytest.raises(UnavailableError, match=r"up\.pid is a link"), alone_in(load_settings()):

@@ -1,4 +1,4 @@
-"""Which addresses are anybody's, and which lead inside: by the registries, on every Python."""
+"""Which addresses are public and which are internal: by the registries, on every Python version."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 
 from contract.addresses import FetchAllow, is_public
 
-# IANA's registries of special-purpose addresses, what is not reachable from everywhere; and
-# what they do not list, as it is no network's: the rest of IPv6, multicast, clouds' metadata.
+# The networks in IANA's special-purpose registries that are not globally reachable. The registries
+# do not list the rest: unassigned parts of IPv6, multicast, and clouds' metadata.
 INSIDE = [
     *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
     *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16"),
@@ -69,7 +69,9 @@ def test_every_other_address_is_public(address) -> None:
         ("::/0", "anything.example", 80, "fd00::1"),
     ],
 )
-def test_what_is_opened_may_be_fetched_and_its_neighbours_not(entry, host, port, address) -> None:
+def test_an_allowed_entry_opens_its_addresses_but_not_their_neighbours(
+    entry, host, port, address
+) -> None:
     allow, found = FetchAllow.parse([entry]), ipaddress.ip_address(address)
     assert allow.permits(host, port, found)
     assert not FetchAllow().permits(host, port, found)
@@ -84,12 +86,12 @@ def test_what_is_opened_may_be_fetched_and_its_neighbours_not(entry, host, port,
 @pytest.mark.parametrize(
     "host", ["internal", "xinternal", "internal.example", "a.internal.evil.org"]
 )
-def test_a_suffix_opens_what_is_below_it_alone(entry, host) -> None:
+def test_a_suffix_opens_only_hosts_below_it(entry, host) -> None:
     allow = FetchAllow.parse([entry])
     assert not allow.permits(host, 80, ipaddress.ip_address("10.0.0.1"))
 
 
-def test_opening_an_ipv4_network_opens_none_of_its_disguises_in_ipv6() -> None:
+def test_an_allowed_ipv4_network_opens_none_of_its_disguises_in_ipv6() -> None:
     allow = FetchAllow.parse(["127.0.0.0/8"])
     for disguise in ("::ffff:127.0.0.1", "::127.0.0.1", "64:ff9b::127.0.0.1", "2002:7f00:1::"):
         assert not allow.permits("a.example", 80, ipaddress.ip_address(disguise))

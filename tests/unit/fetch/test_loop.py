@@ -1,4 +1,4 @@
-"""The loop of a loader: what it calls, when, and how often."""
+"""A loader's event loop: what it calls, when, and how often."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.loader.fetch.loop import Loop, Waiter
 FOR_EVER_S = 3600.0
 
 
-def test_a_call_of_another_thread_wakes_the_loop() -> None:
+def test_a_call_from_another_thread_wakes_the_loop() -> None:
     loop, called = Loop(), list[int]()
     threading.Thread(target=lambda: loop.call(lambda: called.append(1))).start()
     loop.turn()
@@ -22,7 +22,7 @@ def test_a_call_of_another_thread_wakes_the_loop() -> None:
     assert called == [1]
 
 
-def test_timers_ring_in_the_order_of_their_times() -> None:
+def test_timers_fire_in_the_order_of_their_times() -> None:
     loop, rung = Loop(), list[str]()
     now = time.monotonic()
     loop.later(now + 0.02, lambda: rung.append("last"))
@@ -33,7 +33,7 @@ def test_timers_ring_in_the_order_of_their_times() -> None:
     assert rung == ["first", "alarm", "last"]
 
 
-def test_an_alarm_is_moved_and_taken_back() -> None:
+def test_an_alarm_can_be_moved_and_cancelled() -> None:
     loop, rung = Loop(), list[str]()
     now = time.monotonic()
     loop.set_alarm((now, lambda: rung.append("early")))
@@ -46,7 +46,7 @@ def test_an_alarm_is_moved_and_taken_back() -> None:
     assert rung == ["moved", "timer"]
 
 
-def test_a_descriptor_is_watched_until_it_is_not() -> None:
+def test_a_descriptor_is_watched_until_it_is_unwatched() -> None:
     loop, seen = Loop(), list[int]()
     reads, writes = os.pipe()
     loop.watch(reads, select.EPOLLIN, seen.append)
@@ -73,7 +73,7 @@ def test_a_waiter_calls_back_once() -> None:
     assert not late.waiting
 
 
-def test_what_a_helper_returns_or_raises_comes_back_in_the_loop() -> None:
+def test_the_result_or_error_of_a_helper_arrives_in_the_loop() -> None:
     loop = Loop()
     helpers = Helpers(loop, fetches=1)
     came: list[tuple[object, str]] = []
@@ -94,7 +94,7 @@ def test_what_a_helper_returns_or_raises_comes_back_in_the_loop() -> None:
     assert sorted(came, key=str) == sorted([("body", here), (panic, here)], key=str)
 
 
-def test_work_that_hangs_is_given_up_and_what_waits_behind_it_is_not_begun() -> None:
+def test_work_that_waits_behind_hanging_work_times_out_and_never_starts() -> None:
     loop, go_on, came, begun = Loop(), threading.Event(), list[object](), list[int]()
     helpers = Helpers(loop, fetches=1)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Look-ups that are kept: how long, how many, and that one name is asked for once at a time."""
+"""Cached look-ups: how long, how many, and that a name is looked up only once at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ADDRESS = "192.0.2.1"
 
 @dataclass
 class Resolver:
-    """In place of the machine's: what it was asked, what it has, and a clock beside it."""
+    """Replaces the machine's resolver and clock, and records the questions."""
 
     asked: list[tuple[str, int]] = field(default_factory=list)
     unknown: set[str] = field(default_factory=set)
@@ -55,14 +55,14 @@ def resolver(monkeypatch) -> Iterator[Resolver]:
 
 
 class Asking:
-    """Names, and a loop that runs while a test waits for them."""
+    """Names with a loop. The loop runs while a test waits for them."""
 
     def __init__(self, *, helpers: int = 8) -> None:
         self.loop = Loop()
         self.names = Names(self.loop, Helpers(self.loop, fetches=helpers))
 
     def begin(self, host: str, port: int = 80, within_s: float = WITHIN_S) -> list[Any]:
-        """Where the answer is put."""
+        """Starts a look-up, and returns the list that will hold its answer."""
         came: list[Any] = []
         self.names.look_up(host, port, monotonic() + within_s, came.append)
         return came
@@ -78,7 +78,7 @@ class Asking:
         return came
 
 
-def test_an_answer_is_used_again_until_it_is_too_old(resolver: Resolver) -> None:
+def test_an_answer_is_reused_until_it_is_too_old(resolver: Resolver) -> None:
     names = Asking()
     assert names.look_up("a") == (ADDRESS,)
     resolver.now += KEPT_S - 1
@@ -89,14 +89,14 @@ def test_an_answer_is_used_again_until_it_is_too_old(resolver: Resolver) -> None
     assert resolver.asked == [("a", 80)] * 2
 
 
-def test_each_port_is_a_look_up_of_its_own(resolver: Resolver) -> None:
+def test_each_port_has_its_own_look_up(resolver: Resolver) -> None:
     names = Asking()
     for port in (80, 443, 80):
         names.look_up("a", port)
     assert resolver.asked == [("a", 80), ("a", 443)]
 
 
-def test_a_name_without_an_address_is_asked_for_again_soon(resolver: Resolver) -> None:
+def test_a_name_without_an_address_is_looked_up_again_soon(resolver: Resolver) -> None:
     names = Asking()
     resolver.unknown.add("a")
     assert names.look_up("a") == names.look_up("a") == ()
@@ -106,19 +106,19 @@ def test_a_name_without_an_address_is_asked_for_again_soon(resolver: Resolver) -
     assert names.look_up("a") == (ADDRESS,)
 
 
-def test_a_name_that_is_looked_up_is_not_looked_up_a_second_time(resolver: Resolver) -> None:
+def test_a_name_is_not_looked_up_twice_at_once(resolver: Resolver) -> None:
     names = Asking()
     resolver.hanging.add("a")
     waiting = [names.begin("a") for _ in range(4)]
     assert resolver.called.acquire(timeout=WITHIN_S)
-    assert names.look_up("b") == (ADDRESS,), "one that hangs holds up no other"
+    assert names.look_up("b") == (ADDRESS,), "a look-up that hangs does not delay others"
     assert not any(waiting)
     resolver.go_on.set()
     assert names.wait(*waiting) == [(ADDRESS,)] * 4
     assert resolver.asked == [("a", 80), ("b", 80)]
 
 
-def test_who_gives_up_leaves_the_look_up_to_the_others(resolver: Resolver) -> None:
+def test_a_waiter_that_gives_up_leaves_the_look_up_to_the_others(resolver: Resolver) -> None:
     names = Asking()
     resolver.hanging.add("a")
     patient, impatient = names.begin("a"), names.begin("a", within_s=0.0)
@@ -128,8 +128,8 @@ def test_who_gives_up_leaves_the_look_up_to_the_others(resolver: Resolver) -> No
     assert names.wait(patient) == [(ADDRESS,)]
 
 
-def test_a_look_up_that_nobody_waits_for_any_more_is_not_begun(resolver: Resolver) -> None:
-    names = Asking(helpers=1)  # two threads
+def test_a_look_up_that_has_no_waiter_left_is_not_begun(resolver: Resolver) -> None:
+    names = Asking(helpers=1)  # gives two threads
     resolver.hanging |= {"a", "b"}
     hanging = [names.begin("a"), names.begin("b")]
     for _ in hanging:
@@ -142,9 +142,7 @@ def test_a_look_up_that_nobody_waits_for_any_more_is_not_begun(resolver: Resolve
     assert [host for host, _ in resolver.asked][2:] == ["d", "c"]
 
 
-def test_no_more_names_are_kept_than_the_limit_the_youngest_ones(
-    resolver: Resolver, monkeypatch
-) -> None:
+def test_only_the_newest_names_are_kept(resolver: Resolver, monkeypatch) -> None:
     monkeypatch.setattr(module, "MOST_KEPT", 2)
     names = Asking()
     for host in "abcba":
@@ -152,7 +150,7 @@ def test_no_more_names_are_kept_than_the_limit_the_youngest_ones(
     assert [host for host, _ in resolver.asked] == ["a", "b", "c", "a"]
 
 
-def test_a_look_up_without_descriptors_says_so_and_is_not_kept(
+def test_a_look_up_that_finds_no_free_descriptor_says_so_and_is_not_cached(
     resolver: Resolver, monkeypatch
 ) -> None:
     names = Asking()

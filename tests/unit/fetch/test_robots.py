@@ -1,4 +1,4 @@
-"""X-Robots-Tag: which lines ask us to leave a picture alone."""
+"""X-Robots-Tag: which lines ask us not to use a picture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from worker.loader.fetch.robots import forbidding
         (["unavailable_after: Wed, 03 Dec 2025 13:09:53 GMT, noai"], "noai"),
     ],
 )
-def test_what_forbids_us_is_named(lines, directive) -> None:
+def test_the_directive_that_forbids_us_is_named(lines, directive) -> None:
     assert forbidding(lines) == directive
 
 
@@ -47,5 +47,5 @@ def test_what_forbids_us_is_named(lines, directive) -> None:
         [":", ",", "a:b:c"],
     ],
 )
-def test_what_is_for_others_or_asks_for_less_forbids_nothing(lines) -> None:
+def test_lines_for_others_or_with_weaker_requests_forbid_nothing(lines) -> None:
     assert forbidding(lines) is None

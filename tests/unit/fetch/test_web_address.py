@@ -1,4 +1,4 @@
-"""One spelling for each host, whatever the URI says."""
+"""Each host has one spelling, however the URI writes it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_host_has_one_spelling(host: str, spelled: str, *, is_name: bool) -> N
         "nonsense",
     ],
 )
-def test_what_no_host_is_called_is_no_address(uri: str) -> None:
+def test_a_uri_without_a_valid_host_is_no_address(uri: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_web(uri)
 

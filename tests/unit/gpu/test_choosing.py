@@ -1,4 +1,4 @@
-"""Which way a layer is computed in: the fastest right one, measured once and kept."""
+"""Which way computes a layer: the fastest correct one, measured once and kept."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ABOUT = {"device": "NVIDIA Double", "torch": "2.15"}
 
 
 class Clock:
-    """A timer, and the device whose time it tells."""
+    """A timer, and the device that it measures."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -50,7 +50,7 @@ class Clock:
 
 
 class Way:
-    """A kind that takes so long, and does something wrong with what it makes."""
+    """A way that takes this much time and may change its result."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ def chosen(choices: Sequence[Choice]) -> list[str]:
     return [choice.chosen.name for choice in choices if choice.chosen is not None]
 
 
-def test_the_fastest_right_way_wins(clock) -> None:
+def test_the_fastest_correct_way_wins(clock) -> None:
     ways = [Way(clock, "slow", 3.0), Way(clock, "fast", 1.0), Way(clock, "usual", 2.0)]
     choices = chooser(clock, ways).choose(5)
     assert chosen(choices) == ["fast", "fast"]
@@ -113,7 +113,7 @@ def test_the_fastest_right_way_wins(clock) -> None:
     )  # fmt: skip
 
 
-def test_a_wrong_way_is_left_out_however_fast_and_that_is_told_once(clock, caplog) -> None:
+def test_a_wrong_way_is_left_out_however_fast_and_that_is_logged_once(clock, caplog) -> None:
     ways = [Way(clock, "wrong", 0.1, lambda made: made * 1.01), Way(clock, "right", 2.0)]
     choices = chooser(clock, ways).choose(2)
     assert chosen(choices) == ["right", "right"]
@@ -129,12 +129,12 @@ def test_a_wrong_way_is_left_out_however_fast_and_that_is_told_once(clock, caplo
     [
         RuntimeError("GET was unable to find an engine to execute this computation"),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        torch.AcceleratorError("CUDA error: invalid argument"),  # does not stick
+        torch.AcceleratorError("CUDA error: invalid argument"),  # not a sticky error
         AttributeError("module 'torch' has no attribute 'cudnn_convolution_relu'"),
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_way_that_fails_is_left_out_and_that_is_told_once(clock, error, caplog) -> None:
+def test_a_way_that_fails_is_left_out_and_that_is_logged_once(clock, error, caplog) -> None:
     ways = [Way(clock, "fails", 0.1, failing(error)), Way(clock, "right", 2.0)]
     choices = chooser(clock, ways).choose(2)
     assert chosen(choices) == ["right", "right"]
@@ -143,7 +143,7 @@ def test_a_way_that_fails_is_left_out_and_that_is_told_once(clock, error, caplog
     assert f"'fails' is left out for {SHAPE}: {error}" in caplog.text
 
 
-def test_a_device_that_breaks_is_no_way_that_fails(clock, caplog) -> None:
+def test_a_device_that_breaks_does_not_count_as_a_way_that_fails(clock, caplog) -> None:
     error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     def break_down(_: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ def test_a_device_that_breaks_is_no_way_that_fails(clock, caplog) -> None:
 
 
 class Overwriting(Way):
-    """Leaves what it makes in the memory of the way around."""
+    """Writes its result over its input `around`."""
 
     def build(self, shape: ConvShape, weight: Tensor, bias: Tensor | None) -> Run:
         right = super().build(shape, weight, bias)
@@ -169,7 +169,7 @@ class Overwriting(Way):
         return run
 
 
-def test_a_way_that_writes_over_the_way_around_spoils_no_other(clock, caplog) -> None:
+def test_a_way_that_overwrites_its_input_does_not_spoil_the_others(clock, caplog) -> None:
     ways = [Overwriting(clock, "in place", 2.0), Way(clock, "right", 1.0)]
     assert chosen(chooser(clock, ways).choose(2)) == ["right", "right"]
     assert caplog.text == ""
@@ -182,11 +182,11 @@ def test_a_way_that_writes_over_the_way_around_spoils_no_other(clock, caplog) ->
         (RuntimeError("no engine"), RuntimeError),
     ],
 )
-def test_where_no_way_is_left_the_reasons_are_told(clock, error, raised) -> None:
-    """Out of memory: the classifier halves its batches."""
+def test_if_no_way_is_left_the_reasons_are_in_the_error(clock, error, raised) -> None:
+    """The error stays an out-of-memory error, so that the classifier halves its batches."""
     ways = [Way(clock, "a", 1.0, failing(RuntimeError("no"))), Way(clock, "b", 1.0, failing(error))]
     with pytest.raises(
-        raised, match=r"Nothing computes 1x1.* for 2 pictures: a: no; b: "
+        raised, match=r"No way to compute 1x1.* for 2 pictures works: a: no; b: "
     ) as caught:
         chooser(clock, ways).choose(2)
     assert type(caught.value) is raised
@@ -196,13 +196,13 @@ def test_where_no_way_is_left_the_reasons_are_told(clock, error, raised) -> None
 
 
 def measured(clock: Clock, store: Store, *ways: Way) -> tuple[list[Choice], int]:
-    """And how often the timer was asked for it."""
+    """Returns the choices, and how often the timer was used for them."""
     before = clock.asked
     found = chooser(clock, ways or [Way(clock, "a", 2.0), Way(clock, "b", 1.0)], store).choose(4)
     return found, clock.asked - before
 
 
-def test_what_is_kept_is_not_measured_again(clock, tmp_path: Path) -> None:
+def test_a_stored_choice_is_not_measured_again(clock, tmp_path: Path) -> None:
     first, asked = measured(clock, Store(tmp_path, ABOUT))
     again, asked_again = measured(clock, Store(tmp_path, ABOUT))
     assert (asked, asked_again) == (4, 0)
@@ -212,13 +212,13 @@ def test_what_is_kept_is_not_measured_again(clock, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [{"device": "NVIDIA T4"}, {"torch": "2.11"}, {"cudnn": "92600"}])
-def test_of_another_device_or_version_nothing_is_taken(clock, tmp_path: Path, other) -> None:
+def test_choices_of_another_device_or_version_are_not_used(clock, tmp_path: Path, other) -> None:
     measured(clock, Store(tmp_path, ABOUT))
     assert measured(clock, Store(tmp_path, ABOUT | other))[1] == 4
     assert measured(clock, Store(tmp_path, ABOUT))[1] == 0, "both are kept"
 
 
-def test_another_size_of_batch_is_measured_and_both_are_kept(clock, tmp_path: Path) -> None:
+def test_another_batch_size_is_measured_and_both_are_kept(clock, tmp_path: Path) -> None:
     ways = [Way(clock, "a", 2.0)]
     for images in (4, 2):
         chooser(clock, ways, Store(tmp_path, ABOUT)).choose(images)
@@ -228,7 +228,7 @@ def test_another_size_of_batch_is_measured_and_both_are_kept(clock, tmp_path: Pa
     assert clock.asked == 4
 
 
-def test_what_another_process_keeps_meanwhile_stays(clock, tmp_path: Path) -> None:
+def test_choices_that_another_process_stores_meanwhile_stay(clock, tmp_path: Path) -> None:
     ways = [Way(clock, "a", 2.0)]
     first, second = (chooser(clock, ways, Store(tmp_path, ABOUT)) for _ in range(2))
     first.choose(4)
@@ -238,7 +238,9 @@ def test_what_another_process_keeps_meanwhile_stays(clock, tmp_path: Path) -> No
     assert again.known(2) is not None
 
 
-def test_a_way_that_is_no_longer_there_is_measured_anew(clock, tmp_path: Path) -> None:
+def test_if_a_stored_way_no_longer_exists_the_choice_is_measured_again(
+    clock, tmp_path: Path
+) -> None:
     measured(clock, Store(tmp_path, ABOUT))
     found, asked = measured(clock, Store(tmp_path, ABOUT), Way(clock, "a", 2.0))
     assert (chosen(found), asked) == (["a", "a"], 2)
@@ -270,18 +272,18 @@ DAMAGES: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_file_is_told_and_made_anew(clock, tmp_path: Path, damage, caplog) -> None:
+def test_a_damaged_file_is_reported_and_replaced(clock, tmp_path: Path, damage, caplog) -> None:
     first = Store(tmp_path, ABOUT)
     measured(clock, first)
     assert first.path is not None
     first.path.write_text(damage(first.path.read_text()))
     assert measured(clock, Store(tmp_path, ABOUT))[1] == 4
-    assert "cannot be used, and is made anew" in caplog.text
+    assert "cannot be used and is replaced" in caplog.text
     assert measured(clock, Store(tmp_path, ABOUT))[1] == 0
 
 
 def test_links_are_not_followed(clock, tmp_path: Path, caplog) -> None:
-    """A cache may lie where others can write."""
+    """Others may be able to write to the folder of the cache."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
     cache = tmp_path / "cache"
@@ -290,13 +292,13 @@ def test_links_are_not_followed(clock, tmp_path: Path, caplog) -> None:
     store.path.parent.mkdir(parents=True)
     store.path.symlink_to(victim)
     assert measured(clock, Store(cache, ABOUT))[1] == 4
-    assert "is a link, which is not followed" in caplog.text
+    assert "is a link, which this program does not follow" in caplog.text
     assert victim.read_text() == "precious"
     assert not store.path.is_symlink(), "its own file takes the link's place"
     assert measured(clock, Store(cache, ABOUT))[1] == 0
 
 
-def test_a_pipe_in_its_place_is_not_waited_for(clock, tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_the_file_does_not_block(clock, tmp_path: Path) -> None:
     store = Store(tmp_path, ABOUT)
     assert store.path is not None
     store.path.parent.mkdir()
@@ -305,7 +307,7 @@ def test_a_pipe_in_its_place_is_not_waited_for(clock, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cache", ["file", "none"])
-def test_without_a_place_it_works_all_the_same(clock, tmp_path: Path, cache) -> None:
+def test_without_a_usable_folder_choosing_still_works(clock, tmp_path: Path, cache) -> None:
     (tmp_path / "file").touch()
     folder = tmp_path / "file" if cache == "file" else None
     assert measured(clock, Store(folder, ABOUT))[1] == 4

@@ -1,4 +1,4 @@
-"""The classifier on a GPU that chooses its layers: measured in warm-up, kept, and never later."""
+"""A classifier on a GPU that chooses how to compute its layers: during the warm-up, never later."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.doubles.network import SMALL
 
 @pytest.fixture
 def cuda(monkeypatch) -> Iterator[Cuda]:
-    """Without a compiler."""
+    """A GPU on a machine without a compiler."""
     cuda = Cuda()
     cuda.install(monkeypatch.setattr)
     cudnn.install(monkeypatch.setattr, spend=cuda.spend)
@@ -42,7 +42,7 @@ def load(cache: Path, batch_images: int = 4, **options) -> Classifier:
 
 
 def exact() -> Classifier:
-    """The same network on a CPU, in float32."""
+    """Loads the same network on a CPU, in float32."""
     return load_classifier("small", "random", device="cpu", precision="fp32")
 
 
@@ -59,11 +59,11 @@ def ways(classifier: Classifier, images: int) -> set[tuple[str, str]]:
 
 
 def timed(cuda: Cuda) -> int:
-    """So often an event has told the time."""
+    """Returns how many events measured time."""
     return sum(options == {"enable_timing": True} for options in cuda.events)
 
 
-def test_warm_up_chooses_for_each_size_and_nothing_is_measured_or_captured_later(
+def test_the_warm_up_chooses_for_each_size_and_nothing_is_measured_or_captured_later(
     cuda, tmp_path: Path
 ) -> None:
     classifier = load(tmp_path)
@@ -97,7 +97,7 @@ def test_the_next_start_measures_nothing(cuda, tmp_path: Path) -> None:
     assert timed(cuda) > times
 
 
-def test_what_is_fastest_here_is_taken(cuda, tmp_path: Path, monkeypatch) -> None:
+def test_the_fastest_way_on_this_machine_is_taken(cuda, tmp_path: Path, monkeypatch) -> None:
     costs = cudnn.COSTS | {"cudnn": 9.0, "triton": 1.0, "matrix": 1.5}
     cudnn.install(monkeypatch.setattr, costs=costs, spend=cuda.spend, with_kernel=True)
     classifier = load(tmp_path, 1)
@@ -108,18 +108,18 @@ def test_what_is_fastest_here_is_taken(cuda, tmp_path: Path, monkeypatch) -> Non
         if "groups" in shape:
             assert chosen.name == "triton"
         elif "1x1" in shape and "add" not in shape:
-            assert chosen.name in {"matrix", "passes"}  # without ReLU both are one operator
+            assert chosen.name in {"matrix", "passes"}  # without ReLU, both are the same operator
     assert classifier.classify(pictures(1)).finite.all()
 
 
-def test_without_warm_up_a_size_is_chosen_when_it_comes(cuda, tmp_path: Path) -> None:
+def test_without_a_warm_up_the_choice_is_made_when_a_size_first_comes(cuda, tmp_path: Path) -> None:
     classifier = load(tmp_path)
     assert classifier.classify(pictures(2)).finite.all()
     assert lanes_of(classifier) == [[2], []]
     assert {one.images for one in classifier.layer_choices(2)} == {2}
 
 
-def test_a_size_that_does_not_fit_is_halved_while_it_is_chosen(
+def test_a_size_that_does_not_fit_is_halved_during_the_choice(
     cuda, tmp_path: Path, monkeypatch, caplog
 ) -> None:
     classifier = load(tmp_path)
@@ -139,7 +139,7 @@ def test_a_size_that_does_not_fit_is_halved_while_it_is_chosen(
 
 
 @pytest.mark.parametrize("during", ["the check", "a capture"])
-def test_a_device_that_breaks_while_layers_are_chosen_ends_the_worker(
+def test_a_device_that_breaks_during_the_choice_ends_the_worker(
     cuda, tmp_path: Path, monkeypatch, during
 ) -> None:
     def break_down(*_: object) -> torch.Tensor:
@@ -167,7 +167,10 @@ Compile = Callable[[torch.nn.Module, torch.device], Callable[[torch.Tensor], tor
 
 @pytest.fixture
 def compiling(cuda, monkeypatch) -> Callable[..., list[int]]:
-    """Lets the machine compile; what is compiled takes so long a batch. Returns its sizes."""
+    """Makes compiling possible.
+
+    The compiled network takes `cost_ms` per batch. Returns a list of the sizes that it ran.
+    """
     monkeypatch.setattr(engine, "missing_for_compiling", lambda _: [])
 
     def install(cost_ms: float, change: Callable[[torch.Tensor], torch.Tensor] | None = None):
@@ -199,7 +202,9 @@ def network_choice(classifier: Classifier, images: int) -> str | None:
 
 
 @pytest.mark.parametrize(("cost_ms", "chosen"), [(0.5, "compiled"), (1e6, "layers")])
-def test_the_faster_of_both_computes(cuda, compiling, tmp_path: Path, cost_ms, chosen) -> None:
+def test_the_faster_of_compiled_network_and_layers_computes(
+    cuda, compiling, tmp_path: Path, cost_ms, chosen
+) -> None:
     sizes = compiling(cost_ms)
     classifier = load(tmp_path)
     classifier.warm_up()
@@ -234,7 +239,7 @@ def test_a_compiled_network_that_is_wrong_is_left_out(
     assert classifier.classify(pictures(2)).finite.all()
 
 
-def test_what_turns_out_not_to_compile_runs_layer_by_layer(
+def test_a_network_that_fails_to_compile_runs_layer_by_layer(
     cuda, tmp_path: Path, compiling, monkeypatch, caplog
 ) -> None:
     def fail(*_: object) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -251,7 +256,7 @@ def test_what_turns_out_not_to_compile_runs_layer_by_layer(
     assert classifier.classify(pictures(3)).finite.all()
 
 
-def test_a_device_that_breaks_while_it_compiles_ends_the_worker(
+def test_a_device_that_breaks_while_compiling_ends_the_worker(
     cuda, compiling, tmp_path: Path, caplog
 ) -> None:
     def break_down(_: torch.Tensor) -> torch.Tensor:
@@ -264,7 +269,7 @@ def test_a_device_that_breaks_while_it_compiles_ends_the_worker(
     assert "cannot be compiled" not in caplog.text
 
 
-def test_each_engine_is_what_its_name_says(cuda, compiling, tmp_path: Path) -> None:
+def test_each_engine_does_what_its_name_says(cuda, compiling, tmp_path: Path) -> None:
     compiling(0.5)
     eager = load(tmp_path, engine="eager")
     compiled = load(tmp_path, engine="compiled")

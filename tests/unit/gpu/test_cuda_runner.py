@@ -1,4 +1,4 @@
-"""The classifier on a GPU, on a double of CUDA: lanes, graphs, memory, and a device that breaks."""
+"""The classifier on a double of CUDA: lanes, graphs, memory, and a device that breaks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def classes(classifier: Classifier, images: np.ndarray) -> list[int]:
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
 @pytest.mark.parametrize("batch_images", [32, 256])
-def test_after_warm_up_each_lane_has_a_graph_of_each_size_and_no_other_comes(
+def test_after_the_warm_up_each_lane_has_a_graph_of_each_size_and_no_more_are_made(
     cuda, engine, batch_images, monkeypatch
 ) -> None:
     monkeypatch.setattr("resnext.classifier.compile_module", lambda module, _: module)
@@ -54,18 +54,20 @@ def test_after_warm_up_each_lane_has_a_graph_of_each_size_and_no_other_comes(
     assert {capture.thread for capture in cuda.captures} == {"MainThread"}
 
 
-def test_sizes_go_by_two_where_nothing_is_compiled_and_else_by_four(cuda, monkeypatch) -> None:
+def test_batch_sizes_are_powers_of_four_when_compiled_and_of_two_otherwise(
+    cuda, monkeypatch
+) -> None:
     monkeypatch.setattr("resnext.classifier.compile_module", lambda module, _: module)
     assert make_classifier(cuda, 256)._buckets == [1, 2, 4, 8, 16, 32, 64, 128, 256]
     assert make_classifier(cuda, 256, engine="compiled")._buckets == [1, 4, 16, 64, 256]
 
 
-def test_two_batches_under_way_keep_their_own_answers(cuda) -> None:
+def test_two_batches_in_flight_keep_their_own_answers(cuda) -> None:
     classifier = make_classifier(cuda)
     classifier.warm_up()
     first = classifier.start(pictures(1, 2, 3))
     second = classifier.start(pictures(4, 5))
-    third = classifier.start(pictures(6))  # in the lane of the first, whose answers nobody has read
+    third = classifier.start(pictures(6))  # same lane as the first, which is unread
     found = [part.result().class_ids[:, 0].tolist() for part in (third, second, first)]
     assert found == [[6], [4, 5], [1, 2, 3]]
     assert first.is_done()
@@ -80,6 +82,40 @@ def test_pictures_written_into_the_room_are_classified_without_a_copy(cuda) -> N
         assert classes(classifier, room[: len(values)]) == values
 
 
+def test_a_batch_stays_in_its_room_until_the_room_is_overwritten(cuda) -> None:
+    """Code that has a batch's answers can still look at its pictures."""
+    classifier = make_classifier(cuda)
+    classifier.warm_up()
+    before = classifier.overwrites
+    rooms, batches = [], []
+    for values in ([1, 2, 3], [4, 5, 6]):
+        rooms.append(classifier.room()[:3])
+        rooms[-1][:] = pictures(*values)
+        batches.append(classifier.start(rooms[-1]))
+    found = [batch.result().class_ids[:, 0].tolist() for batch in batches]
+    assert [room[:, 0, 0, 0].tolist() for room in rooms] == found == [[1, 2, 3], [4, 5, 6]]
+    assert classifier.overwrites == before
+    classifier.start(pictures(7, 8, 9)).result()
+    assert classifier.overwrites == before + 1
+
+
+def test_a_room_has_no_more_places_than_fit_into_memory(cuda) -> None:
+    def compute(images: int) -> None:
+        if images > 2:
+            raise torch.OutOfMemoryError(NO_MEMORY)
+
+    cuda.on_compute = compute
+    classifier = make_classifier(cuda)
+    assert len(classifier.room()) == 8
+    classifier.warm_up()
+    before = classifier.overwrites
+    room = classifier.room()
+    assert len(room) == 2
+    room[:] = pictures(3, 4)
+    assert classes(classifier, room) == [3, 4]
+    assert classifier.overwrites == before
+
+
 @pytest.mark.parametrize(
     ("taken", "expected"),
     [
@@ -88,26 +124,26 @@ def test_pictures_written_into_the_room_are_classified_without_a_copy(cuda) -> N
         (slice(1, 4), [1, 2, 3]),
     ],
 )
-def test_a_part_of_the_room_is_what_it_is_and_not_its_beginning(cuda, taken, expected) -> None:
+def test_a_slice_of_the_room_is_classified_as_it_is(cuda, taken, expected) -> None:
     classifier = make_classifier(cuda)
     room = classifier.room()
     room[:] = pictures(*range(8))
     assert classes(classifier, room[taken]) == expected
 
 
-def test_pictures_in_another_order_than_memory_are_taken(cuda) -> None:
+def test_pictures_in_reverse_memory_order_are_accepted(cuda) -> None:
     classifier = make_classifier(cuda)
     assert classes(classifier, pictures(1, 2, 3)[::-1]) == [3, 2, 1]
 
 
-def test_waits_do_not_spin_and_other_threads_may_call_cuda_during_a_capture(cuda) -> None:
+def test_waits_do_not_spin_and_other_threads_may_use_cuda_during_a_capture(cuda) -> None:
     make_classifier(cuda).warm_up()
     assert cuda.events
     assert all(options == {"blocking": True} for options in cuda.events)
     assert {capture.mode for capture in cuda.captures} == {"thread_local"}
 
 
-def test_cudnn_times_all_it_can_do_for_our_batches_and_for_nothing_else(cuda) -> None:
+def test_cudnn_times_all_its_algorithms_for_our_batches_only(cuda) -> None:
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.benchmark_limit
     seen = []
@@ -123,7 +159,7 @@ def test_cudnn_times_all_it_can_do_for_our_batches_and_for_nothing_else(cuda) ->
 @pytest.mark.parametrize(
     "error", ["operation not permitted when stream is capturing", "operation not supported"]
 )
-def test_where_one_size_cannot_be_captured_it_runs_without_and_the_others_have_graphs(
+def test_a_size_that_cannot_be_captured_runs_without_a_graph_and_the_others_have_graphs(
     cuda, caplog, error
 ) -> None:
     def fail(images: int) -> None:
@@ -134,7 +170,7 @@ def test_where_one_size_cannot_be_captured_it_runs_without_and_the_others_have_g
     classifier = make_classifier(cuda)
     classifier.warm_up()
     assert lanes_of(classifier) == [[1, 2, 8]] * 2
-    assert caplog.text.count("No CUDA graphs") == 1
+    assert caplog.text.count("without CUDA graphs") == 1
     tries = []
     cuda.on_capture = tries.append
     assert classes(classifier, pictures(1, 2, 3)) == [1, 2, 3]
@@ -142,8 +178,8 @@ def test_where_one_size_cannot_be_captured_it_runs_without_and_the_others_have_g
     assert tries == []
 
 
-def test_graphs_share_memory_while_there_is_one_and_get_new_memory_after_the_last(cuda) -> None:
-    """The memory ends with its last graph, and torch refuses it from then on."""
+def test_graphs_share_memory_and_get_a_new_pool_after_the_last_graph_is_gone(cuda) -> None:
+    """A memory pool ends with its last graph, and torch then refuses to use it."""
 
     def fail_first(_: int) -> None:
         if not cuda.captures and cuda.pools == 1:
@@ -154,15 +190,15 @@ def test_graphs_share_memory_while_there_is_one_and_get_new_memory_after_the_las
     assert {capture.pool for capture in cuda.captures} == {(2, 0)}
 
 
-# Memory that is too small
+# Too little memory
 
 
 class Activations:
-    """Stands for the memory that a forward holds."""
+    """Stands for the memory that a forward pass holds."""
 
 
 @pytest.mark.parametrize("when", ["forward", "capture", "hidden by the end of the capture"])
-def test_what_does_not_fit_is_halved_and_graphs_stay(cuda, when, caplog) -> None:
+def test_a_batch_that_does_not_fit_is_halved_and_graphs_stay(cuda, when, caplog) -> None:
     held: list[weakref.ref[Activations]] = []
     alive: list[bool] = []
 
@@ -185,9 +221,9 @@ def test_what_does_not_fit_is_halved_and_graphs_stay(cuda, when, caplog) -> None
     assert lanes_of(classifier) == [[1, 2]] * 2
     assert classes(classifier, pictures(*range(8))) == list(range(8))
     assert alive
-    assert not any(alive), "what the failed try held is free before memory is given back"
+    assert not any(alive), "the failed try holds no memory when the cache is emptied"
     assert caplog.text.count("do not fit into the memory of cuda:0") == 1
-    assert "No CUDA graphs" not in caplog.text
+    assert "without CUDA graphs" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -200,7 +236,7 @@ def test_what_does_not_fit_is_halved_and_graphs_stay(cuda, when, caplog) -> None
     ],
     ids=str,
 )
-def test_every_word_for_too_little_memory_is_understood(cuda, error, monkeypatch) -> None:
+def test_every_error_for_too_little_memory_is_recognised(cuda, error, monkeypatch) -> None:
     monkeypatch.setattr("resnext.classifier.compile_module", lambda module, _: module)
 
     def compute(images: int) -> None:
@@ -214,7 +250,7 @@ def test_every_word_for_too_little_memory_is_understood(cuda, error, monkeypatch
     assert classes(classifier, pictures(*range(8))) == list(range(8))
 
 
-def test_memory_that_another_process_takes_later_costs_the_larger_graphs_alone(cuda) -> None:
+def test_memory_taken_later_by_another_process_costs_only_the_larger_graphs(cuda) -> None:
     classifier = make_classifier(cuda)
     classifier.warm_up()
     fail = [True]
@@ -228,7 +264,7 @@ def test_memory_that_another_process_takes_later_costs_the_larger_graphs_alone(c
     assert lanes_of(classifier) == [[1, 2, 4]] * 2
 
 
-def test_many_parts_of_a_halved_batch_keep_their_answers(cuda) -> None:
+def test_the_parts_of_a_halved_batch_keep_their_answers(cuda) -> None:
     def compute(images: int) -> None:
         if images > 1:
             raise torch.OutOfMemoryError(NO_MEMORY)
@@ -244,8 +280,8 @@ def test_many_parts_of_a_halved_batch_keep_their_answers(cuda) -> None:
 
 
 @pytest.mark.parametrize("where", ["start", "result"])
-def test_an_error_that_sticks_is_told_apart_and_frees_no_pinned_memory(cuda, where) -> None:
-    """Freed memory records an event, and its error ends the process."""
+def test_a_sticky_error_is_recognised_and_frees_no_pinned_memory(cuda, where) -> None:
+    """Freeing pinned memory records an event. Its error would end the process."""
     freed = []
     cuda.when_pinned_is_freed = lambda: freed.append(1) if cuda.broken else None
     classifier = make_classifier(cuda)
@@ -266,7 +302,9 @@ def test_an_error_that_sticks_is_told_apart_and_frees_no_pinned_memory(cuda, whe
     assert freed == []
 
 
-def test_a_device_that_breaks_during_a_capture_is_no_capture_that_failed(cuda, caplog) -> None:
+def test_a_device_that_breaks_during_a_capture_does_not_count_as_a_failed_capture(
+    cuda, caplog
+) -> None:
     def fail(_: int) -> None:
         cuda.break_down()
         raise RuntimeError("the capture failed")
@@ -277,7 +315,7 @@ def test_a_device_that_breaks_during_a_capture_is_no_capture_that_failed(cuda, c
     assert caplog.text == ""
 
 
-def test_a_device_that_breaks_while_it_compiles_does_not_run_uncompiled(
+def test_a_device_that_breaks_while_compiling_does_not_run_uncompiled(
     cuda, monkeypatch, caplog
 ) -> None:
     monkeypatch.setattr("resnext.classifier.compile_module", lambda module, _: module)
@@ -288,13 +326,11 @@ def test_a_device_that_breaks_while_it_compiles_does_not_run_uncompiled(
     assert caplog.text == ""
 
 
-# What is compiled
+# The compiled network
 
 
-def test_a_network_that_turns_out_not_to_compile_has_all_graphs_all_the_same(
-    cuda, monkeypatch
-) -> None:
-    """Its sizes are others, and its lanes are new."""
+def test_a_network_that_fails_to_compile_still_has_all_graphs(cuda, monkeypatch) -> None:
+    """It uses other batch sizes than the compiled network, and new lanes."""
 
     def compile_(module: torch.nn.Module, _: torch.device) -> object:
         def forward(pixels: torch.Tensor) -> torch.Tensor:
@@ -313,8 +349,8 @@ def test_a_network_that_turns_out_not_to_compile_has_all_graphs_all_the_same(
     assert lanes_of(classifier) == [[1, 2, 4, 8]] * 2
 
 
-def test_logits_are_those_of_the_compiled_network_from_a_graph(cuda, monkeypatch) -> None:
-    """A comparison that computed them another way would not see a wrong kernel."""
+def test_logits_come_from_a_graph_of_the_compiled_network(cuda, monkeypatch) -> None:
+    """If `logits` computed them in another way, a comparison would miss a wrong kernel."""
     monkeypatch.setattr(
         "resnext.classifier.compile_module",
         lambda module, _: lambda pixels: module(pixels) + 1000.0,

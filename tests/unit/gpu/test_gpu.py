@@ -1,4 +1,4 @@
-"""What follows from a GPU's size, age and driver: batches, compiling, and when there is none."""
+"""What depends on a GPU's size, age and driver: batches, compiling, and errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from resnext.errors import DeviceError
 from resnext.run import compiler, engine, nvidia, nvml, precision
 from resnext.run.compiler import find_compiler, keep_compiled_in, missing_for_compiling
 from resnext.run.engine import choose_engine, compile_module
-from resnext.run.gpu import choose_batch_images
+from resnext.run.gpu import choose_batch_images, memory_of
 from resnext.run.precision import find_device
 from tests.doubles.cuda import GIB, Cuda
 from tests.doubles.nvml import build_nvml
@@ -30,7 +30,7 @@ H200 = Cuda()
 @pytest.mark.parametrize(
     ("memory", "images"), [(140, 256), (40, 256), (39, 128), (22, 128), (15, 64), (6, 32)]
 )
-def test_the_largest_batch_follows_the_devices_memory(memory, images, monkeypatch) -> None:
+def test_the_largest_batch_depends_on_the_devices_memory(memory, images, monkeypatch) -> None:
     Cuda(memory=memory * GIB).install(monkeypatch.setattr)
     assert choose_batch_images(GPU) == images
 
@@ -39,18 +39,24 @@ def test_on_a_cpu_a_batch_has_32_images() -> None:
     assert choose_batch_images(CPU) == 32
 
 
+def test_a_gpus_memory_is_reported_by_kind_and_a_cpu_has_none(monkeypatch) -> None:
+    H200.install(monkeypatch.setattr)
+    assert memory_of(GPU) == {"allocated": 0, "reserved": 0, "total": 140 * GIB}
+    assert memory_of(CPU) == {}
+
+
 # Compiling
 
 
 @pytest.mark.parametrize(("gpu", "chosen"), [(H200, "fastest"), (L4, "fastest"), (T4, "eager")])
-def test_auto_compiles_as_well_where_triton_does(gpu, chosen, monkeypatch) -> None:
+def test_auto_also_compiles_on_gpus_that_triton_supports(gpu, chosen, monkeypatch) -> None:
     gpu.install(monkeypatch.setattr)
     monkeypatch.setattr(engine, "missing_for_compiling", lambda _: [])
     assert choose_engine("auto", GPU) == chosen
     assert choose_engine("compiled", GPU) == "compiled"
 
 
-def test_auto_does_not_try_what_must_fail(monkeypatch) -> None:
+def test_auto_does_not_compile_if_something_is_missing(monkeypatch) -> None:
     H200.install(monkeypatch.setattr)
     monkeypatch.setattr(engine, "missing_for_compiling", lambda _: ["a C compiler"])
     assert choose_engine("auto", GPU) == "eager"
@@ -79,7 +85,7 @@ def caches(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_what_is_compiled_is_kept_in_the_cache_unless_the_environment_says_where(
+def test_compiled_code_is_kept_in_the_cache_unless_the_environment_sets_a_folder(
     tmp_path: Path, caches, monkeypatch
 ) -> None:
     assert os.environ[compiler.CACHE] == str(tmp_path / "inductor")
@@ -89,7 +95,7 @@ def test_what_is_compiled_is_kept_in_the_cache_unless_the_environment_says_where
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
-def test_a_machine_that_has_all_lacks_nothing(caches, monkeypatch) -> None:
+def test_on_a_complete_machine_nothing_is_missing(caches, monkeypatch) -> None:
     monkeypatch.setattr(compiler.sysconfig, "get_path", lambda _: str(caches))
     (caches / "Python.h").touch()
     assert missing_for_compiling("cuda") == []
@@ -110,8 +116,8 @@ def test_what_is_missing_is_named_with_what_to_do(caches, monkeypatch) -> None:
     assert missing_for_compiling("cpu")[0] == "a C++ compiler: install g++"
 
 
-def test_a_folder_that_runs_nothing_is_missing_as_well(caches, monkeypatch) -> None:
-    """Docker mounts a tmpfs so."""
+def test_a_folder_that_may_not_execute_files_counts_as_missing(caches, monkeypatch) -> None:
+    """Docker mounts a tmpfs with noexec."""
 
     class Mount:
         f_flag = os.ST_NOEXEC
@@ -124,7 +130,7 @@ def test_a_folder_that_runs_nothing_is_missing_as_well(caches, monkeypatch) -> N
 
 
 @pytest.mark.parametrize(("name", "found"), [("cc", False), ("c++", False), ("clang", True)])
-def test_compilers_are_those_that_triton_looks_for(caches, monkeypatch, name, found) -> None:
+def test_compilers_are_found_as_triton_finds_them(caches, monkeypatch, name, found) -> None:
     folder = caches / "bin"
     folder.mkdir()
     (folder / name).touch(mode=0o755)
@@ -139,7 +145,10 @@ def test_compilers_are_those_that_triton_looks_for(caches, monkeypatch, name, fo
 
 @pytest.fixture
 def machine(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch) -> Path:
-    """One with a GPU, a driver of 2023 and a torch that sees neither; its folder of devices."""
+    """A machine with a GPU, a driver of 2023, and a torch that sees no GPU.
+
+    Returns the machine's device folder.
+    """
     if shutil.which("gcc") is None:
         pytest.skip("no C compiler for the double")
     library = build_nvml(tmp_path_factory.mktemp("nvml"))
@@ -163,13 +172,13 @@ def test_a_gpu_that_torch_cannot_use_is_an_error_that_names_the_driver(machine, 
     assert said.endswith("Update the driver, or choose cpu.")
 
 
-def test_a_torch_without_cuda_is_told_on_a_machine_with_a_gpu(machine, monkeypatch) -> None:
+def test_a_torch_without_cuda_is_reported_on_a_machine_with_a_gpu(machine, monkeypatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(DeviceError, match=r"built without CUDA\. Install a torch with CUDA"):
         find_device("auto")
 
 
-def test_the_gpus_file_is_enough_to_be_told(machine, monkeypatch) -> None:
+def test_without_the_drivers_library_the_device_file_shows_the_gpu(machine, monkeypatch) -> None:
     monkeypatch.delenv("NVML_DOUBLE")
     (machine / "nvidia0").touch()
     with pytest.raises(DeviceError, match=f"There is {machine}/nvidia0, but torch"):
@@ -177,12 +186,12 @@ def test_the_gpus_file_is_enough_to_be_told(machine, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("shown", ["", "-1", "NoDevFiles"])
-def test_who_hides_the_gpus_gets_the_cpu(machine, monkeypatch, shown) -> None:
+def test_a_user_who_hides_the_gpus_gets_the_cpu(machine, monkeypatch, shown) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
     assert find_device("auto") == CPU
 
 
-def test_who_asks_for_the_cpu_gets_it(machine) -> None:
+def test_a_user_who_asks_for_the_cpu_gets_it(machine) -> None:
     assert find_device("cpu") == CPU
 
 
@@ -191,7 +200,7 @@ def test_without_a_gpu_auto_is_the_cpu(machine, monkeypatch) -> None:
     assert find_device("auto") == CPU
 
 
-def test_the_first_gpu_is_taken_where_torch_sees_one(monkeypatch) -> None:
+def test_the_first_gpu_is_taken_if_torch_sees_one(monkeypatch) -> None:
     Cuda().install(monkeypatch.setattr)
     assert find_device("auto") == find_device("cuda") == GPU
     assert precision.choose_precision("amp", GPU) == "fp16"

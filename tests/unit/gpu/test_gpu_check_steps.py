@@ -1,6 +1,7 @@
-"""What the steps of the check of a GPU see: a wrong logit, a late capture, a fault.
+"""What the steps of the GPU check notice: a wrong logit, a late capture, a fault.
 
-On a GPU they take other ways than without one; here these run on the doubles of CUDA and cuDNN.
+On a GPU the steps take other code paths than without one; here they run on the doubles of CUDA and
+cuDNN.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def found_in(folder: Path) -> dict[str, str]:
 
 
 def reference(pixels: np.ndarray) -> np.ndarray:
-    """(N, 32, 32, 3) uint8 → (N, 10) float64, by the network as it was trained."""
+    """(N, 64, 64, 3) uint8 → (N, 200) float64, by the network as it was trained."""
     spec = find_spec(BUNDLED)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).double() / 255
     network = load_network(spec).network.double()
@@ -60,7 +61,7 @@ def reference(pixels: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def seen() -> tuple[np.ndarray, np.ndarray]:
     """Pictures and their logits."""
-    pixels = np.random.default_rng(0).integers(256, size=(3, 32, 32, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(256, size=(3, 64, 64, 3), dtype=np.uint8)
     return pixels, reference(pixels)
 
 
@@ -76,7 +77,7 @@ def test_the_network_is_exact(report, seen, tmp_path, precision) -> None:
 
 @pytest.mark.parametrize("planted_error", [0.01, float("nan")])
 def test_a_wrong_logit_fails(report, seen, tmp_path, planted_error) -> None:
-    """One of ten, of the last picture of the largest batch alone."""
+    """Only one of ten logits is wrong, for the last picture of the largest batch."""
     classifier = make()
     forward = classifier._forward
 
@@ -115,7 +116,7 @@ def test_a_picture_that_spoils_its_neighbours_fails(report, seen, tmp_path) -> N
 
 @pytest.fixture
 def tried(monkeypatch) -> Tried:
-    """The double, as the step itself takes it."""
+    """The double, in place of the step's own."""
     gpu = Cuda()
     gpu.install(monkeypatch.setattr)
     made = Tried(
@@ -131,20 +132,20 @@ def check_lanes(folder: Path) -> dict[str, str]:
     return found_in(folder)
 
 
-def test_lanes_that_are_right_pass(tried, tmp_path) -> None:
+def test_correct_lanes_pass(tried, tmp_path) -> None:
     found = check_lanes(tmp_path)
     assert "FAIL" not in found.values()
     assert found["speed"] == "SKIP"
 
 
 def test_a_capture_after_the_warm_up_fails(tried, tmp_path, monkeypatch) -> None:
-    """The warm-up meets one lane alone."""
+    """The warm-up runs only one lane."""
     monkeypatch.setattr(CudaRunner, "lanes", 1)
     found = check_lanes(tmp_path)
     assert found["graphs in each lane"] == found["captures after the warm-up"] == "FAIL"
 
 
-def test_a_batch_that_is_computed_before_its_pictures_are_there_fails(
+def test_computing_a_batch_before_its_pictures_have_arrived_fails(
     tried, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(double.Stream, "wait_event", lambda *_: None)
@@ -176,7 +177,7 @@ PROGRAM = "tests.doubles.gpu_steps"
     ],
     ids=["as it should", "says nothing", "status", "signal", "hangs", "skipped"],
 )
-def test_a_fault_must_end_as_it_should(tmp_path, fault, expected) -> None:
+def test_a_fault_must_end_as_expected(tmp_path, fault, expected) -> None:
     assert try_(tmp_path, fault).verdict == expected
 
 
@@ -194,7 +195,7 @@ def judge(folder: Path, *candidates: Candidate) -> list[Finding]:
     return read_findings(folder / FINDINGS, "tried")
 
 
-def test_the_sum_of_the_best_counts_each_layer(tmp_path) -> None:
+def test_the_sum_of_the_best_ways_counts_each_layer(tmp_path) -> None:
     found = judge(
         tmp_path,
         Candidate(name="cudnn", seconds=0.002, error=1e-4),
@@ -215,7 +216,7 @@ def test_a_way_that_gives_wrong_answers_fails(tmp_path) -> None:
     assert verdicts(found)["no way gives wrong answers"] == "FAIL"
 
 
-def test_a_layers_floor_is_its_traffic_or_its_arithmetic() -> None:
+def test_a_layers_floor_is_the_larger_of_traffic_and_arithmetic() -> None:
     numbers = 256 * 56 * 56 * (64 + 256 + 256) + 64 * 256
     assert layers.floor_of(SHAPE, 256, 4.0, 1e9) == pytest.approx(2 * numbers / 4e12)
     assert layers.floor_of(SHAPE, 256, 1e9, 800.0) == pytest.approx(
@@ -223,12 +224,12 @@ def test_a_layers_floor_is_its_traffic_or_its_arithmetic() -> None:
     )
 
 
-# As on a GPU
+# Steps as they run on a GPU
 
 
 @pytest.fixture
 def gpu(monkeypatch, tmp_path) -> Given:
-    """Of the doubles, with a small network that was trained."""
+    """A GPU made of the doubles, with a small trained network."""
     for module in (network, exactness):
         monkeypatch.setattr(module, "MODEL", BUNDLED)
     expected = reference(network.batch_of(network.DIFFERENT))
@@ -247,17 +248,17 @@ def gpu(monkeypatch, tmp_path) -> Given:
     return Given(out=tmp_path, scratch=tmp_path, ends_at=time.time() + 100)
 
 
-def test_layers_are_measured_and_all_of_them_are_right(gpu, report, tmp_path) -> None:
+def test_all_layers_are_measured_and_correct(gpu, report, tmp_path) -> None:
     layers.check(gpu, report)
     found = found_in(tmp_path)
     assert "FAIL" not in found.values()
-    assert "1x 3x3, 3 to 24 channels, stride 1, 32x32, relu" in found
+    assert "1x 3x3, 3 to 32 channels, stride 2, 64x64, relu" in found
 
 
 def test_on_a_gpu_lanes_are_compared_and_timed(gpu, report, tmp_path) -> None:
     lanes.check(gpu, report)
     found = found_in(tmp_path)
-    del found["with copies, of replay alone"]  # on a double a time is no figure
+    del found["with copies, of replay alone"]  # a time on a double means nothing
     assert "FAIL" not in found.values()
     assert found["lane 0 beside lane 1, of a score"] == "PASS"
 
@@ -265,6 +266,6 @@ def test_on_a_gpu_lanes_are_compared_and_timed(gpu, report, tmp_path) -> None:
 def test_on_a_gpu_half_precision_is_exact_in_every_size(gpu, report, tmp_path) -> None:
     exactness.check(gpu, report)
     found = found_in(tmp_path)
-    del found["only pictures that overflow fail"]  # by weights of the large network
+    del found["only pictures that overflow fail"]  # needs the weights of the large network
     assert "FAIL" not in found.values()
     assert found["fp16 relative L2"] == "PASS"

@@ -1,7 +1,7 @@
-"""The grouped convolution in Triton, without a GPU: what it computes, and what it compiles to.
+"""The grouped convolution in Triton, without a GPU: its results and its machine code.
 
-Triton's interpreter runs it on a CPU. The compiler makes machine code for two kinds of GPU, which
-tells registers, shared memory and whether tensor cores multiply. It does not tell the speed.
+Triton's interpreter runs it on a CPU. The compiler makes machine code for two kinds of GPU. This
+shows the registers, the shared memory, and whether tensor cores multiply, but not the speed.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from tests.doubles.triton_interpreter import CASES
 from tests.imports import ROOT
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
-# The inputs' values are rounded to 11 bits: half a step is 2e-4 of a value.
+# Inputs are rounded to 11 bits, and half a step is 2e-4 of a value.
 TOLERANCE = {"float16": 1e-3, "float32": 1e-6}
 
 
-# What it computes
+# Results
 
 
 def interpret(question: str):
-    """The double's answer, from a process of its own."""
+    """Asks the double in its own process."""
     pytest.importorskip("triton")
     done = subprocess.run(
         [sys.executable, "-m", "tests.doubles.triton_interpreter", question],
@@ -54,7 +54,7 @@ def interpret(question: str):
     return json.loads(done.stdout)
 
 
-def test_it_computes_what_torch_computes() -> None:
+def test_the_kernel_computes_what_torch_computes() -> None:
     errors = interpret("cases")
     assert errors.keys() == CASES.keys()
     wrong = {
@@ -69,20 +69,20 @@ def test_each_plan_computes_the_same() -> None:
         assert errors[0] < TOLERANCE["float16"]
 
 
-def test_what_is_no_number_stays_so_and_in_its_image() -> None:
+def test_nan_stays_nan_and_stays_in_its_image() -> None:
     assert interpret("nan") is True
 
 
-# What it compiles to
+# Machine code
 
 
 @dataclass(frozen=True)
 class Kind:
     capability: int
     shared_bytes: int
-    """The most of a block, on the smallest GPU that runs this code."""
+    """The most shared memory of a block, on the smallest GPU that runs this code."""
     halves: str
-    """The instruction that multiplies them."""
+    """The instruction that multiplies half-precision numbers."""
 
 
 AMPERE = Kind(80, 99 * 1024, "mma.sync.aligned.m16n8k16")  # also runs on 8.6 and 8.9
@@ -92,7 +92,7 @@ NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 @pytest.fixture
 def compiler(tmp_path, monkeypatch):
-    """Triton, with an empty cache of its own."""
+    """Triton with its own empty cache."""
     triton = pytest.importorskip("triton")
     try:
         for tool in ("ptxas", "ptxas_blackwell", "cuobjdump"):
@@ -111,19 +111,19 @@ def compiler(tmp_path, monkeypatch):
     [(dtype, tiling) for dtype, tilings in TILINGS.items() for tiling in tilings],
     ids=str,
 )
-def test_it_compiles_to_tensor_cores_without_spilling(
+def test_the_kernel_compiles_to_tensor_cores_without_spilling(
     kind, stride, dtype, tiling, *, compiler, tmp_path
 ) -> None:
     made = compile_kernel(compiler, kind, stride, dtype, tiling)
     used = resources(compiler, made, tmp_path)
     assert (used["STACK"], used["LOCAL"]) == (0, 0)
-    # A multiprocessor has 65536 registers: enough for 8 warps or more.
+    # A multiprocessor has 65536 registers, which must be enough for at least 8 warps.
     assert 65536 // (used["REG"] * 32 * tiling.warps) * tiling.warps >= 8
     assert made.metadata.shared + used["SHARED"] <= kind.shared_bytes
     wanted = kind.halves if dtype.itemsize == 2 else "mma.sync.aligned.m16n8k8"
     assert wanted in made.asm["ptx"]
     assert ".tf32" in made.asm["ptx"] or dtype.itemsize == 2
-    # 16 bytes at once: rows of channels are aligned whatever the sizes.
+    # Stores 16 bytes at once: rows of channels are aligned for all sizes.
     assert "st.global.v4.b32" in made.asm["ptx"]
 
 
@@ -142,7 +142,8 @@ def compile_kernel(triton, kind, stride, dtype, tiling):
         fn=conv3x3_relu,
         signature=signature,
         constexprs=constants,
-        attrs={(number,): [["tt.divisibility", 16]] for number in range(4)},  # torch's memory
+        # torch aligns its memory
+        attrs={(number,): [["tt.divisibility", 16]] for number in range(4)},
     )
     return triton.compile(
         source, target=GPUTarget("cuda", kind.capability, 32), options=tiling.options()
@@ -150,7 +151,7 @@ def compile_kernel(triton, kind, stride, dtype, tiling):
 
 
 def resources(triton, made, folder) -> dict[str, int]:
-    """Registers of a thread, and bytes."""
+    """Returns the registers of a thread, and bytes of memory."""
     file = folder / "kernel.cubin"
     file.write_bytes(made.asm["cubin"])
     shown = subprocess.run(
@@ -164,21 +165,21 @@ def resources(triton, made, folder) -> dict[str, int]:
     }
 
 
-# How it is launched
+# Launching
 
 
 @pytest.mark.parametrize(
     ("images", "channels", "side"),
     [(256, 128, 56), (256, 512, 14), (8, 256, 28), (1, 1024, 7), (1, 128, 56)],
 )
-def test_the_plans_of_a_size_are_few_and_cover_it(images, channels, side) -> None:
+def test_a_size_has_few_plans_and_they_cover_it(images, channels, side) -> None:
     found = plans(torch.float16, torch.Size((images, channels, side, side)), 132)
     assert 1 <= len(found) <= 9
     assert {plan.tiling for plan in found} == set(TILINGS[torch.float16])
     assert all(1 <= plan.rows <= side for plan in found)
 
 
-def test_few_images_are_shared_among_more_programs() -> None:
+def test_fewer_images_are_split_into_more_programs() -> None:
     rows = [
         plans(torch.float16, torch.Size((images, 128, 56, 56)), 132)[0].rows
         for images in (256, 64, 8, 1)
@@ -188,7 +189,7 @@ def test_few_images_are_shared_among_more_programs() -> None:
 
 
 class Timed(_Call):
-    """A call on a GPU whose plans take as many milliseconds as they have rows."""
+    """A call on a GPU. Each plan takes as many milliseconds as it has rows."""
 
     launched: list[Plan]
 
@@ -219,7 +220,7 @@ def timed(monkeypatch):
     return call
 
 
-def test_the_fastest_plan_is_found_once_for_a_size(timed, monkeypatch) -> None:
+def test_the_fastest_plan_for_a_size_is_searched_once(timed, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     chosen = timed.choose_plan()
     assert chosen.rows == min(plan.rows for plan in timed.launched)
@@ -236,14 +237,14 @@ def test_nothing_is_timed_while_a_graph_is_captured(timed, monkeypatch) -> None:
     assert grouped_kernel._plans == {}, "a later run may still time it"
 
 
-# Where it runs
+# Requirements
 
 
 @pytest.mark.parametrize(
     ("capability", "missing", "expected"),
     [((9, 0), [], True), ((7, 5), [], False), ((8, 0), ["a C compiler"], False)],
 )
-def test_it_needs_tensor_cores_that_triton_knows_and_a_compiler(
+def test_the_kernel_needs_a_compiler_and_tensor_cores_that_triton_supports(
     capability, missing, expected, monkeypatch
 ) -> None:
     pytest.importorskip("triton")
@@ -252,18 +253,18 @@ def test_it_needs_tensor_cores_that_triton_knows_and_a_compiler(
     assert is_supported(GPU) is expected
 
 
-def test_it_needs_triton(monkeypatch) -> None:
+def test_the_kernel_needs_triton(monkeypatch) -> None:
     Cuda().install(monkeypatch.setattr)
     monkeypatch.setattr(grouped_kernel, "missing_for_compiling", lambda _: [])
     monkeypatch.setitem(sys.modules, "resnext.run.grouped_triton", None)
     assert is_supported(GPU) is False
 
 
-def test_it_does_not_run_on_a_cpu() -> None:
+def test_the_kernel_does_not_run_on_a_cpu() -> None:
     assert is_supported(CPU) is False
 
 
-def test_importing_it_loads_no_triton() -> None:
+def test_importing_the_module_loads_no_triton() -> None:
     code = "import sys, resnext.run.grouped_kernel; sys.exit('triton' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
@@ -271,11 +272,11 @@ def test_importing_it_loads_no_triton() -> None:
 # Weights
 
 
-def test_packed_weights_are_the_groups_on_a_diagonal() -> None:
+def test_packed_weights_have_the_groups_on_the_diagonal() -> None:
     weight = torch.arange(64 * 4 * 9.0).view(64, 4, 3, 3) + 1
     packed = pack(weight)
     assert packed.shape == (2, 9, 32, 32)
-    # Channel 45 is the second slice's 13; its group is 44 to 47, there 12 to 15.
+    # Channel 45 is number 13 of the second slice. Its group is 44 to 47, which is 12 to 15 there.
     for place in range(4):
         assert torch.equal(packed[1, :, 12 + place, 13], weight[45, place].flatten())
     assert packed[1, :, :12, 13].eq(0).all()

@@ -1,4 +1,4 @@
-"""Ways to compute a layer on a GPU: each gives the right values, and the network is the same."""
+"""Ways to compute a layer on a GPU: each gives the right values, and the network stays the same."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_each_way_gives_the_layers_values(shape: ConvShape, dtype: torch.dtype) 
 
 
 @pytest.mark.parametrize("name", ["cudnn_convolution_relu", "_addmm_activation"])
-def test_a_torch_without_an_operator_does_without_its_way(name: str, monkeypatch) -> None:
+def test_without_its_operator_in_torch_a_way_is_left_out(name: str, monkeypatch) -> None:
     monkeypatch.delattr(torch, name)
     shape = next(shape for shape in SHAPES if (shape.kernel, shape.after) == (1, "relu"))
     kind = Cudnn() if name.startswith("cudnn") else Matrix()
@@ -69,7 +69,7 @@ def test_a_torch_without_an_operator_does_without_its_way(name: str, monkeypatch
     assert Passes().suits(shape, GPU)
 
 
-def test_a_torch_that_compiles_no_passes_adds_and_cuts_in_two(monkeypatch) -> None:
+def test_without_nvrtc_in_torch_adding_and_relu_are_two_passes(monkeypatch) -> None:
     monkeypatch.delattr(torch.cuda.jiterator, "_create_jit_fn")
     shape = next(shape for shape in SHAPES if shape.after == "add_relu")
     assert [kind.name for kind in KINDS if kind.suits(shape, GPU)] == ["cudnn", "matrix", "passes"]
@@ -77,7 +77,7 @@ def test_a_torch_that_compiles_no_passes_adds_and_cuts_in_two(monkeypatch) -> No
     assert check(Matrix().build(shape, sample.weight, sample.bias), sample) < 1e-3
 
 
-# What is wrong
+# Mistakes
 
 SMALL = ConvShape(
     kernel=3, in_channels=8, out_channels=8, groups=2, stride=1, padding=1, side=6, after="relu"
@@ -90,7 +90,7 @@ def _wrong_at_the_edge(made: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
 
 
 def _reads_its_memory(made: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-    """As a kernel that adds zero times what its output held before."""
+    """Acts like a kernel that adds zero times the previous content of its output."""
     before = torch.empty_like(made)
     before.fill_(torch.nan)
     return made + 0 * before
@@ -101,14 +101,14 @@ WRONGS = {
     "the last picture": (_wrong_at_the_edge, "relative error"),
     "its memory": (_reads_its_memory, "relative error is nan"),
     "cut": (lambda made, _: made.nan_to_num(0), "turns NaN into numbers"),
-    "spoilt": (lambda made, x: made + 0 * x[:1].sum(), "spoils another"),
-    "shape": (lambda made, _: made[:, :4], r"it makes \(3, 4, 6, 6\)"),
+    "spoilt": (lambda made, x: made + 0 * x[:1].sum(), "changes another picture"),
+    "shape": (lambda made, _: made[:, :4], r"its output is \(3, 4, 6, 6\)"),
     "type": (lambda made, _: made.float(), "float32"),
 }
 
 
 @pytest.mark.parametrize(("change", "words"), WRONGS.values(), ids=WRONGS)
-def test_what_is_wrong_is_seen(change, words) -> None:
+def test_every_mistake_is_noticed(change, words) -> None:
     sample = draw(SMALL, 3, torch.float16, CPU)
     right = Passes().build(SMALL, sample.weight, sample.bias)
     assert check(right, sample) < 1e-3
@@ -120,7 +120,7 @@ def test_what_is_wrong_is_seen(change, words) -> None:
 
 
 class NoTimer:
-    """Every way takes the same, so the first that suits is taken."""
+    """All ways take the same time, so the first suitable one is taken."""
 
     def seconds(self, run) -> float:
         return 1.0
@@ -151,7 +151,7 @@ def modules() -> dict[str, PixelsToLogits]:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize(("precision", "mark"), [("fp16", 0.01), ("fp32", 1e-5)])
-def test_the_network_is_the_same_whatever_computes_its_layers(
+def test_the_network_gives_the_same_however_its_layers_are_computed(
     kind, precision, mark, modules
 ) -> None:
     plain = modules[precision]
@@ -166,8 +166,8 @@ def test_the_network_is_the_same_whatever_computes_its_layers(
         assert found.dtype == torch.float32
 
 
-def test_a_network_with_the_stem_of_imagenet_is_the_same() -> None:
-    """One block a stage, on small pictures: a stem with a pool, and strides."""
+def test_a_network_with_the_stem_of_imagenet_gives_the_same() -> None:
+    """One block per stage, on small pictures: a stem with a pool, and strides."""
     spec = dataclasses.replace(find_spec("resnext50_32x4d"), depths=(1, 1, 1, 1))
     network = build_network(spec)
     network.to_empty(device=CPU)
@@ -206,7 +206,7 @@ def test_a_picture_that_overflows_fails_alone(modules) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-def test_two_passes_over_pixels_give_the_bits_of_five(dtype) -> None:
+def test_two_passes_over_pixels_equal_five_to_the_bit(dtype) -> None:
     wanted = SPEC.preprocessing
     mean, std = torch.tensor(wanted.mean), torch.tensor(wanted.std)
     chosen = choose_normalising(mean, std, dtype)
@@ -220,7 +220,7 @@ def test_two_passes_over_pixels_give_the_bits_of_five(dtype) -> None:
 
 
 @pytest.mark.parametrize("fault", ["other bits", "not implemented"])
-def test_where_two_passes_are_not_the_same_five_are_taken(fault, monkeypatch, caplog) -> None:
+def test_five_passes_are_taken_if_two_do_not_give_the_same(fault, monkeypatch, caplog) -> None:
     addcdiv = torch.addcdiv
 
     def other(*tensors: torch.Tensor) -> torch.Tensor:
@@ -234,8 +234,8 @@ def test_where_two_passes_are_not_the_same_five_are_taken(fault, monkeypatch, ca
     assert "five passes instead of two" in caplog.text
 
 
-def test_the_module_is_left_as_it_was(modules, monkeypatch) -> None:
-    """The compiled network is made of it, too."""
+def test_choosing_leaves_the_module_unchanged(modules, monkeypatch) -> None:
+    """The compiled network is made from it, too."""
     plain = modules["fp32"]
     before = {name: type(part) for name, part in plain.named_modules()}
     monkeypatch.setattr("resnext.run.engine.make_chooser", lambda shapes, **_: shapes)

@@ -1,4 +1,4 @@
-"""The passes that NVRTC compiles on a GPU: compiled here, as far as that needs no GPU."""
+"""The passes that NVRTC compiles on a GPU: here they are only compiled, which needs no GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from resnext.run.layers.one_pass import _ADD_BIAS_RELU, _BIAS_RELU
 
-# As torch's own pass by NVRTC has it (aten/src/ATen/native/cuda/jit_utils.cpp).
+# Copied from torch's own NVRTC code (aten/src/ATen/native/cuda/jit_utils.cpp).
 HALF = r"""
 namespace at {
 struct alignas(2) Half {
@@ -32,7 +32,7 @@ PASSES = {"bias_relu": (_BIAS_RELU, 2), "add_bias_relu": (_ADD_BIAS_RELU, 3)}
 
 @pytest.fixture(scope="module")
 def nvrtc() -> ctypes.CDLL:
-    """As torch's wheel for CUDA brings it."""
+    """NVRTC from torch's CUDA wheel."""
     spec = find_spec("nvidia")
     folders = [] if spec is None else spec.submodule_search_locations or []
     for folder in map(Path, folders):
@@ -55,7 +55,7 @@ def test_a_pass_compiles_and_keeps_nan(nvrtc, name: str, dtype: str) -> None:
           out[i] = {name}<{dtype}>({values});
         }}""",
     )
-    # Where the sum is below zero, zero; NaN is not below. `max` would lose it.
+    # A sum below zero becomes zero; NaN is not below zero and stays. `max` would lose it.
     assert ptx.count("add.f32") == inputs - 1
     assert "setp.lt.f32" in ptx
     assert "selp.f32" in ptx

@@ -1,4 +1,4 @@
-"""What a worker counts: every value in its bucket, nothing twice, and all of it shown."""
+"""What a worker counts: each value in its bucket, nothing twice, and everything is exposed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from contract import VERSION
 from contract.broker.message import ChunkMessage
 from contract.failure import Failure
+from contract.metrics.metric import EDGES_S, Histogram
 from worker.chunk.claim import Claim, Image
 from worker.chunk.live_runs import Runs
 from worker.chunk.outcome import Outcome, Prediction, Provenance
 from worker.chunk.run import ChunkRun
 from worker.metrics.exporter import WorkerCollector
-from worker.metrics.stages import EDGES_S, METRICS, Histogram, Metrics
+from worker.metrics.stages import METRICS, Metrics
 from worker.process.identity import Identity
 
 CAT = Prediction((3,), (1.0,))
@@ -39,7 +40,7 @@ def outcome(*stages: float, size: int | None = None) -> Outcome:
 
 
 @given(st.lists(st.lists(st.floats(0, 400) | st.sampled_from(EDGES_S))))
-def test_a_bucket_holds_what_is_at_most_its_edge(batches) -> None:
+def test_a_bucket_counts_values_up_to_its_edge(batches) -> None:
     histogram = Histogram(EDGES_S)
     for values in batches:
         histogram.add(sorted(values))
@@ -48,7 +49,7 @@ def test_a_bucket_holds_what_is_at_most_its_edge(batches) -> None:
     assert (histogram.count, histogram.sum) == (len(every), pytest.approx(sum(every)))
 
 
-def test_a_stage_that_an_image_did_not_come_to_is_not_counted() -> None:
+def test_a_stage_that_an_image_did_not_reach_is_not_counted() -> None:
     metrics = Metrics()
     stored = [outcome(0.1), outcome(0.3, 0.02, 0.004, 0.05, 0.2, 8)]
     metrics.note_stored(stored, {}, store_s=0.01)
@@ -67,7 +68,7 @@ def test_a_stage_that_an_image_did_not_come_to_is_not_counted() -> None:
     assert read["resnext_fetch_seconds"].sum == pytest.approx(0.4)
 
 
-def test_a_summary_has_median_and_maximum_of_the_stages_that_there_are() -> None:
+def test_a_summary_has_the_median_and_maximum_of_each_stage_reached() -> None:
     stored = [outcome(0.1, size=7), outcome(0.5, size=9), outcome(0.2, 0.0, 0.0016), outcome()]
     assert Metrics().note_stored(stored, {}, store_s=0.0104).in_short() == {
         "fetch_ms": {"median": 200.0, "max": 500.0},
@@ -83,7 +84,14 @@ def test_a_summary_has_median_and_maximum_of_the_stages_that_there_are() -> None
     assert short["batch_images"] == {"median": 32, "max": 32}
 
 
-def test_a_transaction_without_images_is_counted_as_one() -> None:
+def test_a_chunk_counts_as_deferred_once_however_many_of_its_images_are() -> None:
+    metrics = Metrics()
+    for deferred in (3, 0, 1):
+        metrics.note_stored([], {("deferred", ""): deferred}, store_s=0.0)
+    assert metrics.read()["resnext_deferred_chunks_total"] == {(): 2}
+
+
+def test_a_transaction_without_images_is_counted() -> None:
     metrics = Metrics()
     assert metrics.note_stored([], {("handed_back", ""): 3}, store_s=0.0).in_short() == {
         "store_ms": 0.0,
@@ -93,9 +101,17 @@ def test_a_transaction_without_images_is_counted_as_one() -> None:
 
 
 def samples(metrics: Metrics, runs: Runs) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """As Prometheus reads them, by name and labels."""
+    """Returns the samples as Prometheus reads them, by name and labels."""
     registry = CollectorRegistry()
-    registry.register(WorkerCollector(metrics, runs, IDENTITY))
+    registry.register(
+        WorkerCollector(
+            metrics,
+            runs,
+            IDENTITY,
+            loader_restarts=lambda: {"crashed": 2, "mute": 0},
+            device_memory=lambda: {"allocated": 3, "reserved": 4, "total": 80 * 2**30},
+        )
+    )
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(generate_latest(registry).decode())
@@ -113,7 +129,7 @@ def runs(metrics: Metrics) -> Runs:
     return Runs(SimpleNamespace(), chunk_images=64, metrics=metrics)  # type: ignore[arg-type]
 
 
-def test_every_metric_is_shown_in_the_form_of_prometheus(metrics: Metrics, runs: Runs) -> None:
+def test_every_metric_is_exposed_in_prometheus_format(metrics: Metrics, runs: Runs) -> None:
     metrics.note_claim(0.2)
     metrics.note_claim(None)
     metrics.note_batch(3, 0.75)
@@ -128,6 +144,9 @@ def test_every_metric_is_shown_in_the_form_of_prometheus(metrics: Metrics, runs:
     assert shown["resnext_batch_images_sum", ()] == 35
     assert shown["resnext_device_busy_seconds_total", ()] == 1.0
     assert shown["resnext_bytes_total", ()] == 7
+    assert shown["resnext_loader_restarts_total", (("cause", "crashed"),)] == 2
+    assert shown["resnext_loader_restarts_total", (("cause", "mute"),)] == 0
+    assert shown["resnext_device_memory_bytes", (("kind", "total"),)] == 80 * 2**30
     failed = (("code", "http_404"), ("outcome", "failed"))
     assert shown["resnext_images_total", failed] == 2
     assert {labels for name, labels in shown if name == "resnext_worker_info"} == {
@@ -139,7 +158,7 @@ def test_every_metric_is_shown_in_the_form_of_prometheus(metrics: Metrics, runs:
         assert (f"{name}_count" if metric.kind == "histogram" else name) in bare
 
 
-def test_images_in_flight_are_shown_where_they_are(metrics: Metrics, runs: Runs) -> None:
+def test_images_in_flight_are_counted_by_stage(metrics: Metrics, runs: Runs) -> None:
     message = ChunkMessage(
         job="j", job_number=1, chunk=2, generation=1, positions=(0, 1, 2, 3), uris=("u",) * 4
     )

@@ -1,4 +1,4 @@
-"""Batches of a CPU, computed by each core for itself."""
+"""Batches on a CPU: each core computes a part of them by itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _three_threads() -> Iterator[None]:
 
 
 class Forward:
-    """The sum of each picture; notes how many came, and how many threads computed."""
+    """Sums the bytes of each picture. Records the size and thread count of each call."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[int, int]] = []
@@ -43,7 +43,7 @@ class Forward:
         (100, [(8, 1)] * 4 + [(7, 1)] * 8 + [(6, 1)] * 2),
     ],
 )
-def test_a_large_batch_is_parted_among_the_cores_and_comes_back_in_order(
+def test_a_large_batch_is_split_among_the_cores_and_comes_back_in_order(
     images: int, parts: list[tuple[int, int]]
 ) -> None:
     forward = Forward()
@@ -54,14 +54,14 @@ def test_a_large_batch_is_parted_among_the_cores_and_comes_back_in_order(
     assert sorted(forward.calls, reverse=True) == parts
 
 
-def test_whoever_computes_beside_has_all_the_threads() -> None:
+def test_other_code_still_has_all_the_threads() -> None:
     CpuStreams(Forward())
     assert torch.get_num_threads() == STREAMS
     with ThreadPoolExecutor(1) as other:
         assert other.submit(torch.get_num_threads).result() == STREAMS
 
 
-def test_a_fault_in_a_stream_is_the_batchs() -> None:
+def test_an_error_in_one_stream_is_raised_for_the_batch() -> None:
     def forward(_: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("no memory")
 

@@ -1,4 +1,4 @@
-"""The export: each format's own runtime gives the classifier's answers, and nothing half done."""
+"""The export: each format's own runtime gives the classifier's answers; nothing is half done."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from resnext.load import load_network
 from resnext.run.engine import PixelsToLogits, prepare
 from resnext.spec.catalogue import find_spec
 
-MODEL = "resnext29_cifar10"
+MODEL = "resnext_tiny_imagenet"
 SPEC = find_spec(MODEL)
 FORMATS = ("onnx", "torchscript", "pt2")
 
@@ -29,12 +29,12 @@ Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def pictures(n: int) -> np.ndarray:
-    """(n, 32, 32, 3) uint8, each another one."""
-    return np.random.default_rng(n).integers(0, 256, (n, 32, 32, 3), np.uint8)
+    """(n, 64, 64, 3) uint8, all different."""
+    return np.random.default_rng(n).integers(0, 256, (n, 64, 64, 3), np.uint8)
 
 
 def open_file(file: Path) -> Run:
-    """The runtime that its format is for: pixels → class ids, scores."""
+    """Opens the file in its format's runtime: pixels → class ids, scores."""
     if file.suffix == ".onnx":
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         return lambda pixels: tuple(session.run(["class_ids", "scores"], {"pixels": pixels}))
@@ -65,10 +65,10 @@ def export(layout: str, output: Path, **options: object) -> Exported:
     )
 
 
-@pytest.mark.timeout(900)  # one of them is compiled, beside whatever else runs
+@pytest.mark.timeout(900)  # one of the formats compiles, and other programs may run
 @pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated")
 @pytest.mark.parametrize("layout", FORMATS)
-def test_the_file_answers_as_the_classifier_does(layout, classifier, tmp_path) -> None:
+def test_an_exported_file_gives_the_classifiers_answers(layout, classifier, tmp_path) -> None:
     exported = export(layout, tmp_path / "models", batch_images=64)
 
     folder = tmp_path / "models" / MODEL
@@ -85,11 +85,11 @@ def test_the_file_answers_as_the_classifier_does(layout, classifier, tmp_path) -
         assert (class_ids.dtype, scores.dtype) == (np.int64, np.float32)
         assert np.array_equal(expected.class_ids, class_ids)
         np.testing.assert_allclose(scores, expected.scores, rtol=0, atol=1e-4)
-    assert not torch.backends.cudnn.allow_tf32  # as the classifier left it
+    assert not torch.backends.cudnn.allow_tf32  # unchanged since the classifier set it
 
 
 class Tied(torch.nn.Module):
-    """Scores that are given; no numbers for a black picture."""
+    """Returns fixed scores, and NaN for a black picture."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,18 +104,18 @@ class Tied(torch.nn.Module):
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated")
 @pytest.mark.parametrize("layout", FORMATS)
-def test_of_equal_scores_the_lower_class_id_comes_first_and_nan_is_seen(layout, tmp_path) -> None:
+def test_of_equal_scores_the_lower_class_id_comes_first_and_nan_stays(layout, tmp_path) -> None:
     file = tmp_path / BACKENDS[layout].file_name
     write_graph(Tied(), SPEC, layout, file)
-    light, dark = np.ones((2, 32, 32, 3), np.uint8), np.zeros((1, 32, 32, 3), np.uint8)
+    light, dark = np.ones((2, 64, 64, 3), np.uint8), np.zeros((1, 64, 64, 3), np.uint8)
     class_ids, scores = open_file(file)(np.concatenate([light, dark]))
     assert class_ids[:2].tolist() == [[1, 8, 0, 2, 3]] * 2
     assert np.isnan(scores[2]).all()
     assert np.isfinite(scores[:2]).all()
 
 
-def test_what_amp_exports_on_cuda_stays_near_fp32(classifier, tmp_path) -> None:
-    """On a CPU the same graph in fp16, which ONNX Runtime emulates."""
+def test_an_amp_export_for_cuda_is_close_to_fp32(classifier, tmp_path) -> None:
+    """Runs the same graph in fp16 on a CPU; ONNX Runtime emulates fp16."""
     network = load_network(SPEC, "random", tmp_path).network
     half = prepare(network, SPEC.preprocessing, torch.device("cpu"), "fp16")
     write_graph(half, SPEC, "onnx", tmp_path / "model.onnx")
@@ -126,7 +126,7 @@ def test_what_amp_exports_on_cuda_stays_near_fp32(classifier, tmp_path) -> None:
 
 
 def text_of(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The configuration of a model whose file is left empty."""
+    """Returns the configuration of a model whose file is left empty."""
 
     def write(module: PixelsToLogits, *_: object) -> None:
         assert module.mean.device.type == "cpu"
@@ -135,11 +135,11 @@ def text_of(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str
     exported = export_model(
         MODEL, layout, tmp_path, weights="random", device="cpu", batch_images=64
     )
-    assert exported.precision == "fp32"  # whatever amp means for the classifier
+    assert exported.precision == "fp32"  # whatever amp means to the classifier
     return (exported.folder / "config.pbtxt").read_text()
 
 
-def test_the_configuration_says_what_triton_has_to_know(tmp_path, monkeypatch) -> None:
+def test_the_configuration_tells_triton_what_it_needs(tmp_path, monkeypatch) -> None:
     text = text_of("onnx", tmp_path, monkeypatch)
     notes, configuration = re.fullmatch(r"((?:#.*\n)*)((?:.*\n)*)", text).groups()
     assert "random (licence: none: drawn, not trained), in fp32" in notes
@@ -147,7 +147,7 @@ def test_the_configuration_says_what_triton_has_to_know(tmp_path, monkeypatch) -
     assert str(tmp_path) not in text
     assert (
         configuration
-        == """name: "resnext29_cifar10"
+        == """name: "resnext_tiny_imagenet"
 backend: "onnxruntime"
 platform: "onnxruntime_onnx"
 max_batch_size: 64
@@ -156,7 +156,7 @@ input [
     name: "pixels"
     data_type: TYPE_UINT8
     format: FORMAT_NHWC
-    dims: [ 32, 32, 3 ]
+    dims: [ 64, 64, 3 ]
   }
 ]
 output [
@@ -181,7 +181,7 @@ dynamic_batching { }
     ("layout", "platform", "instances"),
     [("torchscript", "pytorch_libtorch", []), ("pt2", "torch_aoti", ["KIND_CPU"])],
 )
-def test_pytorchs_formats_name_tensors_by_place_and_pt2_its_device(
+def test_pytorch_formats_name_tensors_by_position_and_pt2_names_its_device(
     layout, platform, instances, tmp_path, monkeypatch
 ) -> None:
     text = text_of(layout, tmp_path, monkeypatch)
@@ -189,32 +189,32 @@ def test_pytorchs_formats_name_tensors_by_place_and_pt2_its_device(
     names = re.findall(r'^    name: "(.*)"$', text, re.MULTILINE)
     assert names == ["INPUT__0", "OUTPUT__0", "OUTPUT__1"]
     assert re.findall(r"kind: (\w+)", text) == instances
-    assert ("it runs on a CPU with" in text) == (layout == "pt2")
+    assert ("it runs only on a CPU with" in text) == (layout == "pt2")
 
 
 def fill(folder: Path, content: str) -> None:
     (folder / "config.pbtxt").write_text(content)
 
 
-def test_a_model_that_is_there_is_replaced_only_if_that_is_asked_for(tmp_path) -> None:
+def test_an_existing_model_is_replaced_only_with_force(tmp_path) -> None:
     for content in ("first", "second"):
         with publishing(tmp_path, "model", force=content == "second") as folder:
             fill(folder, content)
         assert (tmp_path / "model" / "config.pbtxt").read_text() == content
         assert [path.name for path in tmp_path.iterdir()] == ["model"]
     with (
-        pytest.raises(ExportError, match=r"there already.*--force"),
+        pytest.raises(ExportError, match=r"already exists.*--force"),
         publishing(tmp_path, "model", force=False),
     ):
-        pytest.fail("much work for nothing")
+        pytest.fail("the export must fail before any work")
     assert (tmp_path / "model" / "config.pbtxt").read_text() == "second"
 
 
-def test_a_folder_that_is_no_model_is_never_replaced(tmp_path) -> None:
+def test_a_folder_that_is_not_a_model_is_never_replaced(tmp_path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "thesis.tex").touch()
     with (
-        pytest.raises(ExportError, match="no model of Triton's"),
+        pytest.raises(ExportError, match="is not a Triton model"),
         publishing(tmp_path, "model", force=True),
     ):
         pass
@@ -228,7 +228,7 @@ def _break_off(repository: Path, *, force: bool) -> None:
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_what_breaks_off_leaves_everything_as_it_was(force, tmp_path) -> None:
+def test_an_interrupted_export_leaves_everything_as_it_was(force, tmp_path) -> None:
     repository = tmp_path / "models"
     if force:
         with publishing(repository, "model", force=False) as folder:
@@ -241,7 +241,7 @@ def test_what_breaks_off_leaves_everything_as_it_was(force, tmp_path) -> None:
         assert (repository / "model" / "config.pbtxt").read_text() == "first"
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path) -> None:
     (tmp_path / "models").touch()
     with (
         pytest.raises(ExportUnavailable, match=r"models.* cannot be written: "),
@@ -250,14 +250,16 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path) -> None:
         fill(folder, "first")
 
 
-def test_pt2_without_a_compiler_says_so_before_anything_is_loaded(tmp_path, monkeypatch) -> None:
+def test_pt2_without_a_compiler_fails_before_anything_is_loaded(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("CXX", "/nowhere/g++")
-    with pytest.raises(ExportUnavailable, match=r"C\+\+ compiler, and there is no /nowhere/g\+\+"):
+    with pytest.raises(
+        ExportUnavailable, match=r"C\+\+ compiler, but /nowhere/g\+\+ was not found"
+    ):
         export("pt2", tmp_path / "models")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_compiler_that_fails_is_told_and_nothing_is_left(tmp_path, monkeypatch) -> None:
+def test_a_compiler_that_fails_is_reported_and_leaves_nothing(tmp_path, monkeypatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("C++ compile error\n\nCommand: …")
 

@@ -1,4 +1,4 @@
-"""OpenVINO as the engine of a CPU: when `auto` takes it, and that it answers as the others do."""
+"""OpenVINO as the engine on a CPU: when `auto` takes it, and that its answers match eager ones."""
 
 from __future__ import annotations
 
@@ -37,29 +37,31 @@ def load(engine: str, batch_images: int = 6) -> Classifier:
 
 
 def small_pictures(n: int) -> np.ndarray:
-    return np.random.default_rng(5).integers(0, 256, (n, 32, 32, 3), np.uint8)
+    return np.random.default_rng(5).integers(0, 256, (n, 64, 64, 3), np.uint8)
 
 
-# Chosen
+# Choosing
 
 
-def test_auto_takes_it_where_it_is_installed() -> None:
+def test_auto_takes_openvino_if_it_is_installed() -> None:
     pytest.importorskip("openvino")
     assert choose_engine("auto", CPU) == "openvino"
     assert choose_engine("eager", CPU) == "eager"
     assert load("auto").engine == "openvino"
 
 
-def test_auto_runs_eagerly_where_it_is_not_installed(monkeypatch, caplog) -> None:
+def test_auto_runs_eagerly_if_openvino_is_not_installed(monkeypatch, caplog) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert choose_engine("auto", CPU) == "eager"
     assert load("auto").engine == "eager"
     assert not caplog.records
-    with pytest.raises(EngineError, match=r"is not installed\. Install it with: pip install 'res"):
+    with pytest.raises(EngineError, match=r"is not installed\. Install it with: pip install '\.\["):
         load("openvino")
 
 
-def test_one_that_cannot_be_imported_is_told_of_and_auto_runs_eagerly(tmp_path: Path) -> None:
+def test_an_openvino_that_cannot_be_imported_is_reported_and_auto_runs_eagerly(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "openvino.py").write_text("raise ImportError('libtbb.so.12 is missing')\n")
     program = f"""
 import sys
@@ -81,19 +83,21 @@ for engine in ("auto", "openvino"):
     assert "\nresnext.errors.EngineError: " in done.stderr
 
 
-def test_what_it_refuses_is_an_error_that_says_what_to_do(monkeypatch) -> None:
+def test_an_error_of_openvino_says_what_to_do(monkeypatch) -> None:
     openvino = pytest.importorskip("openvino")
 
     def refuse(*_: object) -> None:
         raise RuntimeError("Exception from core.cpp:1:\nno such instruction\n")
 
     monkeypatch.setattr(openvino.Core, "compile_model", refuse)
-    with pytest.raises(EngineError, match=r"core\.cpp:1: no such instruction Take another engine"):
+    with pytest.raises(
+        EngineError, match=r"core\.cpp:1: no such instruction Choose another engine"
+    ):
         load("openvino")
     assert load("auto").engine == "eager"
 
 
-# Computed
+# Computing
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +112,9 @@ def openvino() -> Classifier:
 
 
 @pytest.mark.parametrize("images", [1, 3, 4, 5, 33])
-def test_batches_of_every_size_are_answered_as_eagerly(images, eager, openvino) -> None:
+def test_batches_of_every_size_get_the_same_answers_as_in_eager_mode(
+    images, eager, openvino
+) -> None:
     pixels = small_pictures(images)
     expected = eager.logits(pixels)
     np.testing.assert_allclose(
@@ -116,7 +122,7 @@ def test_batches_of_every_size_are_answered_as_eagerly(images, eager, openvino) 
     )
 
 
-def test_what_a_batch_has_given_stays_when_the_next_one_runs(openvino) -> None:
+def test_the_results_of_a_batch_stay_valid_while_the_next_one_runs(openvino) -> None:
     first, second = small_pictures(8)[:4], small_pictures(8)[4:]
     kept = openvino.start(first)
     openvino.classify(second)
@@ -125,15 +131,15 @@ def test_what_a_batch_has_given_stays_when_the_next_one_runs(openvino) -> None:
     assert kept.result().scores.tolist() == again.scores.tolist()
 
 
-def test_another_thread_than_the_one_that_loaded_it_may_run_it(openvino) -> None:
+def test_it_may_run_in_another_thread_than_the_one_that_loaded_it(openvino) -> None:
     pixels = small_pictures(5)
     with ThreadPoolExecutor(2) as pool:
         found = pool.submit(openvino.logits, pixels).result()
     np.testing.assert_allclose(found, openvino.logits(pixels), atol=1e-5)
 
 
-def test_a_network_of_odd_sizes_is_written_as_it_is() -> None:
-    """A stem as for ImageNet, a mean of its own, groups of five and three classes."""
+def test_a_network_of_unusual_sizes_is_converted_correctly() -> None:
+    """It has an ImageNet stem, its own mean, groups of five and three classes."""
     pytest.importorskip("openvino")
     like = find_spec("resnext50_32x4d")
     spec = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""A user's own network from a JSON file: what is said counts, and mistakes are told by key."""
+"""A user's own network from a JSON file: its keys override, and mistakes are named by key."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contract.models import default_weights, short_model, title_of
 from resnext import load_classifier
 from resnext.errors import BadSpec
 from resnext.network import build_network
-from resnext.spec.catalogue import BUNDLED, find_spec, known_specs, tiny_imagenet, wordnet_ids
+from resnext.spec.catalogue import BUNDLED, find_spec, known_specs, wordnet_ids
 from resnext.spec.model import LocalWeights
 from resnext.weights.random import draw_weights
 
@@ -30,7 +30,7 @@ def write(folder: Path, said: Any) -> str:
     return str(path)
 
 
-def test_a_fine_tuned_network_is_like_a_known_one_but_for_what_is_said(birds, tmp_path) -> None:
+def test_a_spec_overrides_only_its_own_keys_of_the_network_it_is_like(birds, tmp_path) -> None:
     spec = find_spec(write(tmp_path, birds | {"crop": 28, "mean": [0.5, 0.5, 0.5]}))
     like = find_spec(BUNDLED)
     assert (spec.name, spec.categories) == ("birds", ("robin", "wren", "tit"))
@@ -39,12 +39,12 @@ def test_a_fine_tuned_network_is_like_a_known_one_but_for_what_is_said(birds, tm
         like.stem,
         like.stage_channels,
     )
-    assert (spec.preprocessing.resize, spec.preprocessing.crop) == (32, 28)
+    assert (spec.preprocessing.resize, spec.preprocessing.crop) == (64, 28)
     assert spec.preprocessing.mean == (0.5, 0.5, 0.5)
     assert spec.weights["own"] == LocalWeights(path=tmp_path / "birds.pth", licence="your own")
 
 
-def test_its_weights_are_loaded_from_beside_it(birds, tmp_path) -> None:
+def test_weights_are_loaded_from_the_folder_of_the_spec(birds, tmp_path) -> None:
     path = write(tmp_path, birds)
     spec = find_spec(path)
     network = build_network(spec)
@@ -62,7 +62,7 @@ def _grey() -> Any:
     return Image.new("RGB", (40, 30), "grey")
 
 
-def test_a_network_of_ones_own_needs_no_known_one(tmp_path) -> None:
+def test_a_complete_spec_needs_no_known_network(tmp_path) -> None:
     said = {
         "depths": [1, 1],
         "cardinality": 2,
@@ -84,7 +84,7 @@ def test_a_network_of_ones_own_needs_no_known_one(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("stem", "side"), [("imagenet", 16), ("tiny_imagenet", 32), ("cifar", 64)])
-def test_each_stem_makes_pictures_smaller_by_its_own_factor(stem, side, birds, tmp_path) -> None:
+def test_each_stem_shrinks_pictures_by_its_own_factor(stem, side, birds, tmp_path) -> None:
     spec = find_spec(write(tmp_path, birds | {"stem": stem}))
     network = build_network(spec)
     pictures = torch.empty(1, 3, 64, 64, device="meta")
@@ -94,19 +94,28 @@ def test_each_stem_makes_pictures_smaller_by_its_own_factor(stem, side, birds, t
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"like": "resnet"}, "'like' is 'resnet', none of resnext101_32x4d, "),
-        ({"catgories": []}, "'catgories' says nothing of a model. Did you mean 'categories'?"),
-        ({"depths": [3, 0]}, "'depths' is [3, 0]; it is a list of numbers from 1."),
-        ({"depths": [3, 3]}, "'depths' has 2 stages and 'stage_channels' 3."),
-        ({"std": [1, 0, 1]}, "'std' is [1, 0, 1]; it is three numbers above 0"),
-        ({"interpolation": "area"}, "it is bilinear or bicubic."),
-        ({"crop": True}, "'crop' is true; it is a number of pixels from 1."),
+        ({"like": "resnet"}, "'like' must be one of resnext101_32x4d, "),
+        ({"catgories": []}, "'catgories' is not a known key. Did you mean 'categories'?"),
+        ({"depths": [3, 0]}, "'depths' must be a list of numbers of at least 1, but is [3, 0]."),
+        ({"depths": [3, 3]}, "'depths' has 2 stages and 'stage_channels' 4."),
+        (
+            {"std": [1, 0, 1]},
+            "'std' must be three numbers above 0 for red, green and blue, but is [1, 0, 1].",
+        ),
+        (
+            {"interpolation": "area"},
+            "'interpolation' must be bilinear or bicubic, but is \"area\".",
+        ),
+        ({"crop": True}, "'crop' must be a number of pixels, at least 1, but is true."),
         ({"categories": "none.txt"}, "none.txt"),
-        ({"categories": []}, "'categories' is []"),
-        ({"sha256": "xyz"}, "'sha256' is \"xyz\"; it is up to 64 hex digits."),
+        (
+            {"categories": []},
+            "must be a list of labels, or a text file with one label per line, but is [].",
+        ),
+        ({"sha256": "xyz"}, "'sha256' must be up to 64 hex digits, but is \"xyz\"."),
     ],
 )
-def test_a_mistake_is_told_with_its_key_and_value(change, message, birds, tmp_path) -> None:
+def test_a_mistake_is_reported_with_its_key_and_value(change, message, birds, tmp_path) -> None:
     with pytest.raises(BadSpec) as error:
         find_spec(write(tmp_path, birds | change))
     assert message in str(error.value)
@@ -114,51 +123,51 @@ def test_a_mistake_is_told_with_its_key_and_value(change, message, birds, tmp_pa
 
 
 @pytest.mark.parametrize("key", ["weights", "categories"])
-def test_what_is_missing_is_told(key, birds, tmp_path) -> None:
+def test_a_missing_key_is_reported(key, birds, tmp_path) -> None:
     del birds[key]
     with pytest.raises(BadSpec, match=f"'{key}' is missing"):
         find_spec(write(tmp_path, birds))
 
 
-def test_without_a_known_model_the_network_has_to_be_said(birds, tmp_path) -> None:
+def test_without_a_known_network_the_spec_must_be_complete(birds, tmp_path) -> None:
     del birds["like"]
-    with pytest.raises(BadSpec, match="'depths' is missing, and no `like` names"):
+    with pytest.raises(BadSpec, match="'depths' is missing, and there is no `like` that"):
         find_spec(write(tmp_path, birds))
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "{", "\xff\xfe"])
-def test_a_file_that_is_no_json_object_is_told(text, tmp_path) -> None:
+def test_a_file_that_is_not_a_json_object_is_reported(text, tmp_path) -> None:
     path = tmp_path / "odd.json"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(BadSpec, match=r"odd\.json: (no JSON|a list, not a JSON object)"):
+    with pytest.raises(BadSpec, match=r"odd\.json: (not JSON|a list, not a JSON object)"):
         find_spec(str(path))
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path) -> None:
+def test_a_missing_file_is_reported(tmp_path) -> None:
     with pytest.raises(BadSpec, match=r"gone\.json: No such file"):
         find_spec(str(tmp_path / "gone.json"))
 
 
-def test_producers_know_the_weights_that_every_model_is_published_with() -> None:
+def test_producers_know_the_default_weights_of_every_model() -> None:
     assert {name: default_weights(name) for name in known_specs()} == {
         name: spec.weights_names[0] for name, spec in known_specs().items()
     }
     assert default_weights("/models/birds.json") == "own"
 
 
-def test_titles_name_model_and_weights_without_folders_and_endings() -> None:
+def test_titles_name_model_and_weights_without_folders_and_file_extensions() -> None:
     assert title_of("resnext50_32x4d", "/w/mine.pth.tar") == "resnext50_32x4d/mine"
     assert title_of("/models/birds.json", "own") == "birds/own"
     assert title_of("resnext101_32x4d.gluon_in1k", "timm") == "resnext101_32x4d.gluon_in1k/timm"
     assert short_model("/models/birds.json") == "birds"
 
 
-def test_the_small_models_labels_are_those_of_imagenet() -> None:
-    """The same word in SQL means the same with the small model and with NVIDIA's."""
-    labels = tiny_imagenet().categories
+def test_the_small_models_labels_are_among_those_of_imagenet() -> None:
+    """A word in SQL means the same with the small model and with NVIDIA's."""
+    labels = find_spec(BUNDLED).categories
     all_labels = find_spec("resnext101_32x4d").categories
     ids = [all_labels.index(label) for label in labels]
     assert len(labels) == len(set(ids)) == len(set(wordnet_ids())) == 200
     assert ids == sorted(ids)
-    assert list(wordnet_ids()) == sorted(wordnet_ids())  # ImageNet's ids follow WordNet's
+    assert list(wordnet_ids()) == sorted(wordnet_ids())  # ImageNet's ids follow this order
     assert {"tabby", "espresso", "school bus"} <= set(labels)

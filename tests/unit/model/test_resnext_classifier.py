@@ -1,4 +1,4 @@
-"""The classifier: answers of the plain network, whatever the batch, and told apart."""
+"""The classifier gives the answers of the plain network, whatever the batch, and names itself."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from resnext.weights.random import calibrate, draw_weights, synthetic_pictures
 from tests.pictures.demo import PICTURES
 
 MODEL = "resnext50_32x4d"
-# What `auto` may take on a CPU.
+# The engines that `auto` may take on a CPU.
 ENGINES = ["eager", *(["openvino"] if is_openvino_there() else [])]
 
 
 def pictures(n: int) -> np.ndarray:
-    """(n, 224, 224, 3) uint8: what the random network was calibrated on looks like this."""
+    """(n, 224, 224, 3) uint8: pictures like those that the random network was calibrated on."""
     wanted = find_spec(MODEL).preprocessing
     normal = synthetic_pictures(n + n % 2, wanted, torch.Generator().manual_seed(7))[:n]
     mean, std = (torch.tensor(c).view(3, 1, 1) for c in (wanted.mean, wanted.std))
@@ -61,17 +61,17 @@ def classifier(request, tmp_path_factory: pytest.TempPathFactory) -> Classifier:
 
 @pytest.fixture(scope="module")
 def small() -> Classifier:
-    """A network of 32x32 pixels, for what is no question of size."""
+    """A network of 64x64 pixels, for tests in which size does not matter."""
     return load_classifier(BUNDLED, "random", precision="fp32", device="cpu", batch_images=6)
 
 
 def small_pictures(n: int) -> np.ndarray:
-    return np.random.default_rng(5).integers(0, 256, (n, 32, 32, 3), np.uint8)
+    return np.random.default_rng(5).integers(0, 256, (n, 64, 64, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
 def plain() -> ResNet:
-    """Torchvision's own network with the same weights, as they were drawn."""
+    """Torchvision's own network with the same drawn weights."""
     known = find_spec(MODEL)
     network = build_network(known)
     draw_weights(network, known)
@@ -81,13 +81,13 @@ def plain() -> ResNet:
 
 
 def normal(images: np.ndarray) -> torch.Tensor:
-    """As torchvision's ToTensor and Normalize make it."""
+    """Normalises as torchvision's ToTensor and Normalize do."""
     wanted = find_spec(MODEL).preprocessing
     mean, std = (torch.tensor(c).view(3, 1, 1) for c in (wanted.mean, wanted.std))
     return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
-def test_scores_are_those_of_torchvisions_network_unfolded(classifier, plain) -> None:
+def test_scores_equal_those_of_torchvisions_unfolded_network(classifier, plain) -> None:
     images = pictures(4)
     with torch.inference_mode():
         logits = plain(normal(images))
@@ -103,7 +103,7 @@ def test_scores_are_those_of_torchvisions_network_unfolded(classifier, plain) ->
 
 
 def largest_difference(module: torch.nn.Module, images: np.ndarray, logits: torch.Tensor) -> float:
-    """Of the logits, as a share of the largest one where that is above 1."""
+    """Returns the largest difference of the logits, relative to the largest logit if above 1."""
     with torch.inference_mode():
         found = module(torch.from_numpy(images))
     return ((found - logits).abs().max() / max(1.0, logits.abs().max())).item()
@@ -132,7 +132,7 @@ def test_after_warm_up_the_network_meets_no_new_shape(classifier, monkeypatch) -
     assert set(shapes) == warm == {1, 2, 3, 6}
 
 
-def test_a_read_only_and_a_strided_batch_are_taken(classifier) -> None:
+def test_read_only_and_strided_batches_are_accepted(classifier) -> None:
     images = pictures(4)
     expected = classifier.classify(images[::2])
     images.flags.writeable = False
@@ -154,7 +154,7 @@ def test_a_batch_of_another_shape_or_type_is_refused(classifier, images) -> None
 
 
 class SmallMemory(torch.nn.Module):
-    """A device that holds so many pictures at once."""
+    """A device whose memory holds this many pictures at once."""
 
     def __init__(self, module: torch.nn.Module, most: int) -> None:
         super().__init__()
@@ -168,7 +168,9 @@ class SmallMemory(torch.nn.Module):
         return self.module(pixels)
 
 
-def test_what_does_not_fit_into_memory_is_halved_and_that_is_said_once(small, caplog) -> None:
+def test_a_batch_that_does_not_fit_into_memory_is_halved_and_that_is_logged_once(
+    small, caplog
+) -> None:
     images = small_pictures(6)
     expected = small.classify(images)
     cramped = copy.copy(small)
@@ -190,8 +192,8 @@ def test_a_device_without_memory_for_one_picture_is_an_error(small) -> None:
         cramped.warm_up()
 
 
-def test_a_cpu_that_runs_out_of_memory_is_understood_as_well(tmp_path: Path) -> None:
-    """In a process of its own, whose address space is limited once the network is there."""
+def test_a_cpu_that_runs_out_of_memory_is_recognised_as_well(tmp_path: Path) -> None:
+    """A child process limits its address space once the network is loaded."""
     program = """
 import resource, sys
 import numpy as np
@@ -199,13 +201,13 @@ from resnext import load_classifier
 from resnext.run import runner
 runner.MOST_IMAGES = 4096  # at once, as of large pictures
 classifier = load_classifier(
-    "resnext29_cifar10", "random", precision="fp32", batch_images=4096, engine="eager"
+    "resnext_tiny_imagenet", "random", precision="fp32", batch_images=4096, engine="eager"
 )
-classifier.classify(np.zeros((1, 32, 32, 3), np.uint8))
+classifier.classify(np.zeros((1, 64, 64, 3), np.uint8))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 limit = used + 600 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-images = np.zeros((4096, 32, 32, 3), np.uint8)
+images = np.zeros((4096, 64, 64, 3), np.uint8)
 print(classifier.classify(images).finite.sum(), classifier._most)
 """
     done = subprocess.run(
@@ -217,17 +219,17 @@ print(classifier.classify(images).finite.sum(), classifier._most)
     assert "do not fit" in done.stderr
 
 
-def test_without_a_compiler_the_network_runs_uncompiled_and_that_is_said(
+def test_without_a_compiler_the_network_runs_uncompiled_and_says_so(
     tmp_path: Path,
 ) -> None:
     program = """
 import numpy as np
 from resnext import load_classifier
 classifier = load_classifier(
-    "resnext29_cifar10", "random", device="cpu", engine="compiled", batch_images=1
+    "resnext_tiny_imagenet", "random", device="cpu", engine="compiled", batch_images=1
 )
 classifier.warm_up()
-print(classifier.engine, classifier.classify(np.zeros((1, 32, 32, 3), np.uint8)).finite.all())
+print(classifier.engine, classifier.classify(np.zeros((1, 64, 64, 3), np.uint8)).finite.all())
 """
     nothing = tmp_path / "nothing"
     nothing.mkdir()
@@ -256,7 +258,7 @@ def test_a_compiled_network_gives_the_same_answers(small) -> None:
 
 
 class Scores(torch.nn.Module):
-    """A network whose scores are given, for what no real one does on purpose."""
+    """A network with fixed scores, for cases that a real one does not produce on demand."""
 
     def __init__(self, scores: torch.Tensor) -> None:
         super().__init__()
@@ -286,7 +288,7 @@ def test_of_equal_scores_the_lower_class_id_comes_first(classifier) -> None:
     assert found.class_ids.tolist() == [[17, 900, 0, 1, 2]]
 
 
-def test_scores_that_are_no_numbers_spoil_their_own_picture_alone(classifier) -> None:
+def test_scores_that_are_not_finite_spoil_only_their_own_picture(classifier) -> None:
     good = [float(n) for n in range(10)]
     bad, huge = [*good[:9], float("nan")], [*good[:9], float("inf")]
     found = scoring(classifier, [good, bad, huge, good]).classify(pictures(4))
@@ -295,13 +297,13 @@ def test_scores_that_are_no_numbers_spoil_their_own_picture_alone(classifier) ->
     assert np.isfinite(found.scores).all()
 
 
-def test_a_network_of_fewer_than_five_classes_gives_all_of_them(classifier) -> None:
+def test_a_network_with_fewer_than_five_classes_returns_all_of_them(classifier) -> None:
     found = scoring(classifier, [[1.0, 3.0, 2.0]]).classify(pictures(1))
     assert found.class_ids.tolist() == [[1, 2, 0]]
     assert found.scores.sum() == pytest.approx(1.0)
 
 
-def test_random_weights_are_named_and_repeatable_and_tell_pictures_apart(classifier, plain) -> None:
+def test_random_weights_are_named_reproducible_and_distinguish_pictures(classifier, plain) -> None:
     assert (classifier.model, classifier.weights) == (MODEL, "random")
     assert len(bytes.fromhex(classifier.weights_sha256)) == 32
     known = find_spec(MODEL)
@@ -315,7 +317,7 @@ def test_random_weights_are_named_and_repeatable_and_tell_pictures_apart(classif
     assert (found.scores[:, 0] > 0.01).all()
 
 
-def test_activations_of_random_weights_stay_far_from_the_limits_of_fp16(classifier) -> None:
+def test_activations_of_random_weights_stay_far_below_the_limits_of_fp16(classifier) -> None:
     largest: list[float] = []
     hooks = [
         module.register_forward_hook(lambda *a: largest.append(float(a[2].abs().max())))
@@ -340,7 +342,7 @@ def test_weights_are_loaded_by_path(name, plain, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def photographs() -> np.ndarray:
     """(4, 224, 224, 3) uint8."""
-    names = ("chelsea", "coffee", "astronaut", "coins")
+    names = ("chelsea", "coffee", "shepherd", "bison")
     return np.stack(
         [
             resize_and_crop(
@@ -353,8 +355,9 @@ def photographs() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def conditioned(photographs) -> ResNeXt:
-    """Random weights whose batch-norms are calibrated on photographs: a plainly random ResNeXt
-    overflows fp16, and its answers show nothing.
+    """Random weights with batch-norms calibrated on photographs.
+
+    Without that, a random ResNeXt overflows fp16, and its answers prove nothing.
     """
     known = find_spec(MODEL)
     network = build_network(known)
@@ -385,13 +388,13 @@ def converted_module(network: ResNeXt, computed: Precision) -> torch.nn.Module:
         (plain_module, "bf16", 0.05),
         (fused_module, "bf16", 0.05),
         (converted_module, "bf16", 0.05),
-        (plain_module, "fp16", 0.01),  # CUDA's alone
+        (plain_module, "fp16", 0.01),  # used only on CUDA
     ],
 )
-def test_answers_in_half_precision_are_near_those_of_fp32(
+def test_answers_in_half_precision_are_close_to_those_in_fp32(
     make, computed, bound, conditioned, photographs
 ) -> None:
-    """On a CPU that lacks it in hardware it is emulated here: slower, and the same arithmetic."""
+    """A CPU without half precision in hardware emulates it: slower, with the same arithmetic."""
     half = make(copy.deepcopy(conditioned), computed)
     with torch.inference_mode():
         exact = conditioned(normal(photographs))
@@ -418,40 +421,42 @@ def test_amp_on_cuda_is_fp16_and_fp32_turns_tf32_off() -> None:
     assert precision.choose_precision("fp32", torch.device("cuda", 0)) == "fp32"
     for operation in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):
         assert operation.fp32_precision == "ieee"
-    assert not torch.backends.cudnn.allow_tf32  # torch.export asks by this name
+    assert not torch.backends.cudnn.allow_tf32  # torch.export reads this name
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99"])
-def test_a_device_that_is_not_there_is_told(device, tmp_path: Path) -> None:
+def test_a_device_that_does_not_exist_is_reported(device, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match=repr(device)):
         load_classifier(MODEL, "random", device=device, cache=tmp_path)
 
 
-def test_weights_that_are_neither_name_nor_file_are_told_with_the_names(tmp_path: Path) -> None:
+def test_weights_that_are_neither_a_name_nor_a_file_are_refused_with_the_known_names(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(UnknownWeights, match=r"'nvida' are neither .*nvidia, random\) nor a file"):
         load_classifier("resnext101_32x4d", "nvida", cache=tmp_path)
 
 
-def test_an_unknown_model_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+def test_an_unknown_model_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(UnknownModelError):
         load_classifier("resnet", "random", cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_specs_cannot_be_changed() -> None:
+def test_specs_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         find_spec(MODEL).name = "other"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("number", [1, 4, 6])
-def test_pictures_in_the_classifiers_own_memory_have_the_same_answers(
+def test_pictures_in_the_classifiers_own_memory_get_the_same_answers(
     small: Classifier, number: int
 ) -> None:
-    """To the bit, and whatever the batch before has left there."""
+    """They are equal to the bit, whatever the previous batch left in that memory."""
     images = small_pictures(number)
     expected = small.classify(images)
     room = small.room()
-    assert room.shape == (small.batch_images, 32, 32, 3)
+    assert room.shape == (small.batch_images, 64, 64, 3)
     room[:] = 255
     room[:number] = images
     found = small.classify(room[:number])

@@ -1,4 +1,4 @@
-"""Convolutions with what follows them in one operator: the same answers as apart."""
+"""Convolutions fused with the operators after them give the same answers as separate ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 SMALL = find_spec(BUNDLED)
 CPU = torch.device("cpu")
-# A stem as for ImageNet, and sizes that are odd in every stage.
+# An ImageNet stem, and odd sizes in every stage.
 ODD = dataclasses.replace(
     find_spec("resnext50_32x4d"),
     name="odd",
@@ -92,11 +92,11 @@ def test_threads_that_share_a_network_get_the_same_answers() -> None:
         assert torch.allclose(first, other, atol=1e-5)
 
 
-@pytest.mark.skipif(not has_amx(), reason="weights are packed for AMX alone")
+@pytest.mark.skipif(not has_amx(), reason="weights are packed only for AMX")
 @pytest.mark.parametrize("images", [2, 5, 8])
 @pytest.mark.parametrize("spec", [SMALL, ODD], ids=lambda spec: spec.name)
-def test_no_weights_are_packed_again_when_it_runs(spec, images: int) -> None:
-    """Each call of oneDNN prints a line; a layout that it does not want is reordered by one."""
+def test_running_packs_no_weights_again(spec, images: int) -> None:
+    """Each oneDNN call prints a line; a layout that oneDNN does not want shows as a reorder."""
     kinds = [call[0] for call in calls_of(f"""
 spec = of["SPECS"][{spec.name!r}]
 module = of["make_module"](spec, "bf16")
@@ -108,8 +108,8 @@ x = of["make_pixels"](spec, {images})
 
 
 @pytest.mark.parametrize("images", [1, 2, 3, 8])
-def test_in_float32_no_packed_weights_are_rearranged(images: int) -> None:
-    """To rearrange weights from one packed layout to another is slow in oneDNN."""
+def test_in_float32_packed_weights_are_not_reordered(images: int) -> None:
+    """In oneDNN it is slow to reorder weights from one packed layout to another."""
     calls = calls_of(f"""
 conv = torch.nn.Conv2d(1024, 1024, 1).requires_grad_(False)
 from resnext.run.fused import FusedConv
@@ -122,9 +122,9 @@ torch.set_num_threads(2)
 
 
 def calls_of(program: str) -> list[tuple[str, str]]:
-    """Each call of oneDNN in `module(x)`: its kind and its implementation.
+    """Returns each oneDNN call in `module(x)`: its kind and its implementation.
 
-    The program makes `module` and `x`.
+    The program must define `module` and `x`.
     """
     program = f"""
 import runpy, torch

@@ -1,4 +1,4 @@
-"""Weights files: every published layout fits, and what does not fit is told by its keys."""
+"""Weights files: every published layout fits, and a misfit is described by its keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from resnext.weights.file import fill_network, read_weights
 
 @pytest.fixture(scope="module")
 def spec() -> ModelSpec:
-    """The smallest ResNeXt of four stages."""
+    """The smallest ResNeXt with four stages."""
     known = find_spec("resnext101_32x4d")
     return dataclasses.replace(
         known, depths=(1, 1, 1, 1), cardinality=2, categories=known.categories[:7]
@@ -91,12 +91,12 @@ def test_half_precision_weights_become_float32(spec, tensors, tmp_path: Path) ->
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UnknownWeights, match=r"gone\.pth: there is no such file"):
+    with pytest.raises(UnknownWeights, match=r"gone\.pth: the file does not exist"):
         read_weights(tmp_path / "gone.pth")
 
 
 @pytest.mark.parametrize("layout", ["torchvision.pth", "before-2018.pth", "timm.safetensors"])
-def test_a_truncated_file_is_told_as_damaged(layout, tensors, tmp_path: Path) -> None:
+def test_a_truncated_file_is_reported_as_damaged(layout, tensors, tmp_path: Path) -> None:
     path = tmp_path / layout
     LAYOUTS[layout](path, tensors)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -104,20 +104,20 @@ def test_a_truncated_file_is_told_as_damaged(layout, tensors, tmp_path: Path) ->
         read_weights(path)
 
 
-def test_a_file_of_another_size_or_hash_is_not_opened(tensors, tmp_path: Path) -> None:
+def test_a_file_with_another_size_or_hash_is_not_opened(tensors, tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save(tensors, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert read_weights(path, sha256=digest, size_bytes=path.stat().st_size)[1] == digest
     assert read_weights(path, sha256=digest[:8])[1] == digest
-    with pytest.raises(DamagedWeights, match=f"SHA-256 is {digest} where ab12 is published"):
+    with pytest.raises(DamagedWeights, match=f"SHA-256 is {digest}, but ab12 is published"):
         read_weights(path, sha256="ab12")
-    with pytest.raises(DamagedWeights, match="bytes where 5 are published"):
+    with pytest.raises(DamagedWeights, match="bytes, but 5 are published"):
         read_weights(path, size_bytes=5)
 
 
 @pytest.mark.parametrize("content", [b"<!DOCTYPE html><html>Log in</html>", b"", b"hello world"])
-def test_a_file_that_holds_no_weights_is_told_by_its_beginning(content, tmp_path: Path) -> None:
+def test_a_file_without_weights_is_reported_with_its_beginning(content, tmp_path: Path) -> None:
     path = tmp_path / "page.pth"
     path.write_bytes(content)
     with pytest.raises(DamagedWeights, match="neither a torch nor a safetensors file") as error:
@@ -125,21 +125,21 @@ def test_a_file_that_holds_no_weights_is_told_by_its_beginning(content, tmp_path
     assert repr(content[:20]) in str(error.value)
 
 
-def test_objects_in_a_file_are_never_built(tmp_path: Path) -> None:
+def test_objects_in_a_file_are_never_created(tmp_path: Path) -> None:
     path = tmp_path / "module.pth"
     torch.save(nn.Linear(2, 2), path)
-    with pytest.raises(ForeignWeights, match="holds objects besides tensors"):
+    with pytest.raises(ForeignWeights, match="contains objects other than tensors"):
         read_weights(path)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3, "lr": 0.1}])
-def test_a_torch_file_without_tensors_by_name_is_told(content, tmp_path: Path) -> None:
+def test_a_torch_file_without_named_tensors_is_reported(content, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "other.pth")
-    with pytest.raises(ForeignWeights, match=r"holds a list|epoch, lr is no tensor"):
+    with pytest.raises(ForeignWeights, match=r"contains a list|epoch, lr is not a tensor"):
         read_weights(tmp_path / "other.pth")
 
 
-def test_weights_of_another_network_are_told_by_the_first_keys_that_do_not_fit(
+def test_weights_of_another_network_are_reported_with_the_first_misfitting_keys(
     spec, tensors
 ) -> None:
     del tensors["conv1.weight"]
@@ -148,20 +148,22 @@ def test_weights_of_another_network_are_told_by_the_first_keys_that_do_not_fit(
     with pytest.raises(ForeignWeights) as error:
         fill_network(network, foreign, Path("w.pth"))
     assert str(error.value) == (
-        "Weights w.pth are of another network: 1 missing (conv1.weight); "
+        "Weights w.pth are for another network: 1 missing (conv1.weight); "
         "1 not of this network (head.weight); 1 of another shape (fc.bias is (1000,), not (7,))."
     )
 
 
-def test_an_unknown_model_is_told_with_the_known_ones_and_the_nearest() -> None:
+def test_an_unknown_model_is_reported_with_the_known_ones_and_the_nearest() -> None:
     with pytest.raises(UnknownModelError) as error:
         find_spec("resnext101_32x4")
-    assert "'resnext101_32x4'; known are resnext101_32x4d, resnext50_32x4d" in str(error.value)
+    assert "'resnext101_32x4'. The known models are resnext101_32x4d, resnext50_32x4d" in str(
+        error.value
+    )
     assert str(error.value).endswith("Did you mean resnext101_32x4d?")
 
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"])
-def test_torchvisions_models_are_described_as_torchvision_does(name) -> None:
+def test_torchvisions_models_match_torchvisions_own_description(name) -> None:
     from torchvision.models import get_model, get_model_weights
 
     spec = find_spec(name)
@@ -181,6 +183,6 @@ def test_torchvisions_models_are_described_as_torchvision_does(name) -> None:
     }
 
 
-def test_nvidias_network_has_the_parameters_that_nvidia_counts() -> None:
+def test_nvidias_network_has_as_many_parameters_as_nvidia_states() -> None:
     network = build_network(find_spec("resnext101_32x4d"))
     assert sum(parameter.numel() for parameter in network.parameters()) == 44_177_704

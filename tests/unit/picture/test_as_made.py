@@ -1,4 +1,4 @@
-"""WebP, AVIF and HEIF of each mode: their pixels are those that they were made from, on white."""
+"""WebP, AVIF and HEIF of each mode decode to the pixels that they were made from, on white."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def on_white(image: Image.Image) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA"])
-def test_a_lossless_webp_is_what_it_was_made_from(mode) -> None:
+def test_a_lossless_webp_decodes_to_its_original(mode) -> None:
     picture = in_mode(PICTURE, mode)
     body = saved(picture, "WEBP", lossless=True, exact=True)
     assert np.abs(rgb_of("WEBP", body) - on_white(picture)).max() <= 1
@@ -32,7 +32,7 @@ def test_a_lossless_webp_is_what_it_was_made_from(mode) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA"])
 @pytest.mark.parametrize("name", ["WEBP", "AVIF", "HEIF"])
-def test_a_lossy_picture_is_nearly_what_it_was_made_from(name, mode) -> None:
+def test_a_lossy_picture_decodes_to_nearly_its_original(name, mode) -> None:
     odd.register_heif_opener()
     picture = in_mode(PICTURE, mode)
     found = rgb_of(name, saved(picture, name, quality=95))
@@ -46,7 +46,7 @@ def test_an_avif_of_each_subsampling_is_decoded(subsampling) -> None:
     assert np.abs(found - on_white(picture)).mean() < 2
 
 
-def test_a_heif_of_deep_samples_keeps_the_highest_8_bits() -> None:
+def test_a_heif_with_deep_samples_keeps_the_highest_8_bits() -> None:
     odd.register_heif_opener()
     deep = in_mode(PICTURE, "I;16")
     found = rgb_of("HEIF", saved(deep, "HEIF", quality=95))

@@ -1,4 +1,4 @@
-"""BMPs of each depth, header and packing, made byte by byte: each is decoded as it was made."""
+"""BMPs of each depth, header and packing, made byte by byte, decode to what they were made from."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ def bmp(
     down: bool = False,
     told: int | None = None,
 ) -> bytes:
-    """`rows` from the last one up, or down; `told` colours, or as many as the palette has."""
+    """Makes a BMP.
+
+    `rows` go from the last one up, or `down`. `told` is the number of colours in the header, by
+    default as many as the palette has.
+    """
     entries = b""
     if palette is not None:
         pad = b"" if core else b"\0"
@@ -46,7 +50,7 @@ def bmp(
     else:
         sides = (WIDTH, -HEIGHT if down else HEIGHT, 1, bits, compression, len(rows))
         info = struct.pack("<IiiHHIIiiII", 40, *sides, 0, 0, number, 0)
-    if len(masks) == 4:  # a header of version 4 has alpha, and much that is 0 here
+    if len(masks) == 4:  # a version 4 header also has an alpha mask, and fields that are 0 here
         info = struct.pack("<I", 108) + info[4:] + struct.pack("<4I", *masks) + bytes(52)
     else:
         info += struct.pack(f"<{len(masks)}I", *masks)
@@ -55,10 +59,10 @@ def bmp(
 
 
 def packed(samples: Numbers, bits: int, *, down: bool = False) -> bytes:
-    """(height, width) of so many bits, each row to a multiple of four bytes."""
+    """(height, width) → rows with this many bits per sample, each padded to four bytes."""
     lines = samples if down else samples[::-1]
     ones = (lines[..., None] >> np.arange(bits - 1, -1, -1)) & 1
-    if bits > 8:  # little-endian numbers
+    if bits > 8:  # as little-endian numbers
         kind = {16: "<u2", 32: "<u4"}[bits]
         raw = [line.astype(kind).tobytes() for line in lines]
     else:
@@ -79,8 +83,8 @@ PALETTES = {
 @pytest.mark.parametrize("down", [False, True])
 @pytest.mark.parametrize("name", PALETTES)
 @pytest.mark.parametrize("bits", [1, 4, 8])
-def test_indices_are_the_colours_of_their_palette(bits, name, down) -> None:
-    """Also where these are all grey: Pillow took such a palette for none, whatever the depth."""
+def test_indices_become_the_colours_of_their_palette(bits, name, down) -> None:
+    """This includes palettes of greys, which Pillow ignored at any depth."""
     palette = PALETTES[name][: 2**bits]
     samples = DICE.integers(0, len(palette), (HEIGHT, WIDTH))
     rows = packed(samples, bits, down=down)
@@ -91,7 +95,7 @@ def test_indices_are_the_colours_of_their_palette(bits, name, down) -> None:
 
 @pytest.mark.parametrize("bits", [1, 4, 8])
 @pytest.mark.parametrize("name", ["colours", "greys"])
-def test_a_header_of_os2_has_entries_of_three_bytes(bits, name) -> None:
+def test_an_os2_header_has_palette_entries_of_three_bytes(bits, name) -> None:
     palette = PALETTES[name][: 2**bits]
     samples = DICE.integers(0, 2**bits, (HEIGHT, WIDTH))
     body = bmp(packed(samples, bits), bits, palette=palette, core=True)
@@ -100,7 +104,7 @@ def test_a_header_of_os2_has_entries_of_three_bytes(bits, name) -> None:
 
 @pytest.mark.parametrize("name", ["colours", "greys", "black and white"])
 @pytest.mark.parametrize(("bits", "compression"), [(8, RLE8), (4, RLE4)])
-def test_runs_are_the_colours_of_their_palette(bits, compression, name) -> None:
+def test_run_lengths_become_the_colours_of_their_palette(bits, compression, name) -> None:
     palette = PALETTES[name][: 2**bits]
     samples = np.repeat(DICE.integers(0, len(palette), (HEIGHT, 1)), WIDTH, axis=1)
     value = lambda n: n if bits == 8 else n << 4 | n  # noqa: E731
@@ -109,7 +113,7 @@ def test_runs_are_the_colours_of_their_palette(bits, compression, name) -> None:
     assert np.array_equal(rgb_of("BMP", body), palette[samples])
 
 
-def test_24_and_32_bits_are_blue_green_and_red() -> None:
+def test_24_and_32_bits_are_in_the_order_blue_green_red() -> None:
     samples = DICE.integers(0, 256, (HEIGHT, WIDTH, 3))
     rows = [line[:, ::-1].astype(np.uint8).tobytes() for line in samples[::-1]]
     body = bmp(b"".join(row + bytes(-len(row) % 4) for row in rows), 24)
@@ -147,7 +151,7 @@ def test_masks_that_are_not_decoded_are_refused() -> None:
 ALPHA: Final = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
 
 
-def test_alpha_lets_white_through() -> None:
+def test_alpha_shows_white_through() -> None:
     samples = DICE.integers(0, 2**32, (HEIGHT, WIDTH))
     found = rgb_of("BMP", bmp(packed(samples, 32), 32, masks=ALPHA, compression=MASKS))
     colours = np.stack([samples >> 16 & 255, samples >> 8 & 255, samples & 255], axis=-1)
@@ -155,8 +159,8 @@ def test_alpha_lets_white_through() -> None:
     assert np.abs(found - (colours * share + 255 * (1 - share))).max() <= 1
 
 
-def test_alpha_that_is_0_everywhere_is_none() -> None:
-    """Some programs have room for it and write nothing there; browsers show the picture."""
+def test_alpha_that_is_0_everywhere_is_ignored() -> None:
+    """Some programs have an alpha channel but leave it empty, and browsers show such a picture."""
     samples = DICE.integers(0, 2**24, (HEIGHT, WIDTH))
     found = rgb_of("BMP", bmp(packed(samples, 32), 32, masks=ALPHA, compression=MASKS))
     colours = np.stack([samples >> 16 & 255, samples >> 8 & 255, samples & 255], axis=-1)

@@ -1,4 +1,4 @@
-"""What is decoded and what is refused, by which code and in which words; what a setting changes."""
+"""What is decoded, what is refused with which code and words, and what a setting changes."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def colour(pixels: Pixels) -> tuple[int, ...]:
 @pytest.mark.parametrize(
     "file_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"]
 )
-def test_a_format_of_the_list_is_decoded_and_named(file_format) -> None:
+def test_a_supported_format_is_decoded_and_named(file_format) -> None:
     odd.register_heif_opener()
     found = decoded(saved(photograph(64, 48), file_format))
     assert (found.format, found.width, found.height) == (file_format, 64, 48)
 
 
-def test_an_mpo_is_the_jpeg_that_it_begins_as() -> None:
+def test_an_mpo_decodes_as_the_jpeg_that_it_begins_with() -> None:
     body = saved(photograph(40, 30), "MPO", save_all=True, append_images=[photograph(40, 30)])
     assert decoded(body).format == "JPEG"
 
@@ -66,7 +66,7 @@ def test_an_mpo_is_the_jpeg_that_it_begins_as() -> None:
     ],
 )
 def test_another_format_is_refused_by_name(body, words) -> None:
-    expected = f"{words}; decoded are JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF and HEIF"
+    expected = f"{words}; supported are JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF and HEIF"
     assert refusal(body) == f"unsupported_format: {expected}"
 
 
@@ -80,14 +80,12 @@ def test_another_format_is_refused_by_name(body, words) -> None:
         (b'{"error": 404}', "a text, perhaps JSON"),
     ],
 )
-def test_what_is_no_image_is_told_so(body, words) -> None:
+def test_a_file_that_is_no_image_is_refused_with_what_it_is(body, words) -> None:
     assert refusal(body) == f"not_an_image: {words}"
 
 
-def test_of_pillows_plugins_those_of_the_list_are_loaded_and_no_other() -> None:
-    """Pillow would load all of them, Ghostscript's among them, for a file that it does not know
-    at once.
-    """
+def test_only_the_pillow_plugins_of_supported_formats_are_loaded() -> None:
+    """For an unknown file, Pillow itself would load all its plugins, even Ghostscript's."""
     bodies = [odd.whole(kind) for kind in odd.KINDS if kind[0] in {"TIFF", "WEBP", "AVIF"}]
     bodies += [image.body for image in odd.strangers()]
     program = """
@@ -111,7 +109,7 @@ print(*set(endings))
     assert endings == {"TIFF", "WEBP", "AVIF", "unsupported_format", "not_an_image"}
 
 
-def test_without_the_extra_a_heif_is_refused_and_said_how_to_have_it_decoded() -> None:
+def test_without_the_extra_a_heif_is_refused_with_what_to_install() -> None:
     odd.register_heif_opener()
     body = saved(photograph(64, 48), "HEIF")
     program = (
@@ -122,7 +120,7 @@ def test_without_the_extra_a_heif_is_refused_and_said_how_to_have_it_decoded() -
         f"decode({body!r}, limits=DecodeLimits(), preprocessing=wanted)"
     )
     done = run(program)
-    words = "a HEIF image, which is decoded where resnext-queue[heif] is installed"
+    words = "a HEIF image; the extra 'heif' of resnext-queue decodes it"
     assert f"unsupported_format: {words}" in done.stderr
 
 
@@ -137,7 +135,7 @@ SIZED = {
 
 
 @pytest.mark.parametrize("name", SIZED)
-def test_too_many_pixels_are_told_with_the_size_and_the_limit(name) -> None:
+def test_too_many_pixels_are_refused_with_the_size_and_the_limit(name) -> None:
     with pytest.raises(DecodeError) as refused:
         decoded(SIZED[name])
     assert refused.value.code == "too_many_pixels"
@@ -145,8 +143,8 @@ def test_too_many_pixels_are_told_with_the_size_and_the_limit(name) -> None:
     assert (refused.value.format, refused.value.size) == (name, (3000, 2000))
 
 
-def test_exactly_as_many_pixels_as_are_permitted_are_decoded() -> None:
-    for pixels in (6, 7):  # even and odd: Pillow's own limit is a half
+def test_exactly_the_permitted_number_of_pixels_is_decoded() -> None:
+    for pixels in (6, 7):  # even and odd, since Pillow's own limit is set to half
         for file_format in ("PNG", "WEBP", "GIF"):
             body = saved(Image.new("L", (pixels, 1)), file_format)
             assert decoded(body, DecodeLimits(max_pixels=pixels)).width == pixels
@@ -160,8 +158,11 @@ def test_a_side_has_its_own_limit() -> None:
     assert refusal(body, DecodeLimits(max_side_pixels=100)) == f"too_many_pixels: {words}"
 
 
-def test_a_corner_of_a_huge_picture_counts_as_that() -> None:
-    """A HEIF may show 64x48 of 16000x16000 that have to be decoded for it, a TIFF one of a tile."""
+def test_a_crop_of_a_huge_picture_counts_as_the_whole() -> None:
+    """A HEIF may show 64x48 pixels of 16000x16000, which must all be decoded.
+
+    The same holds for a TIFF that shows a part of a tile.
+    """
     odd.register_heif_opener()
     body = saved(photograph(64, 48), "HEIF")
     huge = odd.replaced(body, body.index(b"ispe") + 8, struct.pack(">II", 16000, 16000))
@@ -177,16 +178,16 @@ HEADERS_WITHOUT_END = {
 
 
 @pytest.mark.parametrize("name", HEADERS_WITHOUT_END)
-def test_a_header_of_more_parts_than_anybody_writes_is_refused(name) -> None:
+def test_a_header_with_too_many_parts_is_refused(name) -> None:
     words = f"begins as {name}, but its header is damaged: more than 20000 parts before its pixels"
     assert refusal(HEADERS_WITHOUT_END[name]) == f"decode_error: {words}"
 
 
-# What is truncated.
+# Truncated files.
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
-def test_a_setting_accepts_what_there_is_of_a_truncated_file(file_format) -> None:
+def test_a_setting_accepts_what_is_left_of_a_truncated_file(file_format) -> None:
     accepting = DecodeLimits(truncated="accept")
     options = {"interlace": 0} if file_format == "GIF" else {}
     whole = saved(photograph(300, 300), file_format, **options)
@@ -198,13 +199,13 @@ def test_a_setting_accepts_what_there_is_of_a_truncated_file(file_format) -> Non
     assert np.array_equal(decoded(whole, accepting).pixels, expected)
 
 
-def test_it_is_not_said_by_accident_of_a_damaged_chunk() -> None:
+def test_a_damaged_chunk_is_not_reported_as_truncated() -> None:
     body = odd.png(10, 10, bytes(110), before=odd.png_chunk(b"tRNS", b""))
     assert refusal(body).startswith("decode_error: begins as PNG, but its header is damaged")
 
 
-def test_pillows_own_settings_are_put_back(monkeypatch) -> None:
-    """`predict` runs in processes that may use Pillow for themselves."""
+def test_pillows_own_settings_are_restored(monkeypatch) -> None:
+    """`predict` runs in processes that may use Pillow themselves."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 123_456_789)
     for body in (saved(photograph(64, 48), "PNG"), b"words"):
         try:
@@ -215,16 +216,16 @@ def test_pillows_own_settings_are_put_back(monkeypatch) -> None:
         assert now == (123_456_789, False)
 
 
-# What a decoder says.
+# Errors of decoders.
 
 
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
         (MemoryError(), "too_many_pixels: more memory than a loader may take"),
-        (EOFError("no more"), "truncated: its parts do not fit together"),
-        (IndexError("index out of range"), "decode_error: its parts do not fit together"),
-        (RecursionError(), "decode_error: its parts do not fit together"),
+        (EOFError("no more"), "truncated: its parts contradict each other"),
+        (IndexError("index out of range"), "decode_error: its parts contradict each other"),
+        (RecursionError(), "decode_error: its parts contradict each other"),
         (
             OSError("cannot read <_io.BytesIO object at 0x7f00dead>"),
             "decode_error: cannot read the file",
@@ -233,7 +234,7 @@ def test_pillows_own_settings_are_put_back(monkeypatch) -> None:
         (ValueError("x" * 1000), f"decode_error: {'x' * 200}"),
     ],
 )
-def test_whatever_a_decoder_raises_is_a_code_and_a_line(monkeypatch, error, expected) -> None:
+def test_any_error_of_a_decoder_becomes_a_code_and_one_line(monkeypatch, error, expected) -> None:
     def fail(*_: object) -> None:
         raise error
 
@@ -241,10 +242,10 @@ def test_whatever_a_decoder_raises_is_a_code_and_a_line(monkeypatch, error, expe
     assert refusal(saved(photograph(64, 48), "TIFF")) == expected
 
 
-# What becomes of what a file says besides its pixels.
+# Other data in a file that concerns its pixels.
 
 
-def test_of_frames_the_first_one_counts() -> None:
+def test_only_the_first_frame_counts() -> None:
     frames = [Image.new("RGB", (30, 30), name) for name in ("red", "lime", "blue")]
     for file_format in ("GIF", "WEBP", "PNG", "TIFF", "AVIF"):
         options = {"lossless": True} if file_format == "WEBP" else {}
@@ -262,12 +263,12 @@ def test_the_rotation_of_exif_is_ignored(file_format) -> None:
     assert np.array_equal(decoded(plain).pixels, decoded(turned).pixels)
 
 
-def test_the_rotation_of_a_tiff_and_of_a_heif_is_done_by_their_readers() -> None:
+def test_tiff_and_heif_readers_apply_the_rotation_themselves() -> None:
     odd.register_heif_opener()
     exif = Image.Exif()
     exif[0x0112] = 6
     body = saved(photograph(128, 64), "HEIF")
-    # In place of the bits of each channel, which nobody needs.
+    # Replaces a box with the bits of each channel, which no reader needs.
     heif = odd.replaced(body, body.index(b"pixi"), b"irot\1")
     for turned in (saved(photograph(128, 64), "TIFF", exif=exif), heif):
         found = decoded(turned)
@@ -275,7 +276,7 @@ def test_the_rotation_of_a_tiff_and_of_a_heif_is_done_by_their_readers() -> None
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
-def test_what_is_transparent_is_white_in_every_format_that_knows_it(file_format) -> None:
+def test_transparent_pixels_become_white_in_every_format_that_has_them(file_format) -> None:
     odd.register_heif_opener()
     clear = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
     assert min(colour(decoded(saved(clear, file_format)).pixels)) >= 254
@@ -286,7 +287,7 @@ def test_what_is_transparent_is_white_in_every_format_that_knows_it(file_format)
     [((0, 0, 0, 0), (255, 255, 255)), ((0, 255, 255, 0), (255, 0, 0)), ((0, 0, 0, 255), (0, 0, 0))],
 )
 @pytest.mark.parametrize("file_format", ["JPEG", "TIFF"])
-def test_cmyk_is_ink_on_white_inverted_as_adobe_writes_it_or_not(
+def test_cmyk_is_ink_on_white_whether_adobe_inverted_it_or_not(
     file_format, value, expected
 ) -> None:
     body = saved(Image.new("CMYK", (32, 32), value), file_format)
@@ -294,18 +295,18 @@ def test_cmyk_is_ink_on_white_inverted_as_adobe_writes_it_or_not(
     assert np.abs(np.subtract(found, expected)).max() <= 2
 
 
-def test_samples_of_16_bits_keep_the_highest_8() -> None:
+def test_16_bit_samples_keep_the_highest_8_bits() -> None:
     raw = b"\0" + struct.pack(">3H", 0xFFFF, 0x8000, 0x00FF) * 1
     assert colour(decoded(odd.png(1, 1, raw, 16, 2)).pixels)[:2] == (255, 128)
     grey = in_mode(Image.new("RGB", (8, 8), (128, 128, 128)), "I;16")
     assert colour(decoded(saved(grey, "PNG")).pixels) == (128, 128, 128)
 
 
-# By way of `fast`.
+# The route `fast`.
 
 
 def test_the_fast_route_gives_the_same_codes_and_nearly_the_same_pixels() -> None:
-    """Of odd JPEGs: what torchvision's decoder does not read goes the exact route."""
+    """For odd JPEGs: those that torchvision's decoder cannot read take the exact route."""
     colour = saved(photograph(64, 48), "JPEG")
     bodies = dict(odd.lying_jpegs()) | {
         **{f"cut at {tenth}": colour[: len(colour) * tenth // 10] for tenth in range(1, 10)},
@@ -325,7 +326,7 @@ def test_the_fast_route_gives_the_same_codes_and_nearly_the_same_pixels() -> Non
     assert len(apart) > 30
 
 
-def test_what_the_fast_route_cannot_read_the_exact_one_may() -> None:
+def test_the_exact_route_reads_what_the_fast_one_cannot() -> None:
     whole = saved(photograph(300, 300), "JPEG")
     accepting = DecodeLimits(truncated="accept")
     by = [

@@ -1,4 +1,4 @@
-"""The faster way from a JPEG to pixels: near the exact one, and the exact one for what is none."""
+"""The fast route from a JPEG to pixels: close to the exact one. Other files take the exact one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BICUBIC = Preprocessing(256, 224, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    """As smooth as photographs are."""
+    """A picture as smooth as a photograph."""
     coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
     return smooth.convert(mode)
@@ -38,13 +38,13 @@ def pixels(body: bytes, preprocessing: Preprocessing, route: Route) -> Pixels:
 @pytest.mark.parametrize("preprocessing", [BILINEAR, BICUBIC], ids=lambda p: p.interpolation)
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (256, 256), (40, 30), (1200, 300)])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_jpeg_comes_out_nearly_as_by_pillow(preprocessing, size, mode) -> None:
+def test_a_jpeg_decodes_to_nearly_the_same_as_with_pillow(preprocessing, size, mode) -> None:
     body = encoded(picture(*size, mode))
     fast, exact = (pixels(body, preprocessing, route) for route in ("fast", "exact"))
     assert fast.shape == exact.shape == (224, 224, 3)
     apart = np.abs(fast.astype(int) - exact.astype(int))
     assert apart.max() <= 3
-    assert (apart.max() > 0) == (size != (256, 256))  # what is not resized is the same
+    assert (apart.max() > 0) == (size != (256, 256))  # without resizing there is no difference
     assert apart.mean() < 0.5
 
 
@@ -56,7 +56,7 @@ def test_a_jpeg_comes_out_nearly_as_by_pillow(preprocessing, size, mode) -> None
         pytest.param(encoded(picture(9000, 20)), id="extreme"),
     ],
 )
-def test_what_is_no_usual_jpeg_is_decoded_exactly(body) -> None:
+def test_an_unusual_jpeg_or_another_format_takes_the_exact_route(body) -> None:
     assert np.array_equal(pixels(body, BILINEAR, "fast"), pixels(body, BILINEAR, "exact"))
 
 

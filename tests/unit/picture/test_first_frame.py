@@ -1,4 +1,4 @@
-"""The first frame of a GIF or a WebP: what it leaves free is white, and nothing else changes."""
+"""The first frame of a GIF or a WebP: the rest of the canvas is white, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def gif(
     interlaced: bool = False,
     transparent: int | None = None,
 ) -> bytes:
-    """(height, width) of indices as a frame on a canvas of 16x10."""
+    """(height, width) of indices → a GIF with them as a frame on a canvas of 16x10."""
     entries = palette[: 2**bits].astype(np.uint8).tobytes()
     size = 0x80 | (bits - 1)
     canvas = struct.pack("<HHBBB", WIDTH, HEIGHT, 0 if local else size, 0, 0)
@@ -44,7 +44,7 @@ def gif(
     left, top, width, height = box
     flags = (size if local else 0) | 0x40 * interlaced
     frame = b"," + struct.pack("<HHHHB", left, top, width, height, flags)
-    if interlaced:  # every eighth row, then those between
+    if interlaced:  # every eighth row first, then the rows between
         order = [
             y
             for first, step in ((0, 8), (4, 8), (2, 4), (1, 2))
@@ -83,8 +83,8 @@ def test_a_gif_is_decoded_as_it_was_made_on_white(box, options, palette, bits) -
     assert np.array_equal(rgb_of("GIF", body), on_white(frame, box))
 
 
-def test_a_gif_whose_codes_end_early_is_no_picture() -> None:
-    """Its decoder would leave the first colour there."""
+def test_a_gif_whose_codes_end_early_is_refused() -> None:
+    """Its decoder would fill the rest with the first colour."""
     indices = np.zeros((5, 16), int)
     body = gif(indices, (0, 0, 16, 10), bits=2, palette=COLOURS)
     with pytest.raises(OSError, match="truncated"):
@@ -108,7 +108,7 @@ def test_a_webp_is_decoded_as_it_was_made_on_white(box, alpha) -> None:
     assert np.abs(rgb_of("WEBP", body) - on_white(expected, box)).max() <= 1
 
 
-def test_a_webp_of_chunks_without_end_has_no_frame() -> None:
+def test_a_webp_with_thousands_of_chunks_is_still_decoded() -> None:
     still = odd.saved(odd.photograph(16, 10), "WEBP", lossless=True)[12:]
     junk = b"".join(webp_chunk(b"JUNK", b"") for _ in range(5000))
     content = webp_chunk(*odd.canvas(16, 10, 0)) + still + junk

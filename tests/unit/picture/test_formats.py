@@ -1,4 +1,4 @@
-"""What a file is told to be that is not decoded: by its first bytes, and in the right words."""
+"""Files that are not decoded are named by their first bytes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ LICENCE = b"<!-- " + b"licence " * 5000 + b"-->"
         (ftyp(b"M4A ", b"isom"), "an MP4 sound"),
     ],
 )
-def test_an_image_that_is_not_decoded_is_named(body, words) -> None:
+def test_an_unsupported_image_format_is_named(body, words) -> None:
     assert named(body) == f"unsupported_format: {words}"
 
 
@@ -68,19 +68,19 @@ def test_an_image_that_is_not_decoded_is_named(body, words) -> None:
         (bytes(50), "no image format begins like this"),
     ],
 )
-def test_what_only_looks_like_an_image_is_none(body, words) -> None:
+def test_a_file_that_only_looks_like_an_image_is_not_one(body, words) -> None:
     assert named(body) == f"not_an_image: {words}"
 
 
 @pytest.mark.parametrize(
     "body", [b"<!--" * 5_000_000, b"<!doctype [" + b"]" * 20_000_000, b" " * 20_000_000 + SVG]
 )
-def test_a_text_of_megabytes_is_judged_in_one_go(body) -> None:
-    """What looks at each place from the beginning would take hours."""
+def test_a_text_of_megabytes_is_scanned_only_once(body) -> None:
+    """Scanning it again from each position would take hours."""
     assert refusal(body).startswith(("not_an_image", "unsupported_format"))
 
 
-def test_a_frame_beyond_the_limit_is_told_by_its_pixels() -> None:
+def test_a_frame_beyond_the_limit_is_refused_by_its_pixels() -> None:
     screen = b"GIF89a" + struct.pack("<HHBBB", 10, 10, 128, 0, 0) + bytes(6)
     frame = b"," + struct.pack("<HHHHB", 0, 0, 60_000, 60_000, 0) + b"\2\2\x4c\1\0;"
     words = "too_many_pixels: Image size (3600000000 pixels)"

@@ -1,4 +1,4 @@
-"""Which kinds of JPEG are decoded, and as what; the others are refused by name."""
+"""Which kinds of JPEG are decoded, and to what. Other kinds are refused by name."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ FRAME = BODY.index(b"\xff\xc0")
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
-def test_a_jpeg_is_decoded_as_it_was_made(mode, options) -> None:
+def test_a_jpeg_decodes_to_nearly_its_original(mode, options) -> None:
     picture = Image.fromarray(GRADIENT).convert(mode)
     found = rgb_of("JPEG", saved(picture, "JPEG", quality=97, **options))
     assert np.abs(found - np.asarray(picture.convert("RGB")).astype(int)).mean() < 2
 
 
 def lossless_jpeg(samples: NDArray[np.int64], marker: int = 0xC3) -> bytes:
-    """(height, width, components) of 8 bits: each is told by what it differs from its left
-    neighbour, in a row's beginning from the one above (ISO/IEC 10918-1, annex H).
+    """(height, width, components) of 8 bits → a lossless JPEG.
+
+    Each sample is coded as the difference from its left neighbour, or at the beginning of a row
+    from the one above (ISO/IEC 10918-1, annex H).
     """
     height, width, count = samples.shape
     head = struct.pack(">BHHB", 8, height, width, count)
     parts = b"".join(bytes([n, 0x11, 0]) for n in range(count))
-    lengths = bytes([0, 0, 0, 9, *[0] * 12])  # nine codes of four bits: how many bits follow
+    lengths = bytes([0, 0, 0, 9, *[0] * 12])  # nine 4-bit codes: how many bits follow
     tables = b"".join(bytes([n, 0]) for n in range(count))
     neighbours = np.concatenate([samples[:, :1], samples[:, :-1]], axis=1)
     neighbours[1:, 0], neighbours[0, 0] = samples[:-1, 0], 128
@@ -58,7 +60,7 @@ def lossless_jpeg(samples: NDArray[np.int64], marker: int = 0xC3) -> bytes:
 
 
 @pytest.mark.parametrize("components", [1, 3])
-def test_a_lossless_jpeg_is_decoded_to_the_bit(components) -> None:
+def test_a_lossless_jpeg_decodes_to_the_bit(components) -> None:
     samples = GRADIENT[..., :components].astype(int)
     found = rgb_of("JPEG", lossless_jpeg(samples))
     assert np.array_equal(found, np.broadcast_to(samples, (*samples.shape[:2], 3)))
@@ -68,7 +70,7 @@ def test_a_lossless_jpeg_is_decoded_to_the_bit(components) -> None:
 @pytest.mark.parametrize("marker", [0xC1, 0xC3])
 def test_other_depths_are_refused_by_name(bits, marker) -> None:
     body = replaced(BODY, FRAME + 1, bytes([marker, 0, 17, bits]))
-    words = f"a JPEG of {bits} bits a sample; decoded are those of 8"
+    words = f"a JPEG with {bits} bits per sample; only 8 are supported"
     assert refusal(body) == f"unsupported_format: {words}"
 
 
@@ -82,7 +84,7 @@ def test_a_hierarchical_jpeg_is_refused_by_name(marker) -> None:
     ("marker", "words"),
     [(0xCB, "a lossless JPEG in arithmetic codes"), (0xF7, "a JPEG-LS image")],
 )
-def test_other_processes_are_refused_by_name(marker, words) -> None:
+def test_other_coding_processes_are_refused_by_name(marker, words) -> None:
     assert refusal(replaced(BODY, FRAME + 1, bytes([marker]))) == f"unsupported_format: {words}"
 
 
@@ -90,12 +92,12 @@ def test_other_processes_are_refused_by_name(marker, words) -> None:
 def test_other_numbers_of_components_are_refused_by_name(count) -> None:
     frame = struct.pack(">BHHB", 8, 32, 48, count) + b"\1\x11\0" * count
     body = BODY[:FRAME] + jpeg_segment(0xC0, frame) + BODY[FRAME + 19 :]
-    words = f"a JPEG of {count} colour components; decoded are those of 1, 3 and 4"
+    words = f"a JPEG with {count} colour components; only 1, 3 and 4 are supported"
     assert refusal(body) == f"unsupported_format: {words}"
 
 
-def test_what_exif_holds_is_left_alone() -> None:
-    """Pieces of it are put together, and one resolution may be a million fractions."""
+def test_the_content_of_exif_is_not_parsed() -> None:
+    """An EXIF may have several segments, and one resolution may be a million fractions."""
     number = 120_000
     resolution = struct.pack("<HHII", 282, 5, number, 8 + 2 + 24 + 4)
     unit = struct.pack("<HHII", 296, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""The resampler in C: equal to Pillow to the bit, used where it is built, not missed elsewhere."""
+"""The C resampler: equal to Pillow to the bit, used where it is built, and optional."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ try:
 except ImportError as error:
     raise AssertionError(f"The extension is not built ({error}): run `make setup`.") from error
 
-# As the sizes of the pictures: what they become, and the window that is wanted of it.
+# Sizes of the pictures before and after resizing, and the window that is wanted.
 WINDOWS = [
     ((1, 1), (256, 256), (16, 16, 240, 240)),
     ((1, 1), (1, 1), (0, 0, 1, 1)),
@@ -59,13 +59,13 @@ def noise(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("old", "new", "box"), WINDOWS, ids=str)
-def test_a_window_is_pillows_to_the_bit(old, new, box, interpolation) -> None:
+def test_a_window_equals_pillows_to_the_bit(old, new, box, interpolation) -> None:
     image = noise(*old)
     expected = window_of_pillow(image, new, box, interpolation)
     assert np.array_equal(expected, native.resample_window(image, new, box, interpolation))
 
 
-def test_so_are_windows_weights_and_passes_of_random_sizes() -> None:
+def test_random_windows_weights_and_passes_equal_pillows() -> None:
     for seed in range(1500):
         run_case(seed)
 
@@ -80,7 +80,7 @@ def test_a_picture_of_several_blocks_is_read_in_strips() -> None:
 
 
 @pytest.mark.parametrize("size", [(333, 250), (250, 1333)])
-def test_rows_that_pillow_aligns_are_read_as_they_lie(size) -> None:
+def test_rows_with_pillows_alignment_are_read_correctly(size) -> None:
     before = Image.core.get_alignment()
     Image.core.set_alignment(64)
     try:
@@ -92,7 +92,7 @@ def test_rows_that_pillow_aligns_are_read_as_they_lie(size) -> None:
     assert np.array_equal(expected, found)
 
 
-def test_a_picture_that_lies_in_the_memory_of_another_library() -> None:
+def test_a_picture_in_another_librarys_memory_is_read() -> None:
     own = noise(60, 40)
     image = Image.fromarrow(own, "RGB", own.size)
     expected = window_of_pillow(own, (30, 20), (3, 4, 28, 20), "bicubic")
@@ -102,7 +102,7 @@ def test_a_picture_that_lies_in_the_memory_of_another_library() -> None:
     )
 
 
-def test_threads_disturb_each_other_in_nothing() -> None:
+def test_threads_do_not_disturb_each_other() -> None:
     images = [noise(width, 200) for width in range(150, 190)]
     arguments = ((256, 256), (16, 16, 240, 240), "bilinear")
     expected = [window_of_pillow(image, *arguments) for image in images]
@@ -113,7 +113,7 @@ def test_threads_disturb_each_other_in_nothing() -> None:
     assert all(map(np.array_equal, expected * 4, found))
 
 
-# It is used, and not missed.
+# It is used, but not required.
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP"])
@@ -131,7 +131,7 @@ def test_a_file_gives_the_same_pixels_with_the_extension_and_without(
     assert np.array_equal(expected, found)
 
 
-def test_every_picture_goes_by_the_extension(monkeypatch) -> None:
+def test_every_picture_uses_the_extension(monkeypatch) -> None:
     def unexpected(*arguments: object) -> None:
         raise AssertionError("Pillow resizes")
 
@@ -141,7 +141,7 @@ def test_every_picture_goes_by_the_extension(monkeypatch) -> None:
         assert resize_and_crop(noise(*size), PREPROCESSING).shape == (224, 224, 3)
 
 
-def test_without_the_extension_everything_works_to_the_same_bits() -> None:
+def test_without_the_extension_the_pixels_are_the_same() -> None:
     program = (
         "import sys; sys.modules['resnext.picture._resample'] = None\n"
         "from hashlib import sha256\n"
@@ -188,7 +188,7 @@ def test_borrowed_pixels_cannot_be_written() -> None:
         _resample.vertical(noise_array(4, 4), out, b"", b"", 0)
 
 
-def test_a_picture_lends_its_memory_once_for_each_export() -> None:
+def test_a_picture_lends_its_memory_once_per_export() -> None:
     pair = noise(4, 4).__arrow_c_array__()
     _resample.Borrowed(*pair, 4, 4)
     with pytest.raises(ValueError, match="does not hold 4 x 4 pixels"):
@@ -207,13 +207,13 @@ def test_a_picture_lends_its_memory_once_for_each_export() -> None:
         ("F", 4, "pixels must be .w:4 of C, got f"),
     ],
 )
-def test_what_is_no_such_picture_is_not_borrowed(mode, rows, words) -> None:
+def test_pixels_of_another_size_or_type_are_not_borrowed(mode, rows, words) -> None:
     pair = Image.new(mode, (4, 4)).__arrow_c_array__()
     with pytest.raises(ValueError, match=words):
         _resample.Borrowed(*pair, rows, 4)
 
 
-def test_capsules_of_something_else_are_not_borrowed() -> None:
+def test_other_capsules_are_not_borrowed() -> None:
     schema, array = noise(4, 4).__arrow_c_array__()
     with pytest.raises(ValueError, match="incorrect name"):
         _resample.Borrowed(array, schema, 4, 4)
@@ -221,7 +221,7 @@ def test_capsules_of_something_else_are_not_borrowed() -> None:
         _resample.Borrowed(None, None, 4, 4)
 
 
-# What is refused before a pixel is touched.
+# Refusals before a pixel is touched.
 
 
 def noise_array(height: int, width: int, channels: int = 4) -> np.ndarray:
@@ -265,7 +265,7 @@ HALVES = [2**21, 2**21]
         ({"origin": 1}, "taps 0 are 2 pixels from -1 on"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused_in_words(changed, words) -> None:
+def test_arguments_that_do_not_fit_are_refused_with_the_reason(changed, words) -> None:
     arguments = {
         "source": noise_array(6, 5),
         "out": noise_array(6, 2),
@@ -280,7 +280,7 @@ def test_arguments_that_do_not_fit_are_refused_in_words(changed, words) -> None:
     assert np.array_equal(before, arguments["out"])
 
 
-def test_three_channels_go_down_and_not_across() -> None:
+def test_three_channels_can_be_resized_vertically_but_not_horizontally() -> None:
     source, out = noise_array(6, 5, 3), noise_array(2, 5, 3)
     _resample.vertical(source, out, positions(0, 3), weights(HALVES, HALVES), 0)
     with pytest.raises(ValueError, match="out of 4 channels"):
@@ -300,17 +300,17 @@ def test_three_channels_go_down_and_not_across() -> None:
         ((10, 10, 0, 10, "lanczos"), "must be bilinear or bicubic, got lanczos"),
     ],
 )
-def test_weights_of_sizes_that_do_not_fit_are_refused(arguments, words) -> None:
+def test_weights_for_impossible_sizes_are_refused(arguments, words) -> None:
     with pytest.raises(ValueError, match=words):
         _resample.weigh(*arguments)
 
 
-def test_more_weights_than_pillow_takes_are_refused() -> None:
+def test_more_weights_than_pillow_accepts_are_refused() -> None:
     with pytest.raises(MemoryError, match="2 pixels of 214748365"):
         _resample.weigh(2**31 - 1, 20, 10, 12, "bilinear")
 
 
-def test_a_picture_far_longer_than_a_32_bit_number_is_weighed() -> None:
+def test_weights_of_a_picture_far_longer_than_a_32_bit_number() -> None:
     found = native.weigh(2**31 - 1, 2**40, 2**40 - 3, 2**40, "bicubic")
     assert found.end == 2**31 - 1
     assert found.weights.sum(axis=1).tolist() == pytest.approx([2**22] * 3, abs=4)

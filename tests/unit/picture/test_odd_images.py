@@ -1,7 +1,7 @@
-"""Hundreds of odd images, each of which ends as pixels or as a code of the list, in bounded memory.
+"""Hundreds of odd images end as pixels or as a listed error code, in limited memory.
 
-A child decodes them under the limits of a loader. They are made anew each time (`odd_images`),
-and the fuzzer (`make fuzz`) begins with the same ones.
+A child process decodes them under a loader's limits. They are made anew each time (`odd_images`),
+and the fuzzer (`make fuzz`) starts with them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.pictures.decoder import LIMITS, Decoder, Ending, decoder
 from tests.pictures.odd_images import KINDS, PIXELS, OddImage, odd_images
 from worker.loader.program import BYTES_A_PIXEL
 
-# Of what decoders load and keep once they are needed, and of what malloc does not give back.
+# What decoders load when they are first needed, and what malloc does not give back.
 LIBRARIES_BYTES = 32 * 2**20
 
 Endings = list[tuple[OddImage, Ending]]
@@ -29,7 +29,7 @@ def child() -> Iterator[Decoder]:
 
 @pytest.fixture(scope="module")
 def at_rest(child: Decoder) -> int:
-    """Bytes of memory, before the first image."""
+    """The child's memory in bytes before the first image."""
     return child.decode(b"").peak_bytes
 
 
@@ -38,7 +38,7 @@ def endings(child: Decoder, at_rest: int) -> Endings:
     return [(image, child.decode(image.body)) for image in odd_images()]
 
 
-def test_there_are_as_many_odd_images_as_promised_and_each_is_another(endings: Endings) -> None:
+def test_there_are_enough_odd_images_and_no_two_share_a_name(endings: Endings) -> None:
     assert len(endings) >= 500
     assert len({image.name for image, _ in endings}) == len(endings)
     assert {kind[0] for kind in KINDS} == {
@@ -46,14 +46,14 @@ def test_there_are_as_many_odd_images_as_promised_and_each_is_another(endings: E
     }
 
 
-def test_each_ends_as_pixels_or_as_a_code_of_those_that_it_may_have(endings: Endings) -> None:
-    """No crash, no hang, no `internal`; and what is whole is decoded."""
+def test_each_image_ends_as_pixels_or_as_one_of_its_permitted_codes(endings: Endings) -> None:
+    """No crash, no hang, no `internal`; and intact images are decoded."""
     assert {image.name: end for image, end in endings if end.code not in image.endings} == {}
     assert {end.code for _, end in endings} <= {PIXELS, *ERROR_CODES} - {"internal"}
     assert len({end.code for _, end in endings}) >= 6
 
 
-def test_none_takes_more_memory_than_its_pixels_account_for(endings: Endings, at_rest: int) -> None:
+def test_no_image_takes_more_memory_than_its_pixels_need(endings: Endings, at_rest: int) -> None:
     most = at_rest + LIBRARIES_BYTES + LIMITS.max_pixels * BYTES_A_PIXEL
     excesses = {
         image.name: f"{end.peak_bytes >> 20} MiB, {most >> 20} are permitted"
@@ -63,11 +63,12 @@ def test_none_takes_more_memory_than_its_pixels_account_for(endings: Endings, at
     assert excesses == {}
 
 
-def test_a_refusal_takes_next_to_no_memory(endings: Endings) -> None:
-    """Sizes are refused by the header, before there is memory for the pixels.
+def test_a_refusal_takes_almost_no_memory(endings: Endings) -> None:
+    """Sizes are refused by the header, before any memory for pixels is allocated.
 
-    In a child of their own: once large images have come and gone, malloc takes a WebP's canvas
-    from its heap and clears it, where it would be untouched pages of the kernel's.
+    This runs in a fresh child. Once large images have come and gone, malloc takes a WebP's canvas
+    from its heap and clears it. In a fresh process, the canvas would be untouched pages of the
+    kernel.
     """
     refused = [image for image, end in endings if end.code == "too_many_pixels"]
     assert len(refused) > 30
@@ -80,7 +81,7 @@ def test_a_refusal_takes_next_to_no_memory(endings: Endings) -> None:
             assert peak < rest + 4 * 2**20 + 2 * len(image.body), image.name
 
 
-def test_a_detail_is_a_line_for_people(endings: Endings) -> None:
+def test_a_detail_is_one_readable_line(endings: Endings) -> None:
     for image, end in endings:
         assert (end.detail == "") == (end.code == PIXELS), image.name
         assert len(end.detail) < 300
@@ -89,8 +90,8 @@ def test_a_detail_is_a_line_for_people(endings: Endings) -> None:
             assert leak not in end.detail, (image.name, end.detail)
 
 
-def test_what_is_cut_is_told_so(endings: Endings) -> None:
-    """But for a TIFF whose palette is gone: Pillow leaves it out, and stumbles later."""
+def test_a_truncated_image_is_reported_as_truncated(endings: Endings) -> None:
+    """Except for a TIFF whose palette is cut off: Pillow ignores that and fails later."""
     cut = [(image, end) for image, end in endings if " cut at " in image.name]
     assert len(cut) > 500
     others = {image.name: end for image, end in cut if end.code not in {PIXELS, "truncated"}}

@@ -1,4 +1,4 @@
-"""`RESNEXT_ORIENTATION`: the eight orientations of EXIF, and the EXIFs that say nothing."""
+"""`RESNEXT_ORIENTATION`: the eight orientations of EXIF, and EXIFs that say nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.pictures import odd_images as odd
 from tests.pictures.decoder import PREPROCESSING
 from tests.pictures.odd_images import photograph, saved
 
-# EXIF 3.0, "Orientation": where the stored picture's first row, and its first column, are shown.
+# EXIF 3.0, "Orientation": where the stored picture's first row and first column are shown.
 SHOWN = {
     1: ("top", "left"),
     2: ("top", "right"),
@@ -32,13 +32,13 @@ SHOWN = {
     7: ("right", "bottom"),
     8: ("left", "bottom"),
 }
-# The picture is stored without loss but in JPEG, whose stored pixels are asked for.
+# The picture is stored losslessly, except in JPEG, whose stored pixels are read back.
 FORMATS = {"JPEG": {}, "PNG": {}, "WEBP": {"lossless": True}}
 WIDTH, HEIGHT = 61, 40
 
 
 def shown(stored: NDArray[np.uint8], value: int) -> NDArray[np.uint8]:
-    """(height, width, 3) → the same as it is to be looked at, by the words of the standard."""
+    """(height, width, 3) → the picture as it should be shown, by the words of the standard."""
     row, column = SHOWN[value]
     picture = stored if row in {"top", "bottom"} else stored.swapaxes(0, 1)
     if "bottom" in {row, column}:
@@ -51,7 +51,7 @@ def shown(stored: NDArray[np.uint8], value: int) -> NDArray[np.uint8]:
 def exif_of(
     value: int, *, order: str = "<", tag: int = 0x0112, kind: int = 3, count: int = 1
 ) -> bytes:
-    """An EXIF of one entry, as a camera writes it."""
+    """An EXIF with one entry, as a camera writes it."""
     entry = struct.pack(f"{order}HHIHxx", tag, kind, count, value)
     return directory([entry], order=order)
 
@@ -83,7 +83,7 @@ def decoded(body: bytes, orientation: str = "exif", route: str = "exact") -> Dec
 @pytest.mark.parametrize("value", SHOWN)
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_a_picture_is_turned_before_it_is_resized(file_format, value, order) -> None:
-    """Equal to the bit with the turned array: resizing first would differ in a last bit."""
+    """The pixels equal those of the turned array; resizing first would differ in a last bit."""
     body = picture(file_format, exif_of(value, order=order))
     stored = np.asarray(Image.open(io.BytesIO(body)).convert("RGB"))
     upright = shown(stored, value)
@@ -95,14 +95,14 @@ def test_a_picture_is_turned_before_it_is_resized(file_format, value, order) -> 
 
 @pytest.mark.parametrize("value", SHOWN)
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_by_default_pixels_stay_as_they_are_stored(file_format, value) -> None:
+def test_by_default_pixels_stay_as_stored(file_format, value) -> None:
     found = decoded(picture(file_format, exif_of(value)), "ignore")
     assert np.array_equal(decoded(picture(file_format)).pixels, found.pixels)
     assert (found.width, found.height) == (WIDTH, HEIGHT)
 
 
 @pytest.mark.parametrize("value", SHOWN)
-def test_the_fast_route_turns_as_the_exact_one_does(value) -> None:
+def test_the_fast_route_turns_like_the_exact_one(value) -> None:
     body = picture("JPEG", exif_of(value))
     exact, fast = (decoded(body, route=route) for route in ("exact", "fast"))
     assert np.abs(exact.pixels.astype(int) - fast.pixels).max() <= 2
@@ -113,7 +113,7 @@ def test_the_fast_route_turns_as_the_exact_one_does(value) -> None:
 
 
 @pytest.mark.parametrize("place", ["before", "behind"])
-def test_a_png_may_have_its_exif_before_its_pixels_or_behind(place) -> None:
+def test_a_png_may_have_its_exif_before_or_after_its_pixels(place) -> None:
     whole = picture("PNG")
     at = whole.index({"before": b"IDAT", "behind": b"IEND"}[place]) - 4
     body = whole[:at] + odd.png_chunk(b"eXIf", exif_of(6)) + whole[at:]
@@ -122,7 +122,7 @@ def test_a_png_may_have_its_exif_before_its_pixels_or_behind(place) -> None:
     assert np.array_equal(decoded(picture("PNG", exif_of(6))).pixels, found.pixels)
 
 
-def test_a_webp_may_have_the_mark_of_a_jpeg_before_its_exif_or_not() -> None:
+def test_the_exif_of_a_webp_may_begin_with_the_jpeg_marker_or_not() -> None:
     body = picture("WEBP", exif_of(6))
     assert b"Exif\0\0" not in body
     at = body.index(b"EXIF")
@@ -135,8 +135,8 @@ def test_a_webp_may_have_the_mark_of_a_jpeg_before_its_exif_or_not() -> None:
 
 
 @pytest.mark.parametrize("orientation", ["ignore", "exif"])
-def test_what_a_format_itself_demands_is_done_once_whatever_is_set(orientation) -> None:
-    """TIFF's own tag, and irot of a HEIF."""
+def test_a_rotation_that_the_format_demands_is_done_once_with_any_setting(orientation) -> None:
+    """This is TIFF's own tag, and irot in a HEIF."""
     odd.register_heif_opener()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -152,8 +152,8 @@ def test_what_a_format_itself_demands_is_done_once_whatever_is_set(orientation) 
     assert (found.width, found.height) == (64, 128)
 
 
-def test_an_exif_in_a_heif_says_nothing_of_its_orientation() -> None:
-    """ISO 23008-12: irot and imir decide alone."""
+def test_the_exif_in_a_heif_does_not_change_its_orientation() -> None:
+    """ISO 23008-12: only irot and imir count."""
     odd.register_heif_opener()
     plain = saved(photograph(128, 64), "HEIF", exif=exif_of(1))
     turned = plain.replace(exif_of(1), exif_of(6))
@@ -162,7 +162,7 @@ def test_an_exif_in_a_heif_says_nothing_of_its_orientation() -> None:
 
 
 def test_an_avif_is_not_turned_a_second_time() -> None:
-    """Pillow tells its irot as if it stood in an EXIF."""
+    """Pillow reports its irot as if it were in an EXIF."""
     body = saved(photograph(WIDTH, HEIGHT), "AVIF", exif=exif_of(6))
     assert b"irot" in body
     assert read_orientation(Image.open(io.BytesIO(body)).info["exif"]) == 6
@@ -171,28 +171,28 @@ def test_an_avif_is_not_turned_a_second_time() -> None:
     assert (ignoring.width, ignoring.height) == (turning.width, turning.height)
 
 
-# An EXIF that is damaged counts as none.
+# A damaged EXIF counts as none.
 
 DAMAGED = {
     "nothing": b"",
-    "a mark alone": b"Exif\0\0",
-    "no order of bytes": b"XX*\0" + exif_of(6)[4:],
-    "an order of bytes alone": b"II*\0",
-    "its directory far away": b"II*\0" + struct.pack("<I", 2**32 - 1),
-    "cut in its number of entries": exif_of(6)[:9],
-    "cut in its entry": exif_of(6)[:-8],
+    "only a marker": b"Exif\0\0",
+    "no byte order": b"XX*\0" + exif_of(6)[4:],
+    "only a byte order": b"II*\0",
+    "a directory beyond the end": b"II*\0" + struct.pack("<I", 2**32 - 1),
+    "cut off in the number of entries": exif_of(6)[:9],
+    "cut off in its entry": exif_of(6)[:-8],
     "value 0": exif_of(0),
     "value 9": exif_of(9),
     "value 65535": exif_of(65535),
     "a text": exif_of(6, kind=2),
     "a rational": exif_of(6, kind=5),
-    "two of it": exif_of(6, count=2),
-    "none of it": exif_of(6, count=0),
-    "a billion of it": exif_of(6, count=2**32 - 1),
+    "two values": exif_of(6, count=2),
+    "no value": exif_of(6, count=0),
+    "a billion values": exif_of(6, count=2**32 - 1),
     "another tag": exif_of(6, tag=0x0113),
-    "a directory that begins in the head": b"II*\0" + struct.pack("<I", 0) + exif_of(6)[8:],
+    "a directory that begins in the header": b"II*\0" + struct.pack("<I", 0) + exif_of(6)[8:],
     "more entries than there are": directory([], number=65535),
-    "the order of the other": b"MM\0*" + exif_of(6)[4:],
+    "the wrong byte order": b"MM\0*" + exif_of(6)[4:],
 }
 
 
@@ -208,7 +208,7 @@ def test_a_damaged_exif_counts_as_none(name) -> None:
 @given(
     st.binary(max_size=60), st.sampled_from([b"", b"II*\0", b"MM\0*", b"Exif\0\0II*\0\x08\0\0\0"])
 )
-def test_of_any_bytes_an_orientation_comes(rest, head) -> None:
+def test_any_bytes_give_a_valid_orientation(rest, head) -> None:
     assert read_orientation(head + rest) in SHOWN
 
 
@@ -224,12 +224,15 @@ def test_pillow_finds_the_same_orientation(value, order) -> None:
 
 
 def hostile_exif(body_bytes: int) -> bytes:
-    """Each of its entries points to all of it: read whole, it would be read 5,000 times."""
+    """An EXIF with 5,000 entries that each point to all of it.
+
+    Reading it fully would read it 5,000 times.
+    """
     entry = struct.pack("<HHIHH", 0x010E, 2, body_bytes, 0, 0)
     return directory([entry] * 5000)
 
 
-def test_entries_after_the_first_thousand_are_not_looked_at() -> None:
+def test_only_the_first_thousand_entries_are_read() -> None:
     other = struct.pack("<HHIHxx", 0x010F, 3, 1, 6)
     mine = exif_of(6)[10:22]
     assert read_orientation(directory([*[other] * 999, mine])) == 6
@@ -238,8 +241,8 @@ def test_entries_after_the_first_thousand_are_not_looked_at() -> None:
 
 @pytest.mark.parametrize("orientation", ["ignore", "exif"])
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_no_reader_of_pillow_s_reads_an_exif(file_format, orientation, monkeypatch) -> None:
-    """Pillow copies what each entry points to, and a JPEG's EXIF may have a million bytes."""
+def test_pillows_readers_do_not_read_an_exif(file_format, orientation, monkeypatch) -> None:
+    """Pillow copies what each entry points to, and the EXIF of a JPEG may have a million bytes."""
     bodies = [picture(file_format, exif_of(6)), picture(file_format, hostile_exif(60_000))]
 
     def fail(*_: object) -> None:
@@ -250,8 +253,8 @@ def test_no_reader_of_pillow_s_reads_an_exif(file_format, orientation, monkeypat
     assert (wide.width > wide.height) == (orientation == "ignore")
 
 
-def test_an_exif_that_leads_back_to_itself_ends() -> None:
-    """As directories that follow each other do, of which the first alone is read."""
+def test_an_exif_that_points_back_to_itself_ends() -> None:
+    """Directories may also follow each other in a circle; only the first one is read."""
     exif = directory([struct.pack("<HHIHxx", 0x8769, 4, 1, 8)])
     loop = exif[:-4] + struct.pack("<I", 8)
     for file_format in FORMATS:
@@ -259,8 +262,8 @@ def test_an_exif_that_leads_back_to_itself_ends() -> None:
         assert np.array_equal(decoded(picture(file_format)).pixels, found.pixels)
 
 
-def test_a_compressed_exif_of_a_png_is_not_unpacked() -> None:
-    """As ImageMagick once wrote it, in a text; no viewer heeds it."""
+def test_the_compressed_exif_of_a_png_is_not_unpacked() -> None:
+    """ImageMagick once wrote it like this, in a text chunk. No viewer uses it."""
     text = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n26\n" + exif_of(6).hex().encode())
     whole = picture("PNG")
     at = whole.index(b"IDAT") - 4
@@ -268,7 +271,7 @@ def test_a_compressed_exif_of_a_png_is_not_unpacked() -> None:
     assert decoded(body).width == WIDTH
 
 
-def test_a_picture_that_fails_has_the_size_of_its_header() -> None:
+def test_a_picture_that_fails_reports_the_size_in_its_header() -> None:
     with pytest.raises(DecodeError) as refused:
         decode(
             picture("JPEG", exif_of(6)),

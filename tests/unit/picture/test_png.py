@@ -1,4 +1,4 @@
-"""PNGs of each depth, colour type and order of rows, byte by byte: as they were made, on white."""
+"""PNGs of each depth, colour type and row order, made byte by byte, decode as made, on white."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.pictures.odd_images import png_chunk, png_header
 from tests.pictures.shown import rgb_of
 
 Samples = NDArray[Any]
-"""(height, width, samples) of a PNG's bits."""
+"""(height, width, samples), with the bits of a PNG."""
 HEIGHT, WIDTH = 11, 13
 GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
 SAMPLES = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGB_ALPHA: 4}
@@ -38,7 +38,7 @@ ENTRIES = np.random.default_rng(7).integers(0, 256, (256, 3))
 def png(
     samples: Samples, colour: int, bits: int, *, interlaced: bool = False, chunks: bytes = b""
 ) -> bytes:
-    """`chunks` stand before the pixels, after a palette."""
+    """Makes a PNG with `chunks` before the pixels and after a palette."""
     passes = ADAM7 if interlaced else [(0, 0, 1, 1)]
     raw = b"".join(
         rows(samples[top::down, left::across], bits) for left, top, across, down in passes
@@ -52,7 +52,7 @@ def png(
 
 
 def rows(samples: Samples, bits: int) -> bytes:
-    """Each after its filter, which is none; nothing where a pass has no pixels."""
+    """Returns rows, each after the byte of filter 0; nothing for a pass without pixels."""
     if not samples.size:
         return b""
     shifts = np.arange(bits - 1, -1, -1)
@@ -69,7 +69,7 @@ def samples_of(colour: int, bits: int) -> Samples:
 
 
 def shown(samples: Samples, colour: int, bits: int) -> Samples:
-    """(height, width, 3), on white; of deep colours the highest 8 bits, of grey ones rounded."""
+    """(height, width, 3), on white. Deep colours keep the highest 8 bits; greys are rounded."""
     if colour == PALETTE:
         return ENTRIES[samples[..., 0]]
     eight = samples >> 8 if bits == 16 else samples * (255 // (2**bits - 1))
@@ -83,7 +83,7 @@ def shown(samples: Samples, colour: int, bits: int) -> Samples:
 
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize(("colour", "bits"), KINDS)
-def test_each_kind_of_png_is_decoded_as_it_was_made(colour, bits, interlaced) -> None:
+def test_each_kind_of_png_decodes_as_it_was_made(colour, bits, interlaced) -> None:
     samples = samples_of(colour, bits)
     found = rgb_of("PNG", png(samples, colour, bits, interlaced=interlaced))
     assert np.abs(found - shown(samples, colour, bits)).max() <= 1
@@ -93,8 +93,8 @@ def test_each_kind_of_png_is_decoded_as_it_was_made(colour, bits, interlaced) ->
 @pytest.mark.parametrize(
     ("colour", "bits"), [*((GREY, bits) for bits in (1, 2, 4, 8, 16)), (RGB, 8), (RGB, 16)]
 )
-def test_the_transparent_colour_of_a_png_is_white_and_no_other_is(colour, bits, interlaced) -> None:
-    """One that differs in its last bit is not the same."""
+def test_only_the_transparent_colour_of_a_png_becomes_white(colour, bits, interlaced) -> None:
+    """A colour that differs only in its last bit is another colour."""
     samples = samples_of(colour, bits)
     clear = samples[5, 5].copy()
     samples[6, 6] = clear ^ 1
@@ -107,7 +107,7 @@ def test_the_transparent_colour_of_a_png_is_white_and_no_other_is(colour, bits, 
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_a_palette_of_a_png_may_be_transparent_in_part(bits) -> None:
+def test_a_palette_of_a_png_may_be_partly_transparent(bits) -> None:
     samples = samples_of(PALETTE, bits)
     alpha = np.arange(2**bits) * 3 % 256
     chunk = png_chunk(b"tRNS", alpha.astype(np.uint8).tobytes())
@@ -117,7 +117,7 @@ def test_a_palette_of_a_png_may_be_transparent_in_part(bits) -> None:
     assert np.abs(found - expected).max() <= 1
 
 
-# What stands beside the pixels.
+# Chunks that do not hold pixels.
 
 SAMPLE = samples_of(RGB, 8)
 MEGABYTES = zlib.compress(bytes(5_000_000), 9)
@@ -144,19 +144,19 @@ BAD = png_chunk(b"tEXt", b"Comment\0hello")[:-1] + b"?"
     ],
 )
 @pytest.mark.parametrize("behind", [False, True])
-def test_what_changes_no_pixel_may_be_damaged_or_huge(chunk, behind) -> None:
+def test_chunks_that_change_no_pixel_may_be_damaged_or_huge(chunk, behind) -> None:
     whole = png(SAMPLE, RGB, 8, chunks=b"" if behind else chunk)
     body = whole[:-12] + chunk + whole[-12:] if behind else whole
     assert np.array_equal(rgb_of("PNG", body), SAMPLE)
 
 
-def test_exif_stays_where_a_setting_may_ask_for_it() -> None:
+def test_exif_is_kept_since_a_setting_may_use_it() -> None:
     exif = b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
     image = READERS["PNG"](Body(png(SAMPLE, RGB, 8, chunks=BAD + png_chunk(b"eXIf", exif) + BAD)))
     assert image.getexif()[0x0112] == 6
 
 
-def test_a_damaged_chunk_that_pixels_depend_on_is_refused() -> None:
+def test_a_damaged_chunk_that_the_pixels_depend_on_is_refused() -> None:
     clear = png_chunk(b"tRNS", bytes(6))
     for chunk in (clear[:-1] + b"?", png_chunk(b"PLTE", bytes(3))[:-1] + b"?"):
         with pytest.raises(DecodeError, match=r"^decode_error: begins as PNG, but its header is"):
@@ -167,17 +167,17 @@ def test_a_damaged_chunk_that_pixels_depend_on_is_refused() -> None:
             )
 
 
-def test_a_chunk_that_changes_pixels_and_is_not_known_is_refused_by_name() -> None:
-    """Apple's tools write CgBI for iPhones: no other reader can make anything of the pixels."""
+def test_an_unknown_chunk_that_changes_the_pixels_is_refused_by_name() -> None:
+    """Apple's tools write CgBI for iPhones. Other readers cannot decode such pixels."""
     whole = png(SAMPLE, RGB, 8)
     body = whole[:8] + png_chunk(b"CgBI", bytes(4)) + whole[8:]
-    words = "a PNG with a chunk CgBI, without which its pixels cannot be read"
+    words = "a PNG whose pixels depend on the unknown chunk CgBI"
     with pytest.raises(DecodeError, match=f"^unsupported_format: {words}$"):
         decode(body, limits=DecodeLimits(), preprocessing=PREPROCESSING)
 
 
-def test_of_an_animation_the_picture_that_all_viewers_show_is_left() -> None:
-    """Here the animation has other frames, and only them."""
+def test_of_an_animation_the_still_picture_is_decoded() -> None:
+    """The animation here consists of other frames."""
     header, pixels = png(SAMPLE, RGB, 8)[:33], png(SAMPLE, RGB, 8)[33:-12]
     frame = struct.pack(">IIIIIHHBB", 0, WIDTH, HEIGHT, 0, 0, 1, 1, 0, 0)
     other = struct.pack(">I", 1) + zlib.compress(bytes(HEIGHT * (1 + 3 * WIDTH)))

@@ -1,4 +1,4 @@
-"""Preprocessing against torchvision's own, to the bit, and every kind of picture as RGB."""
+"""Preprocessing equals torchvision's own to the bit, and pictures of every mode become RGB."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ WAYS = ["C", "Pillow", "numpy"]
 
 
 def choose(way: str, patch: pytest.MonkeyPatch) -> None:
-    """Without the extension, C is what preprocessing chooses by itself."""
+    """Chooses a way. With the extension installed, preprocessing itself chooses C."""
     if way != "C":
         patch.setattr(preprocess, "native", None)
         longest = preprocess.LONGEST_IN_CROPS if way == "Pillow" else 0
@@ -50,7 +50,7 @@ def choose(way: str, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("size", SHAPES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("way", WAYS)
-def test_every_shape_is_cropped_as_torchvision_does_to_the_bit(size, way, monkeypatch) -> None:
+def test_every_shape_is_cropped_exactly_as_by_torchvision(size, way, monkeypatch) -> None:
     choose(way, monkeypatch)
     image = noise(*size)
     assert np.array_equal(torchvisions(image, IMAGENET), resize_and_crop(image, IMAGENET))
@@ -64,7 +64,7 @@ def test_every_shape_is_cropped_as_torchvision_does_to_the_bit(size, way, monkey
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
     way=st.sampled_from(WAYS),
 )
-def test_any_resize_and_crop_equals_torchvisions_padding_included(
+def test_any_resize_and_crop_equals_torchvisions_even_with_padding(
     width, height, resize_and_crop_to, interpolation, way
 ) -> None:
     wanted = Preprocessing(*resize_and_crop_to, interpolation, IMAGENET.mean, IMAGENET.std)
@@ -132,14 +132,14 @@ def test_a_picture_of_any_mode_becomes_rgb(mode, value, expected) -> None:
     ("lab", "expected"),
     [((255, 128, 128), (255, 255, 255)), ((136, 148, 138), (164, 114, 111))],
 )
-def test_lab_follows_its_profile(lab, expected) -> None:
-    """L* = 53.3, a* = 20, b* = 10 under D50 is that colour by the formulas of CIE and sRGB."""
+def test_lab_follows_the_formulas_of_cie(lab, expected) -> None:
+    """L* = 53.3, a* = 20, b* = 10 under D50 is this colour by the formulas of CIE and sRGB."""
     found = colour(to_rgb(Image.new("LAB", (2, 2), lab)))
     assert found == pytest.approx(expected, abs=1)
 
 
 @pytest.mark.parametrize(("mode", "values"), [("I", [-5, 100_000]), ("F", [-1.5, 1e6])])
-def test_samples_beyond_every_usual_range_are_stretched_from_black_to_white(mode, values) -> None:
+def test_samples_outside_the_usual_range_are_stretched_from_black_to_white(mode, values) -> None:
     image = Image.new(mode, (2, 1))
     image.putdata(values)
     rgb = to_rgb(image)
@@ -147,19 +147,19 @@ def test_samples_beyond_every_usual_range_are_stretched_from_black_to_white(mode
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGB", "1"])
-def test_a_colour_that_the_file_calls_transparent_becomes_white(mode) -> None:
+def test_a_colour_marked_as_transparent_becomes_white(mode) -> None:
     file = io.BytesIO()
     transparency = (0, 0, 0) if mode == "RGB" else 0
     Image.new(mode, (2, 2), 0).save(file, "PNG", transparency=transparency)
     assert colour(to_rgb(Image.open(file))) == (255, 255, 255)
 
 
-def test_a_palette_with_its_own_alpha_lets_white_through() -> None:
+def test_a_palette_with_alpha_shows_white_through() -> None:
     image = Image.new("RGBA", (2, 2), (255, 0, 0, 0)).convert("PA")
     assert colour(to_rgb(image)) == (255, 255, 255)
 
 
-def test_rotation_that_exif_asks_for_is_ignored_as_in_the_reference() -> None:
+def test_a_rotation_in_exif_is_ignored_as_in_the_reference() -> None:
     file = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
@@ -167,7 +167,7 @@ def test_rotation_that_exif_asks_for_is_ignored_as_in_the_reference() -> None:
     assert to_rgb(Image.open(file)).size == (40, 30)
 
 
-def test_each_model_brings_its_preprocessing() -> None:
+def test_a_model_has_its_own_preprocessing() -> None:
     nvidia = find_spec("resnext101_32x4d").preprocessing
     assert (nvidia.resize, nvidia.crop, nvidia.interpolation) == (256, 224, "bilinear")
 

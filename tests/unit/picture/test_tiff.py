@@ -1,4 +1,4 @@
-"""TIFFs of every layout, made byte by byte: each is decoded as it was made, or refused by name."""
+"""TIFFs of every layout, made byte by byte, decode as they were made or are refused by name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.pictures.tiffs import (
 
 HEIGHT, WIDTH = 13, 18
 Shown = Callable[[Samples], Samples]
-"""Samples → (height, width, 3), what a viewer on a white page shows, 0 to 255."""
+"""Samples → (height, width, 3), what a viewer shows on a white page, 0 to 255."""
 
 
 def grey(values: Samples) -> Samples:
@@ -53,7 +53,7 @@ def premultiplied_over_white(colours: Samples, alpha: Samples) -> Samples:
 
 @dataclass(frozen=True)
 class Kind:
-    """What the samples mean."""
+    """The meaning of the samples."""
 
     name: str
     layout: Layout
@@ -178,7 +178,7 @@ KINDS = {kind.name: kind for kind in itertools.chain(grey_kinds(), colour_kinds(
 
 
 def samples_of(kind: Kind) -> Samples:
-    """Random ones, black and white among them; multiplied ones are no more than their alpha."""
+    """Random samples, including black and white. Premultiplied ones are at most their alpha."""
     dice, layout = np.random.default_rng(0), kind.layout
     shape = (HEIGHT, WIDTH, kind.samples)
     if layout.sample_format == FLOAT:
@@ -196,7 +196,7 @@ def samples_of(kind: Kind) -> Samples:
 
 
 def layouts(kind: Kind) -> Iterator[Layout]:
-    """Every way to store these samples that a writer of TIFFs has."""
+    """Yields every way in which a TIFF writer can store these samples."""
     is_float = kind.layout.sample_format == FLOAT
     for order, compression, planes, predictor, fill_order, shape in itertools.product(
         "<>",
@@ -217,7 +217,7 @@ def layouts(kind: Kind) -> Iterator[Layout]:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_each_layout_is_decoded_as_it_was_made_or_refused_by_name(name) -> None:
+def test_each_layout_decodes_as_it_was_made_or_is_refused_by_name(name) -> None:
     kind = KINDS[name]
     samples = samples_of(kind)
     apart, decoded = {}, []
@@ -233,7 +233,7 @@ def test_each_layout_is_decoded_as_it_was_made_or_refused_by_name(name) -> None:
     assert (kind.layout in decoded) == (kind.shown is not None)
 
 
-def test_what_is_usual_is_decoded_in_every_order_and_compression() -> None:
+def test_usual_kinds_are_decoded_in_every_byte_order_and_compression() -> None:
     for name in ("grey 8", "grey 1", "RGB 8 ()", "RGB 8 (2,)", "inks 8", "palette 8", "RGB 16 ()"):
         kind = KINDS[name]
         samples = samples_of(kind)
@@ -242,7 +242,7 @@ def test_what_is_usual_is_decoded_in_every_order_and_compression() -> None:
             assert rgb_of("TIFF", tiff(samples, layout)).shape == (HEIGHT, WIDTH, 3), layout
 
 
-# Lossy ones, and those for faxes: their streams come from Pillow's writers.
+# Lossy and fax compressions. Their streams come from Pillow's writers.
 
 Y, X = np.mgrid[0:32, 0:48]
 GRADIENT = np.stack([X * 5, Y * 7, 255 - X * 5], -1).astype(np.uint8)
@@ -267,7 +267,7 @@ def jpeg_tags(photometric: int, count: int, compression: int = 7, **more: Any) -
 )
 def test_jpeg_in_a_tiff_is_decoded(order, photometric, mode, options) -> None:
     picture = Image.fromarray(GRADIENT).convert(mode)
-    # Pillow writes inks as Adobe does, inverted; a TIFF has them as they are.
+    # Pillow writes inks inverted, as Adobe does; in a TIFF they are not inverted.
     given = picture if mode != "CMYK" else Image.eval(picture, lambda value: 255 - value)
     stream = saved(given, "JPEG", quality=97, **options)
     sampling = {0: [1, 1], 2: [2, 2]}[options.get("subsampling", 0)]
@@ -276,7 +276,7 @@ def test_jpeg_in_a_tiff_is_decoded(order, photometric, mode, options) -> None:
     assert np.abs(found - np.asarray(picture.convert("RGB")).astype(int)).mean() < 1.5
 
 
-def test_jpeg_of_the_old_kind_is_decoded_where_it_is_one_stream() -> None:
+def test_old_style_jpeg_is_decoded_if_it_is_one_stream() -> None:
     stream = saved(Image.fromarray(GRADIENT), "JPEG", quality=97)
     where: Tags = {513: (LONG, [8]), 514: (LONG, [len(stream)]), 530: (SHORT, [2, 2])}
     found = rgb_of("TIFF", file_of([stream], jpeg_tags(6, 3, 6, tags=where)))
@@ -286,8 +286,8 @@ def test_jpeg_of_the_old_kind_is_decoded_where_it_is_one_stream() -> None:
 
 
 @pytest.mark.parametrize("sampling", [(2, 1), (2, 2), (4, 2), (4, 4), (1, 2), (4, 1)])
-def test_subsampled_ycbcr_is_decoded_where_it_is_compressed(sampling) -> None:
-    """Squares of 4x4 pixels have one colour each, so none is lost."""
+def test_subsampled_ycbcr_is_decoded_if_it_is_compressed(sampling) -> None:
+    """Each square of 4x4 pixels has one colour, so subsampling loses nothing."""
     across, down = sampling
     dice = np.random.default_rng(0)
     squares = dice.integers(60, 200, (8, 12, 3))
@@ -317,32 +317,32 @@ def test_a_fax_is_decoded(compression) -> None:
 )
 @pytest.mark.parametrize("compression", [NONE, LZW])
 def test_lab_is_decoded(lab, expected, compression) -> None:
-    """Its a* and b* have a sign; the colours are those of the formulas of CIE and sRGB."""
+    """Its a* and b* are signed; the colours follow the formulas of CIE and sRGB."""
     body = tiff(np.full((4, 4, 3), lab), Layout(photometric=8, compression=compression))
     assert rgb_of("TIFF", body)[0, 0] == pytest.approx(expected, abs=1)
 
 
 @pytest.mark.parametrize("compression", [34887, 34676, 34661, 50001, 50002, 7777])
-def test_a_compression_that_is_not_decoded_is_named(compression) -> None:
+def test_an_unsupported_compression_is_named(compression) -> None:
     body = file_of([bytes(99)], jpeg_tags(1, 1, compression))
     words = {34887: "LERC", 34676: "SGI log", 34661: "JBIG", 50001: "WebP", 50002: "JPEG XL"}
     name = words.get(compression, f"compression {compression}")
     expected = f"unsupported_format: a TIFF of grey, 1 x 8 bits, {name}, little-endian; "
-    assert refusal(body) == expected + "docs/reference.md lists the TIFFs that are decoded"
+    assert refusal(body) == expected + "docs/reference.md lists the supported TIFFs"
 
 
-def test_samples_of_several_depths_are_refused_by_name() -> None:
+def test_samples_of_different_depths_are_refused_by_name() -> None:
     tags = jpeg_tags(2, 3) | {258: (SHORT, [5, 6, 5]), 259: (SHORT, [NONE])}
     assert "3 x 5/6 bits" in refusal(file_of([bytes(9999)], tags))
     tags = jpeg_tags(2, 3) | {339: (SHORT, [UNSIGNED, SIGNED, UNSIGNED]), 259: (SHORT, [NONE])}
     assert "3 x 8 signed bits" in refusal(file_of([bytes(9999)], tags))
 
 
-# Palettes, and turned pictures.
+# Palettes, and rotated pictures.
 
 
-def test_a_palette_of_8_bits_counts_as_one_of_16() -> None:
-    """Old programs wrote it so; libtiff judges by the same rule."""
+def test_a_palette_with_8_bit_values_is_recognised() -> None:
+    """Old programs wrote 8-bit values into the 16-bit entries; libtiff applies the same rule."""
     entries = np.arange(256)
     layout = Layout(photometric=3, more={320: (SHORT, [*entries, *entries[::-1], *[7] * 256])})
     assert rgb_of("TIFF", tiff(np.full((2, 2, 1), 100), layout))[0, 0].tolist() == [100, 155, 7]
@@ -362,19 +362,19 @@ TURNED: dict[int, Callable[[Samples], Samples]] = {
 
 @pytest.mark.parametrize("orientation", TURNED)
 @pytest.mark.parametrize("compression", [NONE, LZW])
-def test_the_orientation_of_a_tiff_is_done(orientation, compression) -> None:
+def test_the_orientation_of_a_tiff_is_applied(orientation, compression) -> None:
     layout = Layout(
         photometric=2, compression=compression, rows=5, more={274: (SHORT, [orientation])}
     )
     assert np.array_equal(rgb_of("TIFF", tiff(GRADIENT, layout)), TURNED[orientation](GRADIENT))
 
 
-def test_a_picture_in_a_strip_for_each_row_is_decoded() -> None:
+def test_a_picture_with_one_strip_per_row_is_decoded() -> None:
     samples = np.arange(60_000)[:, None, None] % 251
     layout = Layout(rows=1)
     assert np.array_equal(rgb_of("TIFF", tiff(samples, layout)), grey(samples))
 
 
-def test_unsigned_samples_beyond_31_bits_are_no_negative_ones() -> None:
+def test_unsigned_samples_above_31_bits_do_not_become_negative() -> None:
     samples = np.array([[[0], [2**31], [2**32 - 1]]])
     assert rgb_of("TIFF", tiff(samples, Layout(bits=32)))[0, :, 0].tolist() == [0, 128, 255]

@@ -1,4 +1,4 @@
-"""Headers of TIFFs that cost more than they look like, contradict themselves or end early."""
+"""TIFF headers that cost more than they seem to, contradict themselves or end early."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.pictures.tiffs import Layout, tiff
 
 
 def one_strip(*entries: tuple[int, int, int, int], content: bytes = bytes(100)) -> bytes:
-    """10x10 pixels of grey, with these entries beside: number, type, count, value or offset."""
+    """A grey TIFF of 10x10 pixels with extra entries: number, type, count, value or offset."""
     usual = {
         256: (4, 1, 10), 257: (4, 1, 10), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1),
         273: (4, 1, 8), 277: (3, 1, 1), 278: (4, 1, 10), 279: (4, 1, 100),
@@ -34,17 +34,17 @@ def one_strip(*entries: tuple[int, int, int, int], content: bytes = bytes(100)) 
         (258, 1, 64), (256, 7, 64),
     ],
 )  # fmt: skip
-def test_more_numbers_than_anybody_writes_are_refused_before_one_is_read(tag, kind, most) -> None:
-    """Pillow would make a Python number of each: four million strips took it a gigabyte."""
+def test_too_many_values_are_refused_before_any_is_read(tag, kind, most) -> None:
+    """Pillow would make each a Python number: for four million strips it needed a gigabyte."""
     count = 4_000_000
     body = one_strip((tag, kind, count, 8), content=bytes(8 * count))
     known = "begins as TIFF, but its header is damaged"
-    words = f"tag {tag} has {count} values; at most {most} are read"
+    words = f"tag {tag} has {count} values; at most {most} are permitted"
     assert refusal(body) == f"decode_error: {known}: {words}"
 
 
-def test_exif_and_gps_of_any_size_are_left_alone() -> None:
-    """A million fractions in a directory that no pixel depends on."""
+def test_exif_and_gps_of_any_size_are_not_read() -> None:
+    """The directory holds a million fractions, and no pixel depends on it."""
     fractions = struct.pack("<HHII", 37386, 5, 10**6, 8)
     exif = struct.pack("<H", 1) + fractions + bytes(4)
     content = bytes(8 * 10**6) + exif
@@ -54,20 +54,20 @@ def test_exif_and_gps_of_any_size_are_left_alone() -> None:
     assert image._exif is None
 
 
-def test_a_tag_that_is_there_twice_is_refused() -> None:
-    """Pillow and libtiff differ about which one counts."""
+def test_a_repeated_tag_is_refused() -> None:
+    """Pillow and libtiff disagree about which of the two counts."""
     body = one_strip((258, 3, 1, 8), (258, 3, 1, 1))
-    assert refusal(body).endswith("its header is damaged: tag 258 is there twice")
+    assert refusal(body).endswith("its header is damaged: tag 258 occurs twice")
 
 
 @pytest.mark.parametrize("cut", [4, 7, 8, 110, 130])
-def test_a_directory_that_is_cut_is_told_so(cut) -> None:
+def test_a_truncated_directory_is_reported(cut) -> None:
     body = one_strip()
     assert refusal(body[:cut]).startswith("truncated: ")
 
 
-def test_values_beyond_the_end_are_told_as_cut() -> None:
-    """Pillow would leave the tag out, and take eight bits for one."""
+def test_values_beyond_the_end_of_the_file_count_as_truncated() -> None:
+    """Pillow would ignore the tag, and read eight bits as one."""
     assert refusal(one_strip((258, 3, 3, 10**6))) == "truncated: its directory is truncated"
 
 

@@ -1,4 +1,4 @@
-"""AVIF and HEIF ask in boxes of their own how to be turned: both readers do it, and alike."""
+"""AVIF and HEIF have their own boxes for rotation; the readers of both apply them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from tests.pictures.odd_images import replaced, saved
 from tests.pictures.shown import rgb_of
 
 Pixels = NDArray[Any]
-# Four corners of different colours, and no two sides alike.
+# Corners of different colours, and sides that all differ.
 CORNERS = np.array([[[230, 20, 20], [20, 230, 20]], [[20, 20, 230], [230, 230, 230]]], np.uint8)
 PICTURE = CORNERS.repeat(32, axis=0).repeat(64, axis=1)
 
 
 def with_box(name: str, box: bytes) -> bytes:
-    """A picture whose box is this one: in an AVIF in place of one that Pillow writes, in a HEIF in
-    place of the bits of each channel, which its reader does not need.
+    """Makes a picture with this box.
+
+    In an AVIF it replaces a box that Pillow writes. In a HEIF it replaces the bits of each
+    channel, which its reader does not need.
     """
     if name == "HEIF":
         body = saved(Image.fromarray(PICTURE), name, quality=95)
@@ -50,7 +52,7 @@ def with_box(name: str, box: bytes) -> bytes:
     ],
 )
 @pytest.mark.parametrize("name", ["AVIF", "HEIF"])
-def test_a_box_that_turns_is_obeyed(name, box, turned: Callable[[Pixels], Pixels]) -> None:
+def test_a_rotation_box_is_applied(name, box, turned: Callable[[Pixels], Pixels]) -> None:
     odd.register_heif_opener()
     found = rgb_of(name, with_box(name, box))
     expected = turned(PICTURE).astype(int)
@@ -59,7 +61,7 @@ def test_a_box_that_turns_is_obeyed(name, box, turned: Callable[[Pixels], Pixels
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_avif_of_pillow_is_turned_as_it_was_told(orientation) -> None:
+def test_an_avif_from_pillow_is_turned_by_its_orientation(orientation) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     plain = Image.fromarray(PICTURE)
@@ -74,18 +76,18 @@ def test_an_avif_of_pillow_is_turned_as_it_was_told(orientation) -> None:
 
 
 def test_the_exif_of_an_avif_is_not_read() -> None:
-    """Its orientation may be a million fractions."""
+    """Otherwise its orientation might be a million fractions."""
     number = 1_000_000
     entries = [struct.pack("<HHII", tag, 5, number, 26) for tag in (37386, 0x0112)]
     exif = b"II*\0\x08\0\0\0" + struct.pack("<H", 1) + entries[0] + bytes(4 + 8 * number)
-    body = saved(Image.fromarray(PICTURE), "AVIF", exif=exif)  # Pillow writes the other tag alone
+    body = saved(Image.fromarray(PICTURE), "AVIF", exif=exif)  # Pillow only writes the other tag
     image = READERS["AVIF"](Body(body.replace(*entries)))
     assert "exif" not in image.info
     assert image._exif is None
 
 
-def test_the_exif_of_an_avif_turns_nothing() -> None:
-    """Both formats say so: their boxes alone count."""
+def test_the_exif_of_an_avif_does_not_turn_it() -> None:
+    """According to both formats, only their boxes count."""
     exif = Image.Exif()
     exif[0x0112] = 6
     body = saved(Image.fromarray(PICTURE), "AVIF", quality=95, exif=exif)
@@ -94,12 +96,12 @@ def test_the_exif_of_an_avif_turns_nothing() -> None:
     assert np.abs(found - PICTURE.astype(int)).mean() < 6
 
 
-def test_an_avif_that_is_to_be_cropped_is_refused_by_name() -> None:
-    """Pillow would show all of it."""
+def test_an_avif_with_a_crop_is_refused_by_name() -> None:
+    """Pillow would show the whole picture."""
     body = saved(Image.fromarray(PICTURE), "AVIF")
     place = body.index(b"pixi") - 4
     lie = body[:place] + b"\0\0\0\x28clap" + body[place + 8 :]
-    with pytest.raises(DecodeError, match=r"^unsupported_format: an AVIF of which a part is"):
+    with pytest.raises(DecodeError, match=r"^unsupported_format: an AVIF with a clean aperture"):
         decode(lie, limits=DecodeLimits(), preprocessing=PREPROCESSING)
 
 
@@ -107,10 +109,10 @@ def test_an_avif_that_is_to_be_cropped_is_refused_by_name() -> None:
     ("codec", "words"),
     [(b"avc1", "H.264"), (b"jpeg", "JPEG"), (b"vvc1", "H.266"), (b"unci", "uncompressed samples")],
 )
-def test_a_heif_of_another_codec_is_refused_by_name(codec, words) -> None:
+def test_a_heif_with_another_codec_is_refused_by_name(codec, words) -> None:
     odd.register_heif_opener()
     body = saved(Image.fromarray(PICTURE), "HEIF").replace(b"hvc1", codec)
-    expected = f"unsupported_format: a HEIF image of {words}; decoded are those of H.265"
+    expected = f"unsupported_format: a HEIF image of {words}; only H.265 is supported"
     with pytest.raises(DecodeError) as refused:
         decode(body, limits=DecodeLimits(), preprocessing=PREPROCESSING)
     assert str(refused.value) == expected

@@ -1,4 +1,4 @@
-"""Hosts: how many images of each are under way, which ones are parked, and whose turn it is."""
+"""Hosts: how many images of each are in flight, which ones are parked, and whose turn it is."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from worker.pool.hosts import HostLimits, Hosts, host_of
 
 @pytest.fixture
 def rooms() -> list[str]:
-    """A word for each time that there was room again."""
+    """Gets a word each time there is room again."""
     return []
 
 
 @pytest.fixture
 def asked() -> list[str]:
-    """Hosts that a permission was asked for."""
+    """The hosts for which permission was asked."""
     return []
 
 
@@ -28,7 +28,7 @@ def make_hosts(**limits: Any) -> Hosts[str]:
 
 
 def busy(hosts: Hosts[str], host: str, *parked: str) -> Hosts[str]:
-    """Its two places are taken, and these are parked."""
+    """Takes both places of the host, and parks these images."""
     hosts.begin(host)
     hosts.begin(host)
     for image in parked:
@@ -67,11 +67,11 @@ def take_all(hosts: Hosts[str]) -> list[str]:
         ("nonsense", None),
     ],
 )
-def test_a_host_is_what_its_server_is_called_whatever_the_spelling(uri: str, host: str) -> None:
+def test_all_spellings_of_a_server_are_one_host(uri: str, host: str) -> None:
     assert host_of(uri) == host
 
 
-def test_an_image_waits_once_its_host_has_all_its_places() -> None:
+def test_an_image_must_wait_once_its_host_has_no_free_place() -> None:
     hosts = make_hosts()
     assert not hosts.must_wait("a")
     busy(hosts, "a")
@@ -79,11 +79,11 @@ def test_an_image_waits_once_its_host_has_all_its_places() -> None:
     assert not hosts.must_wait("b")
 
 
-def test_the_oldest_goes_out_when_a_place_is_free_and_no_newer_one_before_it() -> None:
+def test_the_oldest_parked_image_goes_first_and_newer_ones_wait() -> None:
     hosts = busy(make_hosts(), "a", "first", "second")
     assert not hosts.ready
     hosts.end("a")
-    assert hosts.must_wait("a"), "the parked one is before it"
+    assert hosts.must_wait("a"), "the parked image comes first"
     assert take_all(hosts) == ["first"]
     hosts.end("a")
     hosts.end("a")
@@ -91,7 +91,7 @@ def test_the_oldest_goes_out_when_a_place_is_free_and_no_newer_one_before_it() -
     assert not hosts.must_wait("a")
 
 
-def test_hosts_have_their_turns_one_by_one() -> None:
+def test_hosts_take_turns() -> None:
     hosts = busy(busy(make_hosts(), "a", "a1", "a2"), "b", "b1", "b2")
     for host in "aabb":
         hosts.end(host)
@@ -106,7 +106,7 @@ def test_files_have_no_host_and_are_not_counted() -> None:
     assert not hosts.ready
 
 
-def test_a_line_that_is_full_has_room_once_half_of_it_has_gone(rooms: list[str]) -> None:
+def test_a_full_line_has_room_again_once_half_of_it_has_gone(rooms: list[str]) -> None:
     hosts = make_hosts(when_room=lambda: rooms.append("room"))
     busy(hosts, "a", "1", "2", "3")
     assert hosts.has_room("a")
@@ -119,7 +119,7 @@ def test_a_line_that_is_full_has_room_once_half_of_it_has_gone(rooms: list[str])
     assert (hosts.take(), hosts.has_room("a"), rooms) == ("2", True, ["room"])
 
 
-def test_of_all_hosts_together_no_more_are_parked_than_the_limit(rooms: list[str]) -> None:
+def test_all_hosts_together_park_no_more_than_the_limit(rooms: list[str]) -> None:
     hosts = make_hosts(parked=4, when_room=lambda: rooms.append("room"))
     busy(busy(hosts, "a", "1", "2"), "b", "3", "4")
     assert not any(map(hosts.has_room, "abc"))
@@ -130,7 +130,7 @@ def test_of_all_hosts_together_no_more_are_parked_than_the_limit(rooms: list[str
     assert rooms == ["room"]
 
 
-def test_a_host_that_waits_for_a_slot_is_not_held_up_by_itself() -> None:
+def test_a_host_with_a_ready_image_is_not_held_up() -> None:
     hosts = busy(make_hosts(), "a", "1")
     assert hosts.is_held_up("a")
     hosts.end("a")
@@ -139,7 +139,7 @@ def test_a_host_that_waits_for_a_slot_is_not_held_up_by_itself() -> None:
     assert not hosts.is_held_up("b")
 
 
-def test_what_is_parked_when_the_pool_stops_does_not_go_out() -> None:
+def test_parked_images_do_not_go_out_after_the_pool_stops() -> None:
     hosts = busy(make_hosts(), "a", "1", "2")
     hosts.end("a")
     hosts.clear()
@@ -147,8 +147,8 @@ def test_what_is_parked_when_the_pool_stops_does_not_go_out() -> None:
     assert not hosts.ready
 
 
-def test_a_host_that_has_nothing_to_do_is_forgotten() -> None:
-    """A crawl has millions of them."""
+def test_a_host_with_nothing_to_do_is_forgotten() -> None:
+    """A crawl has millions of hosts."""
     hosts = busy(make_hosts(), "a", "1")
     for _ in range(2):
         hosts.end("a")
@@ -160,7 +160,7 @@ def test_a_host_that_has_nothing_to_do_is_forgotten() -> None:
 # A rate
 
 
-def test_with_a_rate_every_image_is_asked_for_one_at_a_time(asked: list[str]) -> None:
+def test_with_a_rate_permission_is_asked_for_one_image_at_a_time(asked: list[str]) -> None:
     hosts = make_hosts(ask=asked.append)
     assert hosts.must_wait("a")
     for image in ("1", "2"):
@@ -172,7 +172,7 @@ def test_with_a_rate_every_image_is_asked_for_one_at_a_time(asked: list[str]) ->
     assert asked == ["a", "b", "a"]
 
 
-def test_nothing_is_asked_for_while_the_host_has_no_place(asked: list[str]) -> None:
+def test_no_permission_is_asked_while_the_host_has_no_free_place(asked: list[str]) -> None:
     hosts = make_hosts(places=1, ask=asked.append)
     for image in ("1", "2"):
         hosts.park("a", image)
@@ -183,7 +183,7 @@ def test_nothing_is_asked_for_while_the_host_has_no_place(asked: list[str]) -> N
     assert asked == ["a", "a"]
 
 
-def test_a_host_is_held_up_until_it_is_permitted(asked: list[str]) -> None:
+def test_a_host_is_held_up_until_it_has_permission(asked: list[str]) -> None:
     hosts = make_hosts(ask=asked.append)
     hosts.park("a", "1")
     assert hosts.is_held_up("a")
@@ -191,7 +191,7 @@ def test_a_host_is_held_up_until_it_is_permitted(asked: list[str]) -> None:
     assert not hosts.is_held_up("a")
 
 
-def test_a_permission_that_comes_after_the_stop_is_good_for_nothing(asked: list[str]) -> None:
+def test_a_permission_after_the_stop_has_no_effect(asked: list[str]) -> None:
     hosts = make_hosts(ask=asked.append)
     hosts.park("a", "1")
     hosts.clear()

@@ -1,4 +1,4 @@
-"""Fewer loaders and fetches where the system permits fewer processes, threads or descriptors."""
+"""Fewer loaders and fetches if the system permits fewer processes, threads or descriptors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNIFIED = "30 25 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate
 @pytest.mark.parametrize(
     ("most", "used"), [(300, 20), (400, 0), (1000, 10), (100, 0), (100, 90), (10_000, 9_000)]
 )
-def test_what_is_started_fits_into_what_is_free(most: int, used: int) -> None:
+def test_the_share_fits_into_what_is_free(most: int, used: int) -> None:
     wanted = Share(8, 512)
     share = fit_threads(wanted, Limit("pids.max", most, used))
     assert share.loaders >= 1
@@ -40,7 +40,7 @@ def test_what_is_started_fits_into_what_is_free(most: int, used: int) -> None:
     assert share != wanted
 
 
-def test_fetches_go_before_loaders() -> None:
+def test_fetches_are_reduced_before_loaders() -> None:
     wanted = Share(4, 512)
     assert fit_threads(wanted, Limit("pids.max", 100_000, 0)) == wanted
     assert fit_threads(wanted, Limit("pids.max", 1_000, 0)).loaders == 4
@@ -49,14 +49,14 @@ def test_fetches_go_before_loaders() -> None:
     assert few.fetches >= limits.FEWEST_FETCHES
 
 
-def test_descriptors_bound_what_each_loader_fetches() -> None:
+def test_descriptors_limit_the_fetches_of_each_loader() -> None:
     assert fit_descriptors(Share(4, 512), Limit("ulimit -n", 256, 0)) == Share(4, 96)
     assert fit_descriptors(Share(4, 512), Limit("ulimit -n", 16_384, 0)) == Share(4, 512)
     assert fit_descriptors(Share(4, 512), Limit("ulimit -n", 20, 0)) == Share(4, 1)
 
 
 def make_root(root: Path, group: str, mounts: str, **files: str) -> Path:
-    """A file system with these files."""
+    """Makes a file system with these files."""
     contents = {"proc/self/cgroup": group + "\n", "proc/self/mountinfo": mounts, **files}
     for name, content in contents.items():
         path = root / name
@@ -79,10 +79,10 @@ def as_user(monkeypatch) -> None:
         ("8:pids:/a", PIDS, "sys/fs/cgroup/pids/a"),
     ],
 )
-def test_the_cgroups_around_a_worker_limit_it(
+def test_the_cgroups_of_a_worker_and_their_parents_limit_it(
     tmp_path: Path, monkeypatch, group: str, mounts: str, folder: str
 ) -> None:
-    monkeypatch.setattr(os, "getuid", lambda: 0)  # whom `ulimit -u` does not limit
+    monkeypatch.setattr(os, "getuid", lambda: 0)  # root, whom `ulimit -u` does not limit
     files = {f"{folder}/pids.max": "300", f"{folder}/pids.current": "25"}
     (limit,) = limits_of_threads(make_root(tmp_path, group, mounts, **files))
     assert (limit.most, limit.used) == (300, 25)
@@ -95,18 +95,18 @@ def test_a_cgroup_without_a_limit_limits_nothing(tmp_path: Path, monkeypatch) ->
     assert list(limits_of_threads(make_root(tmp_path, "0::/a", UNIFIED, **files))) == []
 
 
-def test_a_user_is_limited_by_the_threads_of_all_his_processes(tmp_path: Path, as_user) -> None:
+def test_a_user_is_limited_by_the_threads_of_all_their_processes(tmp_path: Path, as_user) -> None:
     files = {
         "proc/1/status": "Name:\tinit\nUid:\t0\t0\t0\t0\nThreads:\t1",
         "proc/7/status": "Name:\ta\nUid:\t1234\t1234\t1234\t1234\nThreads:\t30",
         "proc/9/status": "Name:\tb\nUid:\t1234\t0\t0\t0\nThreads:\t3",
-        "proc/11/status": "",  # it ends
+        "proc/11/status": "",  # this process is ending
     }
     (limit,) = limits_of_threads(make_root(tmp_path, "0::/", UNIFIED, **files))
     assert (limit.name, limit.most, limit.used) == ("`ulimit -u` of user 1234", 500, 33)
 
 
-def test_one_warning_names_every_limit_that_was_met(monkeypatch, caplog) -> None:
+def test_one_warning_names_every_limit_that_applies(monkeypatch, caplog) -> None:
     pids = Limit("pids.max in /a", 300, 20)
     monkeypatch.setattr(limits, "limits_of_threads", lambda: iter([pids]))
     monkeypatch.setattr(limits, "limit_of_descriptors", lambda: Limit("`ulimit -n`", 100, 0))
@@ -117,16 +117,16 @@ def test_one_warning_names_every_limit_that_was_met(monkeypatch, caplog) -> None
     assert "pids.max in /a is 300, of which 20 are in use; `ulimit -n` is 100" in record.message
 
 
-def test_where_nothing_is_short_nothing_is_said(monkeypatch, caplog) -> None:
+def test_without_a_shortage_nothing_is_logged(monkeypatch, caplog) -> None:
     monkeypatch.setattr(limits, "limits_of_threads", lambda: iter([Limit("a", 100_000, 1)]))
     settings = Settings(loaders=2)
     assert fitted(settings) is settings
     assert caplog.records == []
 
 
-def test_a_thread_that_cannot_be_started_is_a_limit_and_no_traceback(monkeypatch) -> None:
+def test_a_thread_that_cannot_start_becomes_an_error_with_the_limit(monkeypatch) -> None:
     def start(_: object) -> None:
-        raise RuntimeError("can't start new thread")  # as Python does
+        raise RuntimeError("can't start new thread")  # as Python raises it
 
     monkeypatch.setattr(threading.Thread, "start", start)
     monkeypatch.setattr(limits, "limits_of_threads", lambda: iter([Limit("pids.max", 9, 9)]))

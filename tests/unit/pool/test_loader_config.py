@@ -1,4 +1,4 @@
-"""What a loader is told at its start: everything arrives as it was."""
+"""The configuration of a loader arrives unchanged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from resnext.spec.catalogue import find_spec
 from worker.loader.config import LoaderConfig
 
 
-def test_a_loader_is_told_what_the_settings_say() -> None:
+def test_a_loaders_configuration_has_the_settings_and_survives_encoding() -> None:
     settings = Settings(
         fetch_allow=("images.internal", "10.0.0.0/8"),
         fetch_ports=(80, 443),
@@ -19,7 +19,7 @@ def test_a_loader_is_told_what_the_settings_say() -> None:
         max_redirects=2,
         orientation="exif",
     )
-    config = LoaderConfig.of(settings, find_spec("resnext29_cifar10").preprocessing)
+    config = LoaderConfig.of(settings, find_spec("resnext_tiny_imagenet").preprocessing)
     assert LoaderConfig.decode(config.encode()) == config
     assert config.orientation == "exif"
     for name in ("fetch_allow", "fetch_ports", "file_roots", "robots", "contact", "max_redirects"):

@@ -1,4 +1,4 @@
-"""How requests are dealt to the loaders that run: by their free slots, many at once."""
+"""Requests are dealt to the running loaders by their free slots, many at once."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def running(*loaders: LoaderProcess) -> RunningLoaders:
     ("free", "number", "left"),
     [
         pytest.param((8, 8), 6, [5, 5], id="equal parts"),
-        pytest.param((8, 2), 4, [4, 2], id="the one with more gets all"),
-        pytest.param((8, 2), 8, [1, 1], id="until they have as many"),
+        pytest.param((8, 2), 4, [4, 2], id="the loader with more free slots gets all"),
+        pytest.param((8, 2), 8, [1, 1], id="until both have the same"),
         pytest.param((8, 2, 5), 15, [0, 0, 0], id="all slots"),
-        pytest.param((3, 3), 5, [0, 1], id="one too many for equal parts"),
-        pytest.param((0, 4), 1, [0, 3], id="a full one gets none"),
+        pytest.param((3, 3), 5, [0, 1], id="an odd number"),
+        pytest.param((0, 4), 1, [0, 3], id="a full loader gets none"),
         pytest.param((4, 4), 0, [4, 4], id="none"),
     ],
 )
-def test_the_loaders_with_the_most_free_slots_get_them(free, number, left) -> None:
+def test_the_loaders_with_the_most_free_slots_get_the_requests(free, number, left) -> None:
     loaders = [loader(slots) for slots in free]
     wanted = requests(number)
     batches = running(*loaders).deal(wanted)
@@ -52,15 +52,15 @@ def test_the_loaders_with_the_most_free_slots_get_them(free, number, left) -> No
         assert not {slot for slot, _ in assigned} & set(process.free)
 
 
-def test_the_lowest_slot_goes_first() -> None:
-    """Memory of the others may never be needed."""
+def test_the_lowest_slot_is_used_first() -> None:
+    """The memory of the other slots may never be needed."""
     one = loader(5)
     assert [slot for slot, _ in one.assign(requests(2))] == [0, 1]
     assert one.free == [4, 3, 2]
 
 
-def test_no_request_takes_no_slot() -> None:
-    """The loader in the place of one that died with nothing in flight."""
+def test_an_empty_list_of_requests_takes_no_slot() -> None:
+    """This happens when the previous loader died with nothing in flight."""
     one = loader(5)
     assert one.assign([]) == []
     assert len(one.free) == 5

@@ -1,4 +1,4 @@
-"""What loaders send to the worker: every answer fits into its record, whatever a header says."""
+"""What loaders send to the worker: every answer fits into its record, whatever a header claims."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ CAME = Provenance(
         Answer(2**32 - 1, Failure("http_404", "Not Found"), CAME),
     ],
 )
-def test_an_answer_comes_out_as_it_went_in(answer) -> None:
+def test_an_answer_survives_packing(answer) -> None:
     assert unpack_answer(pack_answer(answer)) == answer
 
 
-def test_the_largest_size_that_a_column_holds_is_told_and_a_larger_one_is_unknown() -> None:
-    """A PNG's header may say 4294967295, and results.width is an INTEGER."""
+def test_a_size_that_fits_its_column_is_kept_and_a_larger_one_becomes_unknown() -> None:
+    """The header of a PNG may say 4294967295, but results.width is an INTEGER."""
     failure = Failure("too_many_pixels")
     told = Provenance(width=2**31 - 1, height=1)
     assert unpack_answer(pack_answer(Answer(0, failure, told))).provenance == told
@@ -57,8 +57,8 @@ def test_the_largest_size_that_a_column_holds_is_told_and_a_larger_one_is_unknow
 @example(inf)
 @example(-1e-9)
 @example(1e300)
-def test_seconds_that_no_stage_takes_are_unknown(seconds) -> None:
-    """One of them would spoil a sum for as long as the worker lives."""
+def test_impossible_seconds_become_unknown(seconds) -> None:
+    """One such value would spoil a sum for the rest of the worker's life."""
     sent = Answer(0, None, CAME, (seconds, 0.5, seconds))
     told = seconds if 0 <= seconds <= 86400 else -1.0
     assert unpack_answer(pack_answer(sent)).measured == (told, 0.5, told)
@@ -67,12 +67,12 @@ def test_seconds_that_no_stage_takes_are_unknown(seconds) -> None:
 @pytest.mark.parametrize(
     "spoil", [lambda good: good[:-1], lambda good: good + b"ab", lambda _: b"", bytes.upper]
 )
-def test_what_no_loader_sends_is_no_record(spoil) -> None:
+def test_a_damaged_record_is_refused(spoil) -> None:
     with pytest.raises(BadRecord):
         unpack_answer(spoil(pack_answer(Answer(0, Failure("dns", "b"), CAME))))
 
 
-def test_records_share_packets_as_far_as_they_fit() -> None:
+def test_records_share_packets_while_they_fit() -> None:
     few, many = [b"a", b"bc"], [bytes([n]) * (MAX_PACKET_BYTES // 3) for n in range(5)]
     assert [unpack_packet(packet) for packet in pack_packets(few)] == [few]
     packets = list(pack_packets(many))
@@ -90,14 +90,14 @@ def test_records_share_packets_as_far_as_they_fit() -> None:
         lambda good: b"\xff\xff\xff\xff" + good[4:],
     ],
 )
-def test_what_no_loader_packs_is_no_packet(spoil) -> None:
+def test_a_damaged_packet_is_refused(spoil) -> None:
     (good,) = pack_packets([b"abc", b"de"])
     with pytest.raises(BadRecord):
         unpack_packet(spoil(good))
 
 
 def unpacked(text: str) -> Answer:
-    """An answer with this text in each place that has one."""
+    """Packs and unpacks an answer with this text in every field that takes one."""
     came = Provenance(final_uri=text, format=text)
     return unpack_answer(pack_answer(Answer(0, Failure("decode_error", text), came)))
 
@@ -114,7 +114,7 @@ def unpacked(text: str) -> Answer:
     ],
 )
 def test_a_text_is_safe_on_a_terminal_and_in_a_log(text: str, safe: str) -> None:
-    """A decoder that was taken over wrote it."""
+    """An attacker who took over a decoder may have written it."""
     answer = unpacked(text)
     assert answer.failure == Failure("decode_error", safe)
     assert answer.provenance == Provenance(final_uri=safe, format=safe)
@@ -122,7 +122,7 @@ def test_a_text_is_safe_on_a_terminal_and_in_a_log(text: str, safe: str) -> None
 
 @given(st.text(min_size=1, max_size=9_000))
 @example("\x1b" * 9_000)
-def test_every_text_is_one_line_of_bounded_length(text: str) -> None:
+def test_every_text_is_one_line_of_limited_length(text: str) -> None:
     failure, came = unpacked(text).failure, unpacked(text).provenance
     assert failure is not None
     for found, most in (
@@ -135,11 +135,11 @@ def test_every_text_is_one_line_of_bounded_length(text: str) -> None:
 
 @pytest.mark.parametrize("root", [None, Path("/a/b"), Path("/\udcff")])
 @pytest.mark.parametrize("uri", ["http://a.example/1", "\x00", "\ud800", ""])
-def test_a_request_comes_out_as_it_went_in(uri: str, root: Path | None) -> None:
+def test_a_request_survives_packing(uri: str, root: Path | None) -> None:
     assert unpack_request(pack_request(7, uri, root)) == (7, uri, root)
 
 
 @pytest.mark.parametrize("record", [b"", b"\0\0\0", b"\0\0\0\0uri", b"\0\0\0\0\0\xff"])
-def test_what_no_worker_sends_is_no_request(record: bytes) -> None:
+def test_a_damaged_request_is_refused(record: bytes) -> None:
     with pytest.raises(BadRecord):
         unpack_request(record)

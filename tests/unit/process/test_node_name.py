@@ -1,4 +1,4 @@
-"""A worker's name in the dashboard: by host and device, the same again after it has ended."""
+"""A worker's name in the dashboard: host and device; a dead worker's name is used again."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ sys.stdin.read()
 
 
 def device() -> str:
-    """One that no worker of this machine has."""
+    """Returns a device that no worker on this machine has."""
     return f"cuda:{uuid.uuid4().hex}"
 
 
-def test_workers_of_one_device_are_numbered() -> None:
+def test_workers_on_one_device_are_numbered() -> None:
     gpu = device()
     name = f"resnextq@{socket.gethostname()}-{gpu.replace(':', '')}"
     first, second = NodeName(gpu), NodeName(gpu)
@@ -34,7 +34,7 @@ def test_workers_of_one_device_are_numbered() -> None:
     third.close()
 
 
-def test_the_name_of_a_worker_that_was_killed_is_free_again() -> None:
+def test_the_name_of_a_killed_worker_is_free_again() -> None:
     gpu = device()
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, gpu], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -46,7 +46,7 @@ def test_the_name_of_a_worker_that_was_killed_is_free_again() -> None:
     again.close()
 
 
-def test_two_names_that_are_too_long_for_a_socket_are_still_two() -> None:
+def test_two_names_too_long_for_a_socket_still_differ() -> None:
     gpu = device() * 5
     first, second = NodeName(gpu), NodeName(gpu)
     assert str(second) == f"{first}-2"

@@ -1,4 +1,4 @@
-"""Task threads where the system permits few: every task runs, and it is said once."""
+"""Task threads if the system permits few: every task runs, and one message is logged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.process.task_threads import PatientThreads, TaskThreads
 
 @pytest.fixture
 def permit(monkeypatch):
-    """How many threads may still be started."""
+    """Sets how many more threads may be started."""
     start = threading.Thread.start
 
     def permit(most: int) -> None:
@@ -21,7 +21,7 @@ def permit(monkeypatch):
 
         def start_or_fail(thread: threading.Thread) -> None:
             if next(number) >= most:
-                raise RuntimeError("can't start new thread")  # as Python does
+                raise RuntimeError("can't start new thread")  # as Python raises it
             start(thread)
 
         monkeypatch.setattr(threading.Thread, "start", start_or_fail)
@@ -29,7 +29,7 @@ def permit(monkeypatch):
     return permit
 
 
-def test_a_task_without_a_thread_of_its_own_waits_for_one_that_runs(permit, caplog) -> None:
+def test_a_task_that_gets_no_thread_waits_for_a_running_one(permit, caplog) -> None:
     permit(2)
     go_on = threading.Event()
     with PatientThreads(max_workers=8) as threads:
@@ -37,10 +37,12 @@ def test_a_task_without_a_thread_of_its_own_waits_for_one_that_runs(permit, capl
         go_on.set()
         assert [task.result(WITHIN_S) for task in tasks] == list(range(6))
     (record,) = caplog.records
-    assert record.getMessage().startswith("The system permits no more threads: 2 chunks run at")
+    assert record.getMessage().startswith(
+        "The system permits no more threads, so only 2 chunks run"
+    )
 
 
-def test_a_pool_has_a_thread_before_the_first_task(permit) -> None:
+def test_a_pool_has_a_thread_before_its_first_task(permit) -> None:
     pool = TaskThreads(limit=4)
     permit(0)
     task = pool.on_apply(lambda: "done", (), {}, callback=None, accept_callback=None)
@@ -48,7 +50,7 @@ def test_a_pool_has_a_thread_before_the_first_task(permit) -> None:
     pool.on_stop()
 
 
-def test_where_there_is_no_thread_at_all_the_pool_does_not_start(permit) -> None:
+def test_a_pool_that_gets_no_thread_at_all_does_not_start(permit) -> None:
     permit(0)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         TaskThreads(limit=4)

@@ -1,4 +1,4 @@
-"""What is wrong with a list, and what the message says: where it stands, the value, what to do."""
+"""Messages about a bad list: where the fault is, the value, and what to do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from producer.submit.sources.read import Reading, read_runs
 GOOD = "http://a.org/1"
 TABLE = f"url,id\n{GOOD},1\n".encode()
 
-# Bytes, options, and the whole message, but for the name of the file in front of it.
+# Bytes, options, and the whole message after the name of the file.
 WHOLE = {
     "no such column": (
         TABLE, Wanted("urls"),
@@ -42,7 +42,7 @@ WHOLE = {
     ),
     "a heading twice": (
         b"url,x,x\n", Wanted(),
-        ", line 1: two columns are named 'x'. Give each column a name of its own.",
+        ", line 1: two columns are named 'x'. Give each column its own name.",
     ),
     "no heading": (
         f"{GOOD},1\n".encode(), Wanted("url"),
@@ -51,17 +51,17 @@ WHOLE = {
     ),
     "a URI as heading": (
         f'"{GOOD}","x"\n'.encode(), Wanted(f"{GOOD}"),
-        ", line 1: a URI stands where the heading should be. Write a heading.",
+        ", line 1: there is a URI in place of the heading. Write a heading.",
     ),
     "NUL": (
         TABLE + b"http://a.org/\x00,2\n", Wanted(),
-        (", line 3: binary data (a NUL). A list is text in UTF-8, or in UTF-16 with its byte order "
-        "mark."),
+        (", line 3: binary data (a NUL). A list must be text in UTF-8, or in UTF-16 with a byte "
+        "order mark."),
     ),
     "NUL in JSONL": (
         b'{"url": "x"}\n{"url": "a\x00b"}\n', Wanted(),
-        (", line 2: binary data (a NUL). A list is text in UTF-8, or in UTF-16 with its byte order "
-        "mark."),
+        (", line 2: binary data (a NUL). A list must be text in UTF-8, or in UTF-16 with a byte "
+        "order mark."),
     ),
     "Latin-1": (
         TABLE + b"http://a.org/2,M\xfcnchen\n", Wanted(),
@@ -80,43 +80,43 @@ WHOLE = {
     ),
     "half of a UTF-16": (
         "url\nhttp://a.org/1".encode("utf-16")[:-1], Wanted(),
-        " begins as UTF-16 and is none further on: write it in UTF-8.",
+        " begins as UTF-16, but the rest is not: write it in UTF-8.",
     ),
     "an open quote": (
         TABLE + b'"http://a.org/2,2\nhttp://a.org/3,3\n', Wanted(),
         (", line 3: a quote opens here and is not closed where its cell ends. "
-        'Close it, and double each " that belongs to a cell.'),
+        'Close it, and double each " that is part of a cell.'),
     ),
     "an open quote that another one closes": (
         TABLE + b'"http://a.org/2,2\n"http://a.org/3",3\n', Wanted(),
         (", line 3: a quote opens here and is not closed where its cell ends. "
-        'Close it, and double each " that belongs to a cell.'),
+        'Close it, and double each " that is part of a cell.'),
     ),
     "an open quote in a later line of its row": (
         TABLE + b'"a\nb","c\n', Wanted(),
         (", line 4: a quote opens here (its row begins in line 3) and is not closed where its cell "
-        'ends. Close it, and double each " that belongs to a cell.'),
+        'ends. Close it, and double each " that is part of a cell.'),
     ),
     "a large cell": (
         TABLE + b"http://a.org/2," + b"x" * 200_000, Wanted(),
         (", line 3: a cell of more than 131,072 characters (field larger than field limit "
-        "(131072)). Leave that column out."),
+        "(131072)). Remove that column."),
     ),
     "JSON that ends early": (
         f'["{GOOD}", '.encode(), Wanted(),
-        ", row 2: the file ends before its array does. It is not whole.",
+        ", row 2: the file ends before its array does, so it is incomplete.",
     ),
     "no JSON": (
-        f'["{GOOD}", http]'.encode(), Wanted(), ", row 2: no JSON: Expecting value.",
+        f'["{GOOD}", http]'.encode(), Wanted(), ", row 2: invalid JSON: Expecting value.",
     ),
     "something behind an array": (
         f'["{GOOD}"] 1'.encode(), Wanted(),
-        (", row 2: something stands behind the end of the array. A JSON file is one array; write "
-        "JSONL for one record a line."),
+        (", row 2: there is more text after the end of the array. A JSON file is one array. "
+        "Write JSONL for one record per line."),
     ),
     "a missing comma": (
         f'["{GOOD}" "{GOOD}"]'.encode(), Wanted(),
-        ", row 1: no JSON: a comma or ] is missing behind it.",
+        ", row 1: invalid JSON: a comma or ] is missing after it.",
     ),
     "deep JSON": (b"[" * 100_000, Wanted(), None),
     "a record without columns": (
@@ -126,27 +126,27 @@ WHOLE = {
     ),
     "truncated gzip": (
         gzip.compress(TABLE * 1000)[:-9], Wanted(),
-        " is packed by gzip and ends before its end: it is not whole. Copy or pack it again.",
+        " is a gzip file that ends too early, so it is incomplete. Copy or compress it again.",
     ),
     "truncated zstd": (
         zstd.compress(TABLE * 1000)[:-9], Wanted(),
-        " is packed by zstd and ends before its end: it is not whole. Copy or pack it again.",
+        " is a zstd file that ends too early, so it is incomplete. Copy or compress it again.",
     ),
     "a second frame that is truncated": (
         zstd.compress(TABLE) + zstd.compress(b"http://a.org/2,2\n")[:-3], Wanted(),
-        " is packed by zstd and ends before its end: it is not whole. Copy or pack it again.",
+        " is a zstd file that ends too early, so it is incomplete. Copy or compress it again.",
     ),
     "damaged gzip": (
         gzip.compress(TABLE)[:-8] + bytes(8), Wanted(),
-        re.compile(" is packed by gzip and damaged: CRC check failed.*Copy or pack it again."),
+        re.compile(" is a damaged gzip file: CRC check failed.*Copy or compress it again."),
     ),
     "damaged zstd": (
         zstd.compress(TABLE)[:6] + b"\xff" * 20, Wanted(),
-        re.compile(" is packed by zstd and damaged: .* Copy or pack it again."),
+        re.compile(" is a damaged zstd file: .* Copy or compress it again."),
     ),
     "garbage behind gzip": (
         gzip.compress(TABLE) + b"garbage", Wanted(),
-        re.compile(" is packed by gzip and damaged: Not a gzipped file.*"),
+        re.compile(" is a damaged gzip file: Not a gzipped file.*"),
     ),
     "a spreadsheet": (
         b"PK\x03\x04" + bytes(20), Wanted(),
@@ -154,17 +154,17 @@ WHOLE = {
     ),
     "a picture": (
         b"\xff\xd8\xff\xe0" + bytes(20), Wanted(),
-        " is a JPEG image. Name it with .jpg at its end to submit it.",
+        " is a JPEG image. To submit it, give it a name that ends with .jpg.",
     ),
     "Parquet that ends early": (
         b"PAR1" + bytes(100), Wanted(),
-        re.compile(" is Parquet and cannot be read: .*Copy or write it again."),
+        re.compile(" is a Parquet file that cannot be read: .*Copy or write it again."),
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", WHOLE)
-def test_a_list_that_cannot_be_read_is_told_with_its_place(tmp_path: Path, what: str) -> None:
+def test_a_list_that_cannot_be_read_is_reported_with_the_place(tmp_path: Path, what: str) -> None:
     data, wanted, expected = WHOLE[what]
     path = tmp_path / "list"
     path.write_bytes(data)
@@ -177,13 +177,13 @@ def test_a_list_that_cannot_be_read_is_told_with_its_place(tmp_path: Path, what:
         assert told == expected
 
 
-# Bytes, and the reports of what is refused in them.
+# Bytes, and the reports about their bad lines.
 LINES = {
     "ragged rows": (
         TABLE + b"http://a.org/2\nhttp://a.org/3,3,4\n",
         [
-            "line 3: http://a.org/2: 1 cell, and the heading has 2",
-            "line 4: http://a.org/3: 3 cells, and the heading has 2",
+            "line 3: http://a.org/2: 1 cell, but the heading has 2",
+            "line 4: http://a.org/3: 3 cells, but the heading has 2",
         ],
     ),
     "an empty cell": (TABLE + b",2\n", ["line 3, column 'url': empty"]),
@@ -193,7 +193,7 @@ LINES = {
     ),
     "a long id": (
         TABLE + b"http://a.org/2," + b"x" * 1025,
-        ["line 3, column 'url': http://a.org/2: an id of 1025 characters; at most 1024 are taken"],
+        ["line 3, column 'url': http://a.org/2: an id of 1025 characters; the limit is 1024"],
     ),
     "a path": (
         TABLE + b"/my/cat 1.jpg,2\n",
@@ -202,37 +202,37 @@ LINES = {
     "no JSON on a line": (
         f'{{"url": "{GOOD}"}}\n{{"url": \n\n'.encode(),
         [
-            ('line 2: {"url": : no JSON: unexpected end of data. '
+            ('line 2: {"url": : invalid JSON: unexpected end of data. '
             "Write an object, or a text in quotes, on each line")
         ],
     ),
-    "a record that is none": (
+    "values that are no records": (
         f'{{"url": "{GOOD}"}}\n["x"]\n{{"uri": 1}}\n{{"url": 7}}\n'.encode(),
         [
-            "line 2, column 'url': a list and not an object",
+            "line 2, column 'url': a list, not an object",
             "line 3, column 'url': no 'url' in this object",
-            "line 4, column 'url': an integer and not a text",
+            "line 4, column 'url': an integer, not a text",
         ],
     ),
     "NUL in an escape": (
         b'[{"url": "http://a.org/\\u0000"}]',
         [
-            ("row 1, column 'url': 'http://a.org/\\x00': "
-            "a blank, a control character or no UTF-8; write it as %20 or the like")
+            ("row 1, column 'url': http://a.org/\\x00: "
+            "a space, a control character or not UTF-8; escape it, such as %20")
         ],
     ),
     "half of a surrogate pair": (
         b'[{"url": "http://a.org/\\ud800"}]',
         [
-            ("row 1, column 'url': 'http://a.org/\\ud800': "
-            "not text that UTF-8 can write, or with a NUL in it")
+            ("row 1, column 'url': http://a.org/\\ud800: "
+            "text that UTF-8 cannot encode, or with a NUL")
         ],
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", LINES)
-def test_lines_that_give_no_image_are_told_with_value_and_reason(tmp_path: Path, what: str) -> None:
+def test_bad_lines_are_reported_with_value_and_reason(tmp_path: Path, what: str) -> None:
     data, expected = LINES[what]
     path = tmp_path / "list"
     path.write_bytes(data)
@@ -245,7 +245,7 @@ def test_lines_that_give_no_image_are_told_with_value_and_reason(tmp_path: Path,
 
 
 @pytest.mark.parametrize("kind", ["binary", "struct", "list"])
-def test_columns_of_parquet_that_hold_no_text_are_refused_by_name(tmp_path, kind) -> None:
+def test_parquet_columns_without_text_are_refused_by_name(tmp_path, kind) -> None:
     import pyarrow as pa
     from pyarrow.parquet import read_schema, write_table
 
@@ -264,12 +264,12 @@ def test_columns_of_parquet_that_hold_no_text_are_refused_by_name(tmp_path, kind
         with pytest.raises(SourceError) as it:
             list(read_runs([str(path)], reading=Reading(wanted)))
         assert str(it.value) == (
-            f"{path}, column 'image': of type {stored}, and {option} takes {takes}. "
+            f"{path}, column 'image': of type {stored}, but {option} takes {takes}. "
             "Columns of text: 'url'."
         )
 
 
-def test_a_missing_column_of_parquet_names_those_there_are(tmp_path) -> None:
+def test_a_missing_parquet_column_is_reported_with_the_existing_ones(tmp_path) -> None:
     import pyarrow as pa
     from pyarrow.parquet import write_table
 
@@ -279,13 +279,13 @@ def test_a_missing_column_of_parquet_names_those_there_are(tmp_path) -> None:
         list(read_runs([str(path)], reading=Reading(Wanted("url"))))
 
 
-def test_a_fault_behind_a_refused_line_does_not_hide_it() -> None:
+def test_a_bad_line_is_reported_even_if_a_fault_follows() -> None:
     data = b"url\nftp://a.org/1\n" + b"x" * 2_000_000
     with pytest.raises(RefusedError, match=r"line 2, column 'url': ftp://a.org/1"):
         list(check(read_runs(["-"], io.BytesIO(data)), []))
 
 
-def test_a_file_that_is_called_what_it_is_not_is_read_as_what_it_is(tmp_path) -> None:
+def test_a_file_is_read_by_its_content_even_if_its_name_is_wrong(tmp_path) -> None:
     (tmp_path / "list.parquet.gz").write_bytes(json.dumps([GOOD]).encode())
     (run,) = read_runs([str(tmp_path / "list.parquet.gz")])
     assert run.uris == [GOOD]

@@ -1,4 +1,4 @@
-"""Lists in every format give the same images; the first bytes decide, not the name."""
+"""Lists in every format give the same images. The first bytes decide about the format."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -21,10 +22,13 @@ from contract.errors import SourceError
 from producer.submit.sources import parquet
 from producer.submit.sources.columns import Wanted
 from producer.submit.sources.entry import Bad, Entry, Run, apart
-from producer.submit.sources.left_out import NO_IMAGE
+from producer.submit.sources.left_out import NO_IMAGE, OF_MACOS
 from producer.submit.sources.opening import zstd
 from producer.submit.sources.read import Reading, read_runs, read_sources
+from producer.submit.sources.walk import IMAGE_EXTENSIONS
 from tests.lists import FORMATS, write
+
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference.md"
 
 ROWS = [
     (f"id {n}", f"https://a-{n % 7}.example.org/{n}.jpg", f"a cat, no {n}") for n in range(9_000)
@@ -51,12 +55,12 @@ def bad_and_good(data: bytes, wanted: Wanted | None = None) -> list[tuple[str, i
 
 @pytest.mark.parametrize("packed", PACKED)
 @pytest.mark.parametrize("layout", FORMATS)
-def test_every_format_packed_or_not_gives_the_same_images(tmp_path, layout, packed) -> None:
+def test_every_format_gives_the_same_images_packed_or_not(tmp_path, layout, packed) -> None:
     path = tmp_path / "list.of.pictures"
     plain = write(tmp_path / "plain", layout, ROWS).read_bytes()
     path.write_bytes(PACKED[packed](plain))
     if layout == "parquet" and packed != "plain":
-        with pytest.raises(SourceError, match="is Parquet packed once more"):
+        with pytest.raises(SourceError, match="is a compressed Parquet file"):
             images(path)
         return
     assert images(path, WITH_IDS) == [(uri, ref) for ref, uri, _ in ROWS]
@@ -64,7 +68,7 @@ def test_every_format_packed_or_not_gives_the_same_images(tmp_path, layout, pack
 
 
 @pytest.mark.parametrize("layout", FORMATS)
-def test_places_are_lines_of_text_and_rows_of_arrays_and_parquet(tmp_path, layout) -> None:
+def test_a_place_is_a_line_of_text_or_a_row_of_an_array_or_parquet(tmp_path, layout) -> None:
     path = write(tmp_path / "list", layout, [*ROWS[:3], ("4", "ftp://a.org/", "")])
     last = list(read_sources([str(path)]))[-1]
     line = {"csv": 5, "tsv": 5}.get(layout, 4)
@@ -102,7 +106,7 @@ def test_byte_order_marks_and_line_ends_of_all_systems_are_understood(
         ("picture,id", None), ("caption;uri;id", "uri"), ("a\turi", "uri"),
     ],
 )  # fmt: skip
-def test_a_table_is_known_by_its_heading(heading, uri) -> None:
+def test_a_table_is_recognised_by_its_heading(heading, uri) -> None:
     cells = ["x"] * (1 + sum(map(heading.count, ",;\t")))
     delimiter = next((one for one in "\t,;" if one in heading), ",")
     names = heading.split(delimiter)
@@ -115,24 +119,24 @@ def test_a_table_is_known_by_its_heading(heading, uri) -> None:
             SourceError, match=r"no column is named uri, url.* Columns: 'picture', 'id'"
         ):
             bad_and_good(f"{heading}\nx,y\n".encode())
-    else:  # one word is a line of a list
+    else:  # a single word is a line of a list
         assert bad_and_good(b"picture\n") == [("picture", 1)]
         assert bad_and_good(b"picture\nhttp://a.org/1", Wanted("picture")) == [
             ("http://a.org/1", 2)
         ]
 
 
-def test_cells_over_several_lines_and_blank_lines_keep_the_line_numbers() -> None:
+def test_line_numbers_are_right_after_multiline_cells_and_blank_lines() -> None:
     data = b'\nurl,about\nhttp://a.org/1,"two\nlines, ""quoted"""\n\nhttp://a.org/2,x\nhttp://a.org/3\n'
     assert bad_and_good(data) == [
         ("http://a.org/1", 3),
         ("http://a.org/2", 6),
-        ("1 cell, and the heading has 2", 7),
+        ("1 cell, but the heading has 2", 7),
     ]
 
 
-def test_a_quoted_cell_goes_on_in_the_next_block() -> None:
-    """Blocks are of some hundred kilobytes, and end anywhere."""
+def test_a_quoted_cell_may_continue_in_the_next_block() -> None:
+    """Blocks are a few hundred kilobytes and may end anywhere."""
     long = "x\n" * 60_000
     rows = "".join(f'http://a.org/{n},"{long}"\n' for n in range(5))
     read = bad_and_good(f"url,about\n{rows}".encode())
@@ -143,11 +147,11 @@ CELL = st.text(st.sampled_from('ab", \n\r;ü'), max_size=6)
 
 
 @given(st.lists(st.tuples(CELL, CELL), max_size=20), st.booleans())
-def test_tables_read_as_csv_reads_them(rows, quoted) -> None:
+def test_tables_are_read_as_the_csv_module_reads_them(rows, quoted) -> None:
     import csv
 
     file = io.StringIO(newline="")
-    has_cr = any("\r" in cell for row in rows for cell in row)  # which csv does not quote
+    has_cr = any("\r" in cell for row in rows for cell in row)  # the csv module does not quote it
     quoting = csv.QUOTE_ALL if quoted or has_cr else csv.QUOTE_MINIMAL
     table = csv.writer(file, quoting=quoting, lineterminator="\n")
     table.writerows([("url", "id"), *rows])
@@ -167,7 +171,7 @@ VALUE = st.recursive(
 
 
 @given(st.lists(VALUE, min_size=1, max_size=30), st.sampled_from([None, 2]), st.booleans())
-def test_elements_of_an_array_are_kept_apart_whatever_is_in_them(values, indent, escaped) -> None:
+def test_elements_of_an_array_are_separated_whatever_they_contain(values, indent, escaped) -> None:
     records = [{"url": f"http://a.org/{n}", "x": value} for n, value in enumerate(values)]
     data = json.dumps(records, indent=indent, ensure_ascii=escaped).encode()
     read = read_runs(["-"], Trickle(data, 37), Reading(Wanted("url")))
@@ -177,7 +181,7 @@ def test_elements_of_an_array_are_kept_apart_whatever_is_in_them(values, indent,
 
 
 class Trickle(io.BytesIO):
-    """A pipe that gives some bytes at once."""
+    """A pipe that returns only a few bytes at once."""
 
     def __init__(self, data: bytes, size: int) -> None:
         super().__init__(data)
@@ -188,14 +192,14 @@ class Trickle(io.BytesIO):
 
 
 @pytest.mark.parametrize("layout", [name for name in FORMATS if name != "parquet"])
-def test_a_pipe_that_gives_a_few_bytes_at_once_gives_the_same(tmp_path, layout) -> None:
+def test_a_slow_pipe_gives_the_same_images(tmp_path, layout) -> None:
     data = write(tmp_path / "list", layout, ROWS[:100]).read_bytes()
     for packed in (data, gzip.compress(data), zstd.compress(data)):
         read = read_sources(["-"], Trickle(packed, 7), WITH_IDS)
         assert [(e.uri, e.ref) for e in read] == [(uri, ref) for ref, uri, _ in ROWS[:100]]
 
 
-def test_texts_in_json_are_uris_themselves() -> None:
+def test_texts_in_json_are_uris() -> None:
     uris = ["http://a.org/1", "http://a.org/2"]
     assert bad_and_good(json.dumps(uris).encode()) == [(uri, n) for n, uri in enumerate(uris, 1)]
     assert bad_and_good(b"[]") == []
@@ -203,7 +207,7 @@ def test_texts_in_json_are_uris_themselves() -> None:
     assert bad_and_good(lines) == [(uri, n) for n, uri in enumerate(uris, 1)]
     assert bad_and_good(b'["http://a.org/1", 7]') == [
         ("http://a.org/1", 1),
-        ("an integer and not a text", 2),
+        ("an integer, not a text", 2),
     ]
 
 
@@ -229,7 +233,7 @@ def test_ids_are_texts_or_integers_that_fit(text, ref, brackets) -> None:
 
 @pytest.mark.parametrize(("text", "words"), NO_IDS)
 @pytest.mark.parametrize("brackets", ["{}", "[{}]"])
-def test_other_ids_are_refused_and_not_rounded(text, words, brackets) -> None:
+def test_other_ids_are_refused_rather_than_rounded(text, words, brackets) -> None:
     record = f'{{"url": "http://a.org/1", "id": {text}}}'
     data = brackets.replace("{}", record).encode()
     ((reason, line),) = bad_and_good(data, WITH_IDS.wanted)
@@ -237,7 +241,7 @@ def test_other_ids_are_refused_and_not_rounded(text, words, brackets) -> None:
     assert line == 1
 
 
-def test_an_id_that_most_records_lack_is_none_and_one_that_all_lack_is_an_error() -> None:
+def test_some_records_may_lack_an_id_but_not_all() -> None:
     lines = [b'{"url": "http://a.org/1"}', b'{"url": "http://a.org/2", "id": "b"}']
     read = read_sources(["-"], io.BytesIO(b"\n".join(lines)), WITH_IDS)
     assert [entry.ref for entry in read] == [None, "b"]
@@ -245,7 +249,7 @@ def test_an_id_that_most_records_lack_is_none_and_one_that_all_lack_is_an_error(
         list(read_sources(["-"], io.BytesIO(lines[0]), WITH_IDS))
 
 
-def test_parquet_keeps_ids_of_integers_nulls_and_dictionaries(tmp_path) -> None:
+def test_parquet_keeps_integer_ids_nulls_and_dictionaries(tmp_path) -> None:
     import pyarrow as pa
     from pyarrow.parquet import write_table
 
@@ -260,7 +264,7 @@ def test_parquet_keeps_ids_of_integers_nulls_and_dictionaries(tmp_path) -> None:
         assert read[3][:2] == ("http://a.org/a\nb", "3")
 
 
-def test_parquet_comes_in_from_a_redirected_file_and_not_from_a_pipe(tmp_path) -> None:
+def test_parquet_is_read_from_a_redirected_file_but_not_from_a_pipe(tmp_path) -> None:
     path = write(tmp_path / "list", "parquet", ROWS[:3])
     with path.open("rb") as file:
         assert len(list(read_sources(["-"], file))) == 3
@@ -287,10 +291,10 @@ main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 3
-    assert "needs pyarrow. Install it with: pip install 'resnext-queue[parquet]'" in done.stderr
+    assert "needs pyarrow. Install it with: pip install '.[parquet]' in the" in done.stderr
 
 
-def test_what_a_pattern_names_is_read_in_the_order_of_names(tmp_path, monkeypatch) -> None:
+def test_the_files_of_a_pattern_are_read_in_the_order_of_names(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for n in (2, 1):
         write(tmp_path / f"part-{n}", "csv", ROWS[n : n + 1])
@@ -300,11 +304,11 @@ def test_what_a_pattern_names_is_read_in_the_order_of_names(tmp_path, monkeypatc
     uris = [entry.uri for entry in read_sources(["part-*", "photos-?", "**/c*.jpg", "odd[1].jpg"])]
     cats = [(tmp_path / f"photos-{n}" / "cat.jpg").as_uri() for n in (1, 2)]
     assert uris == [ROWS[1][1], ROWS[2][1], *cats, *cats, (tmp_path / "odd[1].jpg").as_uri()]
-    with pytest.raises(SourceError, match="'none-\\*' names no file"):
+    with pytest.raises(SourceError, match="'none-\\*' matches no file"):
         next(read_sources(["none-*"]))
 
 
-def test_a_folder_says_what_it_leaves_out_and_why(tmp_path) -> None:
+def test_a_folder_reports_what_it_leaves_out_and_why(tmp_path) -> None:
     for name in ("a.jpg", "b.txt", "c.TXT", "d", "sub.mp4"):
         (tmp_path / name).touch()
     (tmp_path / "round").symlink_to(tmp_path)
@@ -316,8 +320,46 @@ def test_a_folder_says_what_it_leaves_out_and_why(tmp_path) -> None:
     ]
 
 
+@pytest.mark.parametrize("extension", sorted(IMAGE_EXTENSIONS))
+def test_a_folders_images_are_known_by_each_usual_extension(tmp_path, extension) -> None:
+    for name in (f"a{extension}", f"b{extension.upper()}"):
+        (tmp_path / name).touch()
+    found = [entry.uri for entry in read_sources([str(tmp_path)])]
+    assert found == [file.as_uri() for file in sorted(tmp_path.iterdir())]
+
+
+def test_the_reference_lists_the_extensions_of_images() -> None:
+    (line,) = re.findall(r"Image files end in (.*), in any case", REFERENCE.read_text())
+    assert set(re.findall(r"`(\.\w+)`", line)) == IMAGE_EXTENSIONS
+    assert {".jpe", ".jfif", ".heic", ".heif"} <= IMAGE_EXTENSIONS
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.CSV.gz"])
+def test_a_csv_without_a_heading_is_refused_with_advice(tmp_path, name) -> None:
+    path = tmp_path / name
+    content = b"https://a.org/1.jpg,a cat\nhttps://a.org/2.jpg,dog\n"
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(SourceError, match=r"line 1: this is CSV by its name.*`url,caption`"):
+        images(path)
+    path.with_name("one column.csv").write_text("https://a.org/1.jpg\nhttps://a.org/2,3.jpg\n")
+    assert len(images(path.with_name("one column.csv"))) == 2
+    path.with_name("a.txt").write_text("https://a.org/w_2,h_3/1.jpg\n")
+    assert images(path.with_name("a.txt")) == [("https://a.org/w_2,h_3/1.jpg", None)]
+
+
+def test_files_that_macos_puts_beside_images_are_left_out(tmp_path) -> None:
+    (tmp_path / "__MACOSX" / "photos").mkdir(parents=True)
+    (tmp_path / "photos").mkdir()
+    for name in ("photos/a.jpg", "photos/._a.jpg", "__MACOSX/photos/._a.jpg", "__MACOSX/b.jpg"):
+        (tmp_path / name).touch()
+    reading = Reading()
+    found = [entry.uri for entry in read_sources([str(tmp_path)], reading=reading)]
+    assert found == [(tmp_path / "photos" / "a.jpg").as_uri()]
+    assert list(reading.left_out.lines()) == [f"{tmp_path}: 3 files left out: {OF_MACOS}"]
+
+
 class Endless(io.RawIOBase):
-    """So many times the same bytes, behind some others."""
+    """The same bytes many times, after a head."""
 
     def __init__(self, head: bytes, block: bytes, times: int) -> None:
         self._blocks: Iterator[bytes] = iter([head, *[block] * times])
@@ -331,7 +373,7 @@ LONG = {
     "list": (b"http://a.org/1\n", b"x", "line 2: longer than 65,536 bytes"),
     "csv": (b"url\nhttp://a.org/1\n", b"x", "line 3: longer than 1,048,576 bytes"),
     "jsonl": (b'{"url": "http://a.org/1"}\n', b"x", "line 2: longer than 1,048,576 bytes"),
-    "json": (b'["http://a.org/1", "', b"x", "row 2: no whole element within 1,048,576 characters"),
+    "json": (b'["http://a.org/1", "', b"x", "row 2: no complete element within 1,048,576"),
     "open quote": (
         b'url,x\nhttp://a.org/1,"a\nb"\nhttp://a.org/2,"a',
         b"http://a.org/3,x\n",
@@ -346,7 +388,7 @@ LONG = {
 
 
 @pytest.mark.parametrize("what", LONG)
-def test_a_line_of_a_hundred_megabytes_is_an_error_in_bounded_memory(what) -> None:
+def test_a_line_of_a_hundred_megabytes_is_an_error_in_limited_memory(what) -> None:
     head, block, words = LONG[what]
     file = Endless(head, block * (MEGABYTE // 4 // len(block)), 400)
     tracemalloc.start()
@@ -359,7 +401,7 @@ def test_a_line_of_a_hundred_megabytes_is_an_error_in_bounded_memory(what) -> No
 
 
 @pytest.mark.parametrize("layout", ["csv", "jsonl", "json", "parquet"])
-def test_memory_does_not_grow_with_a_list(tmp_path, layout) -> None:
+def test_memory_does_not_grow_with_the_list(tmp_path, layout) -> None:
     path = write(tmp_path / "list", layout, ROWS * 20)
     tracemalloc.start()
     try:
@@ -370,7 +412,7 @@ def test_memory_does_not_grow_with_a_list(tmp_path, layout) -> None:
         tracemalloc.stop()
 
 
-def test_text_loads_no_pyarrow_and_no_store(tmp_path) -> None:
+def test_reading_text_loads_neither_pyarrow_nor_an_object_store(tmp_path) -> None:
     path = write(tmp_path / "list", "csv", ROWS[:3])
     code = f"""
 import sys
@@ -384,7 +426,7 @@ print(*sys.modules)
     assert parquet.__doc__
 
 
-def test_plain_rows_stay_together(tmp_path) -> None:
+def test_plain_rows_form_one_run(tmp_path) -> None:
     path = write(tmp_path / "list", "jsonl", ROWS[:50])
     (run,) = read_runs([str(path)], reading=WITH_IDS)
     assert isinstance(run, Run)

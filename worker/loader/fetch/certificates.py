@@ -1,4 +1,4 @@
-"""The authorities that loaders trust: certifi's, or those that the environment names."""
+"""The certificate authorities that loaders trust: certifi's, or those that a variable names."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Final
 
 import certifi
 
-# The first that is set counts.
+# The first variable that is set counts.
 VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 def find_authorities() -> tuple[Path | None, Path | None]:
-    """A file of certificates, or else a folder of them with hashes for names."""
+    """Returns a file of certificates, or a folder of certificates named by their hashes."""
     path = Path(named_by(*VARIABLES)[1] or certifi.where())
     return (None, path) if path.is_dir() else (path, None)
 
 
 def named_by(*variables: str) -> tuple[str, str]:
-    """The first of these variables that is set, and its value; both empty if none is."""
+    """Returns the first of these variables that is set, and its value; or two empty strings."""
     return next(((name, value) for name in variables if (value := os.environ.get(name))), ("", ""))

@@ -1,4 +1,4 @@
-"""libcurl's codes, and the failures that they become."""
+"""Turns libcurl's codes into failures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worker.loader.fetch.failures import (
     TOO_LATE,
 )
 
-# Codes that pycurl has no name for: the proxy refused; a line, or all of them, is too long.
+# Codes that pycurl has no names for: the proxy refused; a header line, or all of them, is too long.
 PROXY: Final = 97
 TOO_LARGE: Final = 100
 _PROXY_REFUSED: Final = Failure("connect", "the proxy refused, or cannot be reached")
@@ -29,7 +29,7 @@ FAILURES: Final = {
     PROXY: _PROXY_REFUSED,
     pycurl.E_URL_MALFORMAT: BAD_URI,
     pycurl.E_OUT_OF_MEMORY: NO_MEMORY,
-    pycurl.E_WRITE_ERROR: NO_MEMORY,  # a callback of ours has raised, and says no more itself
+    pycurl.E_WRITE_ERROR: NO_MEMORY,  # one of our callbacks raised; pycurl does not say which error
     pycurl.E_PARTIAL_FILE: INTERRUPTED,
     pycurl.E_GOT_NOTHING: INTERRUPTED,
     pycurl.E_SEND_ERROR: INTERRUPTED,
@@ -48,15 +48,15 @@ _UNVERIFIED: Final = {
     9: Failure("tls", "the certificate is not valid yet"),
     10: Failure("tls", "the certificate has expired"),
     **dict.fromkeys(
-        (2, 18, 19, 20, 21), Failure("tls", "the certificate is of an unknown authority")
+        (2, 18, 19, 20, 21), Failure("tls", "the certificate is from an unknown authority")
     ),
 }
-# What libcurl's words say where one code has several causes.
+# If a code has several causes, words in libcurl's message tell them apart.
 _BY_WORDS: Final = (
     (
         pycurl.E_PEER_FAILED_VERIFICATION,
         ("subject name",),
-        Failure("tls", "the certificate is of another host"),
+        Failure("tls", "the certificate is for another host"),
     ),
     (pycurl.E_SSL_CONNECT_ERROR, ("unexpected eof", "reset", "SYSCALL"), INTERRUPTED),
     (pycurl.E_COULDNT_CONNECT, ("CONNECT tunnel",), _PROXY_REFUSED),
@@ -69,12 +69,13 @@ _REFUSED: Final = Failure("connect", "connection refused")
 
 
 def failure_of(code: int, words: str, unverified: int, error: int) -> Failure:
-    """
+    """Returns the failure for a transfer that libcurl could not complete.
+
     Args:
-        code: libcurl's, not 0.
+        code: libcurl's code, not 0.
         words: libcurl's message.
-        unverified: what OpenSSL has against the certificate.
-        error: the system's number of it, of <errno.h>.
+        unverified: OpenSSL's verification error of the certificate.
+        error: the system's error number, from <errno.h>.
     """
     if code == pycurl.E_PEER_FAILED_VERIFICATION and unverified in _UNVERIFIED:
         return _UNVERIFIED[unverified]

@@ -1,9 +1,9 @@
 """From a URI to bytes, in a loader's loop: http, https, object stores and files.
 
-`worker.loader.program` calls `begin` for each request of the worker. One deadline in wall-clock
-time covers everything: look-up, connection, TLS, redirects and body. What a fetch does stands in
-one function from top to bottom, a generator, so it has one end. Where it waits, it yields to whom
-its continuation is given.
+`worker.loader.program` calls `begin` for each of the worker's requests. One deadline in wall-clock
+time covers everything: look-up, connection, TLS, redirects and body. A fetch is a generator that
+reads from top to bottom, so it has one end. To wait, it yields a function that takes its
+continuation.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from worker.loader.fetch.web_address import WebAddress, parse_web, spell_host
 
 log = logging.getLogger(__name__)
 
-# After descriptors ran out, for so long no more fetches run than then.
+# After descriptors ran out, the loader keeps to fewer fetches for this long.
 FEWER_FOR_S: Final = 60.0
 
 
@@ -51,11 +51,11 @@ FEWER_FOR_S: Final = 60.0
 class Fetched:
     body: bytes
     final_uri: str | None = None
-    """Where redirects led; None if nowhere else."""
+    """The URI to which redirects led; None if there were none."""
 
 
 Wait = Callable[[Callable[[Any], None]], object]
-"""Called with the continuation, which gets what was waited for, or the error."""
+"""Called with the continuation, which must be called with the result or the error."""
 Steps = Generator[Wait, Any, Fetched]
 Then = Callable[[Fetched | Failure], object]
 
@@ -72,9 +72,9 @@ class Fetcher:
     def __init__(self, settings: FetchSettings, loop: Loop, *, slots: int) -> None:
         """
         Args:
-            settings: what may be fetched, and how.
-            loop: it runs in the thread that calls everything here.
-            slots: fetches at once, as many as the descriptors permit.
+            settings: the settings for fetching.
+            loop: the loop whose thread calls all methods.
+            slots: how many fetches run at once, if there are enough descriptors.
         """
         self._settings = settings
         self._loop = loop
@@ -92,18 +92,18 @@ class Fetcher:
         self._proxy = _proxy(settings.fetch_proxy) if settings.fetch_proxy else None
 
     def begin(self, uri: str, root: Path | None, then: Then) -> None:
-        """Fetches, and calls back once with the body or the failure to be recorded.
+        """Fetches an image, and calls back once with the body or the failure.
 
         Args:
-            uri: of the web, an object store, or a file.
-            root: a file or folder that is permitted besides `file_roots`, for this image.
-            then: called in the loop, perhaps at once.
+            uri: an address on the web, in an object store, or of a file.
+            root: a file or folder that is permitted for this image, besides `file_roots`.
+            then: called in the loop, perhaps before this returns.
         """
         self._line.append(_Fetch(uri, root, then))
         self._fill()
 
     def _fill(self) -> None:
-        if self._filling:  # a fetch has ended at once, and the loop below goes on
+        if self._filling:  # called by a fetch that ended at once: the loop below continues
             return
         self._filling = True
         while self._line and self._running < self._most:
@@ -113,7 +113,7 @@ class Fetcher:
         self._filling = False
 
     def _go_on(self, steps: Steps, then: Then, came: object) -> None:
-        """Runs a fetch until it waits again, or ends."""
+        """Runs a fetch until it waits again or ends."""
         outcome: Fetched | Failure
         try:
             wait = steps.throw(came) if isinstance(came, BaseException) else steps.send(came)
@@ -140,11 +140,13 @@ class Fetcher:
         self._fill()
 
     def _run_fewer(self) -> None:
-        """The fetch that found no descriptor begins anew when another one has ended."""
+        """Lowers the number of concurrent fetches for a while. The fetch that found no descriptor
+        starts again when another one has ended.
+        """
         if self._most == self._permitted:
             log.warning(
-                "A loader has no descriptors left: for %.0f s it runs %d fetches at once. Raise "
-                "the limit (ulimit -n).", FEWER_FOR_S, self._running
+                "A loader has no descriptors left. For %.0f s it runs only %d fetches at once. "
+                "Raise the limit (ulimit -n).", FEWER_FOR_S, self._running
             )  # fmt: skip
             self._loop.later(time.monotonic() + FEWER_FOR_S, self._run_all)
         self._most = self._running
@@ -159,7 +161,7 @@ class Fetcher:
             named = () if root is None else (root,)
             roots, most_bytes = (*self._settings.file_roots, *named), self._settings.max_image_bytes
             read = partial(read_file, uri, roots, max_bytes=most_bytes)
-            return Fetched((yield from self._help(read, ends_at, "reading the file")))
+            return Fetched((yield from self._help(read, ends_at, "while reading the file")))
         _refuse_if(refusal(uri, file_roots=(), object_stores=self._settings.object_stores))
         if is_object(uri):
             get = partial(self._objects.fetch, uri)
@@ -193,21 +195,21 @@ class Fetcher:
                 raise
             detail = f"redirect: {error.failure.detail}"
             raise FetchError(replace(error.failure, detail=detail)) from error
-        raise AssertionError("the last one returns or raises")
+        raise AssertionError("the last request returns or raises")
 
     def _ask(self, address: WebAddress, ends_at: float) -> Generator[Wait, Any, Response]:
         ports = self._settings.fetch_ports
         if ports and address.port not in ports:
             raise FetchError(
-                Failure("blocked_port", f"{address.port} is none of RESNEXT_FETCH_PORTS")
+                Failure("blocked_port", f"{address.port} is not in RESNEXT_FETCH_PORTS")
             )
         request = yield from self._prepare(address, ends_at)
         came: Response = yield partial(self._web.ask, request)
         return came
 
     def _prepare(self, address: WebAddress, ends_at: float) -> Generator[Wait, Any, Request]:
-        """The request, with the addresses that it may connect to. Through a proxy, which looks
-        names up itself, that is the proxy's.
+        """Makes the request, with the addresses to which it may connect. With a proxy, which looks
+        up names itself, these are the proxy's addresses.
         """
         permits: Callable[[str], bool] = partial(self._permits, address)
         if not address.is_name and not permits(address.host):
@@ -229,7 +231,7 @@ class Fetcher:
         try:
             found: Addresses = yield partial(self._names.look_up, host, port, ends_at)
         except TimeoutError as error:
-            raise FetchError(Failure("timeout", "looking up the host's name")) from error
+            raise FetchError(Failure("timeout", "while looking up the host's name")) from error
         if not found:
             raise FetchError(NO_ADDRESS)
         return found
@@ -243,7 +245,7 @@ def _permit_all(_: str) -> bool:
 
 
 def _proxy(url: str) -> tuple[str, int, bool]:
-    """Its host and port, and whether the host is a name."""
+    """Returns the proxy's host and port, and whether the host is a name."""
     parts = urlsplit(url)
     host, is_name = spell_host(parts.hostname or "")
     return host, parts.port or 0, is_name
@@ -262,9 +264,10 @@ def _parse(uri: str) -> WebAddress:
 
 
 def _redirected(address: WebAddress, location: str) -> WebAddress:
-    """
+    """Returns the address to which a redirect leads.
+
     Raises:
-        FetchError: it leads to what no URI may name.
+        FetchError: the redirect leads to something that no URI may name.
     """
     try:
         target = urljoin(address.uri, location)

@@ -1,8 +1,8 @@
-"""Reads the files that file URIs name, if they lie under a permitted folder.
+"""Reads the files that file URIs name, if they are in a permitted folder.
 
-`worker.loader.fetch.fetcher` calls this in a helper thread, since a file on a server that is away
-may hang. Others may change files and links meanwhile; each race ends in the right file or in a
-failure, and never outside the permitted folders.
+`worker.loader.fetch.fetcher` calls this in a helper thread, because a file on a server that is down
+may hang. Other programs may change files and links meanwhile. Each such race ends with the right
+file or a failure, never with a file outside the permitted folders.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from contract.failure import Failure
 from contract.uris import find_file, is_under
 from worker.loader.fetch.failures import NO_DESCRIPTORS, FetchError
 
-# If a link or a file is replaced while its path is resolved and opened, the next try finds the new
-# one.
+# If a link or a file is replaced while its path is resolved and opened, the next try finds the
+# replacement.
 TRIES: Final = 3
 _REPLACED: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.ESTALE})
 
 
 def read_file(uri: str, roots: Sequence[Path], *, max_bytes: int) -> bytes:
-    """
+    """Returns the file's bytes.
+
     Args:
-        uri: of a file.
-        roots: files and folders that are permitted.
-        max_bytes: what a file may have.
+        uri: the file's URI.
+        roots: the files and folders that are permitted.
+        max_bytes: the largest permitted size.
 
     Raises:
-        FetchError: it is outside the roots, no regular file, too large, or cannot be read.
+        FetchError: the file is outside the roots, not regular, too large, or cannot be read.
     """
     for tries_left in reversed(range(TRIES)):
         try:
@@ -48,11 +49,11 @@ def read_file(uri: str, roots: Sequence[Path], *, max_bytes: int) -> bytes:
 
 
 def _read(uri: str, roots: Sequence[Path], max_bytes: int) -> bytes:
-    """One byte more than `max_bytes` at most.
+    """Returns the file's bytes, but at most one more than `max_bytes`.
 
     Raises:
-        FetchError: it is outside the roots, or no regular file.
-        OSError: it cannot be read.
+        FetchError: the file is outside the roots, or not regular.
+        OSError: the file cannot be read.
     """
     path = find_file(uri, roots)
     if isinstance(path, Failure):
@@ -62,8 +63,8 @@ def _read(uri: str, roots: Sequence[Path], max_bytes: int) -> bytes:
 
 
 def _open(path: Path, roots: Sequence[Path]) -> int:
-    """A descriptor of a regular file. Pipes and devices could hang, never end, or do something
-    when they are opened; so the path is only named first (O_PATH), and what it names is checked.
+    """Returns a descriptor of a regular file. Opening a pipe or a device could hang or do
+    something. So this first opens only the path (O_PATH), and checks what it names.
     """
     named = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
@@ -73,7 +74,7 @@ def _open(path: Path, roots: Sequence[Path]) -> int:
         if not stat.S_ISREG(mode):
             raise FetchError(Failure("unreadable", "not a regular file"))
         by_descriptor = Path(f"/proc/self/fd/{named}")
-        # A folder on the way may have become a link since the path was resolved.
+        # A folder in the path may have become a link since the path was resolved.
         if not is_under(by_descriptor.readlink(), roots):
             raise FetchError(Failure("blocked_path", "replaced by a link while it was opened"))
         return os.open(by_descriptor, os.O_RDONLY | os.O_NONBLOCK)
@@ -83,11 +84,11 @@ def _open(path: Path, roots: Sequence[Path]) -> int:
 
 def _as_fetch_error(error: OSError) -> FetchError:
     if isinstance(error, FileNotFoundError):
-        return FetchError(Failure("not_found", "there is no such file"))
+        return FetchError(Failure("not_found", "the file does not exist"))
     if isinstance(error, TimeoutError):
-        return FetchError(Failure("timeout", "reading the file"))
+        return FetchError(Failure("timeout", "while reading the file"))
     if error.errno in _REPLACED:
-        return FetchError(Failure("timeout", "replaced each time that it was opened"))
+        return FetchError(Failure("timeout", "replaced each time it was opened"))
     if error.errno in {errno.EMFILE, errno.ENFILE}:
         return FetchError(NO_DESCRIPTORS)
     return FetchError(Failure("unreadable", error.strerror or ""))

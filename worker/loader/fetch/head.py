@@ -1,6 +1,6 @@
-"""The headers of an answer: bounded, and what they decide before a body comes.
+"""The headers of an answer: their limits, and the decisions that follow from them.
 
-`worker.loader.fetch.transfer` hands in each line as libcurl finds it.
+`worker.loader.fetch.transfer` passes each line that libcurl finds.
 """
 
 from __future__ import annotations
@@ -16,49 +16,50 @@ from urllib.parse import quote
 from contract.failure import Failure
 from worker.loader.fetch.failures import BAD_RESPONSE, failure_of_status
 
-# Browsers take as many bytes; no server sends as many lines.
+# Browsers accept this many bytes. No server sends this many lines.
 MOST_HEAD_BYTES: Final = 256 * 1024
 MOST_LINES: Final = 100
-FIRST_FINAL: Final = 200  # below are interim answers
+FIRST_FINAL: Final = 200  # lower ones are interim answers
 TAKEN: Final = frozenset({200, 203})
 BODILESS: Final = frozenset({204, 304})
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-# Never asked for, and some servers pack all the same: what zlib unpacks, by its window bits.
+# Codings that zlib can decompress, with its window bits. We never ask for compression, but some
+# servers compress anyway.
 UNPACKED: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
-# The other content codings of IANA's registry. What is in neither is no coding, and ignored.
+# The other content codings in IANA's registry. Unknown words are ignored.
 PACKED: Final = frozenset(
     {"br", "zstd", "compress", "x-compress", "dcb", "dcz", "exi", "pack200-gzip", "aes128gcm"}
 )
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: |\r|\n)")
-# libcurl does not take them for what they are, and would wait for the end of the connection.
+# libcurl does not recognise these headers, and would wait for the end of the connection.
 _UNHEARD: Final = re.compile(rb"(?:content-length|transfer-encoding)[ \t]+:", re.IGNORECASE)
 _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class Head:
-    """One answer's. Interim answers are skipped, and count."""
+    """The headers of one answer. Interim answers are skipped, but count towards the limits."""
 
     def __init__(self, forbidding: Callable[[list[str]], str | None]) -> None:
         """
         Args:
-            forbidding: what the lines of X-Robots-Tag forbid.
+            forbidding: returns the directive in X-Robots-Tag lines that forbids the image, or None.
         """
         self.failure: Failure | None = None
         self.location: str | None = None
-        """Where it redirects to."""
+        """The target of a redirect."""
         self.complete = False
         self.chunked = False
         self.window_bits: int | None = None
-        """To unpack the body with; None: it is not packed."""
+        """zlib's window bits to decompress the body; None if it is not compressed."""
         self._forbidding = forbidding
         self._lines: list[bytes] = []
         self._fields: dict[bytes, list[bytes]] = {}
         self._bytes = 0
 
     def take(self, line: bytes) -> bool:
-        """Whether the answer is read on."""
+        """Takes a line. Returns whether to continue with the answer."""
         self._bytes += len(line)
-        if self.complete:  # a trailer: libcurl bounds them
+        if self.complete:  # a trailer; libcurl limits them
             return True
         if line.startswith(b"HTTP/"):
             self._lines = []
@@ -72,10 +73,13 @@ class Head:
         return self.failure is None
 
     def _end(self) -> bool:
-        """Decides, and whether the body is read. An empty one is, so that the connection stays."""
+        """Decides about the answer, and returns whether to read the body. An empty body is read, so
+        that the connection stays open.
+        """
         match = _STATUS.match(self._lines[0])
         unheard = any(_UNHEARD.match(line) for line in self._lines)
-        if match is None or match[1] == b"101" or unheard:  # 101: another protocol, not asked for
+        # 101 switches to another protocol, which we never ask for.
+        if match is None or match[1] == b"101" or unheard:
             self.failure = BAD_RESPONSE
             return False
         status = int(match[1])
@@ -116,20 +120,20 @@ class Head:
 
 
 def _decode(location: bytes) -> str:
-    """UTF-8, as most servers send it; bytes that are none are escaped, as browsers do."""
+    """Decodes UTF-8, which most servers send. Other bytes are escaped, as in browsers."""
     with suppress(UnicodeDecodeError):
         return re.sub(r"[\x00-\x20\x7f]", lambda found: quote(found[0]), location.decode())
     return quote(location, safe=_PRINTABLE)
 
 
 def retry_after_s(values: list[str]) -> float | None:
-    """RFC 9110, 10.2.3: seconds, or a date. The latter is read by Python's own library: urllib3's
-    would cost each loader its memory.
+    """Reads a Retry-After header (RFC 9110, 10.2.3): seconds or a date. It uses Python's own date
+    parser, because urllib3 would take memory in each loader.
     """
     value = values[0].strip() if values else ""
     if value.isdecimal():
         return float(value)
-    # Not a date: a year of twenty digits, or a zone beyond a day.
+    # These errors come from invalid dates, such as a year with twenty digits.
     with suppress(ValueError, TypeError, OverflowError):
         moment = parsedate_to_datetime(value)
         aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,7 +1,7 @@
-"""Threads for work that cannot be interrupted: look-ups, files, and object stores.
+"""Threads for work that cannot be interrupted: look-ups, files and object stores.
 
-`worker.loader.fetch.fetcher` and `worker.loader.fetch.names` hand work in. A fetch waits for it
-until its deadline; the thread may hang for longer.
+`worker.loader.fetch.fetcher` and `worker.loader.fetch.names` submit work. A fetch waits for it
+until its deadline, but the thread may hang for longer.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from worker.loader.fetch.loop import Loop, Waiter
 
 log = logging.getLogger(__name__)
 
-# For each fetch at once: a thread that it waits for, and one that still hangs after its deadline.
-# With fewer, names that hang would hold up healthy ones.
+# For each concurrent fetch: the thread for which it waits, and one that still hangs after an
+# earlier deadline. With fewer, hanging names would delay healthy ones.
 HELPERS_A_FETCH: Final = 2
 
 
@@ -32,23 +32,19 @@ class Helpers:
     def run(
         self, work: Callable[[], object], ends_at: float, then: Callable[[object], object]
     ) -> None:
-        """Calls back in the loop with what the work returns, or the error that it raises.
-
-        That is TimeoutError at the deadline. Work that has begun goes on, and its result is
-        dropped.
+        """Calls back in the loop with the work's result or error, or at the deadline with
+        TimeoutError. Work that has begun then continues, but its result is dropped.
         """
         waiter = Waiter(self._loop, ends_at, then)
         self.submit(partial(self._work, work, waiter))
 
     def submit(self, work: Callable[[], object]) -> None:
-        """Does this in a thread, and tells nobody."""
+        """Does the work in a thread, without a callback."""
         try:
             self._threads.submit(work)
-        except RuntimeError:  # no thread can be started: those that run do it later
+        except RuntimeError:  # no thread can be started: a running one will do it later
             if not self._short:
-                log.warning(
-                    "The system permits a loader no more threads: it waits for those it has."
-                )
+                log.warning("The system permits a loader no more threads. It continues with fewer.")
             self._short = True
 
     def _work(self, work: Callable[[], object], waiter: Waiter) -> None:

@@ -1,8 +1,8 @@
 """The event loop of a loader's main thread: sockets, timers, and calls from other threads.
 
-`worker.loader.program` runs it. The worker's requests, libcurl's sockets and the answers of helper
-threads meet here, so nothing that the loop calls needs a lock. An error that leaves a callback ends
-the process.
+`worker.loader.program` runs it. It handles the worker's requests, libcurl's sockets and the answers
+of helper threads in one thread, so the callbacks need no lock. An error in a callback ends the
+process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Work = Callable[[], object]
 
 
 class Loop:
-    """Owns the epoll descriptor. All methods but `call` belong to the loop's own thread."""
+    """Owns the epoll descriptor. Call all methods except `call` in the loop's own thread."""
 
     def __init__(self) -> None:
         self._poll = select.epoll()
@@ -34,7 +34,7 @@ class Loop:
         self.watch(self._bell, select.EPOLLIN, lambda _: os.eventfd_read(self._bell))
 
     def watch(self, descriptor: int, events: int, work: Callable[[int], object]) -> None:
-        """Calls `work` with the events of this descriptor, in place of what was called before."""
+        """Calls `work` with the events of this descriptor. It replaces any earlier callback."""
         if descriptor in self._watched:
             self._poll.modify(descriptor, events)
         else:
@@ -43,20 +43,20 @@ class Loop:
 
     def unwatch(self, descriptor: int) -> None:
         if self._watched.pop(descriptor, None) is not None:
-            with suppress(OSError):  # it is closed
+            with suppress(OSError):  # the descriptor is already closed
                 self._poll.unregister(descriptor)
 
     def call(self, work: Work) -> None:
-        """Has the loop's thread do this. Any thread may ask."""
+        """Calls `work` in the loop's thread. Any thread may use this."""
         self._calls.append(work)
         os.eventfd_write(self._bell, 1)
 
     def later(self, at: float, work: Work) -> None:
-        """Does this once the monotonic clock says `at`."""
+        """Calls `work` when the monotonic clock reaches `at`."""
         heapq.heappush(self._timers, (at, next(self._numbers), work))
 
     def set_alarm(self, alarm: tuple[float, Work] | None) -> None:
-        """A timer that may be moved: there is only one."""
+        """Sets, moves or removes the alarm. There is only one."""
         self._alarm = alarm
 
     def turn(self) -> None:
@@ -84,7 +84,7 @@ class Loop:
 
 
 class Waiter:
-    """Calls back once: with the answer, or at the deadline with TimeoutError."""
+    """Calls back once, with the answer, or at the deadline with TimeoutError."""
 
     def __init__(self, loop: Loop, ends_at: float, then: Callable[[Any], object]) -> None:
         self._then: Callable[[Any], object] | None = then

@@ -1,6 +1,6 @@
-"""Addresses of host names: looked up once, and kept for a while.
+"""Looks up the addresses of host names, and keeps them for a while.
 
-`worker.loader.fetch.fetcher` asks for each request. Only the resolver's answer is kept; each
+`worker.loader.fetch.fetcher` asks for each request. Only the resolver's answer is kept. Each
 connection checks again whether its address is permitted.
 """
 
@@ -18,15 +18,15 @@ from worker.loader.fetch.failures import NO_DESCRIPTORS, FetchError
 from worker.loader.fetch.helpers import Helpers
 from worker.loader.fetch.loop import Loop, Waiter
 
-# Python does not say for how long an answer is good; most are for a minute or more.
+# Python does not say how long an answer is valid. Most are valid for a minute or more.
 KEPT_S: Final = 60.0
-# A name without an address is looked up again by the time that its images are retried.
+# It is short, so that a name without an address is looked up again when its images are retried.
 KEPT_FAILURE_S: Final = 3.0
-# A crawl names more hosts than are worth keeping. Each takes some hundred bytes.
+# A crawl has more hosts than are worth keeping. Each takes some hundred bytes.
 MOST_KEPT: Final = 10_000
 
 Addresses = tuple[str, ...]
-"""The best first; empty: the name has none."""
+"""The best address first; empty if the name has none."""
 Then = Callable[[Addresses | Exception], object]
 _Name = tuple[str, int]  # host and port
 
@@ -38,7 +38,7 @@ class _Answer:
 
 
 class Names:
-    """Owns the answers, and who waits for them. It belongs to the loop's thread."""
+    """Owns the answers and the fetches that wait for them. Use it in the loop's thread."""
 
     def __init__(self, loop: Loop, helpers: Helpers) -> None:
         self._loop = loop
@@ -47,8 +47,9 @@ class Names:
         self._waiters: dict[_Name, list[Waiter]] = {}
 
     def look_up(self, host: str, port: int, ends_at: float, then: Then) -> None:
-        """Calls back with the addresses; with TimeoutError if the resolver does not answer in
-        time, and then its answer is kept when it comes; with FetchError for want of descriptors.
+        """Calls back with the addresses; or with TimeoutError if the resolver does not answer in
+        time, whose answer is then kept when it comes; or with FetchError if no descriptors are
+        left.
         """
         name = (host, port)
         kept = self._kept.get(name)
@@ -61,14 +62,14 @@ class Names:
             self._helpers.submit(partial(self._ask, name, waiters))
 
     def _ask(self, name: _Name, waiters: list[Waiter]) -> None:
-        """In a helper thread. Asks nothing if nobody waits any more."""
+        """Asks the resolver, in a helper thread, unless no fetch waits for the name any more."""
         came = _ask_resolver(*name) if any(waiter.waiting for waiter in waiters) else None
         self._loop.call(partial(self._take, name, came))
 
     def _take(self, name: _Name, came: _Answer | FetchError | None) -> None:
         waiters = self._waiters.pop(name)
         if came is None:
-            if any(waiter.waiting for waiter in waiters):  # one came just then
+            if any(waiter.waiting for waiter in waiters):  # a fetch has asked in the meantime
                 self._waiters[name] = waiters
                 self._helpers.submit(partial(self._ask, name, waiters))
             return
@@ -88,7 +89,7 @@ def _ask_resolver(host: str, port: int) -> _Answer | FetchError:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        if not descriptors.are_left():  # the resolver says nothing of it
+        if not descriptors.are_left():  # the resolver does not report this
             return FetchError(NO_DESCRIPTORS)
         return _Answer((), time.monotonic() + KEPT_FAILURE_S)
     addresses = tuple(dict.fromkeys(str(address[0]) for *_, address in found))

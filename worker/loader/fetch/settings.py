@@ -1,4 +1,4 @@
-"""The settings of fetching, as they travel: read once, sent to each loader, passed to its parts."""
+"""The settings for fetching. They are read once and sent to each loader."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:  # a loader starts without pydantic
 
 T = TypeVar("T")
 
-# A line of the file that RESNEXT_FETCH_HEADERS names: host, header, value.
+# A line in the file that RESNEXT_FETCH_HEADERS names: host, header, value.
 _LINE: Final = re.compile(r"([A-Za-z0-9._-]+):[ \t]*([A-Za-z0-9_-]+):[ \t]*([ -~]*[!-~])")
-# What says how a request is sent, and is ours.
+# Headers that say how a request is sent. Users cannot set them.
 _OURS: Final = frozenset(
     {"host", "connection", "content-length", "transfer-encoding", "accept-encoding", "te",
      "upgrade", "expect", "range"}
@@ -25,13 +25,13 @@ _OURS: Final = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class FetchSettings:
-    """The fields of `contract.settings.Settings` with the same names; they are explained there."""
+    """Fields of `contract.settings.Settings`, which explains them, under the same names."""
 
     fetch_allow: tuple[str, ...]
     fetch_ports: tuple[int, ...]
     fetch_proxy: str | None
     fetch_headers: dict[str, tuple[str, ...]]
-    """`Name: value`, by host: what stands in the file."""
+    """The headers in the file, as `Name: value`, by host."""
     file_roots: tuple[Path, ...]
     fetch_deadline_s: float
     max_image_bytes: int
@@ -45,9 +45,10 @@ class FetchSettings:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """
+        """Takes the fields from the settings, and reads the file with headers.
+
         Raises:
-            SettingsError: the file of headers cannot be read.
+            SettingsError: the file with headers cannot be read.
         """
         proxy, headers = settings.fetch_proxy, settings.fetch_headers
         values = values_of(cls, settings) | {
@@ -58,7 +59,7 @@ class FetchSettings:
 
 
 def pick(kind: type[T], settings: Settings) -> T:
-    """A dataclass whose fields are settings of the same names."""
+    """Makes a dataclass whose fields are settings with the same names."""
     return kind(**values_of(kind, settings))
 
 
@@ -67,10 +68,11 @@ def values_of(kind: type[Any], settings: Settings) -> dict[str, Any]:
 
 
 def read_headers(path: Path) -> dict[str, tuple[str, ...]]:
-    """Headers by host, from lines `host: Name: value`.
+    """Reads headers by host from lines of the form `host: Name: value`.
 
     Raises:
-        SettingsError: it cannot be read, or a line is none. Values are secrets, and not shown.
+        SettingsError: the file cannot be read, or a line is invalid. The message shows no values,
+            because they are secrets.
     """
     try:
         lines = path.read_text().splitlines()
@@ -83,8 +85,8 @@ def read_headers(path: Path) -> dict[str, tuple[str, ...]]:
         match = _LINE.fullmatch(line.strip())
         if match is None or match[2].lower() in _OURS:
             raise SettingsError(
-                f"RESNEXT_FETCH_HEADERS: line {number} of {path} is no header for a host. "
-                "Write `host: Name: value`; Host, Accept-Encoding and the like are not set so."
+                f"RESNEXT_FETCH_HEADERS: line {number} of {path} is not a header for a host. Write "
+                "`host: Name: value`. Headers such as Host and Accept-Encoding cannot be set."
             )
         host = match[1].lower()
         found[host] = (*found.get(host, ()), f"{match[2]}: {match[3]}")

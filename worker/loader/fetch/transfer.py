@@ -1,6 +1,6 @@
-"""One request at a time by libcurl: its options, its callbacks, and what came of it.
+"""A libcurl transfer, which handles one request at once: its options, callbacks and result.
 
-`worker.loader.fetch.web` runs transfers in the loop and keeps them for the next request.
+`worker.loader.fetch.web` runs transfers in the loop, and reuses them for later requests.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from worker.loader.fetch.robots import OUR_NAME, forbidding
 from worker.loader.fetch.settings import FetchSettings
 from worker.loader.fetch.web_address import WebAddress
 
-# An option that pycurl has no name for: what a proxy says is not what the server says.
+# An option that pycurl has no name for. It keeps the proxy's headers from the header callback.
 SUPPRESS_CONNECT_HEADERS: Final = 265
 ACCEPT: Final = "Accept: image/*,*/*;q=0.5"
 PIECE_BYTES: Final = 128 * 1024
@@ -47,7 +47,7 @@ RAW_DEFLATE: Final = -15
 class Request:
     address: WebAddress
     resolved: tuple[str, ...]
-    """`host:port:addresses` in libcurl's form; empty for an address in the URI itself."""
+    """`host:port:addresses` in libcurl's form. Empty if the URI has an address, not a name."""
     permits: Callable[[str], bool]
     """Whether a connection may go to this address."""
     ends_at: float
@@ -57,11 +57,11 @@ class Request:
 class Response:
     body: bytes
     location: str | None
-    """Where it redirects to; then there is no body."""
+    """The target of a redirect. Then there is no body."""
 
 
 class _Descriptor:
-    """A socket of which pycurl takes a duplicate."""
+    """A socket that pycurl duplicates."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -74,26 +74,27 @@ class _Descriptor:
 
 
 class Transfer:
-    """Owns a handle of libcurl, and what has come of its request."""
+    """Owns a libcurl handle, and what it has received for its request."""
 
     def __init__(self, settings: FetchSettings, when_chunked: Callable[[Transfer], object]) -> None:
         """
         Args:
-            settings: what is taken, and what is sent.
-            when_chunked: called when a body begins whose bytes libcurl does not bound.
+            settings: the settings for fetching.
+            when_chunked: called when a body starts whose bytes libcurl does not limit.
         """
         self._settings = settings
         self._when_chunked = when_chunked
         self.curl = pycurl.Curl()
         self.descriptor = -1
-        """Of the connection, where its bytes are counted."""
+        """The connection's descriptor, if its bytes are counted."""
         self._set_up()
         self._forget()
 
     def begin(self, request: Request) -> None:
-        """
+        """Sets up the handle for a request.
+
         Raises:
-            FetchError: the deadline is over.
+            FetchError: the deadline has passed.
         """
         address, left_s = request.address, request.ends_at - time.monotonic()
         if left_s <= 0:
@@ -102,7 +103,7 @@ class Transfer:
         self._request = request
         left_ms = max(1, round(left_s * 1000))
         set_option = self.curl.setopt
-        # Made of the parts that were checked; what libcurl would read in the URI does not count.
+        # Built from the checked parts, because libcurl might parse the URI differently.
         url = f"{address.scheme}://{address.authority}:{address.port}"
         is_relayed = self._settings.fetch_proxy is not None and address.scheme == "http"
         set_option(pycurl.URL, url)
@@ -114,14 +115,14 @@ class Transfer:
         set_option(pycurl.HTTPHEADER, self._headers_for(address.host))
 
     def response(self, code: int, words: str) -> Response:
-        """What came, once libcurl is done.
+        """Returns the response after libcurl has finished.
 
         Raises:
-            FetchError: the failure.
+            FetchError: the request failed.
         """
         head, body, most_bytes = self._head, self._body, self._settings.max_image_bytes
         refused = self._refused
-        self._forget()  # the handle stays, the body does not
+        self._forget()  # keeps the handle but not the body
         if head.failure is not None:
             raise FetchError(head.failure)
         if head.location is not None:
@@ -150,7 +151,7 @@ class Transfer:
         file, folder = find_authorities()
         options: dict[int, Any] = {
             pycurl.NOSIGNAL: 1,
-            # Redirects, cookies, logins and packing are not left to libcurl.
+            # libcurl must not handle redirects, cookies, logins or compression.
             pycurl.FOLLOWLOCATION: 0,
             pycurl.NETRC: pycurl.NETRC_IGNORED,
             pycurl.HTTP_CONTENT_DECODING: 0,
@@ -159,7 +160,7 @@ class Transfer:
             pycurl.HTTP09_ALLOWED: 0,
             pycurl.MAXFILESIZE_LARGE: self._settings.max_image_bytes,
             pycurl.BUFFERSIZE: PIECE_BYTES,
-            # The environment names no proxy: only the setting does.
+            # Only the setting names a proxy. libcurl ignores the environment.
             pycurl.PROXY: proxy or "",
             pycurl.NOPROXY: "" if proxy else "*",
             SUPPRESS_CONNECT_HEADERS: 1,
@@ -169,7 +170,7 @@ class Transfer:
             pycurl.WRITEFUNCTION: self._take_piece,
             pycurl.OPENSOCKETFUNCTION: self._open,
             pycurl.USERAGENT: f"{OUR_NAME}/{VERSION} (image classifier{about})",
-            # libcurl's own look-ups have 20 threads, which names that hang would take.
+            # This refuses libcurl's own look-ups. Hanging names would occupy its 20 threads.
             pycurl.RESOLVER_START_FUNCTION: lambda *_: bool(self._request.resolved),
         }
         for ours, proxys, path in (
@@ -181,13 +182,13 @@ class Transfer:
             self.curl.setopt(option, value)
 
     def _headers_for(self, host: str) -> list[str]:
-        """What the operator has set for this host goes to no other one; ours go before it."""
+        """Our headers, and those that the operator has set for this host only."""
         more = self._settings.fetch_headers.get(host, ())
         own = [ACCEPT] if not any(one.lower().startswith("accept:") for one in more) else []
         return [*own, "Accept-Encoding: identity", *more]
 
     def _take_header(self, line: bytes) -> int:
-        """Libcurl ends the transfer if this is not the length of the line."""
+        """Takes a header line. libcurl ends the transfer unless this returns the line's length."""
         try:
             goes_on = self._head.take(line)
             if self._head.chunked and line.isspace():
@@ -200,7 +201,7 @@ class Transfer:
         self._body.write(piece)
 
     def _open(self, _: int, found: tuple[int, int, int, Any]) -> object:
-        """A socket for this address, which is checked here once more."""
+        """Opens a socket for this address, after checking the address once more."""
         family, kind, protocol, address = found
         if not self._request.permits(str(address[0])):
             self._refused = BLOCKED_ADDRESS
@@ -210,16 +211,17 @@ class Transfer:
             opened = _Descriptor(socket.socket(family, kind, protocol).detach())
         except OSError:
             opened = None
-        if opened is None or not descriptors.are_left():  # pycurl needs a second one
+        if opened is None or not descriptors.are_left():  # pycurl needs a second descriptor
             self._refused = NO_DESCRIPTORS
             return pycurl.SOCKET_BAD
         return opened
 
 
 def unpack(body: bytes, window_bits: int | None, most_bytes: int) -> bytes:
-    """
+    """Decompresses a body.
+
     Raises:
-        FetchError: it is too large, or not packed so.
+        FetchError: the body is too large, or not compressed in this way.
     """
     try:
         if window_bits is not None:
@@ -232,7 +234,9 @@ def unpack(body: bytes, window_bits: int | None, most_bytes: int) -> bytes:
 
 
 def _inflate(body: bytes, window_bits: int, most_bytes: int) -> bytes:
-    """One byte more than `most_bytes` at most. Some servers send deflate without zlib's header."""
+    """Returns at most one byte more than `most_bytes`. Handles deflate without zlib's header, which
+    some servers send.
+    """
     tried: Sequence[int] = (window_bits,) if window_bits > zlib.MAX_WBITS else (15, RAW_DEFLATE)
     for bits in tried:
         unpacking = zlib.decompressobj(bits)

@@ -1,7 +1,7 @@
-"""All requests of a loader to the web: libcurl's transfers, thousands at once, in its one loop.
+"""Runs all web requests of a loader: thousands of libcurl transfers at once, in one loop.
 
-`worker.loader.fetch.fetcher` asks. libcurl keeps connections, TLS sessions and the parsed
-authorities for the loader's life.
+`worker.loader.fetch.fetcher` calls `ask`. libcurl keeps connections, TLS sessions and the parsed
+authorities while the loader lives.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ INTERESTS: Final = {
     pycurl.POLL_OUT: select.EPOLLOUT,
     pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
 }
-# Chunks carry their lengths.
+# Chunked bodies also contain the lengths of the chunks.
 CHUNK_OVERHEAD: Final = 1 + 1 / 8
-# Where <linux/tcp.h> has tcpi_bytes_received, since Linux 4.1.
+# The place of tcpi_bytes_received in <linux/tcp.h>, since Linux 4.1.
 _RECEIVED: Final = struct.Struct("128xQ")
 
 Then = Callable[[Response | Exception], object]
 
 
 class Web:
-    """Owns the transfers. It belongs to the loop's thread."""
+    """Owns the transfers. Use it in the loop's thread."""
 
     def __init__(self, loop: Loop, settings: FetchSettings, *, connections: int) -> None:
-        """`connections` are in use, or kept for another request."""
+        """`connections` is the most that may be in use or kept for later requests."""
         self._loop = loop
         self._settings = settings
         self._running: dict[pycurl.Curl, tuple[Transfer, Then]] = {}
         self._idle: list[Transfer] = []
         self._begun: list[Transfer] = []
-        """Their chunked bodies have just begun."""
+        """Transfers whose chunked bodies have just begun."""
         self._chunked: dict[int, tuple[Transfer, int]] = {}
-        """By descriptor, with the bytes that the kernel may count on it."""
+        """Transfers by descriptor, with the number of bytes that the kernel may count there."""
         self._most_bytes = MOST_HEAD_BYTES + round(settings.max_image_bytes * CHUNK_OVERHEAD)
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, connections)
@@ -54,14 +54,12 @@ class Web:
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_alarm)
 
     def ask(self, request: Request, then: Then) -> None:
-        """Calls back once: a transfer runs as long as it is in `_running`, and libcurl gives each
-        back, at its deadline at the latest.
-        """
+        """Starts a request, and calls back once with its result, at the latest at its deadline."""
         try:
             transfer = self._idle.pop() if self._idle else self._make_transfer()
             transfer.begin(request)
             self._multi.add_handle(transfer.curl)
-        except Exception as error:  # noqa: BLE001  (too late, or no memory: it costs this image)
+        except Exception as error:  # noqa: BLE001  (too late, or no memory: only this image)
             then(error)
             return
         self._running[transfer.curl] = transfer, then
@@ -76,7 +74,7 @@ class Web:
             )
 
     def _set_alarm(self, wait_ms: int) -> None:
-        """Called by libcurl. It has one timer."""
+        """Called by libcurl to set its only timer."""
         at = time.monotonic() + wait_ms / 1000
         ring = lambda: self._act(pycurl.SOCKET_TIMEOUT, 0)  # noqa: E731
         self._loop.set_alarm(None if wait_ms < 0 else (at, ring))
@@ -90,8 +88,8 @@ class Web:
         self._bound_chunks(descriptor)
 
     def _bound_chunks(self, descriptor: int) -> None:
-        """Ends a transfer of which more has come than may. libcurl counts the bytes of the body,
-        and chunks may have extensions without end.
+        """Ends a transfer that has received too many bytes. libcurl only counts the bytes of the
+        body, but chunks may have endless extensions.
         """
         while self._begun:
             transfer = self._begun.pop()
@@ -103,7 +101,7 @@ class Web:
             self._end(bounded.curl, pycurl.E_FILESIZE_EXCEEDED, "")
 
     def _collect(self) -> None:
-        """Ends the transfers that libcurl is done with."""
+        """Ends the transfers that libcurl has finished."""
         more = 1
         while more:
             more, good, bad = self._multi.info_read()
@@ -129,10 +127,10 @@ class Web:
 
 
 def received_bytes(descriptor: int) -> int:
-    """On this connection so far, by the kernel's count; 0 where it does not count."""
+    """The bytes received on this connection so far, by the kernel's count; 0 if it has none."""
     connection = socket.socket(fileno=descriptor)
     try:
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED.size)
     finally:
-        connection.detach()  # it is libcurl's
+        connection.detach()  # it belongs to libcurl
     return int(_RECEIVED.unpack(info)[0]) if len(info) == _RECEIVED.size else 0

@@ -1,7 +1,7 @@
-"""The parts of a web URI that is connected to, with one spelling for each host.
+"""Parses web URIs for connections, with one form for each host.
 
-`worker.loader.fetch.fetcher` connects by it, and `worker.pool.hosts` counts the images of a host by
-it, so no second spelling gets a host more than its share.
+`worker.loader.fetch.fetcher` uses it to connect, and `worker.pool.hosts` to count a host's images,
+so a host cannot exceed its share under another form of its name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 from contract.uris import DEFAULT_PORTS
 
 _NAME: Final = re.compile(r"[a-z0-9_.-]+")
-# What RFC 3986 permits in a path or query stays as it is, escapes included.
+# Characters that RFC 3986 permits in a path or query stay unchanged, and so do escapes.
 _TO_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|[^!$%&'()*+,./0-9:;=?@A-Z_a-z~-]")
 
 
@@ -24,16 +24,16 @@ _TO_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|[^!$%&'()*+,./0-9:;=?@A-Z_a
 class WebAddress:
     scheme: str
     host: str
-    """In lower-case ASCII; an address in its usual spelling, IPv6 without brackets."""
+    """In lower-case ASCII. An address is in its usual form, IPv6 without brackets."""
     port: int
     target: str
-    """Path and query, as they go out."""
+    """The path and query as they are sent."""
     is_name: bool
-    """It is to be looked up."""
+    """Whether the host is a name, which must be looked up."""
 
     @property
     def authority(self) -> str:
-        """The host as URLs have it."""
+        """The host in the form for URLs."""
         return f"[{self.host.replace('%', '%25')}]" if ":" in self.host else self.host
 
     @property
@@ -43,14 +43,15 @@ class WebAddress:
 
 
 def parse_web(uri: str) -> WebAddress:
-    """
+    """Parses a web URI.
+
     Raises:
-        ValueError: it has no host that can be connected to.
+        ValueError: the URI has no valid host.
     """
     parts = urlsplit(uri)
     host, is_name = spell_host(parts.hostname or "")
     if is_name and "[" in parts.netloc:
-        raise ValueError("no address of IPv6")
+        raise ValueError("not an IPv6 address")
     target = _without_dots(parts.path) if "/." in parts.path else parts.path or "/"
     if parts.query:
         target += f"?{parts.query}"
@@ -59,12 +60,12 @@ def parse_web(uri: str) -> WebAddress:
 
 
 def escape(target: str) -> str:
-    """Escapes what may not stand in a path or a query; what is escaped stays as it is."""
+    """Escapes characters that a path or a query must not contain. Keeps existing escapes."""
     return _TO_ESCAPE.sub(lambda found: quote(found[0], safe=""), target)
 
 
 def _without_dots(path: str) -> str:
-    """RFC 3986, 5.2.4: `.` is left out, and `..` with what stands before it."""
+    """Removes `.`, and `..` with the segment before it (RFC 3986, 5.2.4)."""
     kept: list[str] = []
     parts = path.split("/")
     for part in parts:
@@ -78,7 +79,7 @@ def _without_dots(path: str) -> str:
 
 
 def spell_host(host: str) -> tuple[str, bool]:
-    """The usual spelling of a host in lower case, and whether it is a name."""
+    """Returns the usual form of a host in lower case, and whether it is a name."""
     if ":" in host:
         return str(IPv6Address(host.replace("%25", "%", 1))), False
     if not host.isascii():
@@ -86,8 +87,8 @@ def spell_host(host: str) -> tuple[str, bool]:
 
         host = idna.encode(host, strict=True, std3_rules=True).decode()
     if not _NAME.fullmatch(host):
-        raise ValueError("no name of a host")
+        raise ValueError("not a host name")
     try:
-        return socket.inet_ntoa(socket.inet_aton(host)), False  # also of 0x7f.1 and the like
+        return socket.inet_ntoa(socket.inet_aton(host)), False  # also for forms such as 0x7f.1
     except OSError:
         return host, True

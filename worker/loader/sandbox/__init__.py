@@ -1,5 +1,5 @@
-"""What a loader gives up before it reads a stranger's bytes: files, system calls, memory.
+"""The sandbox: a loader gives up files, system calls and memory before it reads untrusted bytes.
 
-The pool starts each loader through `start`. `protections` tries out what this kernel can take
-away, for the worker's log and for `doctor`.
+The pool starts each loader through `start`. `protections` tests what this kernel can take away, for
+the worker's log and for `doctor`.
 """

@@ -1,8 +1,8 @@
-"""What a loader must not be able to do, each thing tried out from the inside.
+"""Tries from inside the sandbox each thing that a loader must not be able to do.
 
-`worker.loader.sandbox.protections` starts it as loaders are started, as
-`worker.loader.sandbox.attempts OUTSIDE ANSWER`: a file that is none of a loader's, and the
-descriptor of a file that it inherits, to which it writes in JSON what was refused.
+`worker.loader.sandbox.protections` starts it like a loader, as `worker.loader.sandbox.attempts
+OUTSIDE ANSWER`. OUTSIDE is a file that a loader may not read. ANSWER is an inherited descriptor, to
+which this writes in JSON what was refused.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from worker.loader.sandbox.prctl import (
 )
 
 STANDARD: Final = frozenset({0, 1, 2})
-# <linux/ipc.h>, <linux/fanotify.h>: a key of its own; what needs no capability.
+# <linux/ipc.h>, <linux/fanotify.h>: a private key; the class that needs no capability.
 _IPC_PRIVATE: Final = 0
 _FAN_REPORT_FID: Final = 0x200
 _IPC_RMID: Final = 0
 
 
-# Each raises OSError if it is refused.
+# Each of these raises OSError if it is refused.
 
 
 def _read(outside: Path, _: int) -> None:
@@ -75,13 +75,13 @@ def _signal(*_: object) -> None:
 
 
 def _have_signalled(*_: object) -> None:
-    """The kernel does it, when there is something to read."""
+    """Makes the kernel send a signal when a socket has something to read."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
         fcntl.fcntl(own, fcntl.F_SETOWN, os.getppid())
 
 
 def _outlive(*_: object) -> None:
-    """The kernel ends it with the worker, as long as it cannot ask for another signal."""
+    """Removes the signal by which the kernel ends a loader together with its worker."""
     asked = ctypes.c_int()
     prctl(PR_GET_PDEATHSIG, ctypes.addressof(asked))
     _refuse_if(asked.value == signal.SIGKILL and prctl(PR_SET_PDEATHSIG, asked.value) < 0)
@@ -124,7 +124,7 @@ def _watch_files(*_: object) -> None:
 
 
 def _write_to_worker(*_: object) -> None:
-    """Its standard output is nothing, and its standard error a pipe that the worker reads."""
+    """A loader has no standard output, and its standard error is a pipe that the worker reads."""
     output, nothing = os.fstat(1), Path("/dev/null").stat()
     is_nothing = (output.st_dev, output.st_ino) == (nothing.st_dev, nothing.st_ino)
     _refuse_if(is_nothing and stat.S_ISFIFO(os.fstat(2).st_mode))
@@ -135,7 +135,7 @@ def _reach_terminal(*_: object) -> None:
 
 
 def _inherit(_: Path, answer: int) -> None:
-    """The folder itself is in the list, and closed by now."""
+    """The list also has the descriptor of the folder itself, which is closed by now."""
     listed = map(int, os.listdir("/proc/self/fd"))  # noqa: PTH208  (numbers)
     _refuse_if(set(filter(_is_open, listed)) <= STANDARD | {answer})
 
@@ -161,7 +161,8 @@ def _is_open(descriptor: int) -> bool:
 
 
 def _any(*calls: Callable[[], object]) -> None:
-    """
+    """Returns if at least one of the calls works.
+
     Raises:
         PermissionError: none of them works.
     """

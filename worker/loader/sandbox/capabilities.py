@@ -1,8 +1,8 @@
-"""Capabilities, the parts of root's power: a process gives them up for good.
+"""Gives up Linux capabilities, the parts of root's power, for good.
 
-`worker.loader.sandbox.start` calls `give_up` before a loader has any other thread: each thread has
-its own. A worker that does not run as root, or in a container that drops them, has none. See
-capabilities(7).
+`worker.loader.sandbox.start` calls `give_up` before a loader has other threads, because each thread
+has its own capabilities. A worker has none if it does not run as root, or if its container drops
+them. See capabilities(7).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _VERSION_3: Final = 0x2008_0522
 _MOST: Final = 64
 _CLEAR_ALL: Final = 4  # of PR_CAP_AMBIENT
 READ_ALL_FILES: Final = 1 << 2
-"""CAP_DAC_READ_SEARCH: permissions do not keep it from reading files and folders."""
+"""CAP_DAC_READ_SEARCH: the process may read all files and folders, whatever their permissions."""
 
 
 class _Header(ctypes.Structure):
@@ -28,7 +28,7 @@ class _Header(ctypes.Structure):
 
 
 class _Sets(ctypes.Structure):
-    """The lower and the upper 32 capabilities are two of these."""
+    """The sets of 32 capabilities. Two of these make up all capabilities."""
 
     _fields_ = (
         ("effective", ctypes.c_uint32),
@@ -38,8 +38,8 @@ class _Sets(ctypes.Structure):
 
 
 def give_up(readable: Iterable[Path]) -> None:
-    """Drops every capability. `READ_ALL_FILES` is kept if the process must read one of these
-    paths and cannot without it: root may classify what lies in another user's private folder.
+    """Drops every capability, but keeps `READ_ALL_FILES` if the process cannot read one of these
+    paths without it. So root can classify pictures in another user's private folder.
     """
     for number in range(_MOST):
         prctl(PR_CAPBSET_DROP, number)
@@ -54,7 +54,7 @@ def give_up(readable: Iterable[Path]) -> None:
 
 
 def permitted() -> int:
-    """The capabilities that this thread can use, a bit each."""
+    """The capabilities that this thread can use, one bit each."""
     sets = (_Sets * 2)()
     if _call("capget", sets) < 0:
         return 0

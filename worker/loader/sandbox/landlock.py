@@ -1,9 +1,9 @@
-"""Landlock, by which a process gives up files for good: Linux' three system calls, by ctypes.
+"""Landlock: with it a process gives up access to files for good. Calls Linux through ctypes.
 
-`worker.loader.sandbox.start` calls `confine` before a loader has any other thread: what was started
-earlier would stay as it was. The packages for it that are on the index are first versions that
-nobody else uses; these calls have had the same numbers and structures on every machine since Linux
-5.13. See https://docs.kernel.org/userspace-api/landlock.html for all that is named here.
+`worker.loader.sandbox.start` calls `confine` before a loader has other threads, because threads
+that already run are not confined. The Python packages for Landlock are first versions that hardly
+any project uses. These three system calls have had the same numbers and structures on every machine
+since Linux 5.13. See https://docs.kernel.org/userspace-api/landlock.html for all names.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _RULE_PATH_BENEATH: Final = 1
 
 _READ_FILE: Final = 1 << 2
 _READ_DIR: Final = 1 << 3
-# How many rights of files there are, by the version of the interface: what is not handled stays
-# allowed, and what the kernel does not know is an error.
+# The number of file rights, by the version of the interface. Rights that we do not handle stay
+# allowed, and rights that the kernel does not know are an error.
 _RIGHTS: Final = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 _NEWEST: Final = 5
 
 
 class _Ruleset(ctypes.Structure):
-    """Of files alone: newer versions know ports, sockets and signals, which
-    `worker.loader.sandbox.seccomp` refuses on older kernels as well.
+    """The rules for files. Newer versions also know ports, sockets and signals, but
+    `worker.loader.sandbox.seccomp` refuses these on older kernels as well.
     """
 
     _fields_ = (("handled_access_fs", ctypes.c_uint64),)
@@ -40,12 +40,12 @@ class _Ruleset(ctypes.Structure):
 
 class _PathBeneath(ctypes.Structure):
     _pack_ = 1
-    _layout_ = "ms"  # what `_pack_` implies, and what Python 3.14 wants to be told
+    _layout_ = "ms"  # `_pack_` implies this, but Python 3.14 wants it explicitly
     _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
 
 
 def version() -> int:
-    """Of the kernel's interface; 0: there is none, or it is switched off."""
+    """The version of the kernel's interface; 0 if there is none or it is switched off."""
     try:
         return _call(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_ASK_VERSION))
     except OSError:
@@ -53,10 +53,10 @@ def version() -> int:
 
 
 def confine(readable: Iterable[Path]) -> None:
-    """From here on this thread, and all that it starts, reads what lies under these paths, and
-    writes, makes, removes and executes no file at all. Descriptors that are open stay as they are.
+    """Confines this thread and everything that it starts. They can read only below these paths, and
+    cannot write, create, remove or execute any file. Open descriptors are not affected.
 
-    `PR_SET_NO_NEW_PRIVS` must have been set. A path that is not there is left out.
+    `PR_SET_NO_NEW_PRIVS` must be set. Paths that do not exist are left out.
 
     Raises:
         OSError: the kernel has no Landlock; see `version`.
@@ -88,9 +88,10 @@ def _permit(ruleset: int, path: Path) -> None:
 
 
 def _call(number: int, *arguments: object) -> int:
-    """
+    """Makes a system call.
+
     Raises:
-        OSError: what the kernel answered.
+        OSError: the kernel refused.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     answer: int = libc.syscall(ctypes.c_long(number), *arguments)

@@ -1,8 +1,8 @@
-"""What a loader is kept from, tried out in a process that is started as loaders are.
+"""Tests what the sandbox prevents, in a process that is started like a loader.
 
-The worker logs it at its start, and `resnextq doctor` shows it. Nothing is
-concluded from the kernel's version: `worker.loader.sandbox.attempts` tries each thing inside, and
-what is refused counts.
+The worker logs the result at its start, and `resnextq doctor` shows it. It draws no conclusion from
+the kernel's version: `worker.loader.sandbox.attempts` tries each thing inside the sandbox, and only
+what the kernel refuses counts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from worker.loader.sandbox.spawn import spawn, write_permitted
 
 log = logging.getLogger(__name__)
 
-# A machine that has much else to do starts a process slowly.
+# A busy machine starts processes slowly.
 WITHIN_S: Final = 60.0
 MOST_ANSWER_BYTES: Final = 64 * 1024
 
@@ -32,9 +32,9 @@ MOST_ANSWER_BYTES: Final = 64 * 1024
 @dataclass(frozen=True)
 class Protections:
     refused: tuple[str, ...]
-    """What loaders cannot do here, of `ATTEMPTS`."""
+    """The names in `ATTEMPTS` of what loaders cannot do here."""
     possible: tuple[str, ...]
-    """The rest."""
+    """The names of what they can do."""
 
     def __str__(self) -> str:
         if not self.possible:
@@ -44,16 +44,17 @@ class Protections:
 
     @property
     def advice(self) -> str:
-        """For what is possible; empty where nothing is."""
+        """What to do about the possible things. Empty if there are none."""
         if not self.possible:
             return ""
         if landlock.version():
-            return f"See {PREFIX}SANDBOX; a container's own seccomp profile may be in the way."
-        return "Linux 5.13 and newer have Landlock, where the boot option `lsm=` does not omit it."
+            return f"See {PREFIX}SANDBOX. A container's own seccomp profile may prevent ours."
+        return "Use Linux 5.13 or newer with Landlock, which the boot option `lsm=` must not omit."
 
 
 def find_out(settings: Settings) -> Protections:
-    """
+    """Tests the protections.
+
     Raises:
         OSError, subprocess.SubprocessError: no process can be started, or it does not answer.
     """
@@ -68,20 +69,24 @@ def find_out(settings: Settings) -> Protections:
 
 
 def tell_protections(settings: Settings) -> None:
-    """In the log, once.
+    """Tests the protections, and logs the result.
 
     Raises:
-        UnavailableError: not all that `RESNEXT_SANDBOX` requires.
+        UnavailableError: protections that `RESNEXT_SANDBOX` requires are missing.
     """
     try:
         found = find_out(settings)
     except (OSError, subprocess.SubprocessError) as error:
-        _require(settings, f"What loaders are kept from cannot be found out: {error}.")
+        _require(settings, f"The sandbox could not be tested: {error}.")
         return
-    if found.possible:
-        _require(settings, f"{str(found).capitalize()}. {found.advice}")
+    if not found.possible:
+        log.info("sandbox: on; `resnextq doctor` lists what loaders cannot do")
+    elif settings.sandbox == "off":
+        log.warning("sandbox: off; loaders can %s", _listed(found.possible))
     else:
-        log.info("%s", found)
+        _require(
+            settings, f"sandbox: incomplete; loaders can {_listed(found.possible)}. {found.advice}"
+        )
 
 
 def _require(settings: Settings, message: str) -> None:

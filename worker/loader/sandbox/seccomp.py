@@ -1,10 +1,10 @@
-"""What a loader may not ask the kernel for: a seccomp filter, as a short program of classic BPF.
+"""A seccomp filter that refuses system calls in loaders, as a short program in classic BPF.
 
-`worker.loader.sandbox.start` calls `install`. The filter refuses what no fetch and no decoder
-needs, and lets the rest through: a list of what they do need would differ with each version of each
-library. A refused call fails with an error, so that a library that can do without goes on.
-(libseccomp would write the same program, and is on no index: its Python packages look for the
-system's own.)
+`worker.loader.sandbox.start` calls `install`. The filter refuses calls that no fetch and no decoder
+needs, and permits all others. A list of the needed calls would differ with each version of each
+library. A refused call fails with an error, so libraries that can do without it continue.
+(libseccomp would write the same program, but is not on the index: its Python packages look for the
+system's library.)
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from worker.loader.sandbox.prctl import (
 @dataclass(frozen=True)
 class _Machine:
     audit: int
-    """AUDIT_ARCH_… of <linux/audit.h>."""
+    """AUDIT_ARCH_… in <linux/audit.h>."""
     column: int
-    """Of the table below."""
+    """The column in the tables below."""
 
 
 _MACHINES: Final = {"x86_64": _Machine(0xC000_003E, 0), "aarch64": _Machine(0xC000_00B7, 1)}
-# Calls of the x32 ABI, which are the same ones by other numbers; no such number is used on ARM.
+# The x32 ABI has the same calls under other numbers, from this one on. ARM does not use them.
 _X32: Final = 0x4000_0000
 _NONE: Final = -1
 
-# Numbers on x86_64 and on aarch64, of <asm/unistd.h>. Those above 423 are the same everywhere.
+# Numbers on x86_64 and on aarch64, from <asm/unistd.h>. Those above 423 are the same everywhere.
 _REFUSED: Final = {
-    # Programs and processes. Threads are made by clone, see below.
+    # Programs and processes. Threads use clone, see below.
     "execve": (59, 221), "execveat": (322, 281), "fork": (57, _NONE), "vfork": (58, _NONE),
     # Other processes: their memory, their descriptors, signals to them.
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
@@ -53,10 +53,10 @@ _REFUSED: Final = {
     "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
     "ioprio_set": (251, 30), "migrate_pages": (256, 238), "move_pages": (279, 239),
     "setsid": (112, 157), "setpgid": (109, 154),
-    # A loader connects, and nobody connects to it.
+    # A loader makes connections but accepts none.
     "listen": (50, 201),
-    # Owner, mode, times and attributes of files, which Landlock leaves alone, and their lengths,
-    # which it leaves alone before Linux 6.2, and of open files on newer ones as well.
+    # Owner, mode, times and attributes of files, which Landlock does not control, and their
+    # lengths, which it controls only since Linux 6.2, and never for open files.
     "truncate": (76, 45), "ftruncate": (77, 46), "fallocate": (285, 47),
     "chmod": (90, _NONE), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
     "chown": (92, _NONE), "fchown": (93, 55), "lchown": (94, _NONE), "fchownat": (260, 54),
@@ -64,19 +64,19 @@ _REFUSED: Final = {
     "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
     "removexattrat": (466, 466), "utime": (132, _NONE), "utimes": (235, _NONE),
     "futimesat": (261, _NONE), "utimensat": (280, 88),
-    # Memory that its limit does not count. Some of it would stay after its end.
+    # Memory that the process's limit does not count. Some kinds would remain after its end.
     "memfd_create": (319, 279), "memfd_secret": (447, 447),
     "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195),
     "semget": (64, 190), "semctl": (66, 191), "semop": (65, 193), "semtimedop": (220, 192),
     "msgget": (68, 186), "msgctl": (71, 187), "msgrcv": (70, 188), "msgsnd": (69, 189),
     "mq_open": (240, 180), "mq_unlink": (241, 181),
-    # What is mounted, and namespaces.
+    # Mounts and namespaces.
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
     "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
     "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433),
     "mount_setattr": (442, 442), "unshare": (272, 97), "setns": (308, 268),
     "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
-    # Large pieces of kernel that attacks go through. io_uring makes calls that no filter sees.
+    # Large parts of the kernel that attacks often use. io_uring makes calls that no filter sees.
     "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
     "capset": (126, 91), "fanotify_init": (300, 262), "fanotify_mark": (301, 263),
@@ -90,7 +90,7 @@ _REFUSED: Final = {
     "quotactl": (179, 60), "personality": (135, 92), "ioperm": (173, _NONE), "iopl": (172, _NONE),
 }  # fmt: skip
 
-# Calls that their arguments decide about.
+# Calls that are refused depending on their arguments.
 _CLONE: Final = (56, 220)
 _CLONE3: Final = 435
 _OPENAT2: Final = 437
@@ -99,25 +99,25 @@ _SOCKET: Final = (41, 198)
 _SOCKETPAIR: Final = (53, 199)
 _KILL: Final = (62, 129)
 _TGKILL: Final = (234, 131)
-# Whose limits, processors and scheduling they change is their first argument: prlimit64,
-# sched_setparam, sched_setscheduler, sched_setaffinity, sched_setattr.
+# Calls whose first argument is the process that they change: prlimit64, sched_setparam,
+# sched_setscheduler, sched_setaffinity, sched_setattr.
 _OF_PROCESS: Final = ((302, 261), (142, 118), (144, 119), (203, 122), (314, 274))
 _SETPRIORITY: Final = (141, 140)
 _OPEN: Final = (2, _NONE)
 _OPENAT: Final = (257, 56)
 _FCNTL: Final = (72, 25)
-# By which the kernel signals to another process, whatever is to be signalled, when a socket has
-# something to read.
+# With these the kernel would send any signal to another process when a socket has something to
+# read.
 _OWNING: Final = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX
 _IOCTL: Final = (16, 29)
 _OWNING_BY_IOCTL: Final = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP
-# What writes to a terminal as if its user had typed it, and what takes one as its own.
+# These write to a terminal as if its user had typed, or take over a terminal.
 _TYPING: Final = (0x5412, 0x541C, 0x540E)  # TIOCSTI, TIOCLINUX, TIOCSCTTY
 _PRCTL: Final = (157, 167)
-# By which it would outlive its worker, or let others read its memory.
+# With these it could outlive its worker, or let other processes read its memory.
 _OF_ITSELF: Final = (PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_PTRACER)
-# TCP and UDP alone. The resolver also asks a netlink socket for the machine's own addresses, by
-# which it sorts those of a name; without one it takes the machine to have all kinds.
+# Only TCP and UDP. The resolver would also ask a netlink socket for the machine's own addresses, to
+# sort those of a name. Without it, it assumes that the machine has all kinds of addresses.
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 _FLAGS: Final = (0, socket.SOCK_CLOEXEC, socket.SOCK_NONBLOCK)
 _TYPES: Final = tuple(
@@ -139,8 +139,8 @@ _RETURN: Final = 0x06  # BPF_RET | BPF_K
 _ALLOW: Final = 0x7FFF_0000
 _FAIL_WITH: Final = 0x0005_0000
 _MODE_FILTER: Final = 2
-# struct seccomp_data: call, architecture, address, six arguments of 8 bytes, of which all that
-# is looked at here is in the lower four.
+# struct seccomp_data: call, architecture, address, and six arguments of 8 bytes. The filter only
+# reads the lower four bytes of an argument.
 _CALL_AT: Final = 0
 _MACHINE_AT: Final = 4
 _ARGUMENTS_AT: Final = 16
@@ -154,10 +154,12 @@ class _Program(ctypes.Structure):
 
 
 def install() -> bool:
-    """For this thread and all that it starts, for good. `PR_SET_NO_NEW_PRIVS` must have been set.
+    """Installs the filter, for good, in this thread and everything that it starts.
+
+    `PR_SET_NO_NEW_PRIVS` must be set.
 
     Returns:
-        False where the kernel has none, or the processor is of another kind.
+        False if the kernel has no seccomp, or the processor is of another kind.
     """
     machine = _MACHINES.get(platform.machine())
     if machine is None:
@@ -174,7 +176,8 @@ def _steps(machine: _Machine) -> list[_Step]:
     for numbers in _REFUSED.values():
         if numbers[column] != _NONE:
             steps += [(_EQUAL, 0, 1, numbers[column]), refuse]
-    # Their flags lie in memory that a filter cannot see; without them clone and openat are taken.
+    # Their flags are in memory that a filter cannot read. Without them, libraries use clone and
+    # openat.
     for number in (_CLONE3, _OPENAT2):
         steps += [(_EQUAL, 0, 1, number), _fail(errno.ENOSYS)]
     steps += _among(_CLONE[column], 0, _HAS_BITS, [_CLONE_THREAD], _allow(), refuse)
@@ -182,7 +185,7 @@ def _steps(machine: _Machine) -> list[_Step]:
     steps += _only(_SOCKET[column], _FAMILIES, _TYPES, _PROTOCOLS, otherwise=unknown)
     steps += [(_EQUAL, 0, 1, _SOCKETPAIR[column]), unknown]
     steps += _among(_PRCTL[column], 0, _EQUAL, _OF_ITSELF, refuse, _allow())
-    # A decoder that aborts sends the signal to itself.
+    # A decoder that aborts sends a signal to itself.
     for call in (_KILL, _TGKILL):
         steps += _only(call[column], [own])
     for call in _OF_PROCESS:
@@ -190,17 +193,17 @@ def _steps(machine: _Machine) -> list[_Step]:
     steps += _only(_SETPRIORITY[column], [os.PRIO_PROCESS], [0, own])
     steps += _among(_FCNTL[column], 1, _EQUAL, _OWNING, refuse, _allow())
     steps += _among(_IOCTL[column], 1, _EQUAL, _TYPING + _OWNING_BY_IOCTL, refuse, _allow())
-    # A file that is opened to be read can be emptied by it, which Landlock leaves alone as well.
+    # O_TRUNC can empty a file that is opened for reading, which Landlock does not always prevent.
     for call, flags in ((_OPEN, 1), (_OPENAT, 2)):
         if call[column] != _NONE:
             steps += _among(call[column], flags, _HAS_BITS, [os.O_TRUNC], refuse, _allow())
     return [*steps, _allow()]
 
 
-def _among(  # noqa: PLR0913, PLR0917  (as a row of a table)
+def _among(  # noqa: PLR0913, PLR0917  (like a row of a table)
     call: int, argument: int, test: int, values: Iterable[int], then: _Step, otherwise: _Step
 ) -> list[_Step]:
-    """For this call: what to do if its argument is one of the values, and if it is none."""
+    """Steps for one call: `then` if the argument is one of the values, `otherwise` if it is not."""
     load = (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * argument)
     tests = [step for value in values for step in ((test, 0, 1, value), then)]
     decided = [load, *tests, otherwise]
@@ -208,7 +211,7 @@ def _among(  # noqa: PLR0913, PLR0917  (as a row of a table)
 
 
 def _only(call: int, *permitted: Sequence[int], otherwise: _Step | None = None) -> list[_Step]:
-    """For this call: refused unless each of its first arguments is one of its values."""
+    """Steps for one call: refuse it unless each of its first arguments is a permitted value."""
     decided = []
     for argument, values in enumerate(permitted):
         decided.append((_LOAD, 0, 0, _ARGUMENTS_AT + 8 * argument))

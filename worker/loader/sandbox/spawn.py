@@ -1,7 +1,7 @@
-"""Starts a loader: what it gets from its worker, and what it does not.
+"""Starts a loader, and decides what it inherits from its worker.
 
-`worker.pool.process` starts loaders by this, and `worker.loader.sandbox.protections` a process
-that tries out what a loader can do. What goes on in there begins in `worker.loader.sandbox.start`.
+`worker.pool.process` starts loaders with this, and `worker.loader.sandbox.protections` starts a
+process that tests the sandbox. The new process begins in `worker.loader.sandbox.start`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ def spawn(
     variables: Mapping[str, str],
     first: str = "",
 ) -> subprocess.Popen[bytes]:
-    """Starts a module of ours in a session of its own, so that it has no terminal.
+    """Starts one of our modules in a new session, so that it has no terminal.
 
-    It reads nothing and writes nowhere, but to the pipe of its standard error, which the caller
-    reads. It ends with the thread that called this: that thread must live as long.
+    It has no standard input and output. The caller must read its standard error, which is a pipe.
+    It ends with the thread that called this, so that thread must live as long.
 
     Args:
-        module: as in `command`.
-        arguments: of the module.
+        module: see `command`.
+        arguments: the module's arguments.
         inherited: the only descriptors of this process that it gets, besides `permitted`.
-        permitted: as in `command`.
-        variables: all of its environment.
-        first: as in `command`.
+        permitted: see `command`.
+        variables: its whole environment.
+        first: see `command`.
 
     Raises:
         OSError: the system permits no more processes, memory or descriptors.
@@ -50,13 +50,14 @@ def spawn(
 
 
 def command(module: str, *arguments: str, permitted: int | None, first: str = "") -> list[str]:
-    """What starts a module of ours inside, or outside where `permitted` is None.
+    """Returns the command that starts one of our modules: in the sandbox, unless `permitted` is
+    None.
 
     Args:
-        module: with a part that runs as `__main__`.
-        arguments: of the module.
-        permitted: the descriptor of `write_permitted`, which the process must inherit.
-        first: a module that cannot be loaded inside, and starts no threads.
+        module: a module that can run as `__main__`.
+        arguments: the module's arguments.
+        permitted: the descriptor from `write_permitted`, which the process must inherit.
+        first: a module that cannot be loaded inside. It must start no threads.
     """
     inside = "" if permitted is None else str(permitted)
     start = [sys.executable, "-P", "-m", "worker.loader.sandbox.start"]
@@ -64,7 +65,7 @@ def command(module: str, *arguments: str, permitted: int | None, first: str = ""
 
 
 def write_permitted(paths: Iterable[Path]) -> int:
-    """A descriptor of memory with these paths in it: there may be more than fit elsewhere."""
+    """Returns a descriptor of memory with these paths. They might not fit into the arguments."""
     descriptor = os.memfd_create("resnext-permitted", os.MFD_CLOEXEC)
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.writelines(os.fsencode(path) + b"\0" for path in dict.fromkeys(paths))

@@ -1,15 +1,14 @@
-"""Where a loader starts: what it does not need is taken away before anything else is loaded.
+"""The start of a loader: it enters the sandbox before anything else is loaded.
 
-`worker.loader.sandbox.spawn` starts `python -m worker.loader.sandbox.start PARENT PERMITTED FIRST
-MODULE ARGUMENTS…`, and what MODULE does, `worker.loader.program` as a rule, it does inside: it
-reads its libraries, the files that name servers and certificates, and the paths that stand in
-PERMITTED; it writes no file, starts no process, opens no local socket and touches no other process.
-All else comes later because Landlock leaves threads alone that run already. FIRST, if it is not
-empty, is loaded before, since it could not be inside. An empty PERMITTED takes nothing away. The
-kernel ends this process when PARENT, the worker, ends.
+`worker.loader.sandbox.spawn` runs `python -m worker.loader.sandbox.start PARENT PERMITTED FIRST
+MODULE ARGUMENTS…`. MODULE, usually `worker.loader.program`, runs inside the sandbox. There it can
+read its libraries, the files for names and certificates, and the paths in PERMITTED. It cannot
+write files, start processes, open local sockets, or reach other processes. The sandbox comes first,
+because Landlock does not affect threads that already run. FIRST, if it is not empty, is loaded
+before, because it cannot be loaded inside. With an empty PERMITTED there is no sandbox. The kernel
+ends this process when PARENT, the worker, ends.
 
-What the kernel does not have is done without; `worker.loader.sandbox.protections` finds out what
-holds.
+Protections that the kernel lacks are left out; `worker.loader.sandbox.protections` tests them.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ from typing import Final
 from worker.loader.sandbox import capabilities, landlock, seccomp
 from worker.loader.sandbox.prctl import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, die_with, prctl
 
-# What is imported inside: it may be anywhere, if it is developed where it stands.
+# Packages that are imported inside. In a checkout they may be in any folder.
 PACKAGES: Final = ("contract", "resnext", "worker")
 LIBRARIES: Final = (
     *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache"),
-    *("/nix/store", "/gnu/store"),  # where NixOS and Guix keep all of them
+    *("/nix/store", "/gnu/store"),  # NixOS and Guix keep all libraries here
     *("/proc/cpuinfo", "/proc/meminfo", "/proc/self", "/proc/stat", "/sys/devices/system"),
     *("/dev/null", "/dev/urandom"),
 )
-# Next to them there may be private keys: no folder that could hold one.
+# Private keys may be near them, so this lists no folder that could hold one.
 CERTIFICATES: Final = (
     *("/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/ssl/openssl.cnf", "/etc/ca-certificates"),
     *("/etc/pki/tls/certs", "/etc/pki/tls/cert.pem", "/etc/pki/tls/openssl.cnf"),
@@ -46,24 +45,24 @@ CERTIFICATES: Final = (
 )
 CERTIFICATE_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 TIME: Final = ("/etc/localtime", "/usr/share/zoneinfo")
-# Files that are replaced while a loader runs, when the machine comes into another network.
+# Files that may be replaced while a loader runs, when the machine moves to another network.
 NAMES: Final = (
     *("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf"),
 )
-# What a link to one of them leads to may be renewed as often as its folder's owner likes.
+# If one of them links to a file in this folder, that file may be replaced at any time.
 NAMES_FOLDER: Final = Path("/run")
 LOOK_AGAIN_S: Final = 10.0
 
 
 def read_permitted(descriptor: int) -> list[Path]:
-    """Closes it."""
+    """Reads the permitted paths, and closes the descriptor."""
     with os.fdopen(descriptor, "rb") as file:
         file.seek(0)
         return [Path(os.fsdecode(path)) for path in file.read().split(b"\0")[:-1]]
 
 
 def enter(permitted: Iterable[Path]) -> None:
-    """For good, and as far as the kernel goes along."""
+    """Enters the sandbox for good, as far as the kernel supports it."""
     prctl(PR_SET_DUMPABLE, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     prctl(PR_SET_NO_NEW_PRIVS, 1)
@@ -73,7 +72,7 @@ def enter(permitted: Iterable[Path]) -> None:
     capabilities.give_up(readable)
     confined = _confine(readable)
     seccomp.install()
-    if confined:  # the first thread besides, now that it is inside as well
+    if confined:  # the first additional thread, which is now inside as well
         threading.Thread(target=_leave_when_replaced, args=(watched, marks), daemon=True).start()
 
 
@@ -100,7 +99,7 @@ def _needed() -> Iterator[Path]:
 
 
 _Mark = tuple[int, int] | None
-"""Which file it is: device and inode, or none at all."""
+"""A file's device and inode, or None if there is no file."""
 
 
 def _marks(paths: Iterable[Path]) -> list[_Mark]:
@@ -116,9 +115,8 @@ def _mark(path: Path) -> _Mark:
 
 
 def _leave_when_replaced(paths: list[Path], marks: list[_Mark]) -> None:
-    """It is the file or folder that is permitted and not its name. One that is put in its place,
-    or mounted there, can be read by the next loader, which the worker starts when this one has
-    gone.
+    """Ends the process when a permitted file or folder is replaced. Landlock permits files, not
+    names, so only the next loader, which the worker then starts, can read the replacement.
     """
     while _marks(paths) == marks:
         time.sleep(LOOK_AGAIN_S)
