@@ -71,12 +71,13 @@ ERROR_CODES: Final = {
             name="blocked_path",
             cause="The file, with links resolved, is not under a folder of RESNEXT_FILE_ROOTS; or "
             "a web server redirects to a file.",
-            advice="Add its folder to the workers' RESNEXT_FILE_ROOTS.",
+            advice="Add its folder to RESNEXT_FILE_ROOTS, start `resnextq up` or the workers again "
+            "with it, and retry.",
         ),
         ErrorCode(
             name="bad_uri",
             cause="The URI is not valid: no host, a bad port, a bad escape. Or "
-            "`submit --on-invalid record` found a line without a valid URI.",
+            "`submit --on-invalid record` found a line without a URI.",
             advice="Correct the URI, or the line that the detail names.",
         ),
         ErrorCode(
@@ -149,7 +150,8 @@ ERROR_CODES: Final = {
         ErrorCode(
             name="truncated",
             cause="The file ends before the image does.",
-            advice="Upload the complete image, or set RESNEXT_TRUNCATED=accept.",
+            advice="Replace the file by the complete image. Or start `resnextq up` or the workers "
+            "with RESNEXT_TRUNCATED=accept, and retry.",
         ),
         ErrorCode(
             name="too_many_pixels",

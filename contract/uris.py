@@ -51,6 +51,10 @@ def refusal(
     return refused or _refusal_of_web(uri)
 
 
+def has_scheme(uri: str) -> bool:
+    return _SCHEME.match(uri) is not None
+
+
 def _refusal_of_text(uri: str) -> Failure | None:
     if len(uri) > MAX_URI_CHARS:
         return Failure("bad_uri", f"{len(uri)} characters; at most {MAX_URI_CHARS} are allowed")

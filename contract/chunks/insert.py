@@ -22,8 +22,6 @@ from contract.database.tables import chunk_uris, chunks
 from contract.failure import Failure
 from contract.remaining import all_of, encode
 
-INVALID: Final = "bad_uri"
-"""The error code of images whose line has no URI that workers accept."""
 MAX_SHUFFLE: Final = 2**31 - 1
 
 
@@ -38,8 +36,8 @@ class Part:
     """A list in JSON, encoded before the transaction begins, to keep the transaction short."""
     refs: str | None
     """The submitter's own ids, as a list in JSON; None if no image has one."""
-    failed: Mapping[int, str] = field(default_factory=dict)
-    """Images that have failed already: the reason by offset."""
+    failed: Mapping[int, Failure] = field(default_factory=dict)
+    """Images that have failed already, by offset."""
 
 
 def insert_parts(
@@ -97,12 +95,12 @@ def _rows_of(part: Part, job_number: int) -> list[ResultRow]:
             refs[offset] if refs else None,
             0,
             None,
-            INVALID,
-            plain(Failure(INVALID, detail).detail),
+            failure.code,
+            plain(failure.detail),
             *NOT_FETCHED,
             *NO_ANSWER,
         )
-        for offset, detail in part.failed.items()
+        for offset, failure in part.failed.items()
     ]
 
 

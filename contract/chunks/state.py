@@ -55,8 +55,8 @@ MOVES: Final = (
         before=(),
         after=(PENDING, DONE),
         condition="the job is being submitted",
-        effect="writes the chunk and its URIs, and a row with `bad_uri` for each line without a "
-        "valid URI; `done` if no line has one",
+        effect="writes the chunk and its URIs, and a row with its error code for each line that "
+        "workers would refuse; `done` if they would refuse all",
         attempt="0",
     ),
     Move(

@@ -21,6 +21,7 @@ from contract.uris import (
     DEFAULT_PORTS,
     MAX_URI_CHARS,
     OUTSIDE_ROOTS,
+    has_scheme,
     refusal,
     refusal_of_port,
 )
@@ -60,7 +61,7 @@ class Failed(NamedTuple):
     uri: str
     """The URI, or the text in its place, in a form that both databases can store."""
     ref: str | None
-    detail: str
+    failure: Failure
     values: Values | None = None
 
 
@@ -87,6 +88,8 @@ class Refusal(NamedTuple):
     reason: str
     """The same words for the same kind of fault, so that refusals can be counted by reason."""
     advice: str = ""
+    code: str = "bad_uri"
+    """The error code of an image that is recorded in spite of this."""
 
     def __str__(self) -> str:
         return f"{self.reason}; {self.advice}" if self.advice else self.reason
@@ -186,6 +189,8 @@ def _as_far_as_read(
 
 def _report(image: Entry | Bad, refused: Refusal) -> str:
     shown = shorten(image.uri if isinstance(image, Entry) else image.shown)
+    if isinstance(image, Entry) and image.root is not None:
+        return f"  {shown}: {refused}"  # its place is the same file, or "argument"
     return f"  {image.place}: {shown}: {refused}" if shown else f"  {image.place}: {refused}"
 
 
@@ -194,7 +199,8 @@ def _failed(image: Entry | Bad, refused: Refusal) -> Failed:
     given = image.uri if isinstance(image, Entry) else image.shown
     uri = _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", given)[:MAX_URI_CHARS]
     ref = image.ref and _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", image.ref)[:MAX_REF_CHARS]
-    return Failed(uri, ref, f"{image.place}: {refused}", image.values)
+    failure = Failure(refused.code, f"{image.place}: {refused}")
+    return Failed(uri, ref, failure, image.values)
 
 
 def _is_storable(text: str) -> bool:
@@ -213,4 +219,5 @@ def _advise(uri: str, failure: Failure) -> Refusal:
         return Refusal("a path", f"write {shorten(Path(uri).as_uri())}")
     if uri.startswith(("./", "../", "~")):
         return Refusal("a path", "write its absolute form as file:///…")
-    return Refusal(failure.detail)
+    # The same code as from a worker. A line without a scheme is no URI at all.
+    return Refusal(failure.detail, code=failure.code if has_scheme(uri) else "bad_uri")

@@ -14,6 +14,7 @@ from typing import Final
 import orjson
 
 from contract.chunks.insert import Part
+from contract.failure import Failure
 from contract.flow import chunk_images_at
 from producer.submit.check import Failed
 from producer.submit.sources.entry import Entry, Run, Values
@@ -28,15 +29,15 @@ class Group:
 
     uris: list[str] = field(default_factory=list)
     refs: list[str | None] = field(default_factory=list)
-    failed: dict[int, str] = field(default_factory=dict)
-    """Reasons of images that have already failed, by offset."""
+    failed: dict[int, Failure] = field(default_factory=dict)
+    """Images that have already failed, by offset."""
     values: list[Values | None] = field(default_factory=list)
     """Other values of the images' rows. It may be shorter: images beyond its end have none."""
 
     def cut(self, first: int, images: int) -> Group:
         failed = {
-            offset - first: detail
-            for offset, detail in self.failed.items()
+            offset - first: failure
+            for offset, failure in self.failed.items()
             if first <= offset < first + images
         }
         here = slice(first, first + images)
@@ -58,14 +59,14 @@ class Group:
         first = len(self.uris)
         if isinstance(more, (Entry, Failed)):
             if isinstance(more, Failed):
-                self.failed[first] = more.detail
+                self.failed[first] = more.failure
             self.uris.append(more.uri)
             self.refs.append(more.ref)
             if more.values is not None:
                 self._add_values(first, [more.values])
             return
         if isinstance(more, Group):
-            self.failed.update({first + offset: why for offset, why in more.failed.items()})
+            self.failed.update({first + offset: failure for offset, failure in more.failed.items()})
         self.uris.extend(more.uris)
         self.refs.extend(more.refs or repeat(None, len(more.uris)))
         if more.values:

@@ -15,6 +15,7 @@ from random import Random
 from typing import Final
 
 from contract.errors import UsageError
+from contract.failure import Failure
 from producer.submit.groups import GROUP_IMAGES, Group
 from producer.submit.sources.entry import Values
 
@@ -22,7 +23,7 @@ SEED: Final = 0
 MAX_SAMPLE: Final = 1_000_000
 """Each takes some 270 bytes of memory."""
 
-_Kept = tuple[int, str, str | None, str | None, Values | None]
+_Kept = tuple[int, str, str | None, Failure | None, Values | None]
 
 
 def check_sample(images: int | None) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import getpass
 import os
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
@@ -31,7 +32,7 @@ from sqlalchemy import Connection, Engine, exists, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from contract.broker.connection import queue_of
-from contract.chunks.insert import INVALID, Part, insert_parts
+from contract.chunks.insert import Part, insert_parts
 from contract.database.clock import db_now
 from contract.database.tables import chunks
 from contract.database.waits import Database
@@ -258,18 +259,17 @@ def _submit_draft(
     """
     digest: ImagesDigest | None = ImagesDigest()
     insert = partial(_insert_group, database, draft, digest)
-    failed = 0
+    errors = Counter[str]()
 
     def counted() -> Iterator[Group]:
-        nonlocal failed
         for group in groups:
-            failed += len(group.failed)
+            errors.update(failure.code for failure in group.failed.values())
             yield group
 
     total = _insert_groups(counted(), order.chunk_images, insert, advance)
     values: dict[str, Any] = {"total": total}
-    if failed:
-        values |= {"failed": failed, "errors": {INVALID: failed}}
+    if errors:
+        values |= {"failed": errors.total(), "errors": dict(errors)}
     if digest is not None:
         values["images_digest"] = digest.hexdigest()
     if order.expires_s is not None:

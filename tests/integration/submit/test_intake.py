@@ -122,10 +122,10 @@ def test_record_turns_invalid_lines_into_failed_images(engine: Engine, run: Run,
         "running",
         7,
         3,
-        {"bad_uri": 3},
+        {"blocked_scheme": 1, "bad_uri": 2},
     )
     assert [(r.position, r.uri, r.ref, r.error_code, r.attempts) for r in rows] == [
-        (1, "ftp://a.org/1", "one", "bad_uri", 0),
+        (1, "ftp://a.org/1", "one", "blocked_scheme", 0),
         (2, "http://a.org/2", None, "bad_uri", 0),
         (3, "", "three", "bad_uri", 0),
     ]
@@ -134,8 +134,28 @@ def test_record_turns_invalid_lines_into_failed_images(engine: Engine, run: Run,
     assert (len(parts), parts[0].remaining_images, offsets) == (1, 4, [0, 4, 5, 6])
     records = list(read_results(engine, found))
     assert [(r["position"], r["error"]["code"]) for r in records] == [
-        (n, "bad_uri") for n in (1, 2, 3)
+        (1, "blocked_scheme"),
+        (2, "bad_uri"),
+        (3, "bad_uri"),
     ]
+
+
+def test_a_recorded_image_has_the_error_code_that_a_worker_would_give_it(
+    engine: Engine, tmp_path: Path
+) -> None:
+    wanted = {
+        "file:///elsewhere/cat.jpg": "blocked_path",
+        "http://a.org:81/cat.jpg": "blocked_port",
+        "s3://bucket/cat.jpg": "blocked_scheme",
+        "http://user@a.org/cat.jpg": "bad_uri",
+        "cat.jpg": "bad_uri",
+        "/elsewhere/cat.jpg": "bad_uri",
+    }
+    job = recorded(engine, *wanted, file_roots=(tmp_path,), fetch_ports=(80, 443))
+    with reading(engine) as connection:
+        found = find_job(connection, job)
+    assert {r["uri"]: r["error"]["code"] for r in read_results(engine, found)} == wanted
+    assert found.errors == Counter(wanted.values())
 
 
 def listed(*uris: str) -> list[Entry]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from contract.errors import SourceError
+from contract.failure import Failure
 from producer.submit.check import Failed, OnInvalid, check
 from producer.submit.groups import Group, gather
 from producer.submit.sample import sampled
@@ -82,7 +83,7 @@ def test_values_stay_with_their_uri_on_the_way_to_a_job(path: Path, on_invalid: 
 def test_rows_without_columns_can_stand_among_rows_with_columns() -> None:
     some = Run(["https://a.org/1", "https://a.org/2"], "a", 1, values=[{"a": 1}, {"a": 2}])
     none = Run(["https://a.org/3", "https://a.org/1"], "b", 1)
-    failed = Failed("x", None, "why", {"a": 3})
+    failed = Failed("x", None, Failure("bad_uri", "why"), {"a": 3})
     (group,) = gather([none, some, none, failed])
     found = [group.values_at(at) for at in range(7)]
     assert found == [None, None, {"a": 1}, {"a": 2}, None, None, {"a": 3}]
@@ -101,9 +102,10 @@ def findings():
 
 def test_a_failed_line_does_not_hide_a_valid_one_with_the_same_uri() -> None:
     uri = "https://a.org/1"
-    group = Group([uri, uri, uri], [None] * 3, {0: "ragged"})
+    ragged = Failure("bad_uri", "ragged")
+    group = Group([uri, uri, uri], [None] * 3, {0: ragged})
     (kept,) = without_duplicates([group], findings())
-    assert (kept.uris, kept.failed) == ([uri, uri], {0: "ragged"})
+    assert (kept.uris, kept.failed) == ([uri, uri], {0: ragged})
 
 
 def test_a_submit_without_keep_reads_no_other_columns(path: Path) -> None:
