@@ -49,6 +49,10 @@ LINES_A_WRITE: Final = 10_000
 # How long the storing process is measured without a purge, before it and after it.
 WITHOUT_S: Final = 15.0
 WRITER_PAUSE_S: Final = 0.02
+LOOK_PAUSE_S: Final = 0.01
+_LONGEST_LOCK_WAIT: Final = text(
+    "SELECT extract(epoch FROM max(clock_timestamp() - waitstart)) FROM pg_locks WHERE NOT granted"
+)
 LONGEST: Final = re.compile(r"at most ([\d,]+) ms per transaction")
 RATE_MARK, WAIT_MARK_MS = 0.9, 100.0
 
@@ -232,6 +236,31 @@ def beats(engine: Engine) -> Iterator[list[float]]:
         thread.join()
 
 
+@contextmanager
+def lock_waits(engine: Engine) -> Iterator[list[float]]:
+    """Looks at PostgreSQL's waits for locks a hundred times per second, and collects how long those
+    that were seen had lasted, in ms.
+    """
+    waits_ms: list[float] = []
+    if engine.dialect.name != "postgresql":
+        yield waits_ms
+        return
+    ended = threading.Event()
+
+    def look() -> None:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            while not ended.wait(LOOK_PAUSE_S):
+                waits_ms.append(1000 * float(connection.scalar(_LONGEST_LOCK_WAIT) or 0))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield waits_ms
+    finally:
+        ended.set()
+        thread.join()
+
+
 def beside(url: str, rows: int, images_s: float) -> Iterator[tuple[str, str, str]]:
     """Purges a job while another job's results are stored."""
     engine = make_engine(url)
@@ -245,7 +274,8 @@ def beside(url: str, rows: int, images_s: float) -> Iterator[tuple[str, str, str
         reader.start()
         time.sleep(WITHOUT_S)
         began = time.monotonic()
-        purged = run(url, "purge", "--state", "completed", "--yes")
+        with lock_waits(engine) as locked_ms:
+            purged = run(url, "purge", "--state", "completed", "--yes")
         ended = time.monotonic()
         time.sleep(WITHOUT_S)
         looks = list(seen)
@@ -265,6 +295,8 @@ def beside(url: str, rows: int, images_s: float) -> Iterator[tuple[str, str, str
     most_ms = [max(look["longest_ms"] for look in some) for some in (before, during, after)]
     yield "its longest transaction before and after", f"{shown(max(most_ms[::2]))} ms", ""
     yield "its longest transaction meanwhile", *waited(most_ms[1])
+    if locked_ms:
+        yield "longest wait for a lock meanwhile, of any process", *waited(max(locked_ms))
     check(engine, other, looks[-1]["images"])
     engine.dispose()
 

@@ -45,6 +45,8 @@ class Place:
     """Index in `TABLES`."""
     after: Any = None
     """The last deleted key; None: nothing in this table is deleted."""
+    before: Any = None
+    """The last deleted key when the previous part began. See `_delete_rows`."""
     rows: int = 0
     """Rows that the previous part deleted."""
 
@@ -79,10 +81,12 @@ def remove_some(
     if job_id is None:
         return None
     for number in range(place.table, len(TABLES)):
-        after = place.after if number == place.table else None
-        last, rows = _delete_rows(connection, TABLES[number], job_number, after, most)
+        here = place if number == place.table else Place(number)
+        last, rows = _delete_rows(connection, TABLES[number], job_number, here, most)
+        if rows and last is None:
+            return Place(number + 1, rows=rows)
         if rows:
-            return Place(number + 1, None, rows) if last is None else Place(number, last, rows)
+            return Place(number, after=last, before=here.after, rows=rows)
     for table in BY_ID:
         connection.execute(delete(table).where(table.c.job_id == job_id))
     _delete_job(connection, job_number)
@@ -93,17 +97,22 @@ def _delete_rows(
     connection: Connection,
     table: Table,
     job_number: int,
-    after: Any,  # noqa: ANN401  (a key)
+    place: Place,
     most: int,
 ) -> tuple[Any, int]:
     """Deletes rows of one table; returns the last deleted key (None if no row is left) and how many
     rows it deleted.
+
+    The DELETE begins where the previous one began. PostgreSQL marks an index entry as dead only
+    when a later scan comes past it. Otherwise the DELETE of the job's row, whose foreign keys
+    search all tables, would do this for all rows in one transaction (6 s for 10,000,000).
     """
     key = _key_of(table)
     wanted = table.c.job_number == job_number
-    if after is not None:
-        wanted &= key > after
-    last = connection.scalar(select(key).where(wanted).order_by(key).offset(most - 1).limit(1))
+    rest = wanted if place.after is None else wanted & (key > place.after)
+    last = connection.scalar(select(key).where(rest).order_by(key).offset(most - 1).limit(1))
+    if place.before is not None:
+        wanted &= key > place.before
     if last is not None:
         wanted &= key <= last
     return last, connection.execute(delete(table).where(wanted)).rowcount
