@@ -103,8 +103,8 @@ def _check_file_exists(engine: Engine) -> None:
     path = engine.url.database
     if engine.dialect.name == "sqlite" and path and not Path(path).exists():
         raise DatabaseUnavailable(
-            f"There is no database at {path}. Make it with `resnextq db upgrade` or "
-            f"`resnextq up`, or correct {PREFIX}DATABASE_URL."
+            f"There is no database at {path}. `resnextq up` makes it in its first seconds, "
+            f"and `resnextq db upgrade` at once; or correct {PREFIX}DATABASE_URL."
         )
 
 

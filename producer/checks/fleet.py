@@ -41,11 +41,11 @@ def _unserved(connection: Connection, settings: Settings) -> Iterator[Check]:
     )
     waiting = [row for row in connection.execute(statement) if not served[row.queue]]
     for row in waiting:
+        number = "1 running job uses" if row.jobs == 1 else f"{row.jobs:,} running jobs use"
         yield Check(
             "unserved jobs",
             "warning",
-            f"{row.jobs:,} running jobs use {row.queue}, which no live worker serves, for "
-            f"example {row.example}",
+            f"{number} {row.queue}, which no live worker serves, for example {row.example}",
             f"Start a worker: {start_one(row.model, row.weights, row.precision)}. Or cancel the "
             "jobs.",
         )

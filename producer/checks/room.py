@@ -55,11 +55,11 @@ def check_database_space(engine: Engine, connection: Connection) -> Iterator[Che
 def check_descriptors() -> Check:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= ENOUGH_DESCRIPTORS:
-        return Check("descriptors", "ok", f"a process may have {_number(soft)} open")
+        return Check("descriptors", "ok", f"a process may have {_number(soft)} files open")
     return Check(
         "descriptors",
         "warning",
-        f"a process may have {soft:,} open; it should be {ENOUGH_DESCRIPTORS:,}",
+        f"a process may have {soft:,} files open; it should be {ENOUGH_DESCRIPTORS:,}",
         f"Raise the limit: `ulimit -n {ENOUGH_DESCRIPTORS}` (the hard limit is {_number(hard)}).",
     )
 

@@ -75,10 +75,13 @@ def resume(jobs: JobsArgument) -> None:
 
 def edit(
     job: JobArgument,
-    name: Annotated[str | None, typer.Option(help="A new name; empty removes it.")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A new name; empty removes it.")
+    ] = None,
     priority: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=-1000,
             max=1000,
             help="Higher runs sooner: each step doubles the job's share.",

@@ -12,7 +12,10 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
+
+import typer
 
 from contract.errors import ResnextQueueError
 
@@ -49,10 +52,25 @@ def jobs(incomplete: str) -> Completions:
     return _read(read, incomplete)
 
 
-def error_codes(incomplete: str) -> Completions:
+def error_codes(ctx: typer.Context, incomplete: str) -> Completions:
+    """The codes of the command's job, if it is typed already. Otherwise, and if its images have no
+    such code, all codes that have a fixed name.
+    """
     from contract.failure import ERROR_CODES
 
-    return _beginning(((code.name, code.cause) for code in ERROR_CODES.values()), incomplete)
+    job = ctx.params.get("job")
+    found = [] if not isinstance(job, str) else _read(partial(_codes_of, job), incomplete)
+    named = ((code.name, code.cause) for code in ERROR_CODES.values())
+    return found or _beginning(named, incomplete)
+
+
+def _codes_of(job: str, connection: Connection) -> Iterable[tuple[str, str]]:
+    from contract.failure import describe, is_known
+    from producer.jobs.job import find_job
+
+    for code, images in find_job(connection, job).errors.items():
+        cause = f": {describe(code).cause}" if is_known(code) else ""
+        yield code, f"{images:,} images{cause}"
 
 
 def models(incomplete: str) -> Completions:

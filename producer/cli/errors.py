@@ -13,7 +13,7 @@ import typer
 from contract.errors import ResnextQueueError, UnavailableError
 from producer.cli.output import tell
 from producer.cli.signals import TerminatedError
-from producer.cli.width import Group
+from producer.cli.width import Group, use_own_styles
 
 FINISHED_WITH_FAILURES = 1
 BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -39,6 +39,7 @@ class Commands(Group):
         except (Exception, KeyboardInterrupt) as error:
             exit_status = explain(error)
             if exit_status is None:
+                use_own_styles()  # Typer prints the error
                 raise
             raise typer.Exit(exit_status) from error
         return answer

@@ -50,7 +50,9 @@ def status(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     classes: Annotated[
         bool, typer.Option("--classes", help="Also show the most frequent classes.")
     ] = False,
-    top: Annotated[int, typer.Option(min=1, help="With --classes: how many to show.")] = 20,
+    top: Annotated[
+        int, typer.Option(metavar="N", min=1, help="With --classes: how many to show.")
+    ] = 20,
 ) -> None:
     """Show a job's progress, and why images failed.
 
@@ -81,7 +83,9 @@ def list_jobs(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="Only jobs whose name contains this text.", show_default=False),
+        typer.Option(
+            metavar="TEXT", help="Only jobs whose name contains this text.", show_default=False
+        ),
     ] = None,
     tag: Annotated[
         list[str] | None,
@@ -96,7 +100,8 @@ def list_jobs(  # noqa: PLR0913, PLR0917  (a parameter for each option)
         ),
     ] = None,
     limit: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Show at most this many jobs.")
+        int,
+        typer.Option(metavar="N", min=1, max=10_000, help="Show at most this many jobs."),
     ] = 20,
     as_json: JsonOption = False,
 ) -> None:
@@ -166,7 +171,10 @@ def retry(
         again = run_again(engine, job, error or ())
     print(again.images, flush=True)
     if again.images:
-        tell(f"next: resnextq status {again.job} --watch")
+        images = "1 image runs" if again.images == 1 else f"{again.images:,} images run"
+        tell(f"{images} again; next: resnextq status {again.job} --watch")
+    elif not again.left:
+        tell("no image has failed" + (f" with {' or '.join(error)}" if error else ""))
     if again.left:
         tell(
             f"{again.left:,} failed images do not run again: their chunks still run, or they "

@@ -27,12 +27,14 @@ def create(
     scope: Annotated[
         list[Scope] | None,
         typer.Option(
+            metavar="read|submit",
             help="read: read jobs and results; submit: everything else. May be repeated. Default: "
-            "both."
+            "both.",
         ),
     ] = None,
     owner: Annotated[
-        str | None, typer.Option(help="Owner of the jobs that it submits. Default: NAME.")
+        str | None,
+        typer.Option(metavar="OWNER", help="Owner of the jobs that it submits. Default: NAME."),
     ] = None,
 ) -> None:
     """Create a key for the HTTP API, and print it. It cannot be shown again.

@@ -29,7 +29,7 @@ from producer.cli import (
     submit,
 )
 from producer.cli.errors import Commands
-from producer.cli.width import MARKUP, Group
+from producer.cli.width import MARKUP, Command, Group
 
 app = typer.Typer(
     cls=Commands,
@@ -102,11 +102,11 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "export": model.export,
 }
 for name, command in COMMANDS.items():
-    app.command(name)(command)
-database_app.command("upgrade")(db.upgrade)
-keys_app.command("create")(keys.create)
-keys_app.command("list")(keys.list_all)
-keys_app.command("revoke")(keys.revoke)
+    app.command(name, cls=Command)(command)
+database_app.command("upgrade", cls=Command)(db.upgrade)
+keys_app.command("create", cls=Command)(keys.create)
+keys_app.command("list", cls=Command)(keys.list_all)
+keys_app.command("revoke", cls=Command)(keys.revoke)
 
 
 def main() -> None:

@@ -43,7 +43,13 @@ def classify(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     precision: PrecisionOption = None,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="Overrides RESNEXT_BATCH_IMAGES.", show_default=False),
+        typer.Option(
+            metavar="IMAGES",
+            min=1,
+            max=1024,
+            help="Overrides RESNEXT_BATCH_IMAGES.",
+            show_default=False,
+        ),
     ] = None,
     as_json: JsonOption = False,
     fail_on_error: Annotated[

@@ -93,17 +93,22 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for program
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        help="Overrides RESNEXT_MODEL.", show_default=False, autocompletion=completion.models
+        metavar="MODEL",
+        help="Overrides RESNEXT_MODEL.",
+        show_default=False,
+        autocompletion=completion.models,
     ),
 ]
 WeightsOption = Annotated[
-    str | None, typer.Option(help="Overrides RESNEXT_WEIGHTS.", show_default=False)
+    str | None,
+    typer.Option(metavar="NAME|FILE", help="Overrides RESNEXT_WEIGHTS.", show_default=False),
 ]
 PrecisionOption = Annotated[
     Precision | None, typer.Option(help="Overrides RESNEXT_PRECISION.", show_default=False)
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option(help="Overrides RESNEXT_DEVICE.", show_default=False)
+    str | None,
+    typer.Option(metavar="DEVICE", help="Overrides RESNEXT_DEVICE.", show_default=False),
 ]
 
 

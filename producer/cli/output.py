@@ -22,11 +22,12 @@ def tell(message: str) -> None:
     import logging
 
     from contract.log import in_lines, writes_json
+    from contract.terminal import wrap_for_terminal
 
     if writes_json():  # a long-running program: nothing else reads its output
         logging.getLogger("resnextq").error("%s", message)
         return
-    print(f"resnextq: {in_lines(message)}", file=sys.stderr)
+    print(wrap_for_terminal(in_lines(f"resnextq: {message}")), file=sys.stderr)
 
 
 def show(rendered: RenderableType) -> None:
@@ -34,10 +35,10 @@ def show(rendered: RenderableType) -> None:
 
     A pipe has no width, so a line there is as long as it must be, unless COLUMNS is set.
     """
-    from rich.console import Console
+    from contract.terminal import make_console
 
     has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(width=None if has_width else PIPE_CELLS)
+    console = make_console(width=None if has_width else PIPE_CELLS)
     with console.capture() as capture:
         console.print(rendered)
     print(capture.get(), end="")

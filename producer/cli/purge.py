@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from enum import StrEnum
@@ -16,7 +17,7 @@ from contract.errors import JobStateError, UsageError
 from producer.cli import completion
 from producer.cli.duration import read_duration
 from producer.cli.environment import open_database, read_settings
-from producer.cli.output import tell
+from producer.cli.output import show, tell
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -47,12 +48,15 @@ def purge(
         ),
     ] = None,
     state: Annotated[
-        list[Ended] | None, typer.Option(help="Jobs in this state; may be repeated.")
+        list[Ended] | None,
+        typer.Option(
+            metavar="completed|cancelled|expired", help="Jobs in this state; may be repeated."
+        ),
     ] = None,
     keep_parquet: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER|s3://…",
+            metavar="FOLDER|URL",
             help="Write each job's results to FOLDER/JOB/ as Parquet first.",
         ),
     ] = None,
@@ -60,7 +64,8 @@ def purge(
 ) -> None:
     """Delete jobs that have ended, and their results. Without --yes, only list them.
 
-    One line per job: id, state, when it ended, images, name. A job must meet all conditions.
+    A job must meet all conditions. On a terminal it prints a table, otherwise one line per job
+    with id, state, time of its end, images and name.
 
     Settings: RESNEXT_DATABASE_URL.
 
@@ -78,16 +83,27 @@ def purge(
     settings = read_settings()
     with open_database(settings) as engine:
         chosen = choose(engine, which)
-        for one in chosen:
-            print(_line(one))
+        _print(chosen)
         if not yes:
             images = sum(one.total for one in chosen)
-            found = f"{len(chosen):,} jobs with {images:,} images would be deleted"
-            tell(f"{found}; --yes deletes them" if chosen else "no job that has ended matches")
+            found = "1 job" if len(chosen) == 1 else f"{len(chosen):,} jobs"
+            would = f"{found} with {images:,} images would be deleted; --yes deletes them"
+            tell(would if chosen else "no job that has ended matches")
             return
         if keep_parquet is not None:
             chosen = [one for one in chosen if _is_whole(one)]
         _purge_all(engine, settings, chosen, keep_parquet)
+
+
+def _print(chosen: Sequence[Job]) -> None:
+    if sys.stdout.isatty():
+        from producer.cli.render.status import render_ended
+
+        if chosen:
+            show(render_ended(chosen))
+        return
+    for job in chosen:
+        print(_line(job))
 
 
 def _line(job: Job) -> str:

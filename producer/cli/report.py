@@ -26,7 +26,10 @@ class Format(StrEnum):
 def report(
     job: JobArgument,
     output: Annotated[
-        str, typer.Option("--output", "-o", help="The file to write, or s3://bucket/key.")
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE|URL", help="The file to write, or s3://bucket/key."
+        ),
     ],
     form: Annotated[
         Format,

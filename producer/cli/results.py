@@ -7,8 +7,10 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -19,20 +21,24 @@ from producer.cli.options import Format, JobArgument, JsonOption, Only, value_of
 from producer.cli.output import show, tell
 
 if TYPE_CHECKING:
-    from producer.jobs.export.export import Written
+    from producer.jobs.export.export import Export, Written
     from producer.jobs.export.sinks import FolderTarget, Target
 
 
 def results(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     job: JobArgument,
     layout: Annotated[
-        Format,
-        typer.Option("--format", help="jsonl: one JSON object per line; csv; or parquet."),
-    ] = Format.jsonl,
+        Format | None,
+        typer.Option(
+            "--format",
+            help="jsonl: one JSON object per line; csv; or parquet. Default: a table on a "
+            "terminal, otherwise jsonl.",
+        ),
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE|FOLDER/|s3://…",
+            metavar="FILE|FOLDER/|URL",
             help="Write to this file, which appears only when complete; or write parts to this "
             "folder, where an interrupted export resumes. Default: standard output.",
         ),
@@ -42,11 +48,11 @@ def results(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="Only images with this top class; may be repeated."),
+        typer.Option(metavar="CLASS", help="Only images with this top class; may be repeated."),
     ] = None,
     min_score: Annotated[
         float | None,
-        typer.Option(help="Only images whose top score is at least this, 0 to 1."),
+        typer.Option(metavar="SCORE", help="Only images whose top score is at least this, 0 to 1."),
     ] = None,
     error: Annotated[
         list[str] | None,
@@ -78,15 +84,19 @@ def results(  # noqa: PLR0913, PLR0917  (a parameter for each option)
         typer.Option(metavar="A,B", help="With --with: add only these columns. Default: all."),
     ] = None,
     column: Annotated[
-        str | None, typer.Option(help="With --with: the column that holds the URIs.")
+        str | None,
+        typer.Option(metavar="NAME", help="With --with: the column that holds the URIs."),
     ] = None,
     id_column: Annotated[
-        str | None, typer.Option(help="With --with: the column that holds your ids.")
+        str | None,
+        typer.Option(metavar="NAME", help="With --with: the column that holds your ids."),
     ] = None,
 ) -> None:
     """Print the results of a job, or write them to a file; in the order of submission.
 
     Example: resnextq results last --format parquet --output pets.parquet
+
+    On a terminal each image has its name, and its classes with their scores or its error.
 
     jsonl: each line has position, uri, ref (your own id), status, top5 (label, class_id, score) or
     error (code, detail), model, attempts, and where known precision, final_uri, bytes, sha256,
@@ -111,7 +121,8 @@ def results(  # noqa: PLR0913, PLR0917  (a parameter for each option)
         raise UsageError(
             "--keep, --column and --id-column need --with INPUT. Add it, or leave them out."
         )
-    if layout is Format.parquet and output is None and sys.stdout.isatty():
+    on_terminal = output is None and sys.stdout.isatty()
+    if layout is Format.parquet and on_terminal:
         raise UsageError("--format parquet cannot be printed on a terminal. Give --output FILE.")
     settings = read_settings()
     choice = Choice(
@@ -126,33 +137,52 @@ def results(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     target = target_of(output, settings)
     with open_database(settings) as engine:
         found = read_job(engine, job)
-        shown = output is not None or not sys.stdout.isatty()
+        shown = output is not None or _is_file(sys.stdout)
         with exporting(max(0, found.total - choice.start), shown=shown) as advance:
-            written = Export(
+            export = Export(
                 engine=engine,
                 job=found,
-                form=layout.value,
+                form=(layout or Format.jsonl).value,
                 choice=choice,
                 follow=follow,
                 given=given,
                 advance=advance,
-            ).write(target)
-    if output is not None:
-        _tell_written(written, target, layout)
+            )
+            written = None
+            if layout is None and on_terminal and given is None:
+                _show(export)
+            else:
+                written = export.write(target)
+    if output is not None and written is not None:
+        _tell_written(written, target)
     if found.pending and not follow:
         tell(f"{found.pending:,} of {found.total:,} images are not finished yet")
 
 
-def _tell_written(written: Written, target: Target | FolderTarget, layout: Format) -> None:
+def _show(export: Export) -> None:
+    from producer.cli.render.answers import show_records
+
+    show_records(export.records())
+
+
+def _is_file(stream: TextIO) -> bool:
+    """Whether the stream is a file. What reads a pipe may print, so no bar may come between."""
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):  # ValueError: it is not a real file
+        return False
+
+
+def _tell_written(written: Written, target: Target | FolderTarget) -> None:
     from producer.jobs.export.sinks import Target
 
-    what = "rows" if layout is Format.parquet else "lines"
+    images = "1 image" if written.rows == 1 else f"{written.rows:,} images"
     if isinstance(target, Target):
-        tell(f"{written.rows:,} {what} in {target.shown}")
+        tell(f"{images} in {target.shown}")
         return
     parts = written.parts + written.kept
     there = f"; {written.kept:,} of the parts were already there" if written.kept else ""
-    tell(f"{written.rows:,} {what} in {parts:,} parts in {target.shown}{there}")
+    tell(f"{images} in {parts:,} parts in {target.shown}{there}")
 
 
 def compare(
@@ -160,7 +190,9 @@ def compare(
     second: Annotated[
         str, typer.Argument(metavar="JOB", help="The other job.", autocompletion=completion.jobs)
     ],
-    top: Annotated[int, typer.Option(min=1, help="How many classes and changes to show.")] = 20,
+    top: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many classes and changes to show.")
+    ] = 20,
     as_json: JsonOption = False,
 ) -> None:
     """Compare the results of two jobs: how many top classes agree, and which differ.

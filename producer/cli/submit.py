@@ -68,16 +68,18 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     as_json: Annotated[
         bool, typer.Option("--json", help="With --dry-run: print JSON for programs.")
     ] = False,
-    name: Annotated[str | None, typer.Option(help="A name for the job.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="A name for the job.")] = None,
     key: Annotated[
         str | None,
         typer.Option(
-            help="Idempotency key: submitting again with the same key returns the same job."
+            metavar="KEY",
+            help="Idempotency key: submitting again with the same key returns the same job.",
         ),
     ] = None,
     priority: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=-1000,
             max=1000,
             help="Higher runs sooner: each step doubles the job's share. Default: 0.",
@@ -194,10 +196,11 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
         _report(settings, sources, reading, order, intake, as_json=as_json)
         return
     with open_database(settings) as engine:
-        submission = _submit(engine, sources, reading, order, intake)
+        submission = _submit(engine, sources, reading, order, intake, settings)
         print(submission.job, flush=True)
         what = "already submitted" if submission.repeated else f"submitted to {order.queue}"
-        tell(f"{_images(submission.images)} {what}; next: resnextq status {submission.job} --watch")
+        then = "" if wait else f"; next: resnextq status {submission.job} --watch"
+        tell(f"{_images(submission.images)} {what}{then}")
         if submission.notify_secret is not None:
             tell(
                 f"notifications are signed with {submission.notify_secret}, which is shown only "
@@ -213,8 +216,13 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
         finish(ended, fail_on_error=fail_on_error)
 
 
-def _submit(
-    engine: Engine, sources: list[str], reading: Reading, order: Order, intake: Intake
+def _submit(  # noqa: PLR0913, PLR0917  (what the options say)
+    engine: Engine,
+    sources: list[str],
+    reading: Reading,
+    order: Order,
+    intake: Intake,
+    settings: Settings,
 ) -> Submission:
     from producer.cli.render.progress import counting
     from producer.submit.check import RefusedError
@@ -226,7 +234,7 @@ def _submit(
         with counting("submitting") as advance:
             return submit_entries(engine, images, order, intake=intake, advance=advance)
     except RefusedError as error:
-        about = [_about_files(order)] if error.outside_roots else []
+        about = [_about_files(settings)] if error.outside_roots else []
         advice = (
             "`--on-invalid skip` leaves such lines out, `--on-invalid record` keeps their "
             "positions, and `--dry-run` counts them."
@@ -235,20 +243,28 @@ def _submit(
             "\n".join([str(error), *about, advice]), line=error.line, column=error.column
         ) from error
     finally:
-        _tell_findings(reading, intake, order)
+        _tell_findings(reading, intake, settings)
 
 
-def _about_files(order: Order) -> str:
+def _about_files(settings: Settings) -> str:
     """Which files may be read, and how to permit others."""
-    roots = ", ".join(map(str, order.file_roots))
+    from contract.served import model_of_up
+
+    roots = ", ".join(map(str, settings.file_roots))
+    again = "start `resnextq up` or the workers again with it."
+    if model_of_up(settings) is not None:
+        return (
+            f"`resnextq up` may read {f'files under {roots}' if roots else 'no file'}. Add your "
+            f"folders to its RESNEXT_FILE_ROOTS, and {again}"
+        )
     return (
         f"RESNEXT_FILE_ROOTS is {roots or 'not set, so no file may be read'}. Set it to the "
-        "folders of your pictures and start `resnextq up` or the workers again with it. Without "
-        "`up` this terminal needs it as well."
+        f"folders of your pictures, and {again} No `up` runs in this home, so this terminal needs "
+        "it, too."
     )
 
 
-def _tell_findings(reading: Reading, intake: Intake, order: Order) -> None:
+def _tell_findings(reading: Reading, intake: Intake, settings: Settings) -> None:
     """Reports what is not in the job, and why."""
     from contract.uris import OUTSIDE_ROOTS
     from producer.submit.check import OnInvalid
@@ -261,7 +277,7 @@ def _tell_findings(reading: Reading, intake: Intake, order: Order) -> None:
         done = "skipped" if intake.on_invalid is OnInvalid.skip else "recorded as failed"
         what = "1 line" if lines == 1 else f"{lines:,} lines"
         first = " The first:" if lines > len(findings.reports) else ""
-        about = [_about_files(order)] if OUTSIDE_ROOTS in findings.refused else []
+        about = [_about_files(settings)] if OUTSIDE_ROOTS in findings.refused else []
         tell("\n".join([f"{what} {done}.{first}", *findings.reports, *about]))
     if findings.duplicates:
         tell(f"{_images(findings.duplicates)} left out: their URIs are repeated")
@@ -295,7 +311,7 @@ def _report(  # noqa: PLR0913  (what the options say)
 
         show(render(report, forecast, reading.left_out))
     if OUTSIDE_ROOTS in report.refused:
-        tell(_about_files(order))
+        tell(_about_files(settings))
     if report.is_refused:
         tell("this would submit nothing: lines are refused, and --on-invalid is stop")
         raise typer.Exit(UsageError.exit_code)

@@ -344,7 +344,11 @@ def _make_job(rows: list[Row[Any]], faults: Counter[str], tags: dict[str, str]) 
         classified=row.classified + sum(tally.more_classified or 0 for tally in rows),
         failed=row.failed + sum(tally.more_failed or 0 for tally in rows),
         # A retry subtracts here what may still be in a tally, so a sum can be zero.
-        errors={code: images for code, images in errors.most_common() if images},
+        errors={
+            code: images
+            for code, images in sorted(errors.items(), key=lambda one: (-one[1], one[0]))
+            if images
+        },
         recent_images_per_s=row.images_per_s,
         faults=dict(faults.most_common()),
     )

@@ -143,7 +143,7 @@ def test_a_private_address_is_blocked_unless_it_is_allowed(here, web) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["gone.jpg"], 2, "'gone.jpg' is neither a URI nor a file nor a folder"),
+        (["gone.jpg"], 2, "'gone.jpg' does not exist"),
         (["http://a.example/", "--model", "resnet"], 2, "Did you mean"),
         (["http://a.example/", "--weights", "none.pth"], 3, "none.pth"),
         (["http://a.example/", "--batch", "0"], 2, "--batch"),

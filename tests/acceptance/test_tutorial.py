@@ -55,7 +55,7 @@ def test_every_command_and_query_of_the_tutorial_works(tmp_path) -> None:
         assert f"{classified} classified, {failed} failed" in output
         assert "http://127.0.0.1:" in output, "the link of `login`"
         assert (typed.repository / "first-job.html").stat().st_size > 10_000
-        (job,) = set(re.findall(r"job (\w{16}) · first job", output))
+        (job,) = set(re.findall(r"job (\w{16}) ─+╮\n│ name +first job", output))
         rows = answers(TUTORIAL, typed.repository / "copy.db", job)
     assert list(map(len, rows)) == [5, int(failed), 5]
 

@@ -190,7 +190,7 @@ def test_up_runs_a_job_and_keeps_its_secrets(machine, many) -> None:
         assert (home(machine) / secret).stat().st_mode & 0o077 == 0
     assert home(machine).stat().st_mode & 0o077 == 0
 
-    heard = [line for line in said(machine).splitlines() if line.startswith("  worker  ")]
+    heard = [line for line in said(machine).splitlines() if line.startswith("worker: ")]
     assert heard
     assert not any(" INFO " in line for line in heard), "a log line appears as a message"
 

@@ -8,7 +8,6 @@ import time
 from types import TracebackType
 from typing import Final, Self
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -16,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+from contract.terminal import make_console
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class DownloadProgress:
                 DownloadColumn(),
                 TransferSpeedColumn(),
                 TimeRemainingColumn(),
-                console=Console(stderr=True),
+                console=make_console(stderr=True),
             )
             self._bar.add_task("weights")
             self._bar.start()

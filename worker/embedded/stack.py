@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from rich.console import Console
 from sqlalchemy import Engine, Row
 from sqlalchemy.exc import DBAPIError
 
@@ -34,6 +33,7 @@ from contract.log_file import turn_if_full
 from contract.secret_file import write_secret
 from contract.served import note_served
 from contract.settings import PREFIX, Settings
+from contract.terminal import make_console, wrap_for_terminal
 from migrations.upgrade import upgrade
 from worker.commands.flower import keep_login, login_file, url_file
 from worker.embedded.files import locked
@@ -277,7 +277,7 @@ class Stack:
     def _show_beginning(self, engine: Engine) -> None:
         """Shows the worker's messages, such as a download, until it has its row in SQL."""
         for message in self._worker.new_messages():
-            tell(f"  worker  {message}", style="dim")
+            tell(f"worker: {message}", style="dim")
         with suppress(DBAPIError), reading(engine) as connection:
             worker = find_worker(connection, self._settings, self._worker.pid)
             if worker is not None:
@@ -346,8 +346,11 @@ class Stack:
         return f"{with_taken_port(url, self._settings.flower_port)}  ({login})"
 
     def _show_ready(self, worker: Row[Any]) -> None:
+        precision = str(self._settings.precision)
+        if worker.precision != precision:
+            precision = f"{precision} ({worker.precision})"
         tell(
-            f"Ready: queue {worker.queue}, on {worker.device}, in {worker.precision}. "
+            f"Ready: queue {worker.queue}, on {worker.device}, in {precision}. "
             "Ctrl-C stops everything; unfinished jobs continue at the next start.",
             style="bold green",
         )
@@ -395,10 +398,11 @@ def tell(message: str, style: str | None = None, level: int = logging.INFO) -> N
         log.log(level, "%s", " ".join(message.split()))
         return
     with suppress(OSError):  # the terminal may be gone, and everything must still stop in order
-        console = Console(stderr=True, highlight=False)
-        # Commands and places are copied, so they stay whole; sentences are wrapped at words.
-        whole = message.startswith("  ") or not console.is_terminal
-        console.print(in_lines(message), style=style, markup=False, soft_wrap=whole)
+        console = make_console(stderr=True, highlight=False)
+        text = in_lines(message)
+        if not text.startswith("  "):  # places and commands are copied, so they stay whole
+            text = wrap_for_terminal(text)
+        console.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def with_taken_port(url: str, port: int) -> str:

@@ -1,4 +1,4 @@
-"""What `resnextq classify` shows: one line per image, and a count.
+"""What `resnextq classify` shows: one line per image, and a count. `results` shows the same lines.
 
 The lines go to standard output: fitted to a terminal's width, or otherwise one line each, or JSON.
 The count goes to standard error if that is a terminal. If both are terminals, the count stays below
@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console, RenderableType
+from rich.console import ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from contract.log import in_one_line
 from contract.record import Record
+from contract.terminal import make_console
 from contract.uris import is_file, path_of
 from producer.cli.render.progress import count_of
 from producer.cli.render.words import words
@@ -33,7 +34,7 @@ PICTURE_SHARE: Final = 0.3
 def showing(*, as_json: bool) -> Iterator[Callable[[Record], bool]]:
     """Yields a function that shows a record and returns whether the image failed."""
     on_terminal = sys.stdout.isatty()
-    console = Console(stderr=not on_terminal, highlight=False)
+    console = make_console(stderr=not on_terminal, highlight=False)
     count = count_of("classified", console, disable=not sys.stderr.isatty())
     task = count.add_task("", total=None, start=False)
 
@@ -42,7 +43,7 @@ def showing(*, as_json: bool) -> Iterator[Callable[[Record], bool]]:
         count.start_task(task)
         if on_terminal:
             console.print(
-                json.dumps(record) if as_json else _row(record, console.width),
+                json.dumps(record) if as_json else _row(record, console.options),
                 markup=False,
                 soft_wrap=as_json,
             )
@@ -57,17 +58,25 @@ def showing(*, as_json: bool) -> Iterator[Callable[[Record], bool]]:
         count.stop()
 
 
-def _row(record: Record, width: int) -> RenderableType:
+def show_records(records: Iterable[Record]) -> None:
+    """Shows the records of a job on a terminal."""
+    console = make_console(highlight=False)
+    for record in records:
+        console.print(_row(record, console.options), markup=False)
+
+
+def _row(record: Record, options: ConsoleOptions) -> RenderableType:
     """Picture and classes side by side. Long text continues on the next line."""
-    picture_cells = int(PICTURE_SHARE * width)
-    row = Table.grid(padding=(0, 2, 0, 0))
-    row.add_column(no_wrap=True, width=picture_cells)
-    row.add_column(overflow="fold")
+    picture_cells = int(PICTURE_SHARE * options.max_width)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True, width=picture_cells)
+    grid.add_column(overflow="fold")
     name = in_one_line(_picture(record["uri"]))
     if len(name) > picture_cells:
-        name = f"…{name[1 - picture_cells :]}"
-    row.add_row(Text(name), _answer(record))
-    return row
+        cut = "..." if options.ascii_only else "…"
+        name = f"{cut}{name[len(cut) - picture_cells :]}"
+    grid.add_row(Text(name), _answer(record))
+    return grid
 
 
 def _line(record: Record) -> str:

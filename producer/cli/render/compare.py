@@ -47,7 +47,7 @@ def _facts(found: Comparison) -> list[tuple[str, RenderableType]]:
         ("only in second", found.only_second),
     ):
         if images:
-            facts.append((what, Text(f"{images:,}", "red")))
+            facts.append((what, Text(f"{images:,}", "red" if what.startswith("failed") else "")))
     return facts
 
 

@@ -26,6 +26,8 @@ class Column:
     """The column with the highest number is left out first. 0: it always stays."""
     least: int | None = None
     """Least width in cells; longer texts continue on the next line. None: it does not shrink."""
+    cut: bool = False
+    """Whether longer texts are cut instead."""
 
     @property
     def width(self) -> int:
@@ -43,6 +45,7 @@ class Fitted:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         kept = fit(self.columns, options.max_width)
+        room = options.max_width - sum(c.narrowest for c in kept) - GAP * (len(kept) - 1)
         table = Table(
             title=self.title, title_justify="left", box=None, header_style="dim", pad_edge=False
         )
@@ -50,9 +53,10 @@ class Fitted:
             table.add_column(
                 column.title,
                 justify=column.justify,
-                overflow="fold",
-                no_wrap=column.least is None,
+                overflow=("crop" if options.ascii_only else "ellipsis") if column.cut else "fold",
+                no_wrap=column.cut or column.least is None,
                 min_width=column.narrowest,
+                max_width=column.narrowest + max(0, room) if column.cut else None,
             )
         for row in zip(*(column.cells for column in kept), strict=True):
             table.add_row(*row)

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
@@ -22,6 +21,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from contract.terminal import make_console
+
+
+class _Counted(ProgressColumn):
+    """Completed units and, where it is known, their total."""
+
+    def render(self, task: Task) -> Text:
+        of = "" if task.total is None else f"/{task.total:,.0f}"
+        return Text(f"{task.completed:,.0f}{of}", style="progress.download")
 
 
 class _Rate(ProgressColumn):
@@ -54,7 +63,7 @@ def count_of(label: str, console: Console, *, disable: bool) -> Progress:
 @contextmanager
 def counting(label: str) -> Iterator[Callable[[int], None]]:
     """Yields a function to call with the number of further images."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     with count_of(label, console, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=None)
         yield lambda images: progress.advance(task, images)
@@ -72,12 +81,12 @@ def measuring(
     label: str, total: int | None, unit: str, *, shown: bool
 ) -> Iterator[Callable[[int], None]]:
     """Yields a function to call with the number of further units, of `total`. None: unknown."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     with Progress(
         TextColumn(label),
         BarColumn(),
         TaskProgressColumn(),
-        MofNCompleteColumn(),
+        _Counted(),
         _Rate(unit),
         TimeRemainingColumn(),
         console=console,

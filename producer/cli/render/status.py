@@ -37,7 +37,7 @@ STYLES: Final = {
 }
 BAR_CHARS: Final = 40
 NAME_CELLS: Final = 12
-"""Width to which long names shrink before columns are left out."""
+"""Width to which long names are cut before columns are left out."""
 REASONS: Final = "Why images failed"
 TABLE_CELLS: Final = 80
 """Width from which causes and advice stand side by side."""
@@ -52,9 +52,19 @@ def render_job(
     facts.add_column()
     for what, value in _facts(job, served, up):
         facts.add_row(what, value)
-    title = Text.assemble("job ", (job.id, "bold"), words(f" · {job.name}" if job.name else ""))
-    panel = Panel(facts, title=title, title_align="left", expand=False)
-    return Group(panel, _Reasons(job)) if job.errors else panel
+    panel = Panel(
+        facts, title=Text.assemble("job ", (job.id, "bold")), title_align="left", expand=False
+    )
+    parts: list[RenderableType] = [panel]
+    if job.is_waiting(served) and not is_starting(job, served, up):
+        start = start_one(job.model, job.weights, job.precision)
+        parts += [
+            Text("Start a worker, or cancel the job and submit it with --model:"),
+            _whole(start),
+        ]
+    if job.errors:
+        parts.append(_Reasons(job))
+    return Group(*parts)
 
 
 def render_jobs(listed: Sequence[Job], served: Counter[str]) -> RenderableType:
@@ -68,7 +78,7 @@ def render_jobs(listed: Sequence[Job], served: Counter[str]) -> RenderableType:
 
     columns = [
         column("job", lambda job: job.id),
-        column("name", lambda job: job.name or "", least=NAME_CELLS, dropped=1),
+        column("name", lambda job: job.name or "", least=NAME_CELLS, cut=True, dropped=1),
         column("state", lambda job: _state(job, served)),
         column("images", lambda job: f"{job.total:,}", justify="right", dropped=3),
         column("done", _share, justify="right"),
@@ -89,6 +99,19 @@ def render_jobs(listed: Sequence[Job], served: Counter[str]) -> RenderableType:
             )
         )
     return Fitted(columns)
+
+
+def render_ended(listed: Sequence[Job]) -> RenderableType:
+    """A row for each job that has ended. On a narrow terminal the time is left out first."""
+    return Fitted(
+        [
+            Column("job", [words(job.id) for job in listed]),
+            Column("name", [words(job.name or "") for job in listed], least=NAME_CELLS, cut=True),
+            Column("state", [words(job.state, STYLES.get(job.state, "")) for job in listed]),
+            Column("images", [Text(f"{job.total:,}") for job in listed], justify="right"),
+            Column("ended (UTC)", [words(_minutes(job.finished_at)) for job in listed], dropped=1),
+        ]
+    )
 
 
 def _failed(job: Job) -> Text:
@@ -115,11 +138,19 @@ def render_classes(classes: Sequence[ClassCount]) -> RenderableType:
     return table
 
 
+def _whole(command: str) -> Text:
+    """A command on a line that is not broken, so that it can be copied."""
+    line = words(f"  {command}", "bold")
+    line.no_wrap, line.overflow = True, "ignore"
+    return line
+
+
 def _facts(
     job: Job, served: Counter[str], up: Callable[[], Up]
 ) -> list[tuple[str, RenderableType]]:
     starting = is_starting(job, served, up)
-    facts: list[tuple[str, RenderableType]] = [
+    facts: list[tuple[str, RenderableType]] = [("name", words(job.name))] if job.name else []
+    facts += [
         ("state", words(STARTING, "yellow") if starting else _state_in_full(job, served)),
         ("images", _progress(job)),
         ("", _counts(job)),
@@ -132,12 +163,9 @@ def _facts(
     if job.tags:
         facts.append(("tags", words(", ".join(f"{k}={v}" for k, v in job.tags.items()))))
     if job.finished_at is not None and job.took_s is not None:  # both or neither
-        idle = f", without {span(job.idle_s)} before a retry" if job.idle_s else ""
+        idle = f"; {span(job.idle_s)} before a retry do not count" if job.idle_s else ""
         facts.append(("finished", f"{_seconds(job.finished_at)}, after {span(job.took_s)}{idle}"))
-    if job.is_waiting(served) and not starting:
-        start = start_one(job.model, job.weights, job.precision)
-        facts.append(("next", words(f"{start}, or cancel the job and submit it with --model")))
-    elif job.is_live:
+    if job.is_live and not job.is_waiting(served):
         facts.append(("workers", words(f"{served[job.queue]} on {job.queue}")))
     facts += [
         ("fault", words(f"{chunks:,} chunks met {fault}; see the workers' logs", "yellow"))

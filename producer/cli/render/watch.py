@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.failure import describe, is_known
+from contract.terminal import make_console
 from producer.cli.output import tell
 from producer.cli.render.fitted import GAP, Column, fit
 from producer.cli.render.words import words
@@ -49,7 +50,7 @@ def watching(
     read: Read, *, up: Callable[[], Up] = lambda: None, line_every_s: float = LINE_EVERY_S
 ) -> Job:
     """Shows a job's progress until it is finished. Returns the finished job."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     looks = _Looks(read, up)
     if console.is_terminal:
         with Live(looks, console=console, transient=True, redirect_stdout=False) as live:
@@ -141,23 +142,27 @@ def _facts(job: Job) -> Iterator[tuple[Text, int]]:
     """Each text with its order of being left out; see `Column.dropped`."""
     done = job.total - job.pending
     failed = "".join(f", {images:,} {code}" for code, images in job.given_up.items())
-    yield words(f"job {job.id}"), 2
+    yield words(f"job {job.id}"), 3
     yield Text(f"{1000 * done // max(1, job.total) / 10:.1f}%", "magenta"), 0
     yield Text(f"{done:,}/{job.total:,}", "green"), 0
-    yield Text(f"{job.images_per_s:,.1f} images/s", "cyan"), 1
+    yield Text(f"{job.images_per_s:,.1f} images/s", "cyan"), 2
     yield Text(f"{job.at_fault:,} failed{failed}", "red" if job.at_fault else ""), 0
     yield Text(time_left(job)), 0
 
 
 def progress_line(job: Job, width: int) -> Table:
-    """A line that fits the width. First the bar is left out, then the id, then the rate."""
-    kept = fit([Column("", [text], dropped=dropped) for text, dropped in _facts(job)], width)
+    """A line that fits the width. First the id is left out, then the rate, then the bar."""
+    bar = Column("", [Text(" " * BAR_CELLS.start)], dropped=1)
+    texts = [Column("", [text], dropped=dropped) for text, dropped in _facts(job)]
+    kept = fit([texts[0], bar, *texts[1:]], width)
     table = Table.grid(padding=(0, GAP, 0, 0))
     cells: list[Text | ProgressBar] = [column.cells[0] for column in kept]
-    room = width - sum(column.width + GAP for column in kept)
-    if room in range(BAR_CELLS.start, width + 1):
-        bar_cells = min(room, BAR_CELLS.stop - 1)
-        done = job.total - job.pending
-        cells.insert(1, ProgressBar(total=max(1, job.total), completed=done, width=bar_cells))
+    if bar in kept:
+        others = sum(column.width + GAP for column in kept if column is not bar)
+        cells[kept.index(bar)] = ProgressBar(
+            total=max(1, job.total),
+            completed=job.total - job.pending,
+            width=min(width - others, BAR_CELLS.stop - 1),
+        )
     table.add_row(*cells)
     return table

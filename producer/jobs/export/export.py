@@ -20,12 +20,13 @@ from sqlalchemy import Engine
 
 from contract.database.engine import reading
 from contract.errors import UsageError
+from contract.record import Record
 from producer.jobs.export import formats
 from producer.jobs.export.choice import Choice
 from producer.jobs.export.folder import Part, Parts
 from producer.jobs.export.follow import Follower
 from producer.jobs.export.input import Beside, Input
-from producer.jobs.export.rows import Row, Vocabulary
+from producer.jobs.export.rows import Row, Vocabulary, record_of
 from producer.jobs.export.sinks import FolderTarget, Target
 from producer.jobs.export.window import POSITIONS, Windows
 from producer.jobs.job import Job, read_job
@@ -80,6 +81,17 @@ class Export:
         with target.place.writing(target.name) as file:
             rows = self._write_file(file, self._rows(self.choice.start, self.job.total))
         return Written(rows)
+
+    def records(self) -> Iterator[Record]:
+        """The chosen images as records.
+
+        Raises:
+            UsageError, UnknownJobError: as for `write`.
+        """
+        for rows in self._rows(self.choice.start, self.job.total):
+            for row in rows:
+                yield record_of(row, self._vocabulary)
+        self._check_there()
 
     def _write_file(self, file: BinaryIO, some_rows: Iterator[list[Row]]) -> int:
         names = () if self._beside is None else self._beside.names

@@ -167,10 +167,12 @@ def _open_path(path: Path, source: str, reading: Reading) -> Iterator[Image]:
             return _read_list(partial(_open_file, path), str(path), reading)
     except OSError:  # an impossible file name
         pass
-    raise SourceError(
-        f"{quoted(source)} is neither a URI nor a file nor a folder. "
-        "A URI begins with http://, https:// or file://."
-    )
+    if not _is_there(source):
+        raise SourceError(
+            f"{quoted(source)} does not exist. Name a file, a folder or a URI. A URI begins with "
+            "http://, https:// or file://."
+        )
+    raise SourceError(f"{quoted(source)} is neither a URI nor a file nor a folder.")
 
 
 def _open_file(path: Path) -> BinaryIO:

@@ -192,7 +192,9 @@ def test_a_descriptor_limit_is_reported(settings: Settings) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 4096)),
     )
     (line,) = [line for line in done.stdout.splitlines() if "\tdescriptors\t" in line]
-    assert line.startswith("warning\tdescriptors\ta process may have 200 open; it should be 1,024")
+    assert line.startswith(
+        "warning\tdescriptors\ta process may have 200 files open; it should be 1,024"
+    )
     assert "ulimit -n" in line
 
 

@@ -86,3 +86,14 @@ def test_tab_completes_codes_and_models(database_url: str, engine: Engine) -> No
 @pytest.mark.parametrize("wrong", ["sqlite:////nowhere/at/all.db", "mysql://a/b"])
 def test_without_a_readable_database_completion_is_silent(wrong: str) -> None:
     assert complete("bash", wrong, "resnextq status ").strip() == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_tab_completes_the_error_codes_of_the_job(
+    shell: str, engine: Engine, database_url: str
+) -> None:
+    job = make_job(engine, Answers(failed=range(9)))
+    found = complete(shell, database_url, f"resnextq retry {job} --error http_")
+    assert ("http_404" in found, "http_503" in found) == (True, False)
+    found = complete(shell, database_url, f"resnextq retry {job} --error dn")
+    assert "dns" in found, "a code that this job has not"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +68,7 @@ REFUSED = [
     ),
     ("--error dns --min-score 0.5", 2, "no image is both. Leave one of them out."),
     ("--keep a", 2, "--keep, --column and --id-column need --with INPUT. Add it, or leave"),
-    ("--with no-such.csv", 2, "'no-such.csv' is neither a URI nor a file nor a folder."),
+    ("--with no-such.csv", 2, "'no-such.csv' does not exist."),
     ("--with here.csv --keep size", 2, "csv, line 1: there is no column 'size', which --keep"),
     ("--with here.csv --column link", 2, "csv, line 1: there is no column 'link', which --column"),
     ("--with bytes", 2, "bytes begins as UTF-16, but the rest is not"),
@@ -110,7 +112,7 @@ def test_progress_is_shown_on_a_terminal_and_not_in_a_pipe(
     environment = {"RESNEXT_DATABASE_URL": database_url}
     shown = on_a_terminal(command, environment)
     assert "exporting" in shown
-    assert "1 lines in" in shown
+    assert "1 image in" in shown
     done = subprocess.run(
         command,
         env=os.environ | environment,
@@ -120,6 +122,37 @@ def test_progress_is_shown_on_a_terminal_and_not_in_a_pipe(
         check=True,
     )
     assert "exporting" not in done.stderr
+
+
+@on_sqlite
+def test_a_pipe_on_a_terminal_gets_no_progress_between_its_lines(
+    database_url: str, job: str
+) -> None:
+    shell = f"{shlex.quote(str(RESNEXTQ))} results {job} --format csv | head"
+    shown = on_a_terminal(["sh", "-c", shell], {"RESNEXT_DATABASE_URL": database_url})
+    assert shown.startswith("position,uri,")
+
+
+@on_sqlite
+def test_a_terminal_gets_a_table_and_a_pipe_json(database_url: str, job: str) -> None:
+    command = [RESNEXTQ, "results", job]
+    environment = {"RESNEXT_DATABASE_URL": database_url}
+    shown = on_a_terminal(command, environment)
+    assert "{" not in shown
+    piped = subprocess.run(
+        command,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    records = [json.loads(line) for line in piped.stdout.splitlines()]
+    assert records
+    for record in records:
+        answer = record["error"]["code"] if "error" in record else record["top5"][0]["label"]
+        assert answer in shown
+    assert "{" in on_a_terminal([*command, "--format", "jsonl"], environment)
 
 
 @on_sqlite

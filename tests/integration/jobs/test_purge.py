@@ -389,7 +389,7 @@ def test_without_yes_nothing_is_deleted(engine: Engine, ended: int, running: int
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     assert line.split("\t")[:2] + line.split("\t")[3:4] == [job_id, "completed", "12"]
-    assert "1 jobs with 12 images would be deleted; --yes deletes them" in done.stderr
+    assert "1 job with 12 images would be deleted; --yes deletes them" in done.stderr
     assert rows_in_all(engine, ended, job_id) == before
     assert job_of(engine, running).state == "running"
 

@@ -200,7 +200,7 @@ def test_a_file_appears_only_when_complete(
     path = tmp_path / "out.jsonl"
     done = run(database_url, job, "--output", str(path))
     assert (done.returncode, done.stdout) == (0, "")
-    assert "4 lines in" in done.stderr
+    assert "4 images in" in done.stderr
     before = path.read_text()
     assert len(before.splitlines()) == 4
 

@@ -360,7 +360,7 @@ REFUSED: list[tuple[str, bytes, str, str]] = [
     ("list.csv", b"url,ab\nhttp://a.org/1,2\n", "--with list.csv --keep abc",
      "there is no column 'abc', which --keep names. Did you mean 'ab'? Columns: 'url', 'ab'."),
     ("list.csv", b"url,ab\nhttp://a.org/1,2\n", "--with -", "--with reads its input twice"),
-    ("list.csv", b"url,ab\nhttp://a.org/1,2\n", "--with lost.csv", "'lost.csv' is neither a URI"),
+    ("list.csv", b"url,ab\nhttp://a.org/1,2\n", "--with lost.csv", "'lost.csv' does not exist"),
     ("list.csv", b"url,ab\nhttp://a.org/1,2\n", "--with http://a.org/2",
      "image 0 is 'http://a.org/1' in the job, but 'http://a.org/2' in the input. "),
 ]  # fmt: skip

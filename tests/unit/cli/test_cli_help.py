@@ -1,6 +1,5 @@
 """The command line by itself: what it loads, and how it answers a mistyped command."""
 
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import typer
 
 from contract.settings import Settings
 from producer.cli.main import app, database_app, keys_app
+from tests.servers.terminal import on_a_terminal
 
 RESNEXTQ = Path(sys.executable).with_name("resnextq")
 HEAVY = ("torch", "sqlalchemy", "celery", "pydantic", "PIL", "numpy", "alembic")
@@ -73,14 +73,10 @@ for command in sys.argv[1:]:
 
 def helps(commands: list[str], columns: int) -> list[str]:
     """The help of each command, as a terminal of this width shows it."""
-    done = subprocess.run(
-        [sys.executable, "-c", HELP_OF_ALL, *commands],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"COLUMNS": str(columns), "NO_COLOR": "1"},
-        check=True,
+    shown = on_a_terminal(
+        [sys.executable, "-c", HELP_OF_ALL, *commands], {"COLUMNS": str(columns), "NO_COLOR": "1"}
     )
-    return done.stdout.split("END\n")[:-1]
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown).replace("\r", "").split("END\n")[:-1]
 
 
 def long_names(command: typer.core.TyperCommand) -> set[str]:
@@ -103,8 +99,15 @@ def test_help_cuts_no_name_and_no_line_on_any_usual_terminal(columns) -> None:
         assert "Usage:" in text, name
         assert all(len(line) <= columns for line in text.splitlines()), name
         assert {one for one in long_names(command) if one not in text} == set(), name
-        whole = re.sub(r"(ARGS\]|\})\.\.\.|s3://…", "", text)
+        assert not re.search(r"<(bool|str|int|float|list)\b", text), f"{name}: a type of Python"
+        whole = re.sub(r"(ARGS\]|\})\.\.\.", "", text)
         assert not re.search(r"\.\.\.|…", whole), name
+
+
+def test_help_in_a_pipe_is_plain_text() -> None:
+    done = run("submit", "--help")
+    assert "│" not in done.stdout
+    assert "`up`" in done.stdout
 
 
 def test_help_loads_only_typer() -> None:
