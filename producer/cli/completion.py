@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
-
-import typer
 
 from contract.errors import ResnextQueueError
 
@@ -52,16 +51,25 @@ def jobs(incomplete: str) -> Completions:
     return _read(read, incomplete)
 
 
-def error_codes(ctx: typer.Context, incomplete: str) -> Completions:
+def error_codes(incomplete: str) -> Completions:
     """The codes of the command's job, if it is typed already. Otherwise, and if its images have no
     such code, all codes that have a fixed name.
     """
     from contract.failure import ERROR_CODES
 
-    job = ctx.params.get("job")
-    found = [] if not isinstance(job, str) else _read(partial(_codes_of, job), incomplete)
+    for word in _typed_words():
+        if found := _read(partial(_codes_of, word), incomplete):
+            return found
     named = ((code.name, code.cause) for code in ERROR_CODES.values())
-    return found or _beginning(named, incomplete)
+    return _beginning(named, incomplete)
+
+
+def _typed_words() -> list[str]:
+    """What may be the command's job. Typer cannot tell while an option lacks its value."""
+    line = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
+    with suppress(ValueError):  # a quote is not closed yet
+        return [word for word in shlex.split(line)[2:] if not word.startswith("-")]
+    return []
 
 
 def _codes_of(job: str, connection: Connection) -> Iterable[tuple[str, str]]:

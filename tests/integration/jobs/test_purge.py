@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import Integer, TypeDecorator
 
-from contract.chunks.remove import BY_ID, TABLES
+from contract.chunks.remove import BY_ID, TABLES, Place, remove_some
 from contract.chunks.run import FencedOff
 from contract.database.clock import db_now
 from contract.database.engine import make_engine, reading
@@ -214,6 +214,25 @@ def test_a_removal_deletes_many_rows_in_parts(engine: Engine, ended: int, runnin
     assert removed.rows == 3_000 + 3 * IMAGES + 3 + 3 + count(engine, "class_counts", ended) + 1
     assert max(parts) < 3_000
     assert job_of(engine, running).state == "running"
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_the_last_transaction_of_a_removal_reads_indexes_only(engine: Engine, ended: int) -> None:
+    """The statistics still count the deleted rows. So PostgreSQL would read the whole table."""
+    add_results(engine, ended, 3_000)
+    with engine.begin() as connection:
+        connection.execute(text("ANALYZE results"))
+    delete(engine, id_of(engine, ended))
+    place: Place | None = Place()
+    while place is not None:
+        with engine.begin() as connection:
+            before = connection.scalar(READ_WHOLE)
+            place = remove_some(connection, ended, place, most=500)
+            reads = (connection.scalar(READ_WHOLE) or 0) - (before or 0)
+    assert reads == 0
+
+
+READ_WHOLE = text("SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'results'")
 
 
 def count(engine: Engine, table: str, number: int) -> int:
