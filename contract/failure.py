@@ -77,7 +77,7 @@ ERROR_CODES: Final = {
         ErrorCode(
             name="bad_uri",
             cause="The URI is not valid: no host, a bad port, a bad escape. Or "
-            "`submit --on-invalid record` found a line without a URI.",
+            "`submit --on-invalid record` found a line without a URI or with an impossible id.",
             advice="Correct the URI, or the line that the detail names.",
         ),
         ErrorCode(
@@ -139,7 +139,8 @@ ERROR_CODES: Final = {
         ErrorCode(
             name="not_an_image",
             cause="The bytes are not of a known image format.",
-            advice="The address leads to a page or a text; submit the address of the image itself.",
+            advice="Replace the file, and retry. If an address leads to a page, submit the address "
+            "of the image itself.",
         ),
         ErrorCode(
             name="unsupported_format",

@@ -26,7 +26,7 @@ STYLES: Final = {
 USUAL_CELLS: Final = 80
 """Width of a terminal that does not say how wide it is."""
 # What people copy stays whole: a command in backquotes, or one that ends its line, after a colon.
-_UNIT: Final = re.compile(r"\w+: [^:]*\bresnextq [^:]*$|`[^`]+`\S*|\S+")
+_UNIT: Final = re.compile(r"( *)(\w+: (?:\w+=\S+ )*resnextq [^:`]*$|`[^`]+`[^ ]*|[^ ]+)")
 
 
 def make_console(**options: Any) -> Console:  # noqa: ANN401  (Rich's own)
@@ -46,22 +46,29 @@ def wrap(text: str, cells: int) -> str:
     """Breaks long lines between words. Commands stay whole. What continues an indented line is
     indented further.
     """
-    return "\n".join(
-        line if len(line) <= cells else _wrap_line(line, cells) for line in text.split("\n")
-    )
+    return "\n".join(_wrap_line(line, cells) for line in text.split("\n"))
 
 
 def _wrap_line(line: str, cells: int) -> str:
+    if _cells_of(line) <= cells:
+        return line
     indent = line[: len(line) - len(line.lstrip(" "))]
-    first, *others = _UNIT.findall(line)
-    lines = [f"{indent}{first}"]
-    for unit in others:
-        longer = f"{lines[-1]} {unit}"
-        if len(longer) <= cells:
+    lines = [""]
+    for spaces, unit in _UNIT.findall(line):
+        longer = f"{lines[-1]}{spaces}{unit}"
+        if _cells_of(longer) <= cells or not lines[-1].strip():
             lines[-1] = longer
         else:
             lines.append(f"{indent * 2}{unit}")
     return "\n".join(lines)
+
+
+def _cells_of(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def _cells() -> int:

@@ -39,6 +39,20 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_not_collected: list[str] = []
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.failed:
+        _not_collected.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Status 1 means that all tests ran, so that `make test` may run the failed ones again."""
+    if exitstatus == pytest.ExitCode.TESTS_FAILED and (_not_collected or session.shouldfail):
+        session.exitstatus = pytest.ExitCode.INTERRUPTED
+
+
 def pytest_xdist_auto_num_workers() -> int:
     """One more than the number of cores: many tests wait for processes and for time to pass."""
     return (os.cpu_count() or 1) + 1

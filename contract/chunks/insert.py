@@ -1,6 +1,6 @@
 """The first move of a chunk: inserts chunks with their URIs, many chunks in two statements.
 
-Submit calls this within its transaction. An image whose line has no valid URI has failed already,
+Submit calls this within its transaction. An image that workers would refuse has failed already,
 and gets its row in `results` at once. PostgreSQL gets each column as one array, because with one
 statement per row the statements would cost more than the rows.
 """

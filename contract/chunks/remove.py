@@ -86,6 +86,8 @@ def remove_some(
         if rows:
             after = here.after if last is None else last
             return Place(number, after=after, before=here.after, rows=rows)
+        if here.after is not None:
+            return Place(number + 1)  # the next table's rows may need a smaller part
     for table in BY_ID:
         connection.execute(delete(table).where(table.c.job_id == job_id))
     _delete_job(connection, job_number)
@@ -143,7 +145,7 @@ def _delete_job(connection: Connection, job_number: int) -> None:
         # The foreign keys look for this job's rows in all tables. PostgreSQL's statistics still
         # count the rows that are deleted, so it would read a whole table instead of its index.
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-        connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
+        connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")  # it marks no entry as dead
     connection.execute(delete(jobs).where(of_job))
 
 

@@ -58,8 +58,8 @@ class Options(BaseModel):
     on_invalid: Literal["stop", "skip", "record"] = Field(
         default="stop",
         description=(
-            "Lines without a valid URI: stop submits nothing, skip leaves them out, record "
-            "stores each as a failed image at its position."
+            "Lines that workers would refuse: stop submits nothing, skip leaves them out, "
+            "record stores each as a failed image at its position."
         ),
     )
     unique: bool = Field(default=False, description="Take only the first image with each URI.")

@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from contract.errors import ResnextQueueError
@@ -68,7 +69,8 @@ def _typed_words() -> list[str]:
     """What may be the command's job. Typer cannot tell while an option lacks its value."""
     line = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
     with suppress(ValueError):  # a quote is not closed yet
-        return [word for word in shlex.split(line)[2:] if not word.startswith("-")]
+        pairs = pairwise(["", *shlex.split(line)[2:]])
+        return [word for before, word in pairs if not before.startswith("-") and word[:1] != "-"]
     return []
 
 
@@ -77,8 +79,8 @@ def _codes_of(job: str, connection: Connection) -> Iterable[tuple[str, str]]:
     from producer.jobs.job import find_job
 
     for code, images in find_job(connection, job).errors.items():
-        cause = f": {describe(code).cause}" if is_known(code) else ""
-        yield code, f"{images:,} images{cause}"
+        number = "1 image" if images == 1 else f"{images:,} images"
+        yield code, f"{number}: {describe(code).cause}" if is_known(code) else number
 
 
 def models(incomplete: str) -> Completions:

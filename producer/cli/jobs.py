@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -155,7 +156,7 @@ def retry(
         ),
     ] = None,
 ) -> None:
-    """Run a job's failed images again, and print how many.
+    """Run a job's failed images again, and print their number.
 
     New results replace the old ones. Images of a cancelled or expired job run as well. If the
     command is interrupted, run it again.
@@ -169,7 +170,8 @@ def retry(
 
     with open_database(read_settings()) as engine:
         again = run_again(engine, job, error or ())
-    print(again.images, flush=True)
+    if not sys.stdout.isatty():  # there the message has it
+        print(again.images, flush=True)
     if again.images:
         images = "1 image runs" if again.images == 1 else f"{again.images:,} images run"
         tell(f"{images} again; next: resnextq status {again.job} --watch")

@@ -169,7 +169,7 @@ def _keep(engine: Engine, settings: Settings, job: Job, folder: str) -> None:
     target = target_of(f"{folder.rstrip('/')}/{job.id}/", settings)
     with exporting(job.total, shown=True) as advance:
         written = Export(engine=engine, job=job, form="parquet", advance=advance).write(target)
-    tell(f"job {job.id}: {written.rows:,} rows in {target.shown}")
+    tell(f"job {job.id}: {written.rows:,} images in {target.shown}")
 
 
 def _remove(engine: Engine, number: int, what: str) -> None:

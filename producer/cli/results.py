@@ -32,7 +32,7 @@ def results(  # noqa: PLR0913, PLR0917  (a parameter for each option)
         typer.Option(
             "--format",
             help="jsonl: one JSON object per line; csv; or parquet. Default: a table on a "
-            "terminal, otherwise jsonl.",
+            "terminal; jsonl in a pipe, or with --with.",
         ),
     ] = None,
     output: Annotated[
@@ -104,7 +104,8 @@ def results(  # noqa: PLR0913, PLR0917  (a parameter for each option)
 
     csv: the columns are position, uri, ref, status, label_1 to label_5, class_1 to class_5,
     score_1 to score_5, error_code, error_detail, model, precision, attempts, final_uri, bytes,
-    sha256, format, width, height. parquet has the same columns, and worker and settled_at.
+    sha256, format, width, height, orientation. parquet has the same columns, and worker and
+    settled_at.
 
     Scores are softmax probabilities, highest first.
 

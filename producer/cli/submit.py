@@ -236,8 +236,8 @@ def _submit(  # noqa: PLR0913, PLR0917  (what the options say)
     except RefusedError as error:
         about = [_about_files(settings)] if error.outside_roots else []
         advice = (
-            "`--on-invalid skip` leaves such lines out, `--on-invalid record` keeps their "
-            "positions, and `--dry-run` counts them."
+            "`--on-invalid skip` leaves them out, `--on-invalid record` keeps their positions, "
+            "and `--dry-run` counts them."
         )
         raise RefusedError(
             "\n".join([str(error), *about, advice]), line=error.line, column=error.column
@@ -252,15 +252,16 @@ def _about_files(settings: Settings) -> str:
 
     roots = ", ".join(map(str, settings.file_roots))
     again = "start `resnextq up` or the workers again with it."
-    if model_of_up(settings) is not None:
+    set_here = "file_roots" in read_settings().model_fields_set
+    if model_of_up(settings) is not None and not set_here:
         return (
             f"`resnextq up` may read {f'files under {roots}' if roots else 'no file'}. Add your "
             f"folders to its RESNEXT_FILE_ROOTS, and {again}"
         )
     return (
         f"RESNEXT_FILE_ROOTS is {roots or 'not set, so no file may be read'}. Set it to the "
-        f"folders of your pictures, and {again} No `up` runs in this home, so this terminal needs "
-        "it, too."
+        f"folders of your pictures, and {again} This terminal needs it as well, unless `up` runs "
+        "with this database and it is not set here."
     )
 
 

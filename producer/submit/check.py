@@ -149,8 +149,8 @@ def check(  # noqa: PLR0913  (four of them are optional)
 
 
 def _further(images: Iterator[Entry | Bad], rules: Rules) -> Iterator[tuple[Entry | Bad, Refusal]]:
-    """Further refusals, up to MAX_REFUSALS in all, from a bounded part of the rest."""
-    left = MAX_REFUSALS - 1
+    """Further refusals, up to MAX_REFUSALS after the first, from a bounded part of the rest."""
+    left = MAX_REFUSALS
     for image, _ in zip(images, range(ENTRIES_AFTER_REFUSAL), strict=False):
         refused = rules.refusal_of(image)
         if refused is not None:
@@ -164,7 +164,8 @@ def _stopped(
     image: Entry | Bad, refused: Refusal, further: Iterable[tuple[Entry | Bad, Refusal]]
 ) -> RefusedError:
     found = [(image, refused), *_as_far_as_read(further)]
-    more = "At least " if len(found) == MAX_REFUSALS else ""
+    more = "More than " if len(found) > MAX_REFUSALS else ""
+    found = found[:MAX_REFUSALS]
     noun = "line" if any(isinstance(one, Bad) for one, _ in found) else "URI"
     count = f"{more}{len(found)} {noun}s are" if len(found) > 1 else f"A {noun} is"
     reports = [_report(one, why) for one, why in found]

@@ -8,11 +8,13 @@ the lines, so the same code must draw both.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from rich.console import ConsoleOptions, RenderableType
 from rich.table import Table
@@ -21,7 +23,7 @@ from rich.text import Text
 from contract.log import in_one_line
 from contract.record import Record
 from contract.terminal import make_console
-from contract.uris import is_file, path_of
+from contract.uris import is_file
 from producer.cli.render.progress import count_of
 from producer.cli.render.words import words
 
@@ -93,11 +95,11 @@ def _answer(record: Record) -> Text:
 
 
 def _picture(uri: str) -> str:
-    """The name of a file, relative to the current folder if it is below it."""
+    """The name of a file, relative to the current folder if it is below it. Links stay as named."""
     if not is_file(uri):
         return uri
     try:
-        path = path_of(uri)
+        path = Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
         return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
     except (ValueError, OSError):
         return uri

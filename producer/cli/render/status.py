@@ -163,8 +163,8 @@ def _facts(
     if job.tags:
         facts.append(("tags", words(", ".join(f"{k}={v}" for k, v in job.tags.items()))))
     if job.finished_at is not None and job.took_s is not None:  # both or neither
-        idle = f"; {span(job.idle_s)} before a retry do not count" if job.idle_s else ""
-        facts.append(("finished", f"{_seconds(job.finished_at)}, after {span(job.took_s)}{idle}"))
+        after = f"; ran {span(job.took_s)} in all" if job.idle_s else f", after {span(job.took_s)}"
+        facts.append(("finished", f"{_seconds(job.finished_at)}{after}"))
     if job.is_live and not job.is_waiting(served):
         facts.append(("workers", words(f"{served[job.queue]} on {job.queue}")))
     facts += [

@@ -165,9 +165,10 @@ def _open_path(path: Path, source: str, reading: Reading) -> Iterator[Image]:
             if is_image(path.name):
                 return iter((entry_of_file(path, path.absolute()),))
             return _read_list(partial(_open_file, path), str(path), reading)
-    except OSError:  # an impossible file name
-        pass
-    if not _is_there(source):
+        there = path.exists()
+    except OSError as error:  # an impossible name, or no permission
+        raise SourceError(f"{quoted(source)} cannot be read: {error.strerror}.") from error
+    if not there:
         raise SourceError(
             f"{quoted(source)} does not exist. Name a file, a folder or a URI. A URI begins with "
             "http://, https:// or file://."

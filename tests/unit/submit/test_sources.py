@@ -113,7 +113,9 @@ def test_an_image_file_is_not_read_as_a_list(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize("value", ["no-such-thing", "example.org/cat.jpg", "x" * 5000])
 def test_an_argument_that_names_nothing_is_reported(value) -> None:
-    with pytest.raises(SourceError, match="does not exist") as it:
+    with pytest.raises(
+        SourceError, match=r"does not exist|cannot be read: File name too long"
+    ) as it:
         uris(value)
     assert value[:50] in str(it.value)
     assert len(str(it.value)) < 300
@@ -189,7 +191,7 @@ def test_a_line_from_a_pipe_is_returned_before_the_next_one_is_written() -> None
 def test_at_most_ten_refusals_are_reported_with_their_lines() -> None:
     lines = ["http://a.org/1", "ftp://a.org/2", "no-scheme", *["data:x"] * 20]
     report = refused(*lines).splitlines()
-    assert report[0] == "At least 10 URIs are refused, so nothing is submitted:"
+    assert report[0] == "More than 10 URIs are refused, so nothing is submitted:"
     assert report[1] == "  list.txt, line 2: ftp://a.org/2: ftp: is not one of http, https, file"
     assert "line 3: no-scheme: no scheme" in report[2]
     assert len(report) == 11
