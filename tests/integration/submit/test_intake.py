@@ -93,7 +93,7 @@ def test_stop_submits_nothing_and_names_the_other_options(engine: Engine, run: R
         "  list.csv, line 3, column 'url': ftp://a.org/1: ftp: is not one of http, https, file\n"
         "  list.csv, line 4: http://a.org/2: 1 cell, but the heading has 2\n"
         "  list.csv, line 5, column 'url': empty\n"
-        "`--on-invalid skip` leaves such lines out, `--on-invalid record` keeps their positions, "
+        "`--on-invalid skip` leaves them out, `--on-invalid record` keeps their positions, "
         "and `--dry-run` counts them.\n"
     )
     with reading(engine) as connection:
