@@ -198,6 +198,7 @@ def submit(  # noqa: PLR0913, PLR0917  (a parameter for each option)
     with open_database(settings) as engine:
         submission = _submit(engine, sources, reading, order, intake, settings)
         print(submission.job, flush=True)
+        _tell_unread(reading)
         what = "already submitted" if submission.repeated else f"submitted to {order.queue}"
         then = "" if wait else f"; next: resnextq status {submission.job} --watch"
         tell(f"{_images(submission.images)} {what}{then}")
@@ -284,6 +285,14 @@ def _tell_findings(reading: Reading, intake: Intake, settings: Settings) -> None
         tell(f"{_images(findings.duplicates)} left out: their URIs are repeated")
 
 
+def _tell_unread(reading: Reading) -> None:
+    from producer.submit.sources.columns import unread_columns
+
+    unread = unread_columns(reading.wanted)
+    if unread is not None:
+        tell(unread)
+
+
 def _report(  # noqa: PLR0913  (what the options say)
     settings: Settings,
     sources: list[str],
@@ -313,6 +322,7 @@ def _report(  # noqa: PLR0913  (what the options say)
         show(render(report, forecast, reading.left_out))
     if OUTSIDE_ROOTS in report.refused:
         tell(_about_files(settings))
+    _tell_unread(reading)
     if report.is_refused:
         tell("this would submit nothing: lines are refused, and --on-invalid is stop")
         raise typer.Exit(UsageError.exit_code)

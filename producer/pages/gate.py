@@ -109,8 +109,9 @@ def check_origin(scope: Scope) -> None:
     if (site is None and not ours) or site not in {None, "same-origin"} or (origin and not ours):
         raise Refused(
             403,
-            "This was not sent by a page of this server, so nothing was done. If there is a "
-            "proxy in front of the server, it must pass on the header Host unchanged.",
+            "This was not sent by a page of this server, so nothing was done: the headers Origin "
+            "or Sec-Fetch-Site, which a browser sends, do not show it. A proxy in front of the "
+            "server must pass on the header Host unchanged. A program uses the API with a key.",
         )
 
 

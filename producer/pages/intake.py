@@ -32,7 +32,7 @@ from producer.submit.submission import submit_entries
 PASTED: Final = "the pasted text"
 """Its name in messages."""
 # Form fields that are passed on as options of a list.
-OPTIONS: Final = ("name", "priority", "column", "on_invalid", "unique")
+OPTIONS: Final = ("name", "priority", "column", "id_column", "on_invalid", "unique")
 
 
 def begin_job(service: Service, key: Key, form: FormData) -> str:
@@ -45,7 +45,9 @@ def begin_job(service: Service, key: Key, form: FormData) -> str:
     options = _options(form)
     order = order_of(service.settings, options, key, None)
     files = [one for one in form.getlist("files") if isinstance(one, UploadFile) and one.size]
-    images = _images(service, text_of(form, "list"), files, Wanted(options.column))
+    images = _images(
+        service, text_of(form, "list"), files, Wanted(options.column, options.id_column)
+    )
     return submit_entries(service.engine, images, order, intake=intake_of(options)).job
 
 

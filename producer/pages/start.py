@@ -23,7 +23,10 @@ from producer.pages.intake import begin_job
 router = APIRouter()
 
 A_PAGE: Final = 25
-FIELDS: Final = ("list", "name", "tags", "priority", "column", "on_invalid", "unique")
+FIELDS: Final = (
+    *("list", "name", "tags", "priority"),
+    *("column", "id_column", "on_invalid", "unique"),
+)
 MOST_SHOWN_AGAIN: Final = 100_000
 """Characters of a pasted list that are shown again beside an error."""
 
@@ -106,7 +109,7 @@ def _list(service: Service, wanted: Wanted) -> dict[str, Any]:
 def _form(service: Service, form: FormData | None, wrong: str | None) -> dict[str, Any]:
     """The form's values. After an error, those that were sent."""
     given = {name: "" if form is None else text_of(form, name) for name in FIELDS}
-    more = any(given[name] for name in ("tags", "column", "priority", "unique"))
+    more = any(given[name] for name in ("tags", "priority", "column", "id_column", "unique"))
     return {
         "given": given
         | {"more": more, "list": given["list"][:MOST_SHOWN_AGAIN]}

@@ -77,7 +77,10 @@ def _row(record: Record, options: ConsoleOptions) -> RenderableType:
     if len(name) > picture_cells:
         cut = "..." if options.ascii_only else "…"
         name = f"{cut}{name[len(cut) - picture_cells :]}"
-    grid.add_row(Text(name), _answer(record))
+    picture = Text(name)
+    if record.get("ref") is not None:
+        picture = Text.assemble((in_one_line(record["ref"]), "bold"), "\n", name)
+    grid.add_row(picture, _answer(record))
     return grid
 
 

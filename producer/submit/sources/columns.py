@@ -71,6 +71,8 @@ class Wanted:
     id_column: str | None = None
     keep: Keep | None = None
     """None: only the URIs and the ids are read."""
+    unread: dict[str, None] = field(default_factory=dict, compare=False)
+    """Some columns that no option names, in the order in which they appeared."""
 
     def __bool__(self) -> bool:
         """Whether it names a column of URIs or ids. Then `kind` expects a heading."""
@@ -97,6 +99,13 @@ def choose(names: Sequence[str], wanted: Wanted, at: Place) -> str:
     Raises:
         SourceError: there is no such column, or more than one could be meant.
     """
+    chosen = _choose(names, wanted, at)
+    if wanted.id_column is None and wanted.keep is None and len(wanted.unread) < _SHOWN_NAMES:
+        wanted.unread.update(dict.fromkeys(name for name in names if name != chosen))
+    return chosen
+
+
+def _choose(names: Sequence[str], wanted: Wanted, at: Place) -> str:
     if wanted.column is not None:
         if wanted.column not in names:
             raise missing(wanted.column, names, "--column", at)
@@ -132,6 +141,14 @@ def check_once(names: Sequence[str], at: Place) -> None:
     if twice:
         what = shorten(twice[0]) if twice[0] else ""
         raise at.wrong(f"two columns are named {what!r}. Give each column its own name.")
+
+
+def unread_columns(wanted: Wanted) -> str | None:
+    """A sentence about the columns that are not read, for people. None: there are none."""
+    if not wanted.unread:
+        return None
+    which = _listed(list(wanted.unread))
+    return f"columns that are not read: {which}. `--id-column NAME` keeps one as your own ids"
 
 
 def _listed(names: Sequence[str]) -> str:

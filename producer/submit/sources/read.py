@@ -36,6 +36,7 @@ from producer.submit.sources.walk import (
     matches,
     unreadable,
     walk,
+    without_dots,
 )
 
 STANDARD_INPUT: Final = "-"
@@ -50,7 +51,7 @@ _IN_COLUMNS: Final[dict[Kind, Callable[[Iterator[bytes], str, Wanted], Iterator[
 class Reading:
     """How sources are read, and what was left out so far."""
 
-    wanted: Wanted = Wanted()  # noqa: RUF009  (frozen)
+    wanted: Wanted = field(default_factory=Wanted)
     stores: Stores = Stores()  # noqa: RUF009  (frozen)
     left_out: LeftOut = field(default_factory=LeftOut)
 
@@ -99,7 +100,7 @@ def named_paths(sources: Sequence[str]) -> list[Path]:
     """Every possible `root` of these sources' entries: the files and folders that they name."""
     plain = chain.from_iterable(map(_unfold, sources))
     named = (_file_of(source) if "://" in source else _named(source) for source in plain)
-    return [path.absolute() for path in named if path is not None]
+    return [without_dots(path).absolute() for path in named if path is not None]
 
 
 def _unfold(source: str) -> Iterable[str]:
@@ -159,6 +160,7 @@ def _read_bucket(source: str, reading: Reading) -> Iterator[Image]:
 
 def _open_path(path: Path, source: str, reading: Reading) -> Iterator[Image]:
     try:
+        path = without_dots(path)
         if path.is_dir():
             return walk(path, reading.left_out)
         if path.is_file():

@@ -56,6 +56,14 @@ def matches(pattern: str) -> list[Path]:
     return [Path(one) for one in found]
 
 
+def without_dots(path: Path) -> Path:
+    """The path without `..`, so that each file has one URI. Only such a path has links resolved."""
+    if ".." not in path.parts:
+        return path
+    whole = path.name == ".."
+    return path.resolve() if whole else path.parent.resolve() / path.name
+
+
 def entry_of_file(path: Path, root: Path) -> Entry:
     return Entry(path.absolute().as_uri(), None, str(path), 0, root)
 

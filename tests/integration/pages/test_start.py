@@ -71,6 +71,12 @@ def test_a_chosen_list_becomes_a_job(
     assert submitted(engine) == [(ONE, None)]
 
 
+def test_a_chosen_list_keeps_its_own_ids(visitor: Visitor, engine: Engine) -> None:
+    listed = b"sku,url\nred-7,https://a.org/1\n"
+    visitor.send("/", "/jobs", id_column="sku", files={"files": ("list", listed)})
+    assert submitted(engine) == [(ONE, "red-7")]
+
+
 def test_pictures_become_a_job(visitor: Visitor, engine: Engine, settings: Settings) -> None:
     """Pictures are recognised by their bytes, not by their names."""
     one, two = picture(), picture(size=64)

@@ -109,6 +109,15 @@ def test_skip_leaves_invalid_lines_out_and_counts_them(engine: Engine, run: Run,
     assert "4 images submitted" in done.stderr
 
 
+def test_columns_that_are_not_read_are_named(run: Run, tmp_path: Path) -> None:
+    listed = tmp_path / "pets.csv"
+    listed.write_text("sku,url,price\nred-7,http://a.org/1,5\n")
+    words = "columns that are not read: 'sku', 'price'. `--id-column NAME` keeps one as your own"
+    assert words in run("submit", str(listed)).stderr
+    assert words in run("submit", str(listed), "--dry-run").stderr
+    assert "not read" not in run("submit", str(listed), "--id-column", "sku").stderr
+
+
 def test_record_turns_invalid_lines_into_failed_images(engine: Engine, run: Run, table) -> None:
     done = run("submit", table, "--id-column", "id", "--on-invalid", "record")
     assert done.returncode == 0, done.stderr

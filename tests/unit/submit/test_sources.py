@@ -105,6 +105,16 @@ def test_a_file_name_that_is_not_utf_8_survives_in_its_uri(tmp_path) -> None:
     assert given.uri == f"{tmp_path.as_uri()}/%FF.png"
 
 
+@pytest.mark.parametrize("source", ["../pets/cat.jpg", "../pets", "../pets/../pets", ".."])
+def test_a_path_with_dots_gives_the_same_uri_as_without(tmp_path, monkeypatch, source) -> None:
+    for folder in ("pets", "here"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "pets" / "cat.jpg").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    assert uris(source) == [(tmp_path / "pets" / "cat.jpg").as_uri()]
+    assert named_paths([source]) == [Path(os.path.normpath(tmp_path / "here" / source))]
+
+
 def test_an_image_file_is_not_read_as_a_list(tmp_path, monkeypatch) -> None:
     (tmp_path / "cat.jpg").write_bytes(b"\xff\xd8\xff")
     monkeypatch.chdir(tmp_path)
