@@ -50,7 +50,7 @@ help: ## show this list
 .PHONY: setup
 setup: $(if $(filter yes,$(GPU)),$(GPU_PARTS),$(PROJECT)) ## install everything into .venv (other targets do so if it is missing) [GPU=yes]
 ifeq ($(MAKECMDGOALS),setup)
-	@echo "Installed. Next: export PATH=\"$(CURDIR)/.venv/bin:\$$PATH\", then: resnextq up"
+	@echo 'Installed. Next: "Run it on this machine" in README.md, or docs/tutorial.md'
 endif
 
 .PHONY: demo

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from contract.settings import Settings
     from producer.jobs.job import Job
+
+
+LEAST_TOLD_BYTES: Final = 100_000
 
 
 class Ended(StrEnum):
@@ -190,7 +193,7 @@ def _tell_space(engine: Engine, cut: int) -> None:
 
     from contract.database.space import can_shrink, free_bytes
 
-    if cut:
+    if cut >= LEAST_TOLD_BYTES:
         tell(f"the database's file is {cut / 1e6:,.1f} MB smaller")
     free = free_bytes(engine)
     if free and not can_shrink(engine):  # the file was created by a version that did not prepare it

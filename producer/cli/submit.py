@@ -254,15 +254,19 @@ def _about_files(settings: Settings) -> str:
     roots = ", ".join(map(str, settings.file_roots))
     again = "start `resnextq up` or the workers again with it."
     set_here = "file_roots" in read_settings().model_fields_set
-    if model_of_up(settings) is not None and not set_here:
+    if not set_here and model_of_up(settings) is not None:
         return (
             f"`resnextq up` may read {f'files under {roots}' if roots else 'no file'}. Add your "
             f"folders to its RESNEXT_FILE_ROOTS, and {again}"
         )
+    if not set_here and "database_url" not in settings.model_fields_set:
+        return (
+            "`resnextq up` is not running. Start it with RESNEXT_FILE_ROOTS, which names the "
+            "folders of your pictures. While it runs, this terminal needs no variable."
+        )
     return (
         f"RESNEXT_FILE_ROOTS is {roots or 'not set, so no file may be read'}. Set it to the "
-        f"folders of your pictures, and {again} This terminal needs it as well, unless `up` runs "
-        "with this database and it is not set here."
+        f"folders of your pictures, here and where the workers are, and {again}"
     )
 
 

@@ -407,7 +407,8 @@ def _suggest(connection: Connection, text: str) -> str:
     near = difflib.get_close_matches(text, ids, SHOWN_JOBS, cutoff=0.7)
     if near:
         return f"Did you mean {_some(near)}? `resnextq list` shows the latest."
-    return f"The latest are {_some(ids)}; `resnextq list` shows more."
+    beginning = "The latest is" if len(ids) == 1 else "The latest are"
+    return f"{beginning} {_some(ids)}; `resnextq list` shows more."
 
 
 def _some(ids: Iterable[str]) -> str:

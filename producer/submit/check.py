@@ -30,6 +30,7 @@ from producer.submit.sources.runs import MAX_REF_CHARS
 
 # Enough to see what is wrong with a list, few enough to read.
 MAX_REFUSALS: Final = 10
+SHOWN_ALIKE: Final = 3
 # How many more entries are searched for refusals after the first one.
 ENTRIES_AFTER_REFUSAL: Final = 100_000
 # Number of reasons that are counted separately. It bounds the memory.
@@ -165,10 +166,13 @@ def _stopped(
 ) -> RefusedError:
     found = [(image, refused), *_as_far_as_read(further)]
     more = "More than " if len(found) > MAX_REFUSALS else ""
+    alike = all(why.reason == OUTSIDE_ROOTS for _, why in found)
     found = found[:MAX_REFUSALS]
     noun = "line" if any(isinstance(one, Bad) for one, _ in found) else "URI"
     count = f"{more}{len(found)} {noun}s are" if len(found) > 1 else f"A {noun} is"
     reports = [_report(one, why) for one, why in found]
+    if alike and len(reports) > SHOWN_ALIKE:  # the advice that follows must not be overlooked
+        reports[SHOWN_ALIKE:] = ["  … and others for the same reason"]
     error = RefusedError(
         "\n".join([f"{count} refused, so nothing is submitted:", *reports]),
         line=image.line or None,

@@ -441,3 +441,24 @@ def test_read_runs_reads_standard_input_by_default(monkeypatch) -> None:
     (found,) = read_runs(["-"])
     assert found.uris == ["http://a.org/1"]
     assert not sys.stdin.buffer.closed
+
+
+@on_sqlite
+def test_who_has_not_started_up_is_told_to_start_it(tmp_path: Path, database_url: str) -> None:
+    (tmp_path / "resnext.db").write_bytes(
+        Path(database_url.removeprefix("sqlite:///")).read_bytes()
+    )
+    for n in range(5):
+        (tmp_path / f"{n}.png").touch()
+    done = subprocess.run(
+        [RESNEXTQ, "submit", tmp_path],
+        env=os.environ | {"RESNEXT_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "`resnextq up` is not running. Start it with RESNEXT_FILE_ROOTS" in done.stderr
+    assert done.stderr.count("not under any of RESNEXT_FILE_ROOTS") == 3
+    assert "  … and others for the same reason" in done.stderr
