@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,25 +215,36 @@ def vacuum(engine: Engine) -> None:
 
 
 @contextmanager
-def beats(engine: Engine) -> Iterator[list[float]]:
-    """Writes fifty times per second, and collects how long each transaction took, in ms."""
-    waits_ms: list[float] = []
+def repeating(work: Callable[[], None], pause_s: float) -> Iterator[None]:
+    """Calls `work` again and again in a thread, with this pause before each call."""
     ended = threading.Event()
 
-    def beat() -> None:
-        while not ended.wait(WRITER_PAUSE_S):
-            began = time.monotonic()
-            with engine.begin() as connection:
-                connection.execute(update(jobs).where(jobs.c.number < 0).values(name=None))
-            waits_ms.append(1000 * (time.monotonic() - began))
+    def run_on() -> None:
+        while not ended.wait(pause_s):
+            work()
 
-    thread = threading.Thread(target=beat)
+    thread = threading.Thread(target=run_on)
     thread.start()
     try:
-        yield waits_ms
+        yield
     finally:
         ended.set()
         thread.join()
+
+
+@contextmanager
+def beats(engine: Engine) -> Iterator[list[float]]:
+    """Writes fifty times per second, and collects how long each transaction took, in ms."""
+    waits_ms: list[float] = []
+
+    def beat() -> None:
+        began = time.monotonic()
+        with engine.begin() as connection:
+            connection.execute(update(jobs).where(jobs.c.number < 0).values(name=None))
+        waits_ms.append(1000 * (time.monotonic() - began))
+
+    with repeating(beat, WRITER_PAUSE_S):
+        yield waits_ms
 
 
 @contextmanager
@@ -245,20 +256,13 @@ def lock_waits(engine: Engine) -> Iterator[list[float]]:
     if engine.dialect.name != "postgresql":
         yield waits_ms
         return
-    ended = threading.Event()
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
 
-    def look() -> None:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            while not ended.wait(LOOK_PAUSE_S):
-                waits_ms.append(1000 * float(connection.scalar(_LONGEST_LOCK_WAIT) or 0))
+        def look() -> None:
+            waits_ms.append(1000 * float(connection.scalar(_LONGEST_LOCK_WAIT) or 0))
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield waits_ms
-    finally:
-        ended.set()
-        thread.join()
+        with repeating(look, LOOK_PAUSE_S):
+            yield waits_ms
 
 
 def beside(url: str, rows: int, images_s: float) -> Iterator[tuple[str, str, str]]:

@@ -35,6 +35,14 @@ router = APIRouter(prefix="/v1/jobs", tags=["results"])
 MOST_CLASSES: Final = 1_000
 MOST_ERRORS: Final = 10_000
 Only = Literal["classified", "failed"]
+OnlyQuery = Annotated[Only | None, Query(description="Only classified or only failed images.")]
+LabelQuery = Annotated[
+    list[str] | None, Query(description="The top class. If several, any of them.")
+]
+MinScoreQuery = Annotated[
+    float | None,
+    Query(ge=0, le=1, allow_inf_nan=False, description="Lowest score of the top class."),
+]
 
 
 JSON: Final = "application/json"
@@ -61,16 +69,9 @@ WINDOWS_A_PAGE: Final = 50
 def settled(  # noqa: PLR0913, PLR0917  (the query's parameters)
     service: Served,
     job_id: str,
-    only: Annotated[
-        Only | None, Query(description="Only classified or only failed images.")
-    ] = None,
-    label: Annotated[
-        list[str] | None, Query(description="The top class. If several, any of them.")
-    ] = None,
-    min_score: Annotated[
-        float | None,
-        Query(ge=0, le=1, allow_inf_nan=False, description="Lowest score of the top class."),
-    ] = None,
+    only: OnlyQuery = None,
+    label: LabelQuery = None,
+    min_score: MinScoreQuery = None,
     error: Annotated[
         list[str] | None, Query(description="Error codes. If several, any of them.")
     ] = None,

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from contract.database.engine import reading
 from producer.api.cursors import Cursor, cursor_of, number_of
 from producer.api.problems import Refused, responses
-from producer.api.results import Only
+from producer.api.results import LabelQuery, MinScoreQuery, OnlyQuery
 from producer.api.service import Served, json_answer
 from producer.api.shapes import ThumbnailsOut
 from producer.api.watch import etag_of
@@ -30,15 +30,9 @@ Position = Annotated[int, Path(ge=0, le=LAST_POSITION)]
 def thumbnails(  # noqa: PLR0913, PLR0917  (the query's parameters)
     service: Served,
     job_id: str,
-    only: Annotated[
-        Only | None, Query(description="Only classified or only failed images.")
-    ] = None,
-    label: Annotated[
-        list[str] | None, Query(description="The top class. If several, any of them.")
-    ] = None,
-    min_score: Annotated[
-        float | None, Query(ge=0, le=1, description="Lowest score of the top class.")
-    ] = None,
+    only: OnlyQuery = None,
+    label: LabelQuery = None,
+    min_score: MinScoreQuery = None,
     limit: Annotated[int, Query(ge=1, le=MOST_THUMBNAILS)] = 100,
     cursor: Cursor = None,
 ) -> Response:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 LEAST_TOLD_BYTES: Final = 100_000
+"""A smaller gain would be shown as 0.0 MB."""
 
 
 class Ended(StrEnum):

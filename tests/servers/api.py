@@ -46,6 +46,19 @@ class Caller:
     def post(self, path: str, **options: Any) -> requests.Response:
         return self("POST", path, **options)
 
+    def pages(self, path: str, what: str, query: str) -> list[dict[str, Any]]:
+        """The list `what` of all pages, read one after another."""
+        found: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            answer = self.get(f"{path}?{query}{cursor}")
+            assert answer.status_code == 200, answer.text
+            page = answer.json()
+            found += page[what]
+            if page["next"] is None:
+                return found
+            cursor = f"&cursor={page['next']}"
+
 
 @dataclass
 class Api:

@@ -50,13 +50,15 @@ def render_job(
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()
-    for what, value in _facts(job, served, up):
+    waiting = job.is_waiting(served)
+    starting = is_starting(job, served, up)
+    for what, value in _facts(job, served, starting=starting):
         facts.add_row(what, value)
     panel = Panel(
         facts, title=Text.assemble("job ", (job.id, "bold")), title_align="left", expand=False
     )
     parts: list[RenderableType] = [panel]
-    if job.is_waiting(served) and not is_starting(job, served, up):
+    if waiting and not starting:
         start = start_one(job.model, job.weights, job.precision)
         parts += [
             Text("Start a worker, or cancel the job and submit it with --model:"),
@@ -145,10 +147,7 @@ def _whole(command: str) -> Text:
     return line
 
 
-def _facts(
-    job: Job, served: Counter[str], up: Callable[[], Up]
-) -> list[tuple[str, RenderableType]]:
-    starting = is_starting(job, served, up)
+def _facts(job: Job, served: Counter[str], *, starting: bool) -> list[tuple[str, RenderableType]]:
     facts: list[tuple[str, RenderableType]] = [("name", words(job.name))] if job.name else []
     facts += [
         ("state", words(STARTING, "yellow") if starting else _state_in_full(job, served)),

@@ -69,16 +69,7 @@ def row(job: int | None, model: int, n: int) -> dict[str, Any]:
 
 
 def pages(api: Api, job: str, query: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    cursor = ""
-    while True:
-        answer = api.reader.get(f"/v1/jobs/{job}/results?{query}{cursor}")
-        assert answer.status_code == 200, answer.text
-        page = answer.json()
-        found += page["results"]
-        if page["next"] is None:
-            return found
-        cursor = f"&cursor={page['next']}"
+    return api.reader.pages(f"/v1/jobs/{job}/results", "results", query)
 
 
 def positions(rows: list[dict[str, Any]]) -> list[int]:

@@ -56,16 +56,7 @@ def _row(job: int, model: int, n: int) -> dict[str, Any]:
 
 
 def pages(api: Api, job: str, query: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    cursor = ""
-    while True:
-        answer = api.reader.get(f"/v1/jobs/{job}/thumbnails?{query}{cursor}")
-        assert answer.status_code == 200, answer.text
-        page = answer.json()
-        found += page["thumbnails"]
-        if page["next"] is None:
-            return found
-        cursor = f"&cursor={page['next']}"
+    return api.reader.pages(f"/v1/jobs/{job}/thumbnails", "thumbnails", query)
 
 
 @pytest.mark.parametrize("limit", [1, 3, 5, 10, 1000])
